@@ -1,0 +1,1 @@
+//! The command line: parse, dispatch, print. Decides nothing about a migration.

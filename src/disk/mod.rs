@@ -1,0 +1,1 @@
+//! Bytes: formats, copying, verification. Knows nothing of guests, VMs or networks.

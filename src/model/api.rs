@@ -1,0 +1,175 @@
+//! What the control API and the command line exchange: the JSON that scripts rely on.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::error::Error;
+use super::job::{BatchState, JobState, Stage, WaitReason};
+
+/// A job as `list`, `show` and `submit` print it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct JobView {
+    /// Its number.
+    pub job_id: i64,
+    /// Its batch.
+    pub batch_id: String,
+    /// Its VM.
+    pub vm_id: String,
+    /// What it is in.
+    pub state: JobState,
+    /// Why it waits.
+    pub waiting_reason: Option<WaitReason>,
+    /// For what exactly.
+    pub waiting_detail: Option<String>,
+    /// Where it is.
+    pub current_stage: Option<Stage>,
+    /// How far.
+    pub progress_percentage: f64,
+    /// Which attempt (0 before the first).
+    pub attempt: u32,
+    /// Lower first.
+    pub priority: i64,
+    /// Epoch seconds.
+    pub submitted_at: f64,
+    /// Epoch seconds.
+    pub started_at: Option<f64>,
+    /// Epoch seconds.
+    pub completed_at: Option<f64>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// `{"jobs": […]}`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct JobList {
+    /// The jobs.
+    pub jobs: Vec<JobView>,
+}
+
+/// What is looked for by `list`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct JobFilter {
+    /// Only jobs in this state.
+    pub state: Option<JobState>,
+    /// Only jobs of this batch.
+    pub batch: Option<String>,
+    /// At most this many, newest first; none: all.
+    pub limit: Option<u32>,
+}
+
+/// What happened to a job, as `show` prints it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct JobEvent {
+    /// Epoch seconds.
+    pub at: f64,
+    /// Which attempt.
+    pub attempt: u32,
+    /// For people.
+    pub message: String,
+}
+
+/// All of one job, as `show` prints it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct JobDetails {
+    /// The job.
+    #[serde(flatten)]
+    pub job: JobView,
+    /// Its batch's state.
+    pub batch_state: BatchState,
+    /// Where its results go.
+    pub output_directory: String,
+    /// Its result files, once there are some.
+    pub outputs: Vec<String>,
+    /// Its log.
+    pub log: Option<String>,
+    /// What it failed with, whole.
+    pub failure: Option<serde_json::Value>,
+    /// What happened to it.
+    pub events: Vec<JobEvent>,
+}
+
+/// A file handed over by `submit`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SubmitRequest {
+    /// The file's name (without directories).
+    pub filename: String,
+    /// The directory that relative paths in it count from (absolute).
+    pub base_directory: String,
+    /// The content.
+    pub content: String,
+}
+
+/// What happened to jobs that a command acted on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Acted {
+    /// For people: `cancelled`, `paused`…
+    pub message: String,
+    /// The jobs, as they are now.
+    pub jobs: Vec<JobView>,
+}
+
+/// What `prune` removed, or would remove.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Pruned {
+    /// Whether nothing was really removed.
+    pub dry_run: bool,
+    /// Ended batches taken out of the queue.
+    pub batches: u64,
+    /// Log files.
+    pub logs: u64,
+    /// Partial results.
+    pub partials: u64,
+    /// Bytes that became free.
+    pub bytes: u64,
+}
+
+/// What `retry` acts on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetryRequest {
+    /// Begin again at this stage, throwing away what later stages made.
+    pub from: Option<Stage>,
+    /// Of a batch: only the jobs that failed.
+    pub failed: bool,
+}
+
+/// Why a command was not carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalCode {
+    /// There is no such job or batch (HTTP 404, exit 5).
+    NoSuchJob,
+    /// It cannot be done in this state (HTTP 409, exit 1).
+    WrongState,
+    /// The request or the manifest in it is malformed (HTTP 422, exit 2).
+    Invalid,
+    /// The asker may not (HTTP 403, exit 1).
+    NotAllowed,
+    /// It was tried and failed (HTTP 500, exit 1).
+    Failed,
+}
+
+/// A command that was not carried out: every answer of the control API but success.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// For scripts.
+    pub code: RefusalCode,
+    /// For people.
+    pub error: Error,
+}
+
+impl Refusal {
+    /// It was tried and failed.
+    #[must_use]
+    pub fn failed(error: Error) -> Refusal {
+        Refusal { code: RefusalCode::Failed, error }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        Refusal::failed(error)
+    }
+}

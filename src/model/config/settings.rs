@@ -1,0 +1,305 @@
+//! The settings in force: what the configuration files come to, validated and with all defaults filled in.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that can be configured in this version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// State directory (a local file system).
+    pub state_dir: PathBuf,
+    /// Where batches without a directory of their own put results; default `<state>/output`.
+    pub output_dir: PathBuf,
+    /// Working files; default `<state>/work`.
+    pub work_dir: PathBuf,
+    /// Custom profiles.
+    pub profiles_dir: PathBuf,
+    /// How many jobs run at a time.
+    pub max_concurrent_jobs: u32,
+    /// No progress for this long fails a copy.
+    pub stall_timeout_s: f64,
+    /// More words in the log (0 info, 1 debug, 2 trace).
+    pub verbose: u8,
+    /// Go on from partial results after a restart (the seed's key).
+    pub enable_recovery: bool,
+    /// The drop directory.
+    pub intake: IntakeSettings,
+    /// Which paths drops may name.
+    pub paths: PathSettings,
+    /// When to try again.
+    pub retry: RetrySettings,
+    /// How long things are kept.
+    pub retention: RetentionSettings,
+    /// What stays free.
+    pub limits: LimitSettings,
+    /// When to pause for the network.
+    pub network_monitor: NetworkSettings,
+    /// The control socket.
+    pub control: ControlSettings,
+    /// Metrics.
+    pub metrics: MetricsSettings,
+    /// Logs.
+    pub log: LogSettings,
+}
+
+/// `intake.*`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IntakeSettings {
+    /// Default `<state>/incoming`.
+    pub dir: PathBuf,
+    /// How long a manifest found by a listing has to hold still.
+    pub settle_manifest_s: f64,
+    /// How long a disk has to hold still.
+    pub settle_disk_s: f64,
+}
+
+/// `paths.*`: empty lists bind nothing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PathSettings {
+    /// Sources must lie below one of these.
+    pub read: Vec<PathBuf>,
+    /// Results must lie below one of these.
+    pub write: Vec<PathBuf>,
+}
+
+/// `retry.*`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RetrySettings {
+    /// Attempts without progress in between.
+    pub max_attempts: u32,
+    /// Before the second attempt.
+    pub base_delay_s: f64,
+    /// At most.
+    pub max_delay_s: f64,
+    /// ± this part, at random.
+    pub jitter: f64,
+    /// After this long since the first failure without progress, give up.
+    pub give_up_after_s: f64,
+}
+
+/// `retention.*`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RetentionSettings {
+    /// Ended batches in the queue, and their progress files.
+    pub history_s: f64,
+    /// Logs.
+    pub logs_s: f64,
+    /// Partial results of failed jobs.
+    pub failed_partial_s: f64,
+}
+
+/// `limits.*`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LimitSettings {
+    /// Stays free on every file system; `None`: the larger of 5 % and 20 GiB, at most a tenth of it.
+    pub disk_reserve_bytes: Option<u64>,
+}
+
+/// What pauses when the network is down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PauseScope {
+    /// Every job.
+    All,
+    /// Only jobs with remote inputs or outputs.
+    NetworkJobs,
+}
+
+/// What happens when the network stays away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnNetworkTimeout {
+    /// Wait on, until `retry.give_up_after_s`.
+    Wait,
+    /// Fail waiting jobs as transient.
+    Fail,
+}
+
+/// `network_monitor.*`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NetworkSettings {
+    /// Whether it runs at all.
+    pub enabled: bool,
+    /// All of these that exist have to be up.
+    pub required_interfaces: Vec<String>,
+    /// Then an outage is notified.
+    pub max_network_wait_s: f64,
+    /// Whether an outage pauses jobs.
+    pub pause_on_network_down: bool,
+    /// Which jobs.
+    pub pause_scope: PauseScope,
+    /// What then.
+    pub on_network_timeout: OnNetworkTimeout,
+}
+
+/// `control.*`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ControlSettings {
+    /// `None`: `/run/hyper2kvm/control.sock` for the default state directory, `<state>/control.sock` for others.
+    pub socket: Option<PathBuf>,
+    /// Members may read.
+    pub group: String,
+    /// Members may act.
+    pub admin_group: String,
+}
+
+/// `metrics.*`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct MetricsSettings {
+    /// Prometheus text file for node_exporter.
+    pub textfile: Option<PathBuf>,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `log.*`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogSettings {
+    /// On stderr and in the file.
+    pub format: LogFormat,
+    /// Also to this file.
+    pub file: Option<PathBuf>,
+    /// To the journal, where there is one.
+    pub journald: bool,
+}
+
+/// The state directory of an installed service.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/hyper2kvm";
+
+/// The control socket of an installed service.
+pub const DEFAULT_SOCKET: &str = "/run/hyper2kvm/control.sock";
+
+impl Settings {
+    /// The built-in defaults for a state directory on a machine with this many cores.
+    #[must_use]
+    pub fn defaults(state_dir: &Path, cores: u32) -> Settings {
+        Settings {
+            state_dir: state_dir.to_owned(),
+            output_dir: state_dir.join("output"),
+            work_dir: state_dir.join("work"),
+            profiles_dir: PathBuf::from("/etc/hyper2kvm/profiles"),
+            max_concurrent_jobs: (cores / 2).clamp(1, 3),
+            stall_timeout_s: 600.0,
+            verbose: 0,
+            enable_recovery: true,
+            intake: IntakeSettings {
+                dir: state_dir.join("incoming"),
+                settle_manifest_s: 2.0,
+                settle_disk_s: 30.0,
+            },
+            paths: PathSettings::default(),
+            retry: RetrySettings {
+                max_attempts: 5,
+                base_delay_s: 10.0,
+                max_delay_s: 600.0,
+                jitter: 0.25,
+                give_up_after_s: 43_200.0,
+            },
+            retention: RetentionSettings {
+                history_s: 365.0 * 86_400.0,
+                logs_s: 90.0 * 86_400.0,
+                failed_partial_s: 72.0 * 3600.0,
+            },
+            limits: LimitSettings::default(),
+            network_monitor: NetworkSettings {
+                enabled: true,
+                required_interfaces: Vec::new(),
+                max_network_wait_s: 300.0,
+                pause_on_network_down: true,
+                pause_scope: PauseScope::All,
+                on_network_timeout: OnNetworkTimeout::Wait,
+            },
+            control: ControlSettings {
+                socket: None,
+                group: "hyper2kvm".to_owned(),
+                admin_group: "hyper2kvm-admin".to_owned(),
+            },
+            metrics: MetricsSettings::default(),
+            log: LogSettings { format: LogFormat::Text, file: None, journald: true },
+        }
+    }
+
+    /// Where the control socket is.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        match &self.control.socket {
+            Some(path) => path.clone(),
+            None if self.state_dir == Path::new(DEFAULT_STATE_DIR) => PathBuf::from(DEFAULT_SOCKET),
+            None => self.state_dir.join("control.sock"),
+        }
+    }
+
+    /// Everything below the state directory, said once.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        Layout { state_dir: self.state_dir.clone() }
+    }
+}
+
+/// The names below the state directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    state_dir: PathBuf,
+}
+
+impl Layout {
+    /// Accepted drops that are being worked on.
+    #[must_use]
+    pub fn processing(&self) -> PathBuf {
+        self.state_dir.join("processing")
+    }
+    /// Drops whose VMs all succeeded or were skipped, by UTC date.
+    #[must_use]
+    pub fn processed(&self) -> PathBuf {
+        self.state_dir.join("processed")
+    }
+    /// Drops that were refused or had a VM that failed, by UTC date.
+    #[must_use]
+    pub fn failed(&self) -> PathBuf {
+        self.state_dir.join("failed")
+    }
+    /// Logs of jobs.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        self.state_dir.join("logs")
+    }
+    /// The log of one attempt of one job.
+    #[must_use]
+    pub fn job_log(&self, batch_id: &str, vm_id: &str, attempt: u32) -> PathBuf {
+        self.logs().join(batch_id).join(format!("{vm_id}.{attempt}.log"))
+    }
+    /// Progress files.
+    #[must_use]
+    pub fn progress(&self) -> PathBuf {
+        self.state_dir.join("progress")
+    }
+    /// The progress file of one batch.
+    #[must_use]
+    pub fn batch_progress(&self, batch_id: &str) -> PathBuf {
+        self.progress().join(format!("{batch_id}.json"))
+    }
+    /// For monitors.
+    #[must_use]
+    pub fn status_file(&self) -> PathBuf {
+        self.state_dir.join("status.json")
+    }
+    /// The queue.
+    #[must_use]
+    pub fn queue_db(&self) -> PathBuf {
+        self.state_dir.join("queue.db")
+    }
+    /// Held by the daemon that owns the state directory.
+    #[must_use]
+    pub fn lock(&self) -> PathBuf {
+        self.state_dir.join("daemon.lock")
+    }
+}

@@ -1,0 +1,1 @@
+//! Artifact Manifest v1: what a person drops.

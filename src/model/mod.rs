@@ -1,0 +1,16 @@
+//! What people write and read, and what the rooms say to each other.
+//!
+//! Pure data and pure functions: nothing here opens a file, asks the clock or keeps a global. What
+//! is not here: how any of it is done.
+
+pub mod api;
+pub mod config;
+pub mod error;
+pub mod job;
+pub mod manifest;
+pub mod plan;
+pub mod planner;
+pub mod progress;
+pub mod protocol;
+pub mod report;
+pub mod units;

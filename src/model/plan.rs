@@ -1,0 +1,272 @@
+//! What will be done to one VM and why: every decision made before anything is touched.
+//!
+//! A [`Plan`] is pure data. It is made from a manifest and the settings, before the source is
+//! opened; stored with the job; handed to the worker, which takes no decision that is not in here
+//! except those that only the source's content can make (its real format, its size).
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::job::Stage;
+
+/// The formats of disks that can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceFormat {
+    /// VMware.
+    Vmdk,
+    /// QEMU.
+    Qcow2,
+    /// Bytes as they are.
+    Raw,
+    /// Virtual PC, Azure.
+    Vhd,
+    /// Hyper-V.
+    Vhdx,
+    /// VirtualBox.
+    Vdi,
+}
+
+impl SourceFormat {
+    /// Every format.
+    pub const ALL: [SourceFormat; 6] = [
+        SourceFormat::Vmdk,
+        SourceFormat::Qcow2,
+        SourceFormat::Raw,
+        SourceFormat::Vhd,
+        SourceFormat::Vhdx,
+        SourceFormat::Vdi,
+    ];
+
+    /// The name in manifests.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            SourceFormat::Vmdk => "vmdk",
+            SourceFormat::Qcow2 => "qcow2",
+            SourceFormat::Raw => "raw",
+            SourceFormat::Vhd => "vhd",
+            SourceFormat::Vhdx => "vhdx",
+            SourceFormat::Vdi => "vdi",
+        }
+    }
+}
+
+/// The formats that can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputFormat {
+    /// QEMU's own.
+    #[default]
+    Qcow2,
+    /// Bytes as they are, sparse.
+    Raw,
+    /// streamOptimized when compressed, else monolithicSparse.
+    Vmdk,
+    /// Dynamic VHD.
+    Vhd,
+    /// VirtualBox.
+    Vdi,
+}
+
+impl OutputFormat {
+    /// Every format.
+    pub const ALL: [OutputFormat; 5] =
+        [OutputFormat::Qcow2, OutputFormat::Raw, OutputFormat::Vmdk, OutputFormat::Vhd, OutputFormat::Vdi];
+
+    /// The name in manifests, and the suffix of the file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            OutputFormat::Qcow2 => "qcow2",
+            OutputFormat::Raw => "raw",
+            OutputFormat::Vmdk => "vmdk",
+            OutputFormat::Vhd => "vhd",
+            OutputFormat::Vdi => "vdi",
+        }
+    }
+}
+
+/// How the result's clusters are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Not.
+    #[default]
+    None,
+    /// Fast and dense; qcow2 only.
+    Zstd,
+    /// For old readers.
+    Zlib,
+}
+
+/// How much of the result is laid out beforehand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Preallocation {
+    /// Nothing: thin.
+    #[default]
+    Off,
+    /// qcow2's tables only.
+    Metadata,
+    /// Blocks reserved.
+    Falloc,
+    /// Blocks reserved and written.
+    Full,
+}
+
+/// What to do when a result of that name is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnExists {
+    /// Refuse (kind `exists`).
+    #[default]
+    Refuse,
+    /// Put the result beside it, with `-2`, `-3`…
+    Suffix,
+    /// Replace it, unless it is locked or in use.
+    Replace,
+}
+
+/// What is checked before bytes move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Preflight {
+    /// Everything, including given checksums.
+    #[default]
+    Full,
+    /// What can be told from metadata.
+    Metadata,
+    /// Nothing beyond what a copy needs.
+    Off,
+}
+
+/// A SHA-256 that the manifest gave for a source file, as 64 lower-case hex digits.
+pub type Sha256Hex = String;
+
+/// One disk of the plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedDisk {
+    /// Its id; the result's file is `<id>.<format>`.
+    pub id: String,
+    /// Where the source lies (absolute).
+    pub source: PathBuf,
+    /// The format that the manifest declares.
+    pub source_format: SourceFormat,
+    /// What the source file has to hash to.
+    pub checksum: Option<Sha256Hex>,
+    /// The size that the manifest names (file or virtual).
+    pub bytes: Option<u64>,
+    /// Whether a chain of snapshots is allowed.
+    pub backing_chain: bool,
+    /// Other directories in which members of the chain, or extents, may lie.
+    pub allowed_paths: Vec<PathBuf>,
+    /// Lowest boots.
+    pub boot_order_hint: u32,
+}
+
+/// One stage of the plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PlannedStage {
+    /// Which.
+    pub stage: Stage,
+    /// Whether it will run.
+    pub enabled: bool,
+    /// Why (or why not), for people.
+    pub reason: String,
+}
+
+/// How the results are to look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedOutput {
+    /// The directory of this VM's files (absolute).
+    pub directory: PathBuf,
+    /// Format of every disk.
+    pub format: OutputFormat,
+    /// Packing of every disk.
+    pub compress: Compression,
+    /// Level of packing, where the format knows levels.
+    pub compress_level: Option<u8>,
+    /// Layout.
+    pub preallocation: Preallocation,
+    /// Group of the files.
+    pub group: Option<String>,
+    /// Mode of the files.
+    pub mode: Option<u32>,
+    /// What if a result is there.
+    pub on_exists: OnExists,
+    /// Whether `report.json` is written.
+    pub report: bool,
+    /// Whether `qemu-img check` is part of validation.
+    pub check_image_integrity: bool,
+}
+
+/// Everything that will be done to one VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The VM's id in its batch.
+    pub vm_id: String,
+    /// The VM's name.
+    pub name: String,
+    /// The profile it is based on.
+    pub profile: String,
+    /// All stages in order, also those that are off.
+    pub stages: Vec<PlannedStage>,
+    /// The disks; the boot disk first.
+    pub disks: Vec<PlannedDisk>,
+    /// The results.
+    pub output: PlannedOutput,
+    /// What is checked first.
+    pub preflight: Preflight,
+    /// Stages that the profile asks for and that this version lacks.
+    pub lacking: Vec<Stage>,
+    /// Things a person should know.
+    pub warnings: Vec<String>,
+    /// Lower runs first.
+    pub priority: i64,
+    /// VMs of the same batch that have to succeed first.
+    pub depends_on: Vec<String>,
+    /// Whether an input or output needs the network (remote sources, network file systems named as such).
+    pub needs_network: bool,
+    /// SHA-256 of the canonical effective manifest: what "the same content" means.
+    pub content_sha256: Sha256Hex,
+    /// What the report says of the input.
+    pub input: InputManifest,
+}
+
+impl Plan {
+    /// Whether a stage will run.
+    #[must_use]
+    pub fn runs(&self, stage: Stage) -> bool {
+        self.stages.iter().any(|planned| planned.stage == stage && planned.enabled)
+    }
+
+    /// The final path of a disk's result.
+    #[must_use]
+    pub fn result_path(&self, disk: &PlannedDisk) -> PathBuf {
+        self.output.directory.join(format!("{}.{}", disk.id, self.output.format.name()))
+    }
+}
+
+/// What a report says of the manifest it came from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct InputManifest {
+    /// Name or path of the dropped file.
+    pub path: Option<String>,
+    /// Its version.
+    pub manifest_version: String,
+    /// `source.provider`.
+    pub source_provider: Option<String>,
+    /// `source.vm_id`.
+    pub source_vm_id: Option<String>,
+    /// `source.vm_name`.
+    pub source_vm_name: Option<String>,
+    /// The manifest's notes, passed on.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    /// The manifest's metadata, passed on.
+    #[serde(default)]
+    pub metadata: Option<serde_json::Value>,
+}

@@ -1,0 +1,176 @@
+//! `progress/<batch-id>.json` and `status.json`: what monitors read. Pure data; times are epoch seconds.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::job::{BatchState, JobState, Stage, WaitReason};
+use super::protocol::DiskProgress;
+
+/// The value of `schema` in a progress file.
+pub const PROGRESS_SCHEMA: &str = "hyper2kvm.progress/1";
+
+/// The coarse status of a VM that the Python program's monitors know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VmStatus {
+    /// Queued, or waiting before a start.
+    Pending,
+    /// Running, or waiting after a start.
+    InProgress,
+    /// Succeeded.
+    Completed,
+    /// Failed or cancelled.
+    Failed,
+    /// Nothing was to be done.
+    Skipped,
+}
+
+impl VmStatus {
+    /// The status of a job in this state.
+    #[must_use]
+    pub fn of(state: JobState, started: bool) -> VmStatus {
+        match state {
+            JobState::Queued => VmStatus::Pending,
+            JobState::Waiting if !started => VmStatus::Pending,
+            JobState::Waiting | JobState::Running => VmStatus::InProgress,
+            JobState::Succeeded => VmStatus::Completed,
+            JobState::Failed | JobState::Cancelled => VmStatus::Failed,
+            JobState::Skipped => VmStatus::Skipped,
+        }
+    }
+}
+
+/// How many VMs are in which status.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Counts {
+    /// Not started.
+    pub pending: u64,
+    /// At work.
+    pub in_progress: u64,
+    /// Succeeded.
+    pub completed: u64,
+    /// Failed or cancelled.
+    pub failed: u64,
+    /// Nothing to do.
+    pub skipped: u64,
+}
+
+/// One VM of a progress file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct VmProgress {
+    /// Its id.
+    pub vm_id: String,
+    /// The job's number.
+    pub job_id: i64,
+    /// Coarse.
+    pub status: VmStatus,
+    /// Fine.
+    pub state: JobState,
+    /// Why it waits.
+    pub waiting_reason: Option<WaitReason>,
+    /// Which attempt.
+    pub attempt: u32,
+    /// Whether this attempt goes on from an earlier one's partial results.
+    pub resumed: bool,
+    /// When its worker started.
+    pub started_at: Option<f64>,
+    /// When it ended.
+    pub completed_at: Option<f64>,
+    /// From start to end, in seconds.
+    pub duration: Option<f64>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// The stage it is at.
+    pub current_stage: Option<Stage>,
+    /// At what there.
+    pub stage_detail: Option<String>,
+    /// Since when.
+    pub stage_started_at: Option<f64>,
+    /// Stages that ended well in this attempt.
+    pub stages_completed: Vec<Stage>,
+    /// 0 to 100, weighted by work.
+    pub progress_percentage: f64,
+    /// Bytes, by disk id.
+    pub disks: BTreeMap<String, DiskProgress>,
+}
+
+/// A whole progress file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BatchProgress {
+    /// [`PROGRESS_SCHEMA`].
+    pub schema: String,
+    /// The batch.
+    pub batch_id: String,
+    /// How many VMs it has.
+    pub total_vms: u64,
+    /// What it is in.
+    pub state: BatchState,
+    /// Why it waits, if all that is left waits.
+    pub waiting_reason: Option<WaitReason>,
+    /// When its first worker started.
+    pub started_at: Option<f64>,
+    /// When anything last changed.
+    pub updated_at: f64,
+    /// When this file was last written.
+    pub heartbeat_at: f64,
+    /// When its last VM ended.
+    pub completed_at: Option<f64>,
+    /// How many VMs are in which status.
+    pub counts: Counts,
+    /// (completed + failed + skipped) / total, 0 to 100.
+    pub completion_percentage: f64,
+    /// Weighted by work, 0 to 100.
+    pub progress_percentage: f64,
+    /// Seconds, once it can be told.
+    pub estimated_time_remaining: Option<f64>,
+    /// By VM id.
+    pub vms: BTreeMap<String, VmProgress>,
+}
+
+/// One file system in `status.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FilesystemStatus {
+    /// A directory on it.
+    pub path: String,
+    /// Bytes free.
+    pub free: u64,
+    /// Bytes reserved by jobs.
+    pub reserved: u64,
+}
+
+/// `status.json`, and what `status --json` prints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Status {
+    /// Of the program.
+    pub version: String,
+    /// Of the daemon.
+    pub pid: u32,
+    /// When it started.
+    pub started_at: f64,
+    /// When this was made.
+    pub heartbeat_at: f64,
+    /// Whether it takes drops.
+    pub ready: bool,
+    /// `up`, `down`, or `unwatched`.
+    pub network: String,
+    /// Whether all work is paused.
+    pub paused: bool,
+    /// Whether nothing new is started.
+    pub draining: bool,
+    /// Jobs by state.
+    pub counts: BTreeMap<String, u64>,
+    /// Waiting jobs by reason.
+    pub waiting: BTreeMap<String, u64>,
+    /// All copies together.
+    pub bytes_per_second: u64,
+    /// Seconds until all is done, once it can be told.
+    pub estimated_time_remaining: Option<f64>,
+    /// When the oldest snapshot of ours on a source was made.
+    pub oldest_snapshot_at: Option<f64>,
+    /// Where results go.
+    pub filesystems: Vec<FilesystemStatus>,
+    /// The newest failure of the daemon itself or of a job.
+    pub last_error: Option<String>,
+}

@@ -1,0 +1,172 @@
+//! What a worker is told and what it tells: the lines on its two pipes.
+//!
+//! The first line on a worker's standard input is its [`WorkOrder`]; every further line is a
+//! [`WorkerCommand`]. Every line on its standard output is a [`WorkerEvent`]. All are JSON without
+//! line breaks. A worker that loses its standard input stops as if told [`WorkerCommand::Stop`].
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::Error;
+use super::job::Stage;
+use super::plan::Plan;
+
+/// Everything a worker has to know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkOrder {
+    /// The job's number in the queue; 0 for a one-shot conversion.
+    pub job_id: i64,
+    /// The batch's id.
+    pub batch_id: String,
+    /// Counts from 1.
+    pub attempt: u32,
+    /// What to do.
+    pub plan: Plan,
+    /// The machine's part of it.
+    pub limits: WorkLimits,
+}
+
+/// What the machine grants one worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkLimits {
+    /// A private directory for working files; made by the worker, removed when it ends.
+    pub work_dir: PathBuf,
+    /// No progress for this long fails the copy.
+    pub stall_timeout_s: f64,
+    /// Roots below which sources may be read; empty: bound only by permissions.
+    pub read_roots: Vec<PathBuf>,
+    /// Roots below which results may be written; empty: bound only by permissions.
+    pub write_roots: Vec<PathBuf>,
+    /// Bytes that stay free on the result's file system.
+    pub disk_reserve_bytes: u64,
+    /// Bytes there that other jobs have reserved.
+    pub reserved_by_others_bytes: u64,
+    /// Whether a sandbox that cannot be applied is an error (in the unit) or a warning (elsewhere).
+    pub sandbox_required: bool,
+    /// Address-space limit for every child.
+    pub child_memory_bytes: u64,
+    /// Partial results are kept after a cancel.
+    pub keep_partial: bool,
+}
+
+/// What a running worker can be told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum WorkerCommand {
+    /// Stand still; children are stopped where they are.
+    Pause,
+    /// Go on.
+    Resume,
+    /// End and clean up.
+    Cancel {
+        /// Leave verified partial results where they are.
+        keep_partial: bool,
+    },
+    /// End at once, keeping what a next start can go on from.
+    Stop,
+}
+
+/// Bytes of one disk.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct DiskProgress {
+    /// What has to be copied.
+    pub bytes_total: u64,
+    /// What has been copied.
+    pub bytes_done: u64,
+    /// Smoothed over the last seconds.
+    pub bytes_per_second: u64,
+    /// What the guest sees.
+    pub virtual_size: u64,
+}
+
+/// What a finished worker left behind.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Published {
+    /// The directory.
+    pub directory: PathBuf,
+    /// Result files and their SHA-256 (null if not computed).
+    pub outputs: BTreeMap<PathBuf, Option<String>>,
+    /// `report.json`, if one was asked for.
+    pub report: Option<PathBuf>,
+}
+
+/// How a worker ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum WorkerOutcome {
+    /// The result is complete, checked, durable and published.
+    Succeeded(Published),
+    /// It failed.
+    Failed {
+        /// Why.
+        error: Error,
+    },
+    /// It was told to cancel, and has cleaned up.
+    Cancelled,
+    /// It was told to stop (or lost its service) and can go on later.
+    Stopped,
+}
+
+/// What a worker tells.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum WorkerEvent {
+    /// It runs and has read its order.
+    Started {
+        /// Its process id.
+        pid: u32,
+        /// Whether it goes on from an earlier attempt's partial results.
+        resumed: bool,
+    },
+    /// A stage began.
+    StageStarted {
+        /// Which.
+        stage: Stage,
+    },
+    /// What the stage is at, for people: `disk 1/2`.
+    StageDetail {
+        /// Which.
+        stage: Stage,
+        /// At what.
+        detail: String,
+    },
+    /// A stage ended well.
+    StageFinished {
+        /// Which.
+        stage: Stage,
+        /// How long it took.
+        seconds: f64,
+        /// What it found or did, for the report.
+        result: serde_json::Value,
+    },
+    /// Bytes of one disk.
+    Disk {
+        /// Whose.
+        disk: String,
+        /// How many.
+        #[serde(flatten)]
+        progress: DiskProgress,
+    },
+    /// Overall, weighted by work, 0 to 100; never falls within an attempt.
+    Progress {
+        /// How far.
+        percentage: f64,
+    },
+    /// Alive, though nothing else is to be told.
+    Heartbeat,
+    /// Something a person should know.
+    Warning {
+        /// In which stage, if in one.
+        stage: Option<Stage>,
+        /// What.
+        message: String,
+    },
+    /// It stands still.
+    Paused,
+    /// It goes on.
+    Resumed,
+    /// The last line.
+    Finished(WorkerOutcome),
+}

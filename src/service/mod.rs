@@ -1,0 +1,3 @@
+//! The long-running daemon: takes drops, keeps the queue, runs workers, tells the outside.
+
+pub mod command;
