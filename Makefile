@@ -1,0 +1,48 @@
+# What there is to do with this project; `make help` lists it. Continuous integration calls the same targets (.ci/run).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+# Tests may be picked: make test TESTS='--test cli'
+TESTS ?=
+# How long fuzz-smoke may take, in seconds.
+FUZZ_SECONDS ?= 60
+
+.PHONY: help run test lint bench package fuzz-smoke clean setup
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
+
+setup: ## install what build, run, test and lint need (Debian; root or sudo)
+	@bash .ci/setup
+
+run: ## build, start the service, convert a small real guest, boot the result
+	@bash .ci/setup run
+	$(CARGO) build --release --locked
+	@bash packaging/sample/run target/release/hyper2kvm
+
+test: ## set up, then the whole test suite
+	@bash .ci/setup test
+	@bash .ci/test $(TESTS)
+
+lint: ## formatting, clippy, rustdoc, dependency rules, shell syntax
+	@bash .ci/setup build lint
+	@bash .ci/lint
+
+bench: ## measure against the goals; figures to docs/performance.md by hand
+	@bash .ci/setup run
+	$(CARGO) bench --locked --bench service
+
+package: ## .deb and .rpm into dist/
+	@bash .ci/setup test
+	@bash packaging/build
+
+fuzz-smoke: ## property tests of every parser, many cases, for FUZZ_SECONDS
+	@bash .ci/setup build
+	@bash .ci/fuzz-smoke $(FUZZ_SECONDS)
+
+clean: ## remove what was built here (cached sample guests stay)
+	$(CARGO) clean
+	rm -rf dist
