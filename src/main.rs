@@ -1,2 +1,10 @@
-//! x
-fn main() {}
+//! The program: the hidden children first, then the command line.
+//!
+//! `stub` and `worker` are how this binary starts itself. They are looked at before the command line
+//! is parsed, because they have to be cheap, and because they are nobody's interface.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hyper2kvm::cli::main()
+}

@@ -1,1 +1,156 @@
 //! The command line: parse, dispatch, print. Decides nothing about a migration.
+//!
+//! Every subcommand is one file with its arguments (a `clap::Args` type) and a `run` that takes
+//! them and the [`Ui`], and returns how the program ends. What is not here: any work. Commands ask
+//! the daemon through its control socket, or call the rooms below.
+
+mod completions;
+mod convert;
+mod daemon;
+mod exit;
+mod man;
+mod options;
+mod ui;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+pub use exit::{Exit, Failure};
+pub use options::StateArgs;
+pub use ui::{GlobalArgs, Ui};
+
+use crate::model::error::{Error, Kind};
+
+/// Turns virtual machines of other hypervisors into KVM guests that boot the first time.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hyper2kvm",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service, in the foreground
+    Daemon(daemon::DaemonArgs),
+    /// Convert disks here and now, without a daemon
+    Convert(convert::ConvertArgs),
+    /// Print the completion script of a shell
+    Completions(completions::CompletionsArgs),
+    /// Print the manual pages, or write them to a directory
+    Man(man::ManArgs),
+}
+
+/// Commands of the manual that a later version brings. They do not exist here; who tries one is told.
+const LATER: [&str; 14] = [
+    "inspect",
+    "fix",
+    "boot-test",
+    "live-fix",
+    "vsphere",
+    "esxi",
+    "azure",
+    "ami",
+    "cutover",
+    "rollback",
+    "libvirt",
+    "release",
+    "profiles",
+    "manifest",
+];
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    match Cli::try_parse_from(&arguments) {
+        Ok(cli) => run(&cli).into(),
+        Err(error) => refuse_usage(error, &arguments).into(),
+    }
+}
+
+fn run(cli: &Cli) -> Exit {
+    let ui = Ui::new(&cli.global);
+    let outcome = match &cli.command {
+        Command::Daemon(args) => daemon::run(args, &ui),
+        Command::Convert(args) => convert::run(args, &ui),
+        Command::Completions(args) => completions::run(args, &ui),
+        Command::Man(args) => man::run(args, &ui),
+    };
+    outcome.unwrap_or_else(|failure| {
+        ui.fail(&failure);
+        failure.exit
+    })
+}
+
+/// The whole command line as clap knows it, for completions and manual pages.
+fn command_line() -> clap::Command {
+    Cli::command()
+}
+
+/// Help and version are answers; everything else that clap says is wrong usage.
+fn refuse_usage(mut error: clap::Error, arguments: &[OsString]) -> Exit {
+    if !error.use_stderr() {
+        return if error.print().is_ok() { Exit::Done } else { Exit::Failed };
+    }
+    let later = (error.kind() == ErrorKind::InvalidSubcommand).then(|| later_command(&error)).flatten();
+    if let Some(name) = later {
+        // clap would guess at a similar name, which is never what was meant here.
+        error.remove(ContextKind::SuggestedSubcommand);
+        error.insert(
+            ContextKind::Suggested,
+            ContextValue::StyledStrs(vec![
+                format!("`{name}` comes with a later version of hyper2kvm").into(),
+            ]),
+        );
+    }
+    if arguments.iter().any(|argument| argument == "--json") {
+        let text = error.render().to_string();
+        let cause = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        let advice = match later {
+            Some(name) => format!("`{name}` comes with a later version of hyper2kvm"),
+            None => "see `hyper2kvm help`".to_owned(),
+        };
+        let failure = Failure::new(Exit::Usage, Error::new(Kind::Manifest, cause).advice(advice));
+        Ui::new(&GlobalArgs { json: true, ..GlobalArgs::default() }).fail(&failure);
+    } else if error.print().is_err() {
+        // Nobody reads standard error: the exit code says it.
+    }
+    Exit::Usage
+}
+
+/// The name that was tried, if a later version has it.
+fn later_command(error: &clap::Error) -> Option<&'static str> {
+    let Some(ContextValue::String(tried)) = error.get(ContextKind::InvalidSubcommand) else { return None };
+    LATER.into_iter().find(|name| name == tried)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command_line().debug_assert();
+    }
+
+    #[test]
+    fn commands_of_later_versions_do_not_exist_yet() {
+        let line = command_line();
+        for name in LATER {
+            assert!(line.find_subcommand(name).is_none(), "{name} exists: take it off the list");
+        }
+    }
+}

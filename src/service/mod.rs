@@ -1,3 +1,4 @@
 //! The long-running daemon: takes drops, keeps the queue, runs workers, tells the outside.
 
 pub mod command;
+pub mod configuration;

@@ -1,0 +1,135 @@
+//! Exit codes, and the failure that carries one out of a command.
+//!
+//! The numbers are part of the outside contract; they are written down here and nowhere else.
+//! (`check` has its own four, which monitoring systems prescribe: see `check.rs`.)
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::model::api::{Refusal, RefusalCode};
+use crate::model::error::{Error, Kind};
+
+/// How a command ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// The work failed, or it cannot be done in this state.
+    Failed = 1,
+    /// Wrong usage or invalid input.
+    Usage = 2,
+    /// Something that this machine lacks.
+    Lacking = 3,
+    /// The daemon cannot be reached.
+    Unreachable = 4,
+    /// There is no such job.
+    NoSuchJob = 5,
+    /// Interrupted by the person who started it.
+    Interrupted = 130,
+}
+
+impl Exit {
+    /// How a command ends that failed with an error of this kind.
+    #[must_use]
+    pub fn of(kind: Kind) -> Exit {
+        match kind {
+            Kind::Manifest => Exit::Usage,
+            Kind::Unsupported => Exit::Lacking,
+            _ => Exit::Failed,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub struct Failure {
+    /// How the program ends.
+    pub exit: Exit,
+    /// What is told; `None` where everything has been said (or nobody listens any more).
+    pub error: Option<Error>,
+}
+
+impl Failure {
+    /// A failure that ends the program with this code.
+    #[must_use]
+    pub fn new(exit: Exit, error: Error) -> Failure {
+        Failure { exit, error: Some(error) }
+    }
+
+    /// An end without words.
+    #[must_use]
+    pub fn silent(exit: Exit) -> Failure {
+        Failure { exit, error: None }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::new(Exit::of(error.kind()), error)
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        let exit = match refusal.code {
+            RefusalCode::NoSuchJob => Exit::NoSuchJob,
+            RefusalCode::Invalid => Exit::Usage,
+            RefusalCode::WrongState | RefusalCode::NotAllowed | RefusalCode::Failed => Exit::Failed,
+        };
+        Failure::new(exit, refusal.error)
+    }
+}
+
+/// An error as `--json` shows it: the names are those of `.error.json`.
+#[must_use]
+pub(super) fn error_json(error: &Error) -> Value {
+    let details = error.details();
+    let place = &details.place;
+    json!({
+        "kind": details.kind,
+        "error": details.cause,
+        "suggestion": details.advice,
+        "file": place.file,
+        "line": place.line,
+        "column": place.column,
+        "field": place.field,
+        "allowed": place.allowed,
+        "stage": details.stage,
+        "source": details.source,
+        "output": details.output,
+        "console_tail": details.console_tail,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_manifest_does_wrong_is_wrong_usage_and_what_is_not_built_is_lacking() {
+        assert_eq!(Failure::from(Error::new(Kind::Manifest, "x")).exit, Exit::Usage);
+        assert_eq!(Failure::from(Error::new(Kind::Unsupported, "x")).exit, Exit::Lacking);
+        assert_eq!(Failure::from(Error::new(Kind::Conversion, "x")).exit, Exit::Failed);
+    }
+
+    #[test]
+    fn a_refusal_keeps_its_meaning_as_an_exit_code() {
+        for (code, exit) in [
+            (RefusalCode::NoSuchJob, Exit::NoSuchJob),
+            (RefusalCode::WrongState, Exit::Failed),
+            (RefusalCode::Invalid, Exit::Usage),
+            (RefusalCode::NotAllowed, Exit::Failed),
+        ] {
+            let refusal = Refusal { code, error: Error::internal("x") };
+            assert_eq!(Failure::from(refusal).exit, exit);
+        }
+    }
+}

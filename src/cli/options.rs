@@ -1,0 +1,31 @@
+//! Options that several commands share: where the configuration, the state and the socket are.
+
+use std::path::PathBuf;
+
+use crate::service::configuration::ConfigurationSource;
+
+/// Where the configuration and the state are.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct StateArgs {
+    /// Read only this configuration file
+    #[arg(long, value_name = "FILE", env = "HYPER2KVM_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+    /// State directory [default: /var/lib/hyper2kvm]
+    #[arg(long, value_name = "DIR", env = "HYPER2KVM_STATE_DIR", hide_env_values = true)]
+    pub state_dir: Option<PathBuf>,
+    /// Control socket [default: that of the state directory]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+impl StateArgs {
+    /// As the service understands it.
+    #[must_use]
+    pub fn source(&self) -> ConfigurationSource {
+        ConfigurationSource {
+            file: self.config.clone(),
+            state_dir: self.state_dir.clone(),
+            socket: self.socket.clone(),
+        }
+    }
+}
