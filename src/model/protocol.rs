@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::error::Error;
 use super::job::Stage;
 use super::plan::Plan;
+use super::report::Report;
 
 /// Everything a worker has to know.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,6 +67,8 @@ pub enum WorkerCommand {
     },
     /// End at once, keeping what a next start can go on from.
     Stop,
+    /// The outcome is durable: what proves it to a next start may go. Only after [`WorkerEvent::Finished`].
+    Recorded,
 }
 
 /// Bytes of one disk.
@@ -90,6 +93,9 @@ pub struct Published {
     pub outputs: BTreeMap<PathBuf, Option<String>>,
     /// `report.json`, if one was asked for.
     pub report: Option<PathBuf>,
+    /// What it says (also if no file was asked for).
+    #[serde(default)]
+    pub content: Option<Box<Report>>,
 }
 
 /// How a worker ended.

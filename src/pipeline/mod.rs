@@ -1,1 +1,7 @@
-//! One VM from source to result. Does not know that a daemon exists.
+//! One VM from its source to its result, in a process of its own.
+//!
+//! [`worker::run`] takes a [`WorkOrder`](crate::model::protocol::WorkOrder) through the stages and
+//! publishes the result; [`launch`] starts it as a process and turns its pipes into typed events and
+//! commands. What is not here: that a daemon exists, and how a queue decides what runs.
+
+pub mod launch;
