@@ -2,3 +2,6 @@
 
 pub mod command;
 pub mod configuration;
+pub mod logging;
+pub mod network;
+pub mod watchdog;

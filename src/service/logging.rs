@@ -1,0 +1,218 @@
+//! Where log lines go and how they look.
+//!
+//! Under systemd they go to the journal with the fields `H2K_JOB`, `H2K_BATCH`, `H2K_VM`, `H2K_STAGE`
+//! (span fields of [`job_span`]); elsewhere to stderr, as text or JSON; besides, to a file if one is
+//! configured. `HYPER2KVM_LOG` overrides the level with a filter (`hyper2kvm=debug,rusqlite=warn`).
+//! What is not here: what a command prints. That is its output, not a log.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tracing::Span;
+use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, fmt, reload};
+
+use crate::model::config::{LogFormat, LogSettings};
+use crate::model::error::{Error, Kind, Result};
+
+/// Overrides the level when set.
+pub const FILTER_VARIABLE: &str = "HYPER2KVM_LOG";
+
+type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// The logs of this process; kept to change them at a reload.
+#[derive(Debug, Clone)]
+pub struct Logging {
+    level: reload::Handle<EnvFilter, Registry>,
+    file: Option<LogFile>,
+    settings: LogSettings,
+}
+
+/// Starts the logs of the service. `verbosity`: 0 is info, 1 debug, 2 trace; -1 warnings, -2 errors.
+pub fn for_daemon(settings: &LogSettings, verbosity: i8) -> Result<Logging> {
+    let mut outputs: Vec<BoxedLayer> = Vec::new();
+    match journal(settings) {
+        Some(layer) => outputs.push(layer),
+        None => outputs.push(lines(settings.format, io::stderr, colours())),
+    }
+    let file = settings.file.as_deref().map(LogFile::open).transpose()?;
+    if let Some(file) = &file {
+        outputs.push(lines(settings.format, file.clone(), false));
+    }
+    Ok(start(outputs, verbosity, file, settings.clone()))
+}
+
+/// Starts the logs of a worker: text with times on stderr, which the supervisor points at the job's log.
+#[must_use]
+pub fn for_worker(verbosity: i8) -> Logging {
+    let settings = LogSettings { format: LogFormat::Text, file: None, journald: false };
+    start(vec![lines(LogFormat::Text, io::stderr, false)], verbosity, None, settings)
+}
+
+/// Starts the logs of a command: short lines on stderr, warnings only unless more is asked for.
+#[must_use]
+pub fn for_command(verbosity: i8) -> Logging {
+    let settings = LogSettings { format: LogFormat::Text, file: None, journald: false };
+    let short = fmt::layer().with_writer(io::stderr).with_ansi(colours()).without_time().with_target(false);
+    start(vec![short.boxed()], verbosity.saturating_sub(1), None, settings)
+}
+
+/// A span for what concerns one job; all log lines within carry its fields.
+#[must_use]
+pub fn job_span(job: i64, batch: &str, vm: &str, stage: Option<&str>) -> Span {
+    tracing::info_span!("job", job, batch, vm, stage)
+}
+
+impl Logging {
+    /// More or fewer words from now on.
+    pub fn set_verbosity(&self, verbosity: i8) {
+        // The only failure is that the subscriber is gone, and then there is nobody to tell.
+        let _ = self.level.reload(filter(verbosity));
+    }
+
+    /// Opens the log file again, so that it may have been moved away by log rotation.
+    pub fn reopen(&self) -> Result<()> {
+        self.file.as_ref().map_or(Ok(()), LogFile::reopen)
+    }
+
+    /// What of new settings can only be applied by a restart, as the names of keys.
+    #[must_use]
+    pub fn needs_restart(&self, new: &LogSettings) -> Vec<&'static str> {
+        let mut keys = Vec::new();
+        let old = &self.settings;
+        for (key, differs) in [
+            ("log.format", old.format != new.format),
+            ("log.file", old.file != new.file),
+            ("log.journald", old.journald != new.journald),
+        ] {
+            if differs {
+                keys.push(key);
+            }
+        }
+        keys
+    }
+}
+
+fn start(outputs: Vec<BoxedLayer>, verbosity: i8, file: Option<LogFile>, settings: LogSettings) -> Logging {
+    let (level, handle) = reload::Layer::new(filter(verbosity));
+    // A second start in one process (tests) keeps the first.
+    let _ = tracing_subscriber::registry().with(outputs.with_filter(level)).try_init();
+    Logging { level: handle, file, settings }
+}
+
+/// Ours at the level asked for; what others say one step quieter, because it is about their insides.
+fn filter(verbosity: i8) -> EnvFilter {
+    match std::env::var(FILTER_VARIABLE) {
+        Ok(asked) if !asked.is_empty() => EnvFilter::new(asked),
+        _ => EnvFilter::new(directives(verbosity)),
+    }
+}
+
+fn directives(verbosity: i8) -> &'static str {
+    match verbosity {
+        ..=-2 => "error",
+        -1 => "warn",
+        0 => "warn,hyper2kvm=info",
+        1 => "info,hyper2kvm=debug",
+        _ => "debug,hyper2kvm=trace",
+    }
+}
+
+/// The journal, if it is wanted and stderr leads there.
+fn journal(settings: &LogSettings) -> Option<BoxedLayer> {
+    if !settings.journald || !stderr_is_journal() {
+        return None;
+    }
+    let layer = tracing_journald::layer().ok()?;
+    Some(
+        layer
+            .with_syslog_identifier("hyper2kvm".to_owned())
+            .with_field_prefix(Some("H2K".to_owned()))
+            .boxed(),
+    )
+}
+
+/// systemd says in `JOURNAL_STREAM` which device and inode the journal's stream has; a child whose
+/// stderr was pointed elsewhere inherits the variable all the same, so they have to match.
+fn stderr_is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    let Some((device, inode)) = stream.split_once(':') else { return false };
+    let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else { return false };
+    device.parse() == Ok(stderr.dev()) && inode.parse() == Ok(stderr.ino())
+}
+
+fn lines<W>(format: LogFormat, writer: W, colours: bool) -> BoxedLayer
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    match format {
+        LogFormat::Text => fmt::layer().with_writer(writer).with_ansi(colours).boxed(),
+        LogFormat::Json => {
+            fmt::layer().json().flatten_event(true).with_current_span(false).with_writer(writer).boxed()
+        }
+    }
+}
+
+fn colours() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// The configured file, appended to; shared with [`Logging::reopen`].
+#[derive(Debug, Clone)]
+struct LogFile {
+    path: PathBuf,
+    file: Arc<Mutex<File>>,
+}
+
+impl LogFile {
+    fn open(path: &Path) -> Result<LogFile> {
+        let file = Arc::new(Mutex::new(LogFile::append_to(path)?));
+        Ok(LogFile { path: path.to_owned(), file })
+    }
+
+    fn reopen(&self) -> Result<()> {
+        let file = LogFile::append_to(&self.path)?;
+        *self.lock() = file;
+        Ok(())
+    }
+
+    fn append_to(path: &Path) -> Result<File> {
+        OpenOptions::new().create(true).append(true).open(path).map_err(|error| {
+            Error::io(Kind::Output, "open the log file", path, &error)
+                .field("log.file")
+                .advice("make its directory and let the service's user write there")
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, File> {
+        // A thread that died while it wrote a line leaves at worst half a line.
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One line's turn on the file.
+struct Turn<'a>(MutexGuard<'a, File>);
+
+impl Write for Turn<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogFile {
+    type Writer = Turn<'a>;
+
+    fn make_writer(&'a self) -> Turn<'a> {
+        Turn(self.lock())
+    }
+}
