@@ -1,0 +1,6 @@
+//! The service from outside: a real daemon, real drops, real disks.
+
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test binary has no outside, and a test may fail")]
+
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,14 @@
+//! What black-box tests share: a real daemon on a scratch state directory, and small real disks.
+//!
+//! Nothing here knows the inside of the program: it starts the binary, drops files, reads the
+//! files that the contract promises, and kills things. A [`Daemon`] that goes out of scope takes
+//! every process it started with it.
+
+#![allow(dead_code, unused_imports, reason = "each test binary uses its part")]
+
+pub mod daemon;
+pub mod disks;
+pub mod wait;
+
+pub use daemon::Daemon;
+pub use wait::{wait_for, within};
