@@ -5,8 +5,6 @@
 
 use std::process::ExitCode;
 
-use serde_json::{Value, json};
-
 use crate::model::api::{Refusal, RefusalCode};
 use crate::model::error::{Error, Kind};
 
@@ -86,27 +84,6 @@ impl From<Refusal> for Failure {
         };
         Failure::new(exit, refusal.error)
     }
-}
-
-/// An error as `--json` shows it: the names are those of `.error.json`.
-#[must_use]
-pub(super) fn error_json(error: &Error) -> Value {
-    let details = error.details();
-    let place = &details.place;
-    json!({
-        "kind": details.kind,
-        "error": details.cause,
-        "suggestion": details.advice,
-        "file": place.file,
-        "line": place.line,
-        "column": place.column,
-        "field": place.field,
-        "allowed": place.allowed,
-        "stage": details.stage,
-        "source": details.source,
-        "output": details.output,
-        "console_tail": details.console_tail,
-    })
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use serde::Serialize;
 
-use super::exit::{Exit, Failure, error_json};
+use super::exit::{Exit, Failure};
+use crate::model::api::ErrorView;
 use crate::model::error::{Error, Kind};
 
 /// The options that every command takes.
@@ -78,9 +79,8 @@ impl Ui {
     pub fn fail(&self, failure: &Failure) {
         let Some(error) = &failure.error else { return };
         if self.json {
-            let mut object = error_json(error);
-            object["exit_code"] = (failure.exit as u8).into();
-            complain(&object.to_string());
+            let told = Told { error: ErrorView::from(error), exit_code: failure.exit as u8 };
+            complain(&serde_json::to_string(&told).unwrap_or_else(|_| error.to_string()));
         } else {
             complain(&format!("hyper2kvm: {error}"));
             if let Some(tail) = &error.details().console_tail {
@@ -88,6 +88,14 @@ impl Ui {
             }
         }
     }
+}
+
+/// The one object that `--json` puts on standard error.
+#[derive(Serialize)]
+struct Told {
+    #[serde(flatten)]
+    error: ErrorView,
+    exit_code: u8,
 }
 
 /// One line on standard error. That nobody reads it is no reason to fail.

@@ -3,8 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::error::Error;
+use super::error::{Error, Kind};
 use super::job::{BatchState, JobState, Stage, WaitReason};
+use super::progress::Status;
 
 /// A job as `list`, `show` and `submit` print it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -172,4 +173,151 @@ impl From<Error> for Refusal {
     fn from(error: Error) -> Refusal {
         Refusal::failed(error)
     }
+}
+
+/// What `cancel` may be told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CancelRequest {
+    /// Leave verified partial results.
+    pub keep_partial: bool,
+}
+
+/// What `priority` is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PriorityRequest {
+    /// Lower first.
+    pub priority: i64,
+}
+
+/// What `drain` may be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DrainRequest {
+    /// `false` takes it back.
+    pub on: bool,
+}
+
+impl Default for DrainRequest {
+    fn default() -> DrainRequest {
+        DrainRequest { on: true }
+    }
+}
+
+/// What `prune` may be told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PruneRequest {
+    /// Only say what would go.
+    pub dry_run: bool,
+}
+
+/// A command that answers with a word for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Said {
+    /// For people.
+    pub message: String,
+}
+
+/// One moment of all that is going on: a line of the watch without a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Overview {
+    /// How the service stands.
+    pub status: Status,
+    /// What runs, what waits, and the next ones in the queue.
+    pub jobs: Vec<JobView>,
+}
+
+/// Figures since the queue began, as the Python program's `stats` gave them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Stats {
+    /// When the service started, epoch seconds.
+    pub daemon_start_time: f64,
+    /// Since then.
+    pub uptime_seconds: f64,
+    /// Jobs that succeeded.
+    pub total_processed: u64,
+    /// Jobs that failed.
+    pub total_failed: u64,
+    /// Of those two, the part that succeeded; null before the first.
+    pub success_rate_percent: Option<f64>,
+    /// Over the jobs of `recent_completed`; null before the first.
+    pub average_processing_time_seconds: Option<f64>,
+    /// Jobs that have not ended.
+    pub current_queue_depth: u64,
+    /// Jobs that run.
+    pub current_jobs: Vec<JobView>,
+    /// The last ten that succeeded, newest first.
+    pub recent_completed: Vec<JobView>,
+}
+
+/// An error as JSON for people's scripts; the names are those of `.error.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ErrorView {
+    /// What sort of failure.
+    pub kind: Kind,
+    /// What went wrong.
+    pub error: String,
+    /// What to do about it.
+    pub suggestion: Option<String>,
+    /// In which file.
+    pub file: Option<String>,
+    /// Line, from 1.
+    pub line: Option<u32>,
+    /// Column, from 1.
+    pub column: Option<u32>,
+    /// Path of the field.
+    pub field: Option<String>,
+    /// What is allowed there.
+    pub allowed: Vec<String>,
+    /// In which stage.
+    pub stage: Option<Stage>,
+    /// The source concerned.
+    pub source: Option<String>,
+    /// The output concerned.
+    pub output: Option<String>,
+    /// The last lines a failed child printed.
+    pub console_tail: Option<String>,
+}
+
+impl From<&Error> for ErrorView {
+    fn from(error: &Error) -> ErrorView {
+        let details = error.details();
+        let place = &details.place;
+        ErrorView {
+            kind: details.kind,
+            error: details.cause.clone(),
+            suggestion: details.advice.clone(),
+            file: place.file.as_ref().map(|file| file.display().to_string()),
+            line: place.line,
+            column: place.column,
+            field: place.field.clone(),
+            allowed: place.allowed.clone(),
+            stage: details.stage,
+            source: details.source.clone(),
+            output: details.output.as_ref().map(|output| output.display().to_string()),
+            console_tail: details.console_tail.clone(),
+        }
+    }
+}
+
+/// What is wrong with one input of `validate`, or of `submit --check`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct InputCheck {
+    /// Which.
+    pub path: String,
+    /// Whether nothing is wrong.
+    pub ok: bool,
+    /// All that is wrong.
+    pub errors: Vec<ErrorView>,
+    /// What a person should know, though nothing is wrong.
+    pub warnings: Vec<String>,
+}
+
+/// `{"inputs": […]}`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Checked {
+    /// The inputs.
+    pub inputs: Vec<InputCheck>,
 }

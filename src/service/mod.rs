@@ -2,6 +2,8 @@
 
 pub mod command;
 pub mod configuration;
+pub mod control;
 pub mod logging;
 pub mod network;
+pub mod preflight;
 pub mod watchdog;
