@@ -7,50 +7,55 @@ use std::path::{Path, PathBuf};
 const NOT_OURS: [&str; 3] = ["target", ".git", "dist"];
 
 /// A text file of the project.
-pub struct Text {
+pub(crate) struct Text {
     /// Relative to the checkout, with `/`.
-    pub path: String,
-    pub content: String,
+    pub(crate) path: String,
+    pub(crate) content: String,
 }
 
 impl Text {
     /// Whether it lies below this directory (relative to the checkout).
-    pub fn is_below(&self, directory: &str) -> bool {
+    pub(crate) fn is_below(&self, directory: &str) -> bool {
         self.path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
     }
 
-    pub fn is_rust(&self) -> bool {
+    pub(crate) fn is_rust(&self) -> bool {
         self.path.ends_with(".rs")
     }
 }
 
 /// The checkout.
-pub fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// One file that has to be there.
-pub fn read(path: &str) -> String {
+pub(crate) fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 /// Every text file; what is not UTF-8 is a sample, not a text.
-pub fn all() -> Vec<Text> {
+pub(crate) fn all() -> Vec<Text> {
     let mut found = Vec::new();
     let mut directories: Vec<PathBuf> = vec![root().to_path_buf()];
     while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(&directory).unwrap().map(Result::unwrap) {
+        for entry in fs::read_dir(&directory).expect("a directory that was listed").flatten() {
             let name = entry.file_name();
             if NOT_OURS.iter().any(|skipped| name == *skipped) {
                 continue;
             }
-            let kind = entry.file_type().unwrap();
+            let kind = entry.file_type().expect("what an entry is");
             if kind.is_dir() {
                 directories.push(entry.path());
             } else if kind.is_file()
                 && let Ok(content) = fs::read_to_string(entry.path())
             {
-                let path = entry.path().strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+                let path = entry
+                    .path()
+                    .strip_prefix(root())
+                    .expect("below the checkout")
+                    .to_string_lossy()
+                    .into_owned();
                 found.push(Text { path, content });
             }
         }
@@ -61,12 +66,12 @@ pub fn all() -> Vec<Text> {
 }
 
 /// Every Rust file below `src/`.
-pub fn sources() -> Vec<Text> {
+pub(crate) fn sources() -> Vec<Text> {
     all().into_iter().filter(|file| file.is_rust() && file.is_below("src")).collect()
 }
 
 /// The rows of the first table below this heading: cells, trimmed, without the head and its line.
-pub fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
+pub(crate) fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
     let below = document
         .lines()
         .skip_while(|line| line.trim_start_matches('#').trim() != heading || !line.starts_with('#'))
@@ -82,11 +87,11 @@ pub fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
 }
 
 /// What stands between backticks in a cell.
-pub fn code_words(cell: &str) -> Vec<String> {
+pub(crate) fn code_words(cell: &str) -> Vec<String> {
     cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
 /// Fails with all of them at once, so that one run tells everything there is to mend.
-pub fn expect_none(rule: &str, offences: &[String]) {
+pub(crate) fn expect_none(rule: &str, offences: &[String]) {
     assert!(offences.is_empty(), "{rule}:\n  {}", offences.join("\n  "));
 }
