@@ -6,4 +6,5 @@ pub mod control;
 pub mod logging;
 pub mod network;
 pub mod preflight;
+pub mod scheduler;
 pub mod watchdog;

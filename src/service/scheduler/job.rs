@@ -1,0 +1,134 @@
+//! What the scheduler knows of a job that has not ended, and of its batch. Pure data.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::core::{BatchKey, JobId};
+use crate::model::job::{JobState, WaitReason};
+
+/// What has been tried, as it is kept with the job so that a restart does not forget it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Counters {
+    /// Number of the newest attempt; 0 before the first. One that was cut short by no fault of the
+    /// job is taken back, so that its number is used again.
+    pub attempt: u32,
+    /// Failures in a row without progress in between.
+    pub failures: u32,
+    /// When the first of them was.
+    pub first_failure_at: Option<f64>,
+    /// The furthest that any attempt came, in per cent.
+    pub best_percentage: f64,
+    /// When the next attempt is due.
+    pub retry_at: Option<f64>,
+    /// What a worker measured that it needs.
+    pub exact_need: Option<u64>,
+}
+
+impl Counters {
+    /// The attempt under way does not count.
+    pub(super) fn take_back(&mut self) {
+        self.attempt = self.attempt.saturating_sub(1);
+    }
+}
+
+/// A job as it comes from the queue.
+#[derive(Debug, Clone)]
+pub struct JobFacts {
+    /// Its number.
+    pub id: JobId,
+    /// Its batch.
+    pub batch: BatchKey,
+    /// Its id there.
+    pub vm: String,
+    /// What it is in.
+    pub state: JobState,
+    /// Why it waits.
+    pub waiting: Option<WaitReason>,
+    /// For what exactly.
+    pub waiting_detail: String,
+    /// Since when.
+    pub waiting_since: Option<f64>,
+    /// Lower first.
+    pub priority: i64,
+    /// Whether an input or output is remote.
+    pub needs_network: bool,
+    /// VMs of its batch that have to succeed first.
+    pub depends_on: Vec<String>,
+    /// What was tried.
+    pub counters: Counters,
+}
+
+/// A batch as it comes from the queue.
+#[derive(Debug, Clone)]
+pub struct BatchFacts {
+    /// Its number.
+    pub key: BatchKey,
+    /// At most so many of its jobs at a time.
+    pub parallel_limit: Option<usize>,
+    /// Whether the others go on when one fails.
+    pub continue_on_error: bool,
+    /// The state of every VM in it.
+    pub members: BTreeMap<String, JobState>,
+}
+
+/// Why a worker was told to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The operator ended the job.
+    Cancel { keep_partial: bool },
+    /// The service ends.
+    Stop,
+    /// The network stayed away for too long.
+    Network,
+}
+
+/// What stands behind a job at this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Nothing.
+    Idle,
+    /// The room for it is being measured; it holds a slot meanwhile.
+    Probing,
+    /// A worker, at work.
+    Working,
+    /// A worker that stands still and holds no slot.
+    Suspended,
+    /// A worker that was told to end.
+    Ending(Ending),
+}
+
+/// A job in the scheduler.
+#[derive(Debug, Clone)]
+pub(super) struct Job {
+    pub(super) facts: JobFacts,
+    pub(super) phase: Phase,
+    /// How far this attempt is.
+    pub(super) percentage: f64,
+    /// When the scheduler looks at it again.
+    pub(super) timer: Option<u64>,
+}
+
+impl Job {
+    pub(super) fn waits_for(&self, reason: WaitReason) -> bool {
+        self.facts.state == JobState::Waiting && self.facts.waiting == Some(reason)
+    }
+
+    pub(super) fn has_worker(&self) -> bool {
+        matches!(self.phase, Phase::Working | Phase::Suspended | Phase::Ending(_))
+    }
+
+    /// Whether it takes one of the places in which jobs run.
+    pub(super) fn holds_slot(&self) -> bool {
+        match self.phase {
+            Phase::Probing | Phase::Working => true,
+            Phase::Ending(_) => self.facts.state == JobState::Running,
+            Phase::Idle | Phase::Suspended => false,
+        }
+    }
+}
+
+/// A batch in the scheduler.
+#[derive(Debug, Clone)]
+pub(super) struct Batch {
+    pub(super) facts: BatchFacts,
+    pub(super) unfinished: BTreeSet<JobId>,
+}
