@@ -1,10 +1,12 @@
 //! The long-running daemon: takes drops, keeps the queue, runs workers, tells the outside.
 
+pub mod admission;
 pub mod command;
 pub mod configuration;
 pub mod control;
 pub mod logging;
 pub mod network;
 pub mod preflight;
+pub mod queue;
 pub mod scheduler;
 pub mod watchdog;

@@ -4,3 +4,6 @@
 
 #[path = "../support/mod.rs"]
 mod support;
+
+mod queue;
+mod queue_support;

@@ -1,0 +1,438 @@
+//! Acceptance: a drop becomes rows, or a refusal, in one transaction.
+//!
+//! What a drop means is decided in `admission`; this looks up what that needs to know, and writes
+//! what it decided. A refused drop leaves no row; one drop's refusal does not touch the others of
+//! the same call; a database that fails refuses nobody: the whole call fails and changes nothing.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rusqlite::params;
+
+use super::db::Db;
+use super::jobs::{Change, encode};
+use super::now;
+use super::rows::{FileIdentity, batch_state, json, maybe_named};
+use crate::model::config::Settings;
+use crate::model::error::{Error, Kind, Result};
+use crate::model::job::{BatchState, JobState};
+use crate::model::plan::Plan;
+use crate::model::planner::{BatchName, Submission, VmSubmission};
+use crate::service::admission::{
+    BatchDecision, BatchQuestion, KnownBatch, PastSuccess, VmDecision, VmQuestion, decide_batch, decide_vm,
+};
+
+/// A file that was read and parsed and asks to be accepted.
+#[derive(Debug, Clone)]
+pub struct NewDrop {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// SHA-256 of them, in hex.
+    pub sha256: String,
+    /// The file they were read from; none for what came through the control API.
+    pub identity: Option<FileIdentity>,
+    /// What is in it.
+    pub submission: Submission,
+}
+
+/// What became of a drop.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Admission {
+    /// Its rows are there.
+    Accepted {
+        /// The drop.
+        drop_id: i64,
+        /// Its batch.
+        batch_id: String,
+        /// The run of the batch.
+        batch_key: i64,
+        /// Its name in `processing/`, if there is a file to move there.
+        processing_name: Option<String>,
+        /// Its jobs, in the order of the manifest.
+        jobs: Vec<i64>,
+    },
+    /// It was refused; nothing was written.
+    Refused(Error),
+}
+
+/// Makes the plans of a submission for a batch id and a suffix of the VMs' result directories.
+pub type PlanFn<'a> = dyn Fn(&Submission, &str, &str) -> Result<Vec<Plan>> + 'a;
+
+/// Why a drop got no rows.
+enum Stop {
+    /// It is refused; the others go on.
+    Refused(Error),
+    /// The queue failed; nobody goes on.
+    Broken(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Stop {
+        Stop::Broken(error)
+    }
+}
+
+/// A VM and what was decided about it.
+struct Decided<'a> {
+    vm: &'a VmSubmission,
+    plan: Plan,
+    done_by: Option<i64>,
+}
+
+/// More numbers than anybody reruns one VM.
+const MAX_RERUNS: u32 = 10_000;
+
+/// The longest name of a file.
+const MAX_FILE_NAME_BYTES: usize = 255;
+
+impl Db {
+    /// Accepts or refuses drops, in their order, in one transaction.
+    pub fn accept(&mut self, drops: &[NewDrop], settings: &Settings) -> Result<Vec<Admission>> {
+        self.accept_with(drops, &|submission, batch_id, suffix| submission.plans(batch_id, suffix, settings))
+    }
+
+    /// The same, with other plans than those that the submission itself makes.
+    pub fn accept_with(&mut self, drops: &[NewDrop], plans: &PlanFn<'_>) -> Result<Vec<Admission>> {
+        self.atomically(|db| drops.iter().map(|drop| db.accept_one(drop, plans)).collect())
+    }
+
+    fn accept_one(&mut self, drop: &NewDrop, plans: &PlanFn<'_>) -> Result<Admission> {
+        let mut refusal = None;
+        let outcome = self.atomically(|db| {
+            db.admit(drop, plans).map_err(|stop| match stop {
+                Stop::Broken(error) => error,
+                Stop::Refused(error) => refusal.insert(error).clone(),
+            })
+        });
+        match (outcome, refusal) {
+            (Err(_), Some(error)) => Ok(Admission::Refused(error)),
+            (outcome, _) => outcome,
+        }
+    }
+
+    fn admit(&mut self, drop: &NewDrop, plans: &PlanFn<'_>) -> Result<Admission, Stop> {
+        let submission = &drop.submission;
+        let decision = self.decide(submission)?;
+        let batch_id = decision.batch_id().to_owned();
+        let decided = self.decide_vms(submission, &decision, plans)?;
+        self.check_outputs(&decided)?;
+
+        let at = now();
+        let processing_name = match drop.identity {
+            None => None,
+            Some(_) => Some(self.free_processing_name(&batch_id, &submission.filename)?),
+        };
+        let identity = drop.identity;
+        let drop_id = self.insert(
+            "INSERT INTO dropped (name, sha256, dev, inode, size, mtime_ns, base_directory, state,
+                 processing_name, accepted_at, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+            params![
+                submission.filename,
+                drop.sha256,
+                identity.map(|identity| identity.dev as i64),
+                identity.map(|identity| identity.inode as i64),
+                drop.bytes.len() as i64,
+                identity.map(|identity| identity.mtime_ns),
+                submission.base_directory.to_string_lossy(),
+                if identity.is_some() { "accepted" } else { "moved" },
+                processing_name,
+                at,
+                drop.bytes,
+            ],
+        )?;
+        let batch_key = self.insert(
+            "INSERT INTO batch (batch_id, run, stem, content_sha256, submission, drop_id, accepted_at)
+             VALUES (?1, (SELECT coalesce(max(run), 0) + 1 FROM batch WHERE batch_id = ?1), ?2, ?3, ?4, ?5, ?6)",
+            params![
+                batch_id,
+                match &submission.name {
+                    BatchName::Stem(stem) => Some(stem),
+                    BatchName::Named(_) => None,
+                },
+                submission.content_sha256,
+                encode(submission)?,
+                drop_id,
+                at,
+            ],
+        )?;
+        let mut jobs = Vec::with_capacity(decided.len());
+        for one in &decided {
+            jobs.push(self.insert_job(batch_key, one, at)?);
+        }
+        self.follow_batch(batch_key)?;
+        Ok(Admission::Accepted { drop_id, batch_id, batch_key, processing_name, jobs })
+    }
+
+    fn decide(&mut self, submission: &Submission) -> Result<BatchDecision, Stop> {
+        let content = &submission.content_sha256;
+        let same_unfinished: Option<String> = self.first(
+            "SELECT batch_id FROM batch WHERE content_sha256 = ?1 AND ended_at IS NULL LIMIT 1",
+            [content],
+            |row| row.get(0),
+        )?;
+        let question = BatchQuestion {
+            name: &submission.name,
+            content_sha256: content,
+            rerun: submission.rerun,
+            same_unfinished: same_unfinished.as_deref(),
+            same_completed: self.completed_with(content)?.is_some(),
+        };
+        let mut broken = None;
+        let decision = decide_batch(&question, |batch_id| {
+            self.known_batch(batch_id).inspect_err(|error| broken = Some(error.clone()))
+        });
+        match (decision, broken) {
+            (_, Some(error)) => Err(Stop::Broken(error)),
+            (decision, None) => decision.map_err(Stop::Refused),
+        }
+    }
+
+    fn known_batch(&self, batch_id: &str) -> Result<Option<KnownBatch>> {
+        self.first(
+            "SELECT batch_id, stem, content_sha256, outcome FROM batch WHERE batch_id = ?1 ORDER BY run DESC LIMIT 1",
+            [batch_id],
+            |row| {
+                Ok(KnownBatch {
+                    batch_id: row.get(0)?,
+                    stem: row.get(1)?,
+                    content_sha256: row.get(2)?,
+                    outcome: maybe_named(row, "outcome", batch_state)?,
+                })
+            },
+        )
+    }
+
+    /// The newest run of this content that wholly succeeded and whose results are still its own.
+    fn completed_with(&self, content_sha256: &str) -> Result<Option<i64>> {
+        self.first(
+            "SELECT batch_key FROM batch WHERE content_sha256 = ?1 AND outcome = ?2 AND NOT EXISTS
+                 (SELECT 1 FROM job WHERE job.batch_key = batch.batch_key AND job.replaced_by IS NOT NULL)
+             ORDER BY batch_key DESC LIMIT 1",
+            [content_sha256, BatchState::Completed.name()],
+            |row| row.get(0),
+        )
+    }
+
+    fn decide_vms<'a>(
+        &mut self,
+        submission: &'a Submission,
+        decision: &BatchDecision,
+        plans: &PlanFn<'_>,
+    ) -> Result<Vec<Decided<'a>>, Stop> {
+        let batch_id = decision.batch_id();
+        let planned = plans(submission, batch_id, "").map_err(Stop::Refused)?;
+        if planned.len() != submission.vms.len() {
+            return Err(Stop::Broken(Error::internal("a submission has other plans than VMs")));
+        }
+        let done_in = match decision {
+            BatchDecision::AllDone { .. } => self.completed_with(&submission.content_sha256)?,
+            BatchDecision::New { .. } | BatchDecision::Continue { .. } => None,
+        };
+        let mut decided = Vec::with_capacity(planned.len());
+        for (index, (vm, plan)) in submission.vms.iter().zip(planned).enumerate() {
+            let one = match (decision, done_in) {
+                (BatchDecision::AllDone { .. }, Some(run)) => {
+                    Decided { vm, plan, done_by: self.job_of_content(run, vm)? }
+                }
+                (BatchDecision::Continue { .. }, _) => {
+                    self.decide_vm(submission, index, batch_id, plan, plans)?
+                }
+                _ => Decided { vm, plan, done_by: None },
+            };
+            decided.push(one);
+        }
+        Ok(decided)
+    }
+
+    fn job_of_content(&self, batch_key: i64, vm: &VmSubmission) -> Result<Option<i64>> {
+        self.first(
+            "SELECT job_id FROM job WHERE batch_key = ?1 ORDER BY vm_id = ?2 DESC, content_sha256 = ?3 DESC LIMIT 1",
+            params![batch_key, vm.vm_id, vm.content_sha256],
+            |row| row.get(0),
+        )
+    }
+
+    fn decide_vm<'a>(
+        &mut self,
+        submission: &'a Submission,
+        index: usize,
+        batch_id: &str,
+        plan: Plan,
+        plans: &PlanFn<'_>,
+    ) -> Result<Decided<'a>, Stop> {
+        let vm = &submission.vms[index];
+        let last: Option<String> = self.first(
+            "SELECT job.state FROM job JOIN batch USING (batch_key) WHERE batch.batch_id = ?1 AND job.vm_id = ?2
+             ORDER BY batch.run DESC LIMIT 1",
+            [batch_id, &vm.vm_id],
+            |row| row.get(0),
+        )?;
+        let successes = self.past_successes(batch_id, &vm.vm_id)?;
+        let question = VmQuestion {
+            batch_id,
+            vm_id: &vm.vm_id,
+            content_sha256: &vm.content_sha256,
+            rerun: submission.rerun,
+            on_exists: plan.output.on_exists,
+            last: last.as_deref().and_then(JobState::parse),
+            successes: &successes,
+        };
+        Ok(match decide_vm(&question).map_err(Stop::Refused)? {
+            VmDecision::Run => Decided { vm, plan, done_by: None },
+            VmDecision::AlreadyDone { job_id } => Decided { vm, plan, done_by: Some(job_id) },
+            VmDecision::RunBeside => {
+                let plan = self.plan_beside(submission, index, batch_id, plan, plans)?;
+                Decided { vm, plan, done_by: None }
+            }
+        })
+    }
+
+    /// What this VM made in earlier runs of the batch, newest first.
+    fn past_successes(&self, batch_id: &str, vm_id: &str) -> Result<Vec<PastSuccess>> {
+        self.rows(
+            "SELECT job.job_id, job.content_sha256, job.outputs, job.replaced_by IS NULL AS own
+             FROM job JOIN batch USING (batch_key)
+             WHERE batch.batch_id = ?1 AND job.vm_id = ?2 AND job.state IN ('succeeded', 'skipped')
+             ORDER BY batch.run DESC",
+            [batch_id, vm_id],
+            |row| {
+                let outputs: BTreeMap<PathBuf, Option<String>> = json(row, "outputs")?;
+                let own: bool = row.get("own")?;
+                Ok(PastSuccess {
+                    job_id: row.get("job_id")?,
+                    content_sha256: row.get("content_sha256")?,
+                    intact: own && outputs.keys().all(|path| path.exists()),
+                    in_the_way: own && outputs.keys().any(|path| path.exists()),
+                })
+            },
+        )
+    }
+
+    /// The plan of a VM whose result goes to `<vm-id>-2`, or the next number that holds no result.
+    fn plan_beside(
+        &mut self,
+        submission: &Submission,
+        index: usize,
+        batch_id: &str,
+        plan: Plan,
+        plans: &PlanFn<'_>,
+    ) -> Result<Plan, Stop> {
+        for number in 2..MAX_RERUNS {
+            let suffix = format!("-{number}");
+            let mut planned = plans(submission, batch_id, &suffix).map_err(Stop::Refused)?;
+            if index >= planned.len() {
+                break;
+            }
+            let beside = planned.swap_remove(index);
+            if beside.output.directory == plan.output.directory {
+                // The manifest names the directory: the result cannot lie beside the old one.
+                return Ok(plan);
+            }
+            let holds_a_result = self.first(
+                "SELECT 1 FROM job WHERE output_directory = ?1 AND state IN ('succeeded', 'skipped')
+                     AND replaced_by IS NULL LIMIT 1",
+                [beside.output.directory.to_string_lossy()],
+                |_| Ok(()),
+            )?;
+            if holds_a_result.is_none() {
+                return Ok(beside);
+            }
+        }
+        Err(Stop::Broken(Error::internal("there are no numbers left for this VM's results")))
+    }
+
+    /// No two VMs that will run write to one place: not in this submission, not beside unfinished jobs.
+    fn check_outputs(&self, decided: &[Decided<'_>]) -> Result<(), Stop> {
+        let mut seen: BTreeMap<&Path, &str> = BTreeMap::new();
+        for one in decided.iter().filter(|one| one.done_by.is_none()) {
+            let directory = one.plan.output.directory.as_path();
+            if let Some(other) = seen.insert(directory, &one.vm.vm_id) {
+                return Err(Stop::Refused(
+                    Error::new(
+                        Kind::Manifest,
+                        format!(
+                            "`{other}` and `{}` both put their result into {}",
+                            one.vm.vm_id,
+                            directory.display()
+                        ),
+                    )
+                    .field("output.directory")
+                    .advice("give each VM a directory of its own"),
+                ));
+            }
+            self.refuse_taken_output(directory, 0).map_err(|error| match error.kind() {
+                Kind::Exists => Stop::Refused(error),
+                _ => Stop::Broken(error),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn insert_job(&mut self, batch_key: i64, one: &Decided<'_>, at: f64) -> Result<i64> {
+        let plan = &one.plan;
+        let job_id = self.insert(
+            "INSERT INTO job (batch_key, vm_id, vm_name, state, priority, submitted_at, needs_network, depends_on,
+                 content_sha256, output_directory, plan)
+             VALUES (?1, ?2, ?3, 'queued', ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            params![
+                batch_key,
+                one.vm.vm_id,
+                plan.name,
+                plan.priority,
+                at,
+                plan.needs_network,
+                encode(&plan.depends_on)?,
+                one.vm.content_sha256,
+                plan.output.directory.to_string_lossy(),
+                encode(plan)?,
+            ],
+        )?;
+        match one.done_by {
+            None => self.append_event(job_id, "accepted")?,
+            Some(earlier) => {
+                // It stands for the earlier job's result, so that a later run finds that here.
+                self.execute(
+                    "UPDATE job SET (outputs, report, output_directory, progress_percentage) =
+                         (SELECT outputs, report, output_directory, 100 FROM job WHERE job_id = ?2)
+                     WHERE job_id = ?1",
+                    [job_id, earlier],
+                )?;
+                let why = format!("already_done: job {earlier} made this result");
+                self.transition(job_id, Change::Skip { why: why.clone() }, &why)?;
+            }
+        }
+        Ok(job_id)
+    }
+
+    /// `<batch-id>-<name>`, or with a number where an earlier run's file still lies there.
+    fn free_processing_name(&self, batch_id: &str, name: &str) -> Result<String> {
+        for number in 1u32.. {
+            let candidate = processing_name(batch_id, name, number);
+            let taken = self.first(
+                "SELECT 1 FROM dropped WHERE processing_name = ?1 AND state IN ('accepted', 'moved')",
+                [&candidate],
+                |_| Ok(()),
+            )?;
+            if taken.is_none() {
+                return Ok(candidate);
+            }
+        }
+        Err(Error::internal("there are no names left in processing/"))
+    }
+}
+
+/// `<batch-id>-<name>`, numbered from the second on, cut in the middle where a file name cannot be as long.
+fn processing_name(batch_id: &str, name: &str, number: u32) -> String {
+    let (stem, extension) = match name.rfind('.') {
+        Some(dot) if dot > 0 => name.split_at(dot),
+        _ => (name, ""),
+    };
+    let tail = if number == 1 { extension.to_owned() } else { format!("-{number}{extension}") };
+    let mut head = format!("{batch_id}-{stem}");
+    let mut room = MAX_FILE_NAME_BYTES.saturating_sub(tail.len()).min(head.len());
+    while !head.is_char_boundary(room) {
+        room -= 1;
+    }
+    head.truncate(room);
+    head + &tail
+}

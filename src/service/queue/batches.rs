@@ -1,0 +1,130 @@
+//! Batches: finding them, and finding jobs by what people call them.
+
+use rusqlite::params;
+
+use super::db::Db;
+use super::now;
+use super::rows::{BATCH_COLUMNS, BatchRow, json};
+use crate::model::error::{Error, Result};
+use crate::model::planner::Submission;
+
+/// What a person meant by a target (`17`, `batch/vm`, `batch`, a VM's name).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// One job.
+    Job(i64),
+    /// A batch: the jobs of its newest run.
+    Batch {
+        /// Its id.
+        batch_id: String,
+        /// Its jobs.
+        jobs: Vec<i64>,
+    },
+    /// A VM's name that several batches have.
+    Ambiguous(Vec<i64>),
+    /// Nothing of that name.
+    Unknown,
+}
+
+impl Db {
+    /// The newest run of a batch.
+    pub fn batch(&self, batch_id: &str) -> Result<Option<BatchRow>> {
+        self.first(
+            &format!("SELECT {BATCH_COLUMNS} FROM batch WHERE batch_id = ?1 ORDER BY run DESC LIMIT 1"),
+            [batch_id],
+            BatchRow::read,
+        )
+    }
+
+    /// One run of a batch.
+    pub fn batch_run(&self, batch_key: i64) -> Result<Option<BatchRow>> {
+        self.first(
+            &format!("SELECT {BATCH_COLUMNS} FROM batch WHERE batch_key = ?1"),
+            [batch_key],
+            BatchRow::read,
+        )
+    }
+
+    /// What was submitted.
+    pub fn submission(&self, batch_key: i64) -> Result<Submission> {
+        self.first("SELECT submission FROM batch WHERE batch_key = ?1", [batch_key], |row| {
+            json(row, "submission")
+        })?
+        .ok_or_else(|| Error::internal(format!("there is no batch run {batch_key} in the queue")))
+    }
+
+    /// The runs that have a job that has not ended, oldest first.
+    pub fn unfinished_batches(&self) -> Result<Vec<BatchRow>> {
+        self.rows(
+            &format!("SELECT {BATCH_COLUMNS} FROM batch WHERE ended_at IS NULL ORDER BY batch_key"),
+            [],
+            BatchRow::read,
+        )
+    }
+
+    /// The runs that have ended and whose drops have not been moved yet, oldest first.
+    pub fn unsettled_batches(&self) -> Result<Vec<BatchRow>> {
+        self.rows(
+            &format!(
+                "SELECT {BATCH_COLUMNS} FROM batch WHERE settled_at IS NULL AND ended_at IS NOT NULL ORDER BY batch_key"
+            ),
+            [],
+            BatchRow::read,
+        )
+    }
+
+    /// The reports of an ended run are written and its drop lies at `settled_path` (if there was a file).
+    pub fn batch_settled(&mut self, batch_key: i64, settled_path: Option<&std::path::Path>) -> Result<()> {
+        let at = now();
+        self.atomically(|db| {
+            db.execute(
+                "UPDATE batch SET settled_at = ?2 WHERE batch_key = ?1 AND ended_at IS NOT NULL",
+                params![batch_key, at],
+            )?;
+            db.execute(
+                "UPDATE dropped SET state = 'settled', settled_path = coalesce(?2, settled_path), settled_at = ?3
+                 WHERE drop_id = (SELECT drop_id FROM batch WHERE batch_key = ?1 AND ended_at IS NOT NULL)",
+                params![batch_key, settled_path.map(|path| path.to_string_lossy()), at],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// What a person means by `target`: a job's number, `batch/vm`, a batch's id, or a unique VM name.
+    pub fn find(&self, target: &str) -> Result<Target> {
+        if let Ok(job_id) = target.parse::<i64>()
+            && self.first("SELECT 1 FROM job WHERE job_id = ?1", [job_id], |_| Ok(()))?.is_some()
+        {
+            return Ok(Target::Job(job_id));
+        }
+        if let Some((batch_id, vm_id)) = target.split_once('/') {
+            let job = self.first(
+                "SELECT job_id FROM job JOIN batch USING (batch_key) WHERE batch.batch_id = ?1 AND job.vm_id = ?2
+                 ORDER BY batch.run DESC LIMIT 1",
+                [batch_id, vm_id],
+                |row| row.get(0),
+            )?;
+            return Ok(job.map_or(Target::Unknown, Target::Job));
+        }
+        if let Some(batch) = self.batch(target)? {
+            let jobs = self.rows(
+                "SELECT job_id FROM job WHERE batch_key = ?1 ORDER BY job_id",
+                [batch.batch_key],
+                |row| row.get(0),
+            )?;
+            return Ok(Target::Batch { batch_id: batch.batch_id, jobs });
+        }
+        // Of a VM that several runs of its batch have, the newest is meant.
+        let jobs: Vec<i64> = self.rows(
+            "SELECT max(job_id) FROM job JOIN batch USING (batch_key) WHERE vm_id = ?1 OR vm_name = ?1
+             GROUP BY batch.batch_id, job.vm_id ORDER BY 1",
+            [target],
+            |row| row.get(0),
+        )?;
+        Ok(match jobs.as_slice() {
+            [] => Target::Unknown,
+            [job_id] => Target::Job(*job_id),
+            _ => Target::Ambiguous(jobs),
+        })
+    }
+}

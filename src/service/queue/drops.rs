@@ -1,0 +1,66 @@
+//! Dropped files after their acceptance: which still have to be moved, and what was in them.
+
+use rusqlite::params;
+
+use super::db::Db;
+use super::rows::{DROP_COLUMNS, DropRow, FileIdentity};
+use crate::model::error::{Error, Result};
+
+impl Db {
+    /// A drop.
+    pub fn dropped(&self, drop_id: i64) -> Result<Option<DropRow>> {
+        self.first(
+            &format!("SELECT {DROP_COLUMNS} FROM dropped WHERE drop_id = ?1"),
+            [drop_id],
+            DropRow::read,
+        )
+    }
+
+    /// The bytes that were accepted.
+    pub fn drop_bytes(&self, drop_id: i64) -> Result<Vec<u8>> {
+        self.first("SELECT bytes FROM dropped WHERE drop_id = ?1", [drop_id], |row| row.get(0))?
+            .ok_or_else(|| Error::internal(format!("there is no drop {drop_id} in the queue")))
+    }
+
+    /// Drops whose row is durable and whose file has not been moved to `processing/` yet.
+    pub fn drops_to_move(&self) -> Result<Vec<DropRow>> {
+        self.rows(
+            &format!("SELECT {DROP_COLUMNS} FROM dropped WHERE state = 'accepted' ORDER BY drop_id"),
+            [],
+            DropRow::read,
+        )
+    }
+
+    /// The drop that was read from exactly this file and is being worked on, if there is one.
+    pub fn drop_of_file(&self, name: &str, identity: FileIdentity) -> Result<Option<DropRow>> {
+        self.first(
+            &format!(
+                "SELECT {DROP_COLUMNS} FROM dropped
+                 WHERE inode = ?1 AND dev = ?2 AND size = ?3 AND mtime_ns = ?4 AND name = ?5
+                     AND state IN ('accepted', 'moved') ORDER BY drop_id DESC LIMIT 1"
+            ),
+            params![
+                identity.inode as i64,
+                identity.dev as i64,
+                identity.size as i64,
+                identity.mtime_ns,
+                name
+            ],
+            DropRow::read,
+        )
+    }
+
+    /// The files of these drops lie in `processing/` under these names, durably.
+    pub fn drops_moved(&mut self, moved: &[(i64, String)]) -> Result<()> {
+        self.atomically(|db| {
+            for (drop_id, processing_name) in moved {
+                db.execute(
+                    "UPDATE dropped SET state = 'moved', processing_name = ?2
+                     WHERE drop_id = ?1 AND state IN ('accepted', 'moved')",
+                    params![drop_id, processing_name],
+                )?;
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,114 @@
+//! What happened, how much there is, what may go; and the flags that outlive the daemon.
+
+use std::collections::BTreeMap;
+
+use rusqlite::params;
+
+use super::db::Db;
+use super::now;
+use crate::model::api::JobEvent;
+use crate::model::error::Result;
+
+/// How many jobs are in what.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// By state; every state is there.
+    pub states: BTreeMap<String, u64>,
+    /// Waiting jobs by reason; only reasons that occur.
+    pub waiting: BTreeMap<String, u64>,
+}
+
+/// A run of a batch that was (or would be) taken out of the queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrunedBatch {
+    /// The run's number in the database.
+    pub batch_key: i64,
+    /// Its batch.
+    pub batch_id: String,
+    /// Whether no other run of that batch is left, so that what is named after it may go too.
+    pub last_of_batch: bool,
+}
+
+impl Db {
+    /// Tells a job's history.
+    pub fn append_event(&mut self, job_id: i64, message: &str) -> Result<()> {
+        self.execute(
+            "INSERT INTO event (job_id, at, attempt, message)
+             VALUES (?1, ?2, (SELECT attempt FROM job WHERE job_id = ?1), ?3)",
+            params![job_id, now(), message],
+        )?;
+        Ok(())
+    }
+
+    /// A job's history, oldest first.
+    pub fn events(&self, job_id: i64) -> Result<Vec<JobEvent>> {
+        self.rows(
+            "SELECT at, attempt, message FROM event WHERE job_id = ?1 ORDER BY event_id",
+            [job_id],
+            |row| Ok(JobEvent { at: row.get(0)?, attempt: row.get(1)?, message: row.get(2)? }),
+        )
+    }
+
+    /// How many jobs are in what; cheap however long the history is.
+    pub fn counts(&self) -> Result<Counts> {
+        let pair = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64));
+        let states = self.rows("SELECT state, jobs FROM job_count", [], pair)?;
+        let waiting = self.rows(
+            "SELECT waiting_reason, count(*) FROM job WHERE state = 'waiting' GROUP BY waiting_reason",
+            [],
+            pair,
+        )?;
+        Ok(Counts { states: states.into_iter().collect(), waiting: waiting.into_iter().collect() })
+    }
+
+    /// Takes runs that were settled before then (epoch seconds) out of the queue, with all that hangs on them.
+    ///
+    /// `dry_run` only says which.
+    pub fn prune(&mut self, settled_before: f64, dry_run: bool) -> Result<Vec<PrunedBatch>> {
+        self.atomically(|db| {
+            let pruned = db.rows(
+                "SELECT batch_key, batch_id, NOT EXISTS (
+                     SELECT 1 FROM batch AS other WHERE other.batch_id = batch.batch_id
+                         AND (other.settled_at IS NULL OR other.settled_at >= ?1))
+                 FROM batch WHERE settled_at < ?1 ORDER BY batch_key",
+                [settled_before],
+                |row| {
+                    Ok(PrunedBatch {
+                        batch_key: row.get(0)?,
+                        batch_id: row.get(1)?,
+                        last_of_batch: row.get(2)?,
+                    })
+                },
+            )?;
+            if !dry_run {
+                for batch in &pruned {
+                    let drop_id: Option<i64> = db.first(
+                        "SELECT drop_id FROM batch WHERE batch_key = ?1",
+                        [batch.batch_key],
+                        |row| row.get(0),
+                    )?;
+                    db.execute("DELETE FROM batch WHERE batch_key = ?1", [batch.batch_key])?;
+                    db.execute("DELETE FROM dropped WHERE drop_id = ?1", [drop_id])?;
+                }
+            }
+            Ok(pruned)
+        })
+    }
+
+    /// A flag that outlives the daemon.
+    pub fn flag(&self, key: &str) -> Result<Option<String>> {
+        self.first("SELECT value FROM kv WHERE key = ?1", [key], |row| row.get(0))
+    }
+
+    /// Sets it; `None` takes it away.
+    pub fn set_flag(&mut self, key: &str, value: Option<&str>) -> Result<()> {
+        match value {
+            Some(value) => self.execute(
+                "INSERT INTO kv (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2",
+                [key, value],
+            )?,
+            None => self.execute("DELETE FROM kv WHERE key = ?1", [key])?,
+        };
+        Ok(())
+    }
+}

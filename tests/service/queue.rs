@@ -1,0 +1,81 @@
+//! What the queue promises: durable or not at all, in order, and no state that the table does not know.
+
+use hyper2kvm::model::error::{Error, Kind};
+use hyper2kvm::model::job::{JobState, WaitReason};
+use hyper2kvm::model::protocol::Published;
+use hyper2kvm::service::queue::{Change, Db, QueueHandle, Target};
+
+use crate::queue_support::{accept, batch, drop_of, jobs_of, plans_below, single};
+
+pub(crate) fn claim(attempt: u32) -> Change {
+    Change::Claim { owner: "daemon-1".to_owned(), lease_until: 1e10, attempt, need_bytes: Some(10) }
+}
+
+#[test]
+fn a_job_goes_its_way_and_its_batch_ends_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut db = Db::open(&directory.path().join("queue.db")).unwrap();
+    let jobs = jobs_of(&accept(&mut db, directory.path(), batch("b", &[("one", "1"), ("two", "2")])));
+    assert_eq!(db.unfinished_jobs().unwrap().len(), 2);
+
+    db.transition(jobs[0], claim(1), "started").unwrap();
+    let waiting = Change::Wait {
+        reason: WaitReason::Retry,
+        detail: "in 10 s".to_owned(),
+        not_before: Some(1e9),
+        failure: Some(Error::new(Kind::Network, "gone")),
+    };
+    let row = db.transition(jobs[0], waiting, "failed, tried again").unwrap();
+    assert_eq!((row.state, row.failures, row.attempt), (JobState::Waiting, 1, 1));
+    assert_eq!(row.waiting.unwrap().reason, WaitReason::Retry);
+    assert_eq!(row.owner, None);
+    db.transition(jobs[0], claim(2), "started").unwrap();
+    db.transition(jobs[0], Change::Succeed(Published::default()), "published").unwrap();
+    assert!(db.unsettled_batches().unwrap().is_empty(), "the other job has not ended");
+
+    db.transition(jobs[1], Change::Fail(Error::new(Kind::Source, "no such disk")), "failed").unwrap();
+    let ended = db.unsettled_batches().unwrap();
+    assert_eq!(ended.len(), 1);
+    assert_eq!(ended[0].outcome.unwrap().name(), "failed");
+    assert_eq!(db.counts().unwrap().states["succeeded"], 1);
+    assert_eq!(db.events(jobs[0]).unwrap().len(), 5);
+}
+
+#[test]
+fn a_change_that_the_state_machine_does_not_know_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut db = Db::open(&directory.path().join("queue.db")).unwrap();
+    let job = jobs_of(&accept(&mut db, directory.path(), single("a", "1")))[0];
+    let before = (db.job(job).unwrap(), db.events(job).unwrap());
+    assert!(db.transition(job, Change::Succeed(Published::default()), "no").is_err());
+    assert!(db.transition(job, Change::Retry, "no").is_err());
+    assert_eq!((db.job(job).unwrap(), db.events(job).unwrap()), before);
+}
+
+#[tokio::test]
+async fn the_handle_serves_in_order_and_survives_a_closure_that_panics() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("queue.db");
+    let queue = QueueHandle::open(&path).unwrap();
+    let root = directory.path().to_owned();
+    let admissions = queue
+        .with(move |db| db.accept_with(&[drop_of(single("a", "1"))], &plans_below(&root)))
+        .await
+        .unwrap();
+    let job = jobs_of(&admissions[0])[0];
+    let broken = queue
+        .with(move |db| {
+            db.atomically(|db| -> Result<(), Error> {
+                db.set_priority(job, 7)?;
+                panic!("on purpose")
+            })
+        })
+        .await;
+    assert!(broken.is_err());
+    let row = queue.with(move |db| db.job(job)).await.unwrap().unwrap();
+    assert_eq!(row.priority, 0, "what broke off was undone");
+    assert_eq!(queue.with(|db| db.find("a/vm")).await.unwrap(), Target::Job(job));
+    queue.close().await;
+    assert!(queue.with(|db| db.counts()).await.is_err());
+    assert_eq!(Db::open(&path).unwrap().counts().unwrap().states["queued"], 1);
+}

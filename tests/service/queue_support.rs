@@ -1,0 +1,126 @@
+//! Submissions and plans made by hand, so that the queue's tests do not hang on the manifest's grammar.
+
+use std::path::{Path, PathBuf};
+
+use hyper2kvm::model::error::Result;
+use hyper2kvm::model::job::Stage;
+use hyper2kvm::model::plan::{
+    Compression, InputManifest, OnExists, OutputFormat, Plan, PlannedDisk, PlannedOutput, PlannedStage,
+    Preallocation, Preflight, SourceFormat,
+};
+use hyper2kvm::model::planner::{BatchName, Rerun, Submission, VmSubmission};
+use hyper2kvm::service::queue::{Admission, Db, FileIdentity, NewDrop};
+
+/// A submission of these VMs (id and content).
+pub(crate) fn submission(name: BatchName, rerun: Rerun, vms: &[(&str, &str)]) -> Submission {
+    let content: Vec<String> = vms.iter().map(|(vm, content)| format!("{vm}={content}")).collect();
+    Submission {
+        filename: match &name {
+            BatchName::Named(id) | BatchName::Stem(id) => format!("{id}.json"),
+        },
+        base_directory: PathBuf::from("/incoming"),
+        name,
+        content_sha256: content.join(","),
+        rerun,
+        vms: vms
+            .iter()
+            .map(|(vm, content)| VmSubmission {
+                vm_id: (*vm).to_owned(),
+                content_sha256: (*content).to_owned(),
+                manifest: serde_json::json!({ "name": vm }),
+            })
+            .collect(),
+    }
+}
+
+/// A single-VM manifest named after its file.
+pub(crate) fn single(stem: &str, content: &str) -> Submission {
+    submission(BatchName::Stem(stem.to_owned()), Rerun::Failed, &[("vm", content)])
+}
+
+/// A batch that names itself.
+pub(crate) fn batch(id: &str, vms: &[(&str, &str)]) -> Submission {
+    submission(BatchName::Named(id.to_owned()), Rerun::Failed, vms)
+}
+
+/// As if it had been read from a file.
+pub(crate) fn drop_of(submission: Submission) -> NewDrop {
+    NewDrop {
+        bytes: submission.content_sha256.clone().into_bytes(),
+        sha256: submission.content_sha256.clone(),
+        identity: Some(FileIdentity { dev: 1, inode: 2, size: 3, mtime_ns: 4 }),
+        submission,
+    }
+}
+
+/// Plans whose results lie in `<root>/<batch-id>/<vm-id><suffix>/`.
+pub(crate) fn plans_below(root: &Path) -> impl Fn(&Submission, &str, &str) -> Result<Vec<Plan>> + use<> {
+    let root = root.to_owned();
+    move |submission, batch_id, suffix| {
+        Ok(submission
+            .vms
+            .iter()
+            .map(|vm| plan(vm, root.join(batch_id).join(format!("{}{suffix}", vm.vm_id))))
+            .collect())
+    }
+}
+
+/// The plan of a VM with one disk.
+pub(crate) fn plan(vm: &VmSubmission, directory: PathBuf) -> Plan {
+    Plan {
+        vm_id: vm.vm_id.clone(),
+        name: format!("name of {}", vm.vm_id),
+        profile: "none".to_owned(),
+        stages: Stage::ALL
+            .into_iter()
+            .map(|stage| PlannedStage {
+                stage,
+                enabled: Stage::BUILT.contains(&stage),
+                reason: "as the base has it".to_owned(),
+            })
+            .collect(),
+        disks: vec![PlannedDisk {
+            id: "disk-0".to_owned(),
+            source: PathBuf::from("/images/disk.vmdk"),
+            source_format: SourceFormat::Vmdk,
+            checksum: None,
+            bytes: None,
+            backing_chain: false,
+            allowed_paths: Vec::new(),
+            boot_order_hint: 0,
+        }],
+        output: PlannedOutput {
+            directory,
+            format: OutputFormat::Qcow2,
+            compress: Compression::None,
+            compress_level: None,
+            preallocation: Preallocation::Off,
+            group: None,
+            mode: None,
+            on_exists: OnExists::Refuse,
+            report: true,
+            check_image_integrity: true,
+        },
+        preflight: Preflight::Full,
+        lacking: Vec::new(),
+        warnings: Vec::new(),
+        priority: 0,
+        depends_on: Vec::new(),
+        needs_network: false,
+        content_sha256: vm.content_sha256.clone(),
+        input: InputManifest::default(),
+    }
+}
+
+/// Accepts one submission whose results lie below `root`.
+pub(crate) fn accept(db: &mut Db, root: &Path, submission: Submission) -> Admission {
+    db.accept_with(&[drop_of(submission)], &plans_below(root)).unwrap().remove(0)
+}
+
+/// Its jobs; it has to have been accepted.
+pub(crate) fn jobs_of(admission: &Admission) -> Vec<i64> {
+    match admission {
+        Admission::Accepted { jobs, .. } => jobs.clone(),
+        Admission::Refused(error) => panic!("refused: {error}"),
+    }
+}
