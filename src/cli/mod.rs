@@ -11,6 +11,7 @@ mod exit;
 mod man;
 mod options;
 mod ui;
+mod unit_settings;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -51,6 +52,8 @@ enum Command {
     Completions(completions::CompletionsArgs),
     /// Print the manual pages, or write them to a directory
     Man(man::ManArgs),
+    /// Print the systemd settings that follow from the configured paths
+    UnitSettings(unit_settings::UnitSettingsArgs),
 }
 
 /// Commands of the manual that a later version brings. They do not exist here; who tries one is told.
@@ -88,6 +91,7 @@ fn run(cli: &Cli) -> Exit {
         Command::Convert(args) => convert::run(args, &ui),
         Command::Completions(args) => completions::run(args, &ui),
         Command::Man(args) => man::run(args, &ui),
+        Command::UnitSettings(args) => unit_settings::run(args, &ui),
     };
     outcome.unwrap_or_else(|failure| {
         ui.fail(&failure);

@@ -9,4 +9,5 @@ pub mod network;
 pub mod preflight;
 pub mod queue;
 pub mod scheduler;
+pub mod unit_settings;
 pub mod watchdog;
