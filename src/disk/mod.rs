@@ -1,1 +1,24 @@
-//! Bytes: formats, copying, verification. Knows nothing of guests, VMs or networks.
+//! Bytes: what a disk image is, what belongs to it, and how its content gets into another image.
+//!
+//! The way through this room: [`detect`] says what a file is by its content; [`open_source`] refuses
+//! what must not be opened and gives a [`SourceDisk`]; the [`Engine`] measures, copies, checks and
+//! compares with `qemu-img` under limits and in a sandbox; a [`Control`] in the caller's hand pauses
+//! or ends any of it. QEMU never guesses a format here: every node it opens is named with its driver.
+//!
+//! Nothing here knows guests, VMs, jobs or networks.
+
+mod control;
+mod copy;
+mod engine;
+mod facts;
+mod format;
+mod node;
+mod open;
+pub mod verify;
+
+pub use control::{Control, Interruption};
+pub use copy::{CopyOutcome, CopyProgress, Target};
+pub use engine::{Engine, Measure};
+pub use facts::{FileIdentity, ImageFacts, SourceDisk};
+pub use format::{Detected, Format, detect};
+pub use open::{OpenPolicy, open_source};

@@ -1,3 +1,15 @@
-//! Thin edges to the operating system: files, processes, sandbox, time. Knows nothing of the domain.
+//! Thin edges to the operating system: files that survive a crash, child processes, the sandbox, time.
+//!
+//! Nothing here knows what a disk, a VM or a job is, and nothing here imports from the rest of the
+//! crate: failures are `std::io::Error` or the small error types of the modules.
+
 pub mod dir;
+pub mod failpoint;
+pub mod fs;
+pub mod kvm;
+pub mod process;
+pub mod retry;
+pub mod sandbox;
+pub mod stub;
+pub mod time;
 pub mod users;

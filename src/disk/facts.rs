@@ -1,0 +1,120 @@
+//! What is known about an opened source: its files, its size, and how QEMU has to be told to open it.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk::format::Format;
+use crate::model::error::{Error, Kind, Result};
+use crate::model::plan::SourceFormat;
+
+/// By what it is noticed that a file was changed or replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileIdentity {
+    /// Where.
+    pub path: PathBuf,
+    /// Device.
+    pub dev: u64,
+    /// Inode.
+    pub inode: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// When it was last written, nanoseconds since the epoch.
+    pub mtime_ns: i128,
+}
+
+impl FileIdentity {
+    /// Of a file as it is now.
+    #[must_use]
+    pub fn of(path: &Path, metadata: &Metadata) -> FileIdentity {
+        FileIdentity {
+            path: path.to_owned(),
+            dev: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.len(),
+            mtime_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
+        }
+    }
+
+    /// Of the file at a path.
+    pub fn read(path: &Path) -> Result<FileIdentity> {
+        let metadata = std::fs::metadata(path).map_err(|error| {
+            Error::io(Kind::Source, "look at", path, &error).source(path.display().to_string())
+        })?;
+        Ok(FileIdentity::of(path, &metadata))
+    }
+}
+
+/// What an image says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageFacts {
+    /// What the file is.
+    pub format: Format,
+    /// A finer name, as the format has one (`streamOptimized`, `dynamic`).
+    pub subformat: Option<String>,
+    /// What the guest sees.
+    pub virtual_size: u64,
+    /// Bytes of all its files.
+    pub file_size: u64,
+    /// What they occupy.
+    pub allocated_bytes: u64,
+    /// Whether its data is compressed.
+    pub compressed: bool,
+    /// Files that hold its data, besides the one that was named.
+    pub extents: Vec<PathBuf>,
+    /// The chain below it, nearest first.
+    pub backing: Vec<PathBuf>,
+}
+
+/// An image that was inspected, found harmless, and may be read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SourceDisk {
+    /// The file that was named, with links resolved.
+    pub path: PathBuf,
+    /// How it is read.
+    pub format: SourceFormat,
+    /// What it says of itself.
+    pub facts: ImageFacts,
+    /// Things a person should know.
+    pub warnings: Vec<String>,
+    /// Every file of it, the named one first.
+    pub(crate) files: Vec<FileIdentity>,
+    /// How QEMU opens it: every node with its driver.
+    pub(crate) node: serde_json::Value,
+}
+
+impl SourceDisk {
+    /// Every file of the image as it was when it was opened, the named one first.
+    #[must_use]
+    pub fn identity(&self) -> &[FileIdentity] {
+        &self.files
+    }
+
+    /// Whether every file is still the one that was opened; else an error of kind `source`.
+    pub fn check_unchanged(&self) -> Result<()> {
+        for file in &self.files {
+            let now = FileIdentity::read(&file.path)?;
+            if now != *file {
+                return Err(Error::new(
+                    Kind::Source,
+                    format!("{} changed while it was being read", file.path.display()),
+                )
+                .advice("make sure that the VM is off and nothing writes the file, then try again")
+                .source(self.path.display().to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    /// How QEMU is told to open it.
+    pub(crate) fn qemu_name(&self) -> String {
+        crate::disk::node::name(&self.node)
+    }
+
+    /// The paths of its files.
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        self.files.iter().map(|file| file.path.clone()).collect()
+    }
+}

@@ -1,0 +1,101 @@
+//! Named points at which a test may kill the process, compiled to nothing without the feature `failpoints`.
+//!
+//! `HYPER2KVM_FAILPOINT=name` makes the process SIGKILL itself when it gets there, `name:3` when it
+//! gets there the third time. With `HYPER2KVM_FAILPOINT_ONCE=<file>` it only dies if that file is
+//! not there yet (it is made first), so that the process that is started again goes on. A kill, not
+//! a panic: nothing may clean up, just as in a power cut.
+
+/// Every name, in the order in which a job meets them. A name that is hit but not listed is a defect
+/// and panics in builds with the feature.
+pub const ALL: &[&str] = &[
+    "intake.before-accept",
+    "intake.after-accept",
+    "intake.after-move",
+    "queue.before-commit",
+    "queue.after-commit",
+    "scheduler.before-spawn",
+    "scheduler.after-spawn",
+    "worker.started",
+    "copy.target-made",
+    "copy.before-sync",
+    "copy.after-sync",
+    "checkpoint.before-write",
+    "checkpoint.after-write",
+    "partial.done",
+    "validate.done",
+    "publish.before-intent",
+    "publish.after-intent",
+    "publish.between-renames",
+    "publish.after-renames",
+    "publish.before-report",
+    "publish.after-report",
+    "worker.before-finished",
+    "outcome.before-record",
+    "outcome.after-record",
+    "settle.before-move",
+    "settle.after-move",
+];
+
+/// Dies here if a test asked for it.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn hit(_name: &'static str) {}
+
+/// Dies here if a test asked for it.
+#[cfg(feature = "failpoints")]
+pub fn hit(name: &'static str) {
+    armed::hit(name);
+}
+
+#[cfg(feature = "failpoints")]
+mod armed {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    struct Armed {
+        name: String,
+        nth: u64,
+        hits: AtomicU64,
+    }
+
+    static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
+
+    pub(super) fn hit(name: &'static str) {
+        assert!(super::ALL.contains(&name), "failpoint `{name}` is not listed in sys::failpoint::ALL");
+        let Some(armed) = ARMED.get_or_init(from_environment) else { return };
+        if armed.name != name || armed.hits.fetch_add(1, Ordering::SeqCst) + 1 != armed.nth {
+            return;
+        }
+        if let Some(once) = std::env::var_os("HYPER2KVM_FAILPOINT_ONCE")
+            && std::fs::File::create_new(once).is_err()
+        {
+            return;
+        }
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    }
+
+    fn from_environment() -> Option<Armed> {
+        let asked = std::env::var("HYPER2KVM_FAILPOINT").ok()?;
+        let (name, nth) = match asked.split_once(':') {
+            Some((name, nth)) => (name.to_owned(), nth.parse().unwrap_or(1)),
+            None => (asked, 1),
+        };
+        Some(Armed { name, nth, hits: AtomicU64::new(0) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn names_are_listed_once() {
+        let mut names = super::ALL.to_vec();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), super::ALL.len());
+    }
+
+    #[test]
+    fn a_point_nobody_asked_for_does_nothing() {
+        super::hit("worker.started");
+    }
+}

@@ -1,0 +1,252 @@
+//! Files that are whole or not there: atomic writes, renames that never replace, free space.
+//!
+//! Durable means: the bytes are on the medium, and so is the name. Every function that says so syncs
+//! the file and then its directory, because a rename that is not synced may be undone by a power cut.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{CWD, OFlags, RenameFlags};
+
+/// Bytes of a block as `stat` counts them.
+const STAT_BLOCK_BYTES: u64 = 512;
+
+/// Distinguishes temporary files of one process.
+static COUNTER: AtomicU64 = AtomicU64::new(0);
+
+/// Room on a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that this user may still write.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
+    /// Which file system: equal for paths that share their space.
+    pub fs_id: u64,
+}
+
+/// Writes a file so that, whatever happens, either the old or the new content is there, durable on return.
+pub fn atomic_write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = write_temporary(path, bytes, mode, true)?;
+    rename_or_remove(&temporary, path)?;
+    sync_dir(parent_of(path))
+}
+
+/// Like [`atomic_write`] but not durable: for files that are rewritten all the time and made again after a crash.
+pub fn atomic_replace_unsynced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = write_temporary(path, bytes, mode, false)?;
+    rename_or_remove(&temporary, path)
+}
+
+/// Renames, failing with `AlreadyExists` where something of that name is. Not durable until [`sync_dir`].
+pub fn rename_noreplace(from: &Path, to: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(()),
+        // File systems without renameat2 flags (some FUSE, old NFS): a hard link never replaces either.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            std::fs::hard_link(from, to)?;
+            std::fs::remove_file(from)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Moves a file into a directory of the same file system under the first free name: `x.json`, `x-2.json`, … Durable.
+pub fn move_without_overwrite(from: &Path, directory: &Path, name: &OsStr) -> io::Result<PathBuf> {
+    for number in 1u32.. {
+        let target = directory.join(numbered(name, number));
+        match rename_noreplace(from, &target) {
+            Ok(()) => {
+                sync_dir(directory)?;
+                if let Some(old) = from.parent().filter(|old| *old != directory) {
+                    sync_dir(old)?;
+                }
+                return Ok(target);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+/// `x.json` with 2 is `x-2.json`; with 1 it stays.
+#[must_use]
+pub fn numbered(name: &OsStr, number: u32) -> OsString {
+    if number <= 1 {
+        return name.to_owned();
+    }
+    let path = Path::new(name);
+    let mut numbered = path.file_stem().unwrap_or(name).to_owned();
+    numbered.push(format!("-{number}"));
+    if let Some(extension) = path.extension() {
+        numbered.push(".");
+        numbered.push(extension);
+    }
+    numbered
+}
+
+/// Makes names in a directory durable.
+pub fn sync_dir(directory: &Path) -> io::Result<()> {
+    match File::open(directory)?.sync_all() {
+        // Some file systems cannot sync directories and say so; there is nothing more to be had from them.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes a file's bytes durable.
+pub fn sync_file(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// The room at a path, or at its nearest directory that exists.
+pub fn free_bytes(path: &Path) -> io::Result<Space> {
+    let mut place = path;
+    let (status, metadata) = loop {
+        match (rustix::fs::statvfs(place), std::fs::metadata(place)) {
+            (Ok(status), Ok(metadata)) => break (status, metadata),
+            (Err(rustix::io::Errno::NOENT), _) => match place.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => place = parent,
+                _ => return Err(io::ErrorKind::NotFound.into()),
+            },
+            (Err(error), _) => return Err(error.into()),
+            (_, Err(error)) => return Err(error),
+        }
+    };
+    Ok(Space {
+        free: status.f_bavail.saturating_mul(status.f_frsize),
+        total: status.f_blocks.saturating_mul(status.f_frsize),
+        fs_id: metadata.dev(),
+    })
+}
+
+/// What a file really occupies.
+#[must_use]
+pub fn allocated_bytes(metadata: &Metadata) -> u64 {
+    metadata.blocks().saturating_mul(STAT_BLOCK_BYTES)
+}
+
+/// Opens a plain file for reading; a symbolic link as the last component is an error, and a fifo does not block.
+pub fn open_nofollow(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a plain file"));
+    }
+    Ok(file)
+}
+
+/// The directory that holds a path's last component.
+#[must_use]
+pub fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn write_temporary(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut hidden = OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{}-{}.tmp", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
+    let temporary = parent_of(path).join(hidden);
+    let write = || {
+        // A process of the same id that died here may have left its file.
+        if let Err(error) = std::fs::remove_file(&temporary)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        // The umask may have taken bits that were asked for.
+        rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(mode))?;
+        file.write_all(bytes)?;
+        if durable { file.sync_all() } else { Ok(()) }
+    };
+    write().inspect_err(|_| drop(std::fs::remove_file(&temporary)))?;
+    Ok(temporary)
+}
+
+fn rename_or_remove(temporary: &Path, path: &Path) -> io::Result<()> {
+    std::fs::rename(temporary, path).inspect_err(|_| drop(std::fs::remove_file(temporary)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_atomic_write_replaces_whole_files_and_leaves_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("status.json");
+        atomic_write(&path, b"one", 0o640).unwrap();
+        atomic_replace_unsynced(&path, b"two", 0o600).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_write_that_cannot_be_finished_leaves_no_temporary_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("taken");
+        std::fs::create_dir_all(path.join("below")).unwrap();
+        assert!(atomic_write(&path, b"x", 0o600).is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_move_never_overwrites_but_counts_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let done = dir.path().join("processed");
+        std::fs::create_dir(&done).unwrap();
+        for expected in ["x.json", "x-2.json", "x-3.json"] {
+            let from = dir.path().join("x.json");
+            std::fs::write(&from, expected).unwrap();
+            let to = move_without_overwrite(&from, &done, OsStr::new("x.json")).unwrap();
+            assert_eq!(to, done.join(expected));
+            assert!(!from.exists());
+        }
+        assert_eq!(std::fs::read_to_string(done.join("x.json")).unwrap(), "x.json");
+    }
+
+    #[test]
+    fn a_rename_onto_something_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        std::fs::write(&a, "a").unwrap();
+        std::fs::write(&b, "b").unwrap();
+        assert_eq!(rename_noreplace(&a, &b).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read_to_string(&b).unwrap(), "b");
+    }
+
+    #[test]
+    fn links_fifos_and_directories_are_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        assert!(open_nofollow(&file).is_ok());
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert!(open_nofollow(&link).is_err());
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert!(open_nofollow(&fifo).is_err());
+        assert!(open_nofollow(dir.path()).is_err());
+    }
+
+    #[test]
+    fn room_is_told_for_paths_that_are_yet_to_be_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let here = free_bytes(dir.path()).unwrap();
+        let there = free_bytes(&dir.path().join("not/yet/there")).unwrap();
+        assert_eq!(here.fs_id, there.fs_id);
+        assert!(here.total > 0);
+    }
+}
