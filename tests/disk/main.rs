@@ -1,6 +1,7 @@
 //! Disks for real: every format in and out through `qemu-img`, hostile images, limits, the sandbox.
 
 #[path = "../support/mod.rs"]
+#[allow(unreachable_pub, reason = "shared by several test binaries")]
 mod support;
 
 mod copies;
