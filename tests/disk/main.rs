@@ -1,7 +1,8 @@
 //! Disks for real: every format in and out through `qemu-img`, hostile images, limits, the sandbox.
 
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test binary has no outside, and a test may fail")]
+
 #[path = "../support/mod.rs"]
-#[allow(unreachable_pub, reason = "shared by several test binaries")]
 mod support;
 
 mod copies;
