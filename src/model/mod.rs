@@ -8,6 +8,7 @@ pub mod config;
 pub mod error;
 pub mod job;
 pub mod manifest;
+pub mod parse;
 pub mod plan;
 pub mod planner;
 pub mod progress;

@@ -1,0 +1,255 @@
+//! The plan of one VM, spelled out from its effective manifest. Decides nothing that could still be refused.
+
+use std::path::{Path, PathBuf};
+
+use super::effective::builtin;
+use super::{Submission, VmSubmission, stem};
+use crate::model::config::Settings;
+use crate::model::error::Result;
+use crate::model::job::Stage;
+use crate::model::manifest::{Compress, Disk, Manifest, Source};
+use crate::model::parse::{Node, Tree, Value};
+use crate::model::plan::{
+    Compression, InputManifest, OnExists, OutputFormat, Plan, PlannedDisk, PlannedOutput, PlannedStage,
+    Preallocation,
+};
+use crate::model::units::safe_id;
+
+/// A disk without a hint boots after all that have one.
+const LAST_TO_BOOT: u32 = 999;
+
+/// The plan of one VM.
+pub(super) fn plan(
+    submission: &Submission,
+    vm: &VmSubmission,
+    manifest: &Manifest,
+    tree: &Tree,
+    batch_id: &str,
+    vm_suffix: &str,
+    settings: &Settings,
+) -> Result<Plan> {
+    let profile = manifest.profile.as_ref().map_or(super::effective::BASE_PROFILE, |name| name.as_str());
+    let stages = stages(tree, profile)?;
+    let lacking: Vec<Stage> = Stage::ALL.into_iter().filter(|stage| lacks(tree, *stage)).collect();
+    let output = output(manifest, tree, &vm.vm_id, batch_id, vm_suffix, settings);
+    let mut warnings = warnings(manifest, &output);
+    if !lacking.is_empty() {
+        let names: Vec<&str> = lacking.iter().map(|stage| stage.name()).collect();
+        warnings.insert(
+            0,
+            format!(
+                "this version of hyper2kvm lacks stages that the profile {profile} asks for: {}; the guest is converted as it is and may not boot without virtio drivers",
+                names.join(", ")
+            ),
+        );
+    }
+    Ok(Plan {
+        vm_id: vm.vm_id.clone(),
+        name: vm_name(manifest, &submission.filename),
+        profile: profile.to_owned(),
+        stages,
+        disks: disks(manifest.disks.as_deref().unwrap_or_default()),
+        output,
+        preflight: manifest.preflight.unwrap_or_default(),
+        lacking,
+        warnings,
+        priority: manifest.priority.map_or(0, |priority| priority.get()),
+        depends_on: manifest.depends_on.iter().flatten().map(|id| id.as_str().to_owned()).collect(),
+        needs_network: false,
+        content_sha256: vm.content_sha256.clone(),
+        input: input(submission, manifest, tree),
+    })
+}
+
+/// What the VM is called: by its manifest, at its source, or like the file.
+fn vm_name(manifest: &Manifest, filename: &str) -> String {
+    let at_source = || manifest.source.as_ref().and_then(Source::name_there);
+    let name = manifest.name.as_ref().map(|name| name.as_str()).or_else(at_source);
+    name.map_or_else(|| stem(filename), str::to_owned)
+}
+
+/// The VM's id: its name, made safe.
+pub(super) fn vm_id(manifest: &Manifest, filename: &str) -> String {
+    safe_id(&vm_name(manifest, filename))
+}
+
+/// Where the manifest speaks of a stage; empty for those of which it does not.
+pub(super) fn section(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Load | Stage::Extraction => "",
+        Stage::Inspect => "pipeline.inspect",
+        Stage::Fix => "pipeline.fix",
+        Stage::Convert => "pipeline.convert",
+        Stage::Validate => "pipeline.validate",
+        Stage::BootTest => "pipeline.boot_test",
+        Stage::Libvirt => "libvirt_integration",
+    }
+}
+
+/// Whether the effective manifest wants a stage.
+pub(super) fn is_on(tree: &Tree, stage: Stage) -> bool {
+    match section(stage) {
+        "" => true,
+        section => enabled(&tree.root, section) == Some(true),
+    }
+}
+
+fn enabled(root: &Node, section: &str) -> Option<bool> {
+    let node = section.split('.').try_fold(root, |node, key| node.get(key))?.get("enabled")?;
+    match node.value {
+        Value::Bool(on) => Some(on),
+        _ => None,
+    }
+}
+
+fn lacks(tree: &Tree, stage: Stage) -> bool {
+    is_on(tree, stage) && !Stage::BUILT.contains(&stage)
+}
+
+fn stages(tree: &Tree, profile: &str) -> Result<Vec<PlannedStage>> {
+    let of_profile = builtin(profile)?;
+    let planned = Stage::ALL.into_iter().map(|stage| {
+        let on = is_on(tree, stage);
+        let by_profile = of_profile.as_ref().and_then(|root| enabled(root, section(stage)));
+        let reason = match (section(stage), by_profile) {
+            ("", _) => "always runs".to_owned(),
+            _ if lacks(tree, stage) => {
+                format!("the profile {profile} asks for it, but this version cannot do it")
+            }
+            (_, Some(wanted)) if wanted == on => {
+                format!("the profile {profile} switches it {}", if on { "on" } else { "off" })
+            }
+            (_, None) if !on => "nothing asks for it".to_owned(),
+            _ => format!("the manifest switches it {}", if on { "on" } else { "off" }),
+        };
+        PlannedStage { stage, enabled: on && Stage::BUILT.contains(&stage), reason }
+    });
+    Ok(planned.collect())
+}
+
+fn disks(disks: &[Disk]) -> Vec<PlannedDisk> {
+    let mut planned: Vec<PlannedDisk> = disks
+        .iter()
+        .map(|disk| PlannedDisk {
+            id: disk.id.as_str().to_owned(),
+            source: PathBuf::from(disk.local_path.as_str()),
+            source_format: disk.source_format,
+            checksum: disk.checksum.as_ref().map(|checksum| checksum.hex().to_owned()),
+            bytes: disk.bytes.map(|bytes| bytes.get().unsigned_abs()),
+            backing_chain: disk.backing_chain.unwrap_or(false),
+            allowed_paths: disk
+                .allowed_paths
+                .iter()
+                .flatten()
+                .map(|path| PathBuf::from(path.as_str()))
+                .collect(),
+            boot_order_hint: disk
+                .boot_order_hint
+                .and_then(|hint| u32::try_from(hint.get()).ok())
+                .unwrap_or(LAST_TO_BOOT),
+        })
+        .collect();
+    planned.sort_by_key(|disk| disk.boot_order_hint);
+    planned
+}
+
+fn output(
+    manifest: &Manifest,
+    tree: &Tree,
+    vm_id: &str,
+    batch_id: &str,
+    vm_suffix: &str,
+    settings: &Settings,
+) -> PlannedOutput {
+    let output = manifest.output.as_ref();
+    let format = output.and_then(|output| output.format).unwrap_or_default();
+    let on_exists = output.and_then(|output| output.on_exists).unwrap_or_default();
+    let suffix = if on_exists == OnExists::Replace { "" } else { vm_suffix };
+    let named = output.and_then(|output| output.directory.as_ref());
+    let directory = match named {
+        Some(directory) if suffix.is_empty() => PathBuf::from(directory.as_str()),
+        Some(directory) => Path::new(directory.as_str()).join(format!("{vm_id}{suffix}")),
+        None => settings.output_dir.join(batch_id).join(format!("{vm_id}{suffix}")),
+    };
+    let validate = manifest.pipeline.as_ref().and_then(|pipeline| pipeline.validate.as_ref());
+    let report = manifest.options.as_ref().and_then(|options| options.report.as_ref());
+    PlannedOutput {
+        directory,
+        format,
+        compress: compression(output.and_then(|output| output.compress), format).unwrap_or_default(),
+        compress_level: output
+            .and_then(|output| output.compress_level)
+            .and_then(|level| u8::try_from(level.get()).ok()),
+        preallocation: output.and_then(|output| output.preallocation).unwrap_or_default(),
+        group: output.and_then(|output| output.group.as_ref()).map(|group| group.as_str().to_owned()),
+        mode: output.and_then(|output| output.mode).map(|mode| mode.0),
+        on_exists,
+        report: report.and_then(|report| report.enabled).unwrap_or(true),
+        check_image_integrity: is_on(tree, Stage::Validate)
+            && validate.and_then(|validate| validate.check_image_integrity).unwrap_or(true),
+    }
+}
+
+/// How a format is packed when this is asked for; `None` if it cannot be.
+pub(super) fn compression(asked: Option<Compress>, format: OutputFormat) -> Option<Compression> {
+    match (asked.unwrap_or(Compress::With(Compression::None)), format) {
+        (Compress::With(Compression::None), _) => Some(Compression::None),
+        (Compress::Best | Compress::With(Compression::Zstd), OutputFormat::Qcow2) => Some(Compression::Zstd),
+        (Compress::With(Compression::Zlib), OutputFormat::Qcow2 | OutputFormat::Vmdk)
+        | (Compress::Best, OutputFormat::Vmdk) => Some(Compression::Zlib),
+        (Compress::With(Compression::Zstd), OutputFormat::Vmdk)
+        | (_, OutputFormat::Raw | OutputFormat::Vhd | OutputFormat::Vdi) => None,
+    }
+}
+
+/// As in manifests.
+pub(super) fn preallocation_name(choice: Preallocation) -> &'static str {
+    match choice {
+        Preallocation::Off => "off",
+        Preallocation::Metadata => "metadata",
+        Preallocation::Falloc => "falloc",
+        Preallocation::Full => "full",
+    }
+}
+
+fn warnings(manifest: &Manifest, output: &PlannedOutput) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if output.compress_level.is_some() {
+        warnings.push(match output.compress {
+            Compression::None => "output.compress_level has no effect: nothing is compressed".to_owned(),
+            Compression::Zstd | Compression::Zlib => {
+                "output.compress_level has no effect: QEMU packs each format at its own level".to_owned()
+            }
+        });
+    }
+    if manifest.options.as_ref().is_some_and(|options| options.verbose.is_some()) {
+        warnings.push(
+            "options.verbose has no effect: how much is logged is set by `verbose` in the configuration"
+                .to_owned(),
+        );
+    }
+    for warning in manifest.warnings.iter().flatten() {
+        let stage = warning.stage.as_ref().map_or("manifest", |stage| stage.as_str());
+        warnings.push(format!("from the manifest ({stage}): {}", warning.message));
+    }
+    warnings
+}
+
+fn input(submission: &Submission, manifest: &Manifest, tree: &Tree) -> InputManifest {
+    let source = manifest.source.as_ref();
+    let text =
+        |line: Option<&crate::model::manifest::values::Line>| line.map(|line| line.as_str().to_owned());
+    InputManifest {
+        path: Some(submission.filename.clone()),
+        manifest_version: manifest
+            .manifest_version
+            .as_ref()
+            .map_or("1.0", |version| version.as_str())
+            .to_owned(),
+        source_provider: text(source.and_then(|source| source.provider.as_ref())),
+        source_vm_id: text(source.and_then(|source| source.vm_id.as_ref())),
+        source_vm_name: source.and_then(Source::name_there).map(str::to_owned),
+        notes: manifest.notes.clone().unwrap_or_default(),
+        metadata: tree.node("metadata").map(Node::canonical),
+    }
+}

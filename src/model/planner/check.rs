@@ -1,0 +1,398 @@
+//! What cannot succeed is refused before anything is touched, pointing at the line that asks for it.
+//!
+//! In this order: secrets that a drop may not hold; features that this version lacks (`unsupported`, never
+//! ignored); contradictions; paths outside what the configuration allows.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::build;
+use super::effective::{Effective, OVERRIDES};
+use crate::model::config::Settings;
+use crate::model::error::{Error, Kind, Result};
+use crate::model::job::Stage;
+use crate::model::manifest::{BatchManifest, Compress, Disk, Manifest, Source};
+use crate::model::parse::Tree;
+use crate::model::plan::{Compression, OutputFormat, Preallocation};
+
+/// Refuses what cannot succeed.
+pub(super) fn check(effective: &Effective, settings: &Settings) -> Result<()> {
+    let Effective { tree, manifest } = effective;
+    if let Some(source) = &manifest.source {
+        check_secrets(tree, source)?;
+    }
+    check_origin(tree, manifest)?;
+    check_features(tree, manifest)?;
+    check_stages(tree)?;
+    check_machine(tree, manifest)?;
+    check_output(tree, manifest)?;
+    let disks = manifest.disks.as_deref().unwrap_or_default();
+    check_disks(tree, disks, &settings.paths.read)?;
+    check_directory(tree, manifest, disks, &settings.paths.write)?;
+    if manifest.depends_on.as_ref().is_some_and(|ids| !ids.is_empty()) {
+        return Err(tree
+            .error(Kind::Manifest, "depends_on[0]", "there is no such VM: this manifest is a batch of one")
+            .advice("remove `depends_on`; VMs can only depend on VMs of the same batch"));
+    }
+    Ok(())
+}
+
+/// Refuses batch manifests that are wrong in any version.
+pub(super) fn check_batch(tree: &Tree, batch: &BatchManifest) -> Result<()> {
+    let mut ids = BTreeMap::new();
+    for (index, vm) in batch.vms.iter().enumerate() {
+        if vm.manifest.is_none() == vm.select.is_none() {
+            let field = format!("vms[{index}].manifest");
+            return Err(tree
+                .error(Kind::Manifest, &field, "a VM of a batch needs either `manifest` or `select`")
+                .advice("name the VM's manifest file, or write the manifest here"));
+        }
+        let Some(id) = &vm.id else { continue };
+        if let Some(first) = ids.insert(id, index) {
+            let field = format!("vms[{index}].id");
+            return Err(tree
+                .error(Kind::Manifest, &field, format!("vms[{first}] has the id `{id}` too"))
+                .advice("give each VM its own"));
+        }
+    }
+    for (index, vm) in batch.vms.iter().enumerate() {
+        for (nth, id) in vm.depends_on.iter().flatten().enumerate() {
+            if vm.id.as_ref() == Some(id) || !ids.contains_key(id) {
+                let field = format!("vms[{index}].depends_on[{nth}]");
+                return Err(tree
+                    .error(Kind::Manifest, &field, format!("there is no other VM `{id}` in this batch"))
+                    .advice("name the id of another of its VMs"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A drop is readable by whoever may write into the drop directory: what it says must not decide which secret
+/// is sent to which host, nor which programs are loaded.
+fn check_secrets(tree: &Tree, source: &Source) -> Result<()> {
+    let Some(vsphere) = &source.vsphere else {
+        return check_ssh_secrets(tree, source);
+    };
+    let secrets = [
+        ("password", vsphere.password.is_some(), "credentials.allow_inline"),
+        ("password_file", vsphere.password_file.is_some(), "credentials.allowed_dirs"),
+        ("password_env", vsphere.password_env.is_some(), "credentials.allowed_env"),
+        ("password_credential", vsphere.password_credential.is_some(), "the configuration itself"),
+    ];
+    for (key, there, permission) in secrets {
+        if there {
+            return Err(tree
+                .error(
+                    Kind::Manifest,
+                    &format!("source.vsphere.{key}"),
+                    format!("a manifest may not hold `{key}` (only {permission} could allow it)"),
+                )
+                .advice("store the login as a credential and name it: `credential: <name>`"));
+        }
+    }
+    let fixed = [
+        ("vddk_libdir", vsphere.vddk_libdir.is_some()),
+        ("identity", vsphere.identity.is_some()),
+        ("known_hosts", vsphere.known_hosts.is_some()),
+        ("ca_file", vsphere.ca_file.is_some()),
+    ];
+    refuse_fixed(tree, "vsphere", &fixed)?;
+    if vsphere.verify_ssl == Some(false) {
+        return Err(tree
+            .error(
+                Kind::Manifest,
+                "source.vsphere.verify_ssl",
+                "a manifest may not switch off the check of certificates",
+            )
+            .advice("say so in the stored credential, or give the certificate's `thumbprint`"));
+    }
+    check_ssh_secrets(tree, source)
+}
+
+fn check_ssh_secrets(tree: &Tree, source: &Source) -> Result<()> {
+    let Some(esxi) = &source.esxi else { return Ok(()) };
+    refuse_fixed(
+        tree,
+        "esxi",
+        &[("identity", esxi.identity.is_some()), ("known_hosts", esxi.known_hosts.is_some())],
+    )
+}
+
+fn refuse_fixed(tree: &Tree, provider: &str, keys: &[(&str, bool)]) -> Result<()> {
+    for (key, there) in keys {
+        if *there {
+            return Err(tree
+                .error(
+                    Kind::Manifest,
+                    &format!("source.{provider}.{key}"),
+                    format!("`{key}` is not allowed in a manifest"),
+                )
+                .advice("say it in the configuration or in the stored credential"));
+        }
+    }
+    Ok(())
+}
+
+/// Where the VM comes from: local disks, in this version.
+fn check_origin(tree: &Tree, manifest: &Manifest) -> Result<()> {
+    let providers = manifest.source.as_ref().map(Source::providers).unwrap_or_default();
+    if let Some(disks) = &manifest.disks {
+        if disks.is_empty() {
+            return Err(tree
+                .error(Kind::Manifest, "disks", "`disks` has to hold at least one disk")
+                .advice("add one, with `id`, `source_format` and `local_path`"));
+        }
+        return Ok(());
+    }
+    let Some(&provider) = providers.first() else {
+        return Err(tree
+            .error(Kind::Manifest, "disks", "`disks` is required")
+            .advice("name at least one disk, with `id`, `source_format` and `local_path`"));
+    };
+    let field = format!("source.{provider}");
+    if let Some(second) = providers.get(1) {
+        return Err(tree
+            .error(
+                Kind::Manifest,
+                &format!("source.{second}"),
+                format!("`source` names two providers, `{provider}` and `{second}`"),
+            )
+            .advice("keep one of them"));
+    }
+    Err(unsupported(tree, &field, &format!("sources of the kind `{provider}`"))
+        .advice("bring the disks to this machine and name them under `disks`"))
+}
+
+fn unsupported(tree: &Tree, field: &str, what: &str) -> Error {
+    tree.error(Kind::Unsupported, field, format!("this version of hyper2kvm has no {what}"))
+}
+
+/// Keys whose feature does not exist yet.
+fn check_features(tree: &Tree, manifest: &Manifest) -> Result<()> {
+    let mut wanted: Vec<(String, &str)> = [
+        ("profiles_directory", "custom profiles"),
+        ("hooks", "hooks"),
+        ("luks", "way to open encrypted volumes"),
+        ("configuration", "way to put configuration into guests"),
+        ("network_mapping", "network mapping"),
+        ("storage_mapping", "storage mapping"),
+        ("output.pool", "libvirt storage pools"),
+    ]
+    .into_iter()
+    .map(|(field, what)| (field.to_owned(), what))
+    .collect();
+    for index in 0..manifest.disks.as_ref().map_or(0, Vec::len) {
+        wanted.push((format!("disks[{index}].resize"), "way to grow disks"));
+    }
+    for index in 0..manifest.nics.as_ref().map_or(0, Vec::len) {
+        for key in ["addresses", "gateway", "dns"] {
+            wanted.push((format!("nics[{index}].{key}"), "way to set addresses inside guests"));
+        }
+    }
+    for (field, what) in wanted {
+        if tree.said_in(&field).is_some() {
+            return Err(unsupported(tree, &field, what).advice("remove it"));
+        }
+    }
+    if manifest.allow_live_clone == Some(true) {
+        return Err(unsupported(tree, "allow_live_clone", "libvirt stage").advice("remove it"));
+    }
+    if manifest.options.as_ref().and_then(|options| options.dry_run) == Some(true) {
+        return Err(unsupported(tree, "options.dry_run", "jobs that do nothing")
+            .advice("ask `hyper2kvm plan` what would be done"));
+    }
+    let report = manifest.options.as_ref().and_then(|options| options.report.as_ref());
+    if report.and_then(|report| report.path.as_ref()).is_some_and(|path| path.as_str() != "report.json") {
+        return Err(tree
+            .error(
+                Kind::Unsupported,
+                "options.report.path",
+                "a report is always `report.json` beside the results",
+            )
+            .advice("remove it: that name is what marks a result as complete"));
+    }
+    Ok(())
+}
+
+/// A stage that this version lacks: what a manifest itself says about it is refused; what only the profile wants is
+/// left out with a warning (see [`build`]).
+fn check_stages(tree: &Tree) -> Result<()> {
+    for stage in Stage::ALL.into_iter().filter(|stage| !Stage::BUILT.contains(stage)) {
+        let section = build::section(stage);
+        let Some(node) = tree.node(section) else { continue };
+        let enabled = node.get("enabled").is_some_and(|node| node.canonical() == true);
+        if !enabled {
+            continue;
+        }
+        let by_manifest = |key: &str| node.get(key).is_some_and(|value| value.layer >= OVERRIDES);
+        if by_manifest("enabled") {
+            let field = format!("{section}.enabled");
+            return Err(unsupported(tree, &field, &format!("stage `{stage}`"))
+                .advice("remove it, or set it to false: the guest is then converted as it is"));
+        }
+        if let Some((key, _)) = node.entries().iter().find(|(_, value)| value.layer >= OVERRIDES) {
+            let field = format!("{section}.{}", key.name);
+            return Err(unsupported(tree, &field, &format!("stage `{stage}`, to which this belongs"))
+                .advice(format!(
+                    "remove it, or set `{section}.enabled: false`: the guest is then converted as it is"
+                )));
+        }
+    }
+    Ok(())
+}
+
+fn check_machine(tree: &Tree, manifest: &Manifest) -> Result<()> {
+    let Some(vm) = &manifest.vm else { return Ok(()) };
+    if vm.mem_gb.is_some() && vm.mem_mb.is_some() {
+        return Err(tree
+            .error(Kind::Manifest, "vm.mem_mb", "`mem_gb` and `mem_mb` are both given")
+            .advice("keep one of them"));
+    }
+    let mut macs = BTreeMap::new();
+    for (index, nic) in manifest.nics.iter().flatten().enumerate() {
+        let Some(mac) = &nic.mac else { continue };
+        if let Some(first) = macs.insert(mac, index) {
+            return Err(tree
+                .error(
+                    Kind::Manifest,
+                    &format!("nics[{index}].mac"),
+                    format!("nics[{first}] has this address too"),
+                )
+                .advice("each card has its own"));
+        }
+    }
+    Ok(())
+}
+
+/// Formats, packing and layout have to fit each other.
+fn check_output(tree: &Tree, manifest: &Manifest) -> Result<()> {
+    let Some(output) = &manifest.output else { return Ok(()) };
+    let format = output.format.unwrap_or_default();
+    let bad = |field: &str, cause: String| tree.error(Kind::Manifest, field, cause);
+    let compression = build::compression(output.compress, format);
+    if !build::is_on(tree, Stage::Convert) {
+        if format != OutputFormat::Qcow2 {
+            return Err(bad(
+                "output.format",
+                format!("the stage `convert` is off, so the result is qcow2 and not {}", format.name()),
+            )
+            .advice("set `pipeline.convert.enabled: true`, or remove the format"));
+        }
+        if compression != Some(Compression::None) {
+            return Err(bad(
+                "output.compress",
+                "the stage `convert` is off, so nothing is compressed".to_owned(),
+            )
+            .advice("set `pipeline.convert.enabled: true`, or remove this"));
+        }
+    }
+    let Some(compression) = compression else {
+        let cause = match output.compress {
+            Some(Compress::With(Compression::Zstd)) => "zstd exists only in qcow2".to_owned(),
+            _ => format!("{} cannot be compressed", format.name()),
+        };
+        return Err(bad("output.compress", cause)
+            .allowed(match format {
+                OutputFormat::Qcow2 => vec!["false", "true", "zstd", "zlib"],
+                OutputFormat::Vmdk => vec!["false", "true", "zlib"],
+                OutputFormat::Raw | OutputFormat::Vhd | OutputFormat::Vdi => vec!["false"],
+            })
+            .advice("choose another format, or remove this"));
+    };
+    if let Some(level) = output.compress_level
+        && compression == Compression::Zlib
+        && level.get() > 9
+    {
+        return Err(
+            bad("output.compress_level", format!("zlib has no level {}", level.get())).allowed(["1 to 9"])
+        );
+    }
+    let preallocation = output.preallocation.unwrap_or_default();
+    let allowed: &[Preallocation] = match format {
+        OutputFormat::Qcow2 => {
+            &[Preallocation::Off, Preallocation::Metadata, Preallocation::Falloc, Preallocation::Full]
+        }
+        OutputFormat::Raw => &[Preallocation::Off, Preallocation::Falloc, Preallocation::Full],
+        OutputFormat::Vmdk | OutputFormat::Vhd | OutputFormat::Vdi => &[Preallocation::Off],
+    };
+    if !allowed.contains(&preallocation) {
+        let cause = format!("{} cannot be laid out beforehand like this", format.name());
+        return Err(bad("output.preallocation", cause)
+            .allowed(allowed.iter().map(|choice| build::preallocation_name(*choice)))
+            .advice("choose another, or another format"));
+    }
+    if compression != Compression::None && preallocation != Preallocation::Off {
+        return Err(bad(
+            "output.preallocation",
+            "a compressed result cannot be laid out beforehand".to_owned(),
+        )
+        .advice("remove this or `output.compress`"));
+    }
+    Ok(())
+}
+
+fn check_disks(tree: &Tree, disks: &[Disk], roots: &[PathBuf]) -> Result<()> {
+    let mut ids = BTreeMap::new();
+    let mut paths = BTreeMap::new();
+    for (index, disk) in disks.iter().enumerate() {
+        if let Some(first) = ids.insert(&disk.id, index) {
+            return Err(tree
+                .error(
+                    Kind::Manifest,
+                    &format!("disks[{index}].id"),
+                    format!("disks[{first}] has the id `{}` too", disk.id),
+                )
+                .advice("give each disk its own: it names the result"));
+        }
+        let field = format!("disks[{index}].local_path");
+        if let Some(first) = paths.insert(&disk.local_path, index) {
+            return Err(tree
+                .error(Kind::Manifest, &field, format!("disks[{first}] is the same file"))
+                .advice("name each disk once"));
+        }
+        check_root(tree, Kind::Source, &field, Path::new(disk.local_path.as_str()), roots, "paths.read")?;
+        for (nth, path) in disk.allowed_paths.iter().flatten().enumerate() {
+            let field = format!("disks[{index}].allowed_paths[{nth}]");
+            check_root(tree, Kind::Source, &field, Path::new(path.as_str()), roots, "paths.read")?;
+        }
+    }
+    Ok(())
+}
+
+fn check_directory(tree: &Tree, manifest: &Manifest, disks: &[Disk], roots: &[PathBuf]) -> Result<()> {
+    let output = manifest.output.as_ref();
+    let Some(directory) = output.and_then(|output| output.directory.as_ref()) else { return Ok(()) };
+    let directory = Path::new(directory.as_str());
+    check_root(tree, Kind::Output, "output.directory", directory, roots, "paths.write")?;
+    let suffix = output.and_then(|output| output.format).unwrap_or_default().name();
+    for (index, disk) in disks.iter().enumerate() {
+        let result = directory.join(format!("{}.{suffix}", disk.id));
+        if let Some(source) = disks.iter().position(|disk| Path::new(disk.local_path.as_str()) == result) {
+            return Err(tree
+                .error(
+                    Kind::Manifest,
+                    "output.directory",
+                    format!(
+                        "the result of disks[{index}] would take the place of the source of disks[{source}]"
+                    ),
+                )
+                .advice("choose another directory or another id"));
+        }
+    }
+    Ok(())
+}
+
+fn check_root(tree: &Tree, kind: Kind, field: &str, path: &Path, roots: &[PathBuf], key: &str) -> Result<()> {
+    if roots.is_empty() || roots.iter().any(|root| path.starts_with(root)) {
+        return Ok(());
+    }
+    let error = tree
+        .error(kind, field, format!("{} does not lie below any of `{key}`", path.display()))
+        .allowed(roots.iter().map(|root| root.display().to_string()))
+        .advice(format!("move it there, or have the administrator add its directory to `{key}`"));
+    Err(match kind {
+        Kind::Output => error.output(path),
+        _ => error.source(path.display().to_string()),
+    })
+}

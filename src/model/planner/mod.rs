@@ -1,0 +1,190 @@
+//! From a dropped file to plans: pure, before anything is touched.
+//!
+//! ```text
+//! bytes ─ parse ─▶ tree ─ decode ─▶ as written ─ effective ─▶ merged with profile and defaults
+//!                                                    │
+//!                            check: secrets, features of other versions, contradictions, paths
+//!                                                    │
+//!                                              Submission ─ plans ─▶ one Plan per VM
+//! ```
+//!
+//! Everything that can be refused is refused by [`Submission::read`], where line and column are still
+//! known; [`Submission::plans`] only spells out what follows from it once the batch has its id.
+
+mod build;
+mod check;
+mod effective;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::config::Settings;
+use super::error::{Error, Kind, Result};
+use super::manifest::{BatchManifest, Manifest};
+use super::parse::{self, Node, Tree};
+use super::plan::{Plan, Sha256Hex};
+use super::units::safe_id;
+use effective::Effective;
+
+/// Which VMs of a batch that ran before run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Rerun {
+    /// Failed, cancelled and new ones; one that succeeded but whose manifest changed is refused.
+    #[default]
+    Failed,
+    /// Those, and ones that succeeded but whose manifest changed.
+    Changed,
+    /// All.
+    All,
+}
+
+/// What the batch is to be called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BatchName {
+    /// The manifest names it.
+    Named(String),
+    /// A single-VM manifest: the file's stem, made safe.
+    Stem(String),
+}
+
+/// One VM of a submission.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VmSubmission {
+    /// Its id in the batch.
+    pub vm_id: String,
+    /// What "the same content" means for it.
+    pub content_sha256: Sha256Hex,
+    /// The effective manifest (base, profile, manifest merged), canonical JSON, secrets redacted.
+    pub manifest: serde_json::Value,
+}
+
+/// A dropped or submitted file, parsed and checked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Submission {
+    /// The file's name.
+    pub filename: String,
+    /// What relative paths count from (absolute).
+    pub base_directory: PathBuf,
+    /// The batch's name.
+    pub name: BatchName,
+    /// Over all VMs.
+    pub content_sha256: Sha256Hex,
+    /// What a second run does.
+    pub rerun: Rerun,
+    /// Its VMs.
+    pub vms: Vec<VmSubmission>,
+}
+
+/// One value of a VM's effective manifest and where it comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OriginOf {
+    /// Path of the field, as `pipeline.fix.enabled`.
+    pub field: String,
+    /// Its value (secrets redacted).
+    pub value: serde_json::Value,
+    /// `default`, `profile production`, `profile_overrides, line 4`, `manifest, line 12`.
+    pub origin: String,
+}
+
+/// A VM's effective manifest, value by value.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VmOrigins {
+    /// Its id in the batch.
+    pub vm_id: String,
+    /// Its values.
+    pub values: Vec<OriginOf>,
+}
+
+impl Submission {
+    /// Parses and checks a file's bytes.
+    pub fn read(
+        bytes: &[u8],
+        filename: &str,
+        base_directory: &Path,
+        settings: &Settings,
+    ) -> Result<Submission> {
+        let effective = read_effective(bytes, filename, base_directory, settings)?;
+        let vm_id = build::vm_id(&effective.manifest, filename);
+        let content_sha256 = hex(&Sha256::digest(effective.content().to_string()));
+        let vm = VmSubmission {
+            vm_id,
+            content_sha256: content_sha256.clone(),
+            manifest: effective.redacted().canonical(),
+        };
+        Ok(Submission {
+            filename: filename.to_owned(),
+            base_directory: base_directory.to_owned(),
+            name: BatchName::Stem(safe_id(&stem(filename))),
+            content_sha256: hex(&Sha256::digest(content_sha256)),
+            rerun: effective.manifest.rerun.unwrap_or_default(),
+            vms: vec![vm],
+        })
+    }
+
+    /// The plans of all its VMs in a batch of this id; `vm_suffix` (`-2`) makes a rerun's results lie beside the old ones.
+    pub fn plans(&self, batch_id: &str, vm_suffix: &str, settings: &Settings) -> Result<Vec<Plan>> {
+        self.vms
+            .iter()
+            .map(|vm| {
+                let tree = Tree::of(Node::from_json(&vm.manifest), "effective manifest");
+                let manifest: Manifest = tree.decode()?;
+                build::plan(self, vm, &manifest, &tree, batch_id, vm_suffix, settings)
+            })
+            .collect()
+    }
+}
+
+/// Where each value of a file's effective manifests comes from.
+pub fn origins(
+    bytes: &[u8],
+    filename: &str,
+    base_directory: &Path,
+    settings: &Settings,
+) -> Result<Vec<VmOrigins>> {
+    let effective = read_effective(bytes, filename, base_directory, settings)?;
+    let vm_id = build::vm_id(&effective.manifest, filename);
+    Ok(vec![VmOrigins { vm_id, values: effective.origins() }])
+}
+
+fn read_effective(
+    bytes: &[u8],
+    filename: &str,
+    base_directory: &Path,
+    settings: &Settings,
+) -> Result<Effective> {
+    let tree = parse::parse(bytes, filename)?;
+    if tree.root.get("batch_version").is_some() {
+        return Err(refuse_batch(&tree));
+    }
+    if tree.root.get("manifest_version").is_none() && tree.root.get("vms").is_some() {
+        return Err(tree
+            .error(Kind::Manifest, "batch_version", "`batch_version` is required where there are `vms`")
+            .advice("add `batch_version: \"1.0\"`"));
+    }
+    let effective = Effective::of(tree, base_directory)?;
+    check::check(&effective, settings)?;
+    Ok(effective)
+}
+
+/// A batch manifest is read to its end, so that what is wrong with it is said first.
+fn refuse_batch(tree: &Tree) -> Error {
+    match tree.decode::<BatchManifest>().and_then(|batch| check::check_batch(tree, &batch)) {
+        Err(error) => error,
+        Ok(()) => tree
+            .error(Kind::Unsupported, "batch_version", "this version of hyper2kvm has no batch manifests")
+            .advice("drop one manifest per VM"),
+    }
+}
+
+/// A file's name without its last suffix.
+fn stem(filename: &str) -> String {
+    let path = Path::new(filename);
+    path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
