@@ -52,7 +52,7 @@ impl Tree {
         let decoder = Decoder { node: &self.root, path: &Path::Root };
         T::deserialize(decoder).map_err(|problem| {
             let problem = problem.at(&self.root, None, &Path::Root);
-            let Found { path, place } = problem.found.unwrap_or_default();
+            let Found { path, place } = *problem.found.unwrap_or_default();
             let mut error = Error::new(Kind::Manifest, problem.cause).allowed(problem.allowed);
             if let Some(advice) = problem.advice {
                 error = error.advice(advice);
@@ -75,7 +75,7 @@ struct Problem {
     allowed: Vec<String>,
     /// A key below the place where the problem is found (a missing one).
     key: Option<&'static str>,
-    found: Option<Found>,
+    found: Option<Box<Found>>,
 }
 
 impl Problem {
@@ -101,7 +101,7 @@ impl Problem {
                 Some(key) => Path::Key(path, key).to_string(),
                 None => path.to_string(),
             };
-            self.found = Some(Found { path, place });
+            self.found = Some(Box::new(Found { path, place }));
         }
         self
     }

@@ -32,6 +32,7 @@ fn clamp(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
+#[derive(Clone, Copy)]
 struct Place {
     line: u32,
     column: u32,
