@@ -109,7 +109,7 @@ impl Problem {
     fn at_key(mut self, key: &Key, layer: u16, path: &Path<'_>) -> Problem {
         if self.found.is_none() {
             let path = Path::Key(path, &key.name).to_string();
-            self.found = Some(Found { path, place: (key.line, key.column, layer) });
+            self.found = Some(Box::new(Found { path, place: (key.line, key.column, layer) }));
         }
         self
     }
