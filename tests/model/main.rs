@@ -1,3 +1,5 @@
 //! What people write, and what becomes of it: manifests, configuration, schemas.
 
+#![allow(clippy::unwrap_used)] // A test that fails may panic.
+
 mod plans;
