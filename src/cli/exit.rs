@@ -10,25 +10,41 @@ use crate::model::error::{Error, Kind};
 
 /// How a command ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Exit {
     /// Done.
-    Done = 0,
+    Done,
     /// The work failed, or it cannot be done in this state.
-    Failed = 1,
+    Failed,
     /// Wrong usage or invalid input.
-    Usage = 2,
+    Usage,
     /// Something that this machine lacks.
-    Lacking = 3,
+    Lacking,
     /// The daemon cannot be reached.
-    Unreachable = 4,
+    Unreachable,
     /// There is no such job.
-    NoSuchJob = 5,
+    NoSuchJob,
     /// Interrupted by the person who started it.
-    Interrupted = 130,
+    Interrupted,
+    /// What a monitoring system is told: 0 ok, 1 warning, 2 critical, 3 unknown.
+    Monitor(u8),
 }
 
 impl Exit {
+    /// The number.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Lacking => 3,
+            Exit::Unreachable => 4,
+            Exit::NoSuchJob => 5,
+            Exit::Interrupted => 130,
+            Exit::Monitor(code) => code,
+        }
+    }
+
     /// How a command ends that failed with an error of this kind.
     #[must_use]
     pub fn of(kind: Kind) -> Exit {
@@ -42,7 +58,7 @@ impl Exit {
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
-        ExitCode::from(exit as u8)
+        ExitCode::from(exit.code())
     }
 }
 

@@ -4,14 +4,34 @@
 //! them and the [`Ui`], and returns how the program ends. What is not here: any work. Commands ask
 //! the daemon through its control socket, or call the rooms below.
 
+mod acting;
+mod cancel;
+mod check;
+mod client;
 mod completions;
 mod convert;
 mod daemon;
+mod drain;
 mod exit;
+mod input;
+mod list;
+mod logs;
 mod man;
 mod options;
+mod pause;
+mod priority;
+mod progress;
+mod prune;
+mod resume;
+mod retry;
+mod show;
+mod status;
+mod submit;
+mod table;
 mod ui;
 mod unit_settings;
+mod validate;
+mod watch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -37,6 +57,8 @@ use crate::model::error::{Error, Kind};
 struct Cli {
     #[command(flatten)]
     global: GlobalArgs,
+    #[command(flatten)]
+    state: StateArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -48,6 +70,36 @@ enum Command {
     Daemon(daemon::DaemonArgs),
     /// Convert disks here and now, without a daemon
     Convert(convert::ConvertArgs),
+    /// Check manifests and configuration files, and say all that is wrong
+    Validate(validate::ValidateArgs),
+    /// Hand manifests to the running service
+    Submit(submit::SubmitArgs),
+    /// List the jobs
+    List(list::ListArgs),
+    /// Show all of one job
+    Show(show::ShowArgs),
+    /// Look on while the work goes
+    Watch(watch::WatchArgs),
+    /// Print the log of a job
+    Logs(logs::LogsArgs),
+    /// End jobs and clean up after them
+    Cancel(cancel::CancelArgs),
+    /// Try ended jobs again, going on from what is left of them
+    Retry(retry::RetryArgs),
+    /// Move a job in the queue
+    Priority(priority::PriorityArgs),
+    /// Let jobs stand still
+    Pause(pause::StandArgs),
+    /// Let paused jobs go on
+    Resume(pause::StandArgs),
+    /// Start nothing new, let running jobs end
+    Drain(drain::DrainArgs),
+    /// Remove what is kept longer than configured
+    Prune(prune::PruneArgs),
+    /// Show how the service stands
+    Status(status::StatusArgs),
+    /// Check the service for a monitoring system: one line, exit code 0, 1, 2 or 3
+    Check(check::CheckArgs),
     /// Print the completion script of a shell
     Completions(completions::CompletionsArgs),
     /// Print the manual pages, or write them to a directory
@@ -89,6 +141,21 @@ fn run(cli: &Cli) -> Exit {
     let outcome = match &cli.command {
         Command::Daemon(args) => daemon::run(args, &ui),
         Command::Convert(args) => convert::run(args, &ui),
+        Command::Validate(args) => validate::run(args, &ui),
+        Command::Submit(args) => submit::run(args, &ui),
+        Command::List(args) => list::run(args, &ui),
+        Command::Show(args) => show::run(args, &ui),
+        Command::Watch(args) => watch::run(args, &ui),
+        Command::Logs(args) => logs::run(args, &ui),
+        Command::Cancel(args) => cancel::run(args, &ui),
+        Command::Retry(args) => retry::run(args, &ui),
+        Command::Priority(args) => priority::run(args, &ui),
+        Command::Pause(args) => pause::run(args, &ui),
+        Command::Resume(args) => resume::run(args, &ui),
+        Command::Drain(args) => drain::run(args, &ui),
+        Command::Prune(args) => prune::run(args, &ui),
+        Command::Status(args) => status::run(args, &ui),
+        Command::Check(args) => check::run(args, &ui),
         Command::Completions(args) => completions::run(args, &ui),
         Command::Man(args) => man::run(args, &ui),
         Command::UnitSettings(args) => unit_settings::run(args, &ui),

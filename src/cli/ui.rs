@@ -79,7 +79,7 @@ impl Ui {
     pub fn fail(&self, failure: &Failure) {
         let Some(error) = &failure.error else { return };
         if self.json {
-            let told = Told { error: ErrorView::from(error), exit_code: failure.exit as u8 };
+            let told = Told { error: ErrorView::from(error), exit_code: failure.exit.code() };
             complain(&serde_json::to_string(&told).unwrap_or_else(|_| error.to_string()));
         } else {
             complain(&format!("hyper2kvm: {error}"));

@@ -321,3 +321,39 @@ pub struct Checked {
     /// The inputs.
     pub inputs: Vec<InputCheck>,
 }
+
+impl InputCheck {
+    /// What is wrong with this input.
+    #[must_use]
+    pub fn of(path: &str, errors: &[Error]) -> InputCheck {
+        InputCheck {
+            path: path.to_owned(),
+            ok: errors.is_empty(),
+            errors: errors.iter().map(ErrorView::from).collect(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
+impl ErrorView {
+    /// `file:line:column: field: error (allowed: …); suggestion`; `path` where the error names no file.
+    #[must_use]
+    pub fn line(&self, path: &str) -> String {
+        let mut text = self.file.clone().unwrap_or_else(|| path.to_owned());
+        if let (Some(line), Some(column)) = (self.line, self.column) {
+            text.push_str(&format!(":{line}:{column}"));
+        }
+        text.push_str(": ");
+        if let Some(field) = &self.field {
+            text.push_str(&format!("{field}: "));
+        }
+        text.push_str(&self.error);
+        if !self.allowed.is_empty() {
+            text.push_str(&format!(" (allowed: {})", self.allowed.join(", ")));
+        }
+        if let Some(suggestion) = &self.suggestion {
+            text.push_str(&format!("; {suggestion}"));
+        }
+        text
+    }
+}

@@ -27,6 +27,11 @@ impl ConfigurationSource {
                 .file(file)
                 .advice("leave out --config"));
         }
+        self.defaults()
+    }
+
+    /// The built-in settings, with what the command line and the environment said.
+    pub fn defaults(&self) -> Result<Settings> {
         let state_dir = self.state_dir.as_deref().unwrap_or(Path::new(DEFAULT_STATE_DIR));
         let state_dir = std::path::absolute(state_dir)
             .map_err(|error| Error::io(Kind::Manifest, "resolve", state_dir, &error))?;

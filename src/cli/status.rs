@@ -1,0 +1,95 @@
+//! `status`: how the service stands.
+
+use std::fmt::Write as _;
+
+use super::client::Client;
+use super::table::{Paint, moment, printable, span};
+use super::{Exit, Failure, StateArgs, Ui};
+use crate::model::job::JobState;
+use crate::model::progress::Status;
+use crate::model::units::human_size;
+
+/// Arguments of `status`.
+#[derive(Debug, clap::Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+/// Prints it.
+pub(super) fn run(args: &StatusArgs, ui: &Ui) -> Result<Exit, Failure> {
+    let status: Status = Client::new(&args.state)?.get("/v1/status")?;
+    if ui.json {
+        ui.print_json(&status)?;
+    } else {
+        ui.print(&describe(&status, ui.color))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// `2 running, 29 queued, 2 waiting (disk_space 2)`.
+pub(super) fn work_words(status: &Status) -> String {
+    let mut words = Vec::new();
+    for state in JobState::ALL {
+        let Some(count) = status.counts.get(state.name()).filter(|count| **count > 0) else { continue };
+        let mut word = format!("{count} {state}");
+        if state == JobState::Waiting {
+            let reasons: Vec<String> = (status.waiting.iter())
+                .filter(|(_, count)| **count > 0)
+                .map(|(reason, count)| format!("{reason} {count}"))
+                .collect();
+            let _ = write!(word, " ({})", reasons.join(", "));
+        }
+        words.push(word);
+    }
+    if words.is_empty() { "no jobs".to_owned() } else { words.join(", ") }
+}
+
+fn describe(status: &Status, color: bool) -> String {
+    let mut mode = Vec::new();
+    if !status.ready {
+        mode.push("not ready");
+    }
+    if status.paused {
+        mode.push("paused");
+    }
+    if status.draining {
+        mode.push("draining");
+    }
+    let (mode, paint) = match mode.is_empty() {
+        true => ("at work".to_owned(), Paint::Good),
+        false => (mode.join(", "), Paint::Attention),
+    };
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name:<8} {value}");
+    };
+    line(
+        "service",
+        &format!("{}, version {}, process {}", paint.on(&mode, color), status.version, status.pid),
+    );
+    line("since", &moment(status.started_at));
+    line("network", &printable(&status.network));
+    line("jobs", &work_words(status));
+    if status.bytes_per_second > 0 {
+        line("speed", &format!("{}/s", human_size(status.bytes_per_second)));
+    }
+    if status.estimated_time_remaining.is_some() {
+        line("left", &span(status.estimated_time_remaining));
+    }
+    for filesystem in &status.filesystems {
+        line(
+            "space",
+            &format!(
+                "{}: {} free, {} reserved",
+                printable(&filesystem.path),
+                human_size(filesystem.free),
+                human_size(filesystem.reserved)
+            ),
+        );
+    }
+    if let Some(error) = &status.last_error {
+        line("error", &printable(error));
+    }
+    text
+}
