@@ -1,5 +1,22 @@
 //! The configuration: fragments as written, merged in order, and the settings they come to.
+//!
+//! ```text
+//! hyper2kvm.yaml, conf.d/*.yaml ─ parse ─▶ trees ─ features of other versions refused ─▶ decode each, strictly
+//!                                                     └─▶ merge in order ─▶ validate together ─▶ Settings
+//! ```
+//!
+//! Reading the files is their callers' work; what is here is pure, so a reload can be tried before it is applied.
 
+mod changes;
+mod file;
+mod later;
+mod resolve;
 mod settings;
 
+pub use changes::{Changes, changes};
+pub use file::{
+    ConfigFile, ControlFile, IntakeFile, LimitsFile, LogFile, MetricsFile, NetworkFile, PathsFile,
+    RetentionFile, RetryFile, SettleFile,
+};
+pub use resolve::{Fragment, Overrides, check_fragment, resolve};
 pub use settings::*;

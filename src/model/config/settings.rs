@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Everything that can be configured in this version.
@@ -19,7 +20,7 @@ pub struct Settings {
     pub max_concurrent_jobs: u32,
     /// No progress for this long fails a copy.
     pub stall_timeout_s: f64,
-    /// More words in the log (0 info, 1 debug, 2 trace).
+    /// More words in the log (0 and 1 info, 2 debug, 3 trace).
     pub verbose: u8,
     /// Go on from partial results after a restart (the seed's key).
     pub enable_recovery: bool,
@@ -97,7 +98,7 @@ pub struct LimitSettings {
 }
 
 /// What pauses when the network is down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PauseScope {
     /// Every job.
@@ -107,7 +108,7 @@ pub enum PauseScope {
 }
 
 /// What happens when the network stays away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnNetworkTimeout {
     /// Wait on, until `retry.give_up_after_s`.
@@ -152,7 +153,7 @@ pub struct MetricsSettings {
 }
 
 /// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
@@ -226,6 +227,12 @@ impl Settings {
             metrics: MetricsSettings::default(),
             log: LogSettings { format: LogFormat::Text, file: None, journald: true },
         }
+    }
+
+    /// How many steps more than `info` the log says: `verbose` as the log's own steps.
+    #[must_use]
+    pub fn verbosity(&self) -> i8 {
+        i8::try_from(self.verbose.saturating_sub(1)).unwrap_or(i8::MAX)
     }
 
     /// Where the control socket is.

@@ -70,6 +70,10 @@ checked_text!(
     PathText, check_path, "^[^~\\n\\r\\t][^\\n\\r\\t]*$"
 );
 checked_text!(
+    /// An absolute path, without `.` and `..`.
+    AbsolutePath, check_absolute, "^/[^\\n\\r\\t]*$"
+);
+checked_text!(
     /// A MAC address, kept in lower case with colons.
     Mac, check_mac, "^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}$"
 );
@@ -162,6 +166,14 @@ fn check_path(text: &str) -> Result<String, Refusal> {
         return Err(refuse("a path may have at most 4095 bytes", "shorten it"));
     }
     Ok(text.to_owned())
+}
+
+fn check_absolute(text: &str) -> Result<String, Refusal> {
+    let text = check_path(text)?;
+    if !text.starts_with('/') {
+        return Err(refuse(format!("`{text}` is a relative path"), "write it out, from `/`"));
+    }
+    Ok(normalised(Path::new(&text)).to_string_lossy().into_owned())
 }
 
 fn check_mac(text: &str) -> Result<String, Refusal> {
@@ -324,6 +336,14 @@ fn check_week_time(text: &str) -> Result<String, Refusal> {
         return Ok(text.to_owned());
     }
     Err(refuse(format!("`{text}` is not a day and time"), "as \"Sat 22:00\""))
+}
+
+impl AbsolutePath {
+    /// As a path.
+    #[must_use]
+    pub fn to_path(&self) -> PathBuf {
+        PathBuf::from(&self.0)
+    }
 }
 
 impl PathText {

@@ -1,0 +1,163 @@
+//! A configuration file as written: every key of this version, all of them optional.
+//!
+//! Keys of features that this version lacks are in [`later`](super::later).
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{LogFormat, OnNetworkTimeout, PauseScope};
+use crate::model::manifest::values::{AbsolutePath, GroupName, InterfaceName, Seconds, Size, Whole};
+
+/// A configuration file.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigFile {
+    /// State directory, on a local file system. Default `/var/lib/hyper2kvm`.
+    pub state_dir: Option<AbsolutePath>,
+    /// Where batches without a directory of their own put results. Default `<state>/output`.
+    pub output_dir: Option<AbsolutePath>,
+    /// Working files. Default `<state>/work`.
+    pub work_dir: Option<AbsolutePath>,
+    /// How many jobs run at a time. Default half the cores, 1 to 3.
+    pub max_concurrent_jobs: Option<Whole<1, 1024>>,
+    /// No progress for this long fails a copy. Default 600.
+    pub stall_timeout_s: Option<Seconds>,
+    /// How much is logged: 0 and 1 info, 2 debug, 3 trace. Default 0.
+    pub verbose: Option<Whole<0, 3>>,
+    /// Go on from partial results after a restart. Default true.
+    pub enable_recovery: Option<bool>,
+    /// The drop directory.
+    pub intake: Option<IntakeFile>,
+    /// Which paths drops may name.
+    pub paths: Option<PathsFile>,
+    /// When to try again.
+    pub retry: Option<RetryFile>,
+    /// How long things are kept.
+    pub retention: Option<RetentionFile>,
+    /// What stays free.
+    pub limits: Option<LimitsFile>,
+    /// When to pause for the network.
+    pub network_monitor: Option<NetworkFile>,
+    /// The control socket.
+    pub control: Option<ControlFile>,
+    /// Metrics.
+    pub metrics: Option<MetricsFile>,
+    /// Logs.
+    pub log: Option<LogFile>,
+}
+
+/// `intake`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IntakeFile {
+    /// The drop directory, on the state directory's file system. Default `<state>/incoming`.
+    pub dir: Option<AbsolutePath>,
+    /// How long a file has to hold still before it is taken as complete.
+    pub settle_s: Option<SettleFile>,
+}
+
+/// `intake.settle_s`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SettleFile {
+    /// A manifest. Default 2.
+    pub manifest: Option<Seconds>,
+    /// A disk. Default 30.
+    pub disk: Option<Seconds>,
+}
+
+/// `paths`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PathsFile {
+    /// Sources must lie below one of these. Default: anywhere that permissions allow.
+    pub read: Option<Vec<AbsolutePath>>,
+    /// Results must lie below one of these. Default: anywhere that permissions allow.
+    pub write: Option<Vec<AbsolutePath>>,
+}
+
+/// `retry`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetryFile {
+    /// Attempts without progress in between. Default 5.
+    pub max_attempts: Option<Whole<1, 1000>>,
+    /// Before the second attempt; then it doubles. Default 10.
+    pub base_delay_s: Option<Seconds>,
+    /// At most. Default 600.
+    pub max_delay_s: Option<Seconds>,
+    /// ± this part of the delay, at random. Default 0.25.
+    pub jitter: Option<f64>,
+    /// This long after the first failure without progress, give up. Default 43200.
+    pub give_up_after_s: Option<Seconds>,
+}
+
+/// `retention`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetentionFile {
+    /// Ended batches and their progress files. Default one year.
+    pub history_s: Option<Seconds>,
+    /// Logs. Default 90 days.
+    pub logs_s: Option<Seconds>,
+    /// Partial results of failed jobs. Default 72 hours.
+    pub failed_partial_s: Option<Seconds>,
+}
+
+/// `limits`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsFile {
+    /// Stays free on every file system. Default: the larger of 5 % and 20 GiB, at most a tenth of it.
+    pub disk_reserve: Option<Size>,
+}
+
+/// `network_monitor`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkFile {
+    /// Whether the network is watched. Default true.
+    pub enabled: Option<bool>,
+    /// All of these that exist have to be up. Default: whatever holds a default route.
+    pub required_interfaces: Option<Vec<InterfaceName>>,
+    /// After this long an outage is notified. Default 300.
+    pub max_network_wait_s: Option<Seconds>,
+    /// Whether an outage pauses jobs. Default true.
+    pub pause_on_network_down: Option<bool>,
+    /// Which jobs. Default all.
+    pub pause_scope: Option<PauseScope>,
+    /// What happens after `max_network_wait_s`. Default wait.
+    pub on_network_timeout: Option<OnNetworkTimeout>,
+}
+
+/// `control`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ControlFile {
+    /// The socket. Default `/run/hyper2kvm/control.sock`, or `<state>/control.sock` for another state directory.
+    pub socket: Option<AbsolutePath>,
+    /// Members may read. Default `hyper2kvm`.
+    pub group: Option<GroupName>,
+    /// Members may act. Default `hyper2kvm-admin`.
+    pub admin_group: Option<GroupName>,
+}
+
+/// `metrics`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsFile {
+    /// Prometheus text file for node_exporter's textfile collector. Default none.
+    pub textfile: Option<AbsolutePath>,
+}
+
+/// `log`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LogFile {
+    /// How lines on stderr and in the file look. Default text.
+    pub format: Option<LogFormat>,
+    /// Also to this file. Default none.
+    pub file: Option<AbsolutePath>,
+    /// To the journal, where there is one. Default true.
+    pub journald: Option<bool>,
+}

@@ -1,0 +1,81 @@
+//! Keys of the format whose feature this version lacks: refused by name, so that nobody believes them in force.
+
+use crate::model::error::{Error, Kind, Result};
+use crate::model::parse::{Tree, Value};
+
+/// A key (or all keys below it) and what it belongs to.
+const LATER: [(&str, &str); 22] = [
+    ("profiles_dir", "custom profiles"),
+    ("intake.accept_disks", "disks as drops"),
+    ("intake.profile", "disks as drops"),
+    ("intake.companion_wait_s", "disks as drops"),
+    ("hooks", "hooks"),
+    ("credentials", "stored credentials"),
+    ("sources", "sources that can be shut down"),
+    ("notifications", "notifications"),
+    ("limits.bandwidth", "limits of bandwidth"),
+    ("limits.per_vcenter", "remote sources"),
+    ("limits.per_esxi_host", "remote sources"),
+    ("limits.per_datastore", "remote sources"),
+    ("limits.per_target_fs", "limits per file system"),
+    ("limits.connections_per_host", "remote sources"),
+    ("libvirt", "libvirt stage"),
+    ("vddk", "VDDK transport"),
+    ("guest", "guest repair"),
+    ("vc_connection_max_retries", "vSphere source"),
+    ("vc_connection_base_backoff_s", "vSphere source"),
+    ("vc_connection_max_backoff_s", "vSphere source"),
+    ("vc_connection_timeout_s", "vSphere source"),
+    ("vc_connection_enable_jitter", "vSphere source"),
+];
+
+/// Keys of the Python program, and what they are called here.
+const RENAMED: [(&str, &str); 10] = [
+    ("watch_dir", "it is called `intake.dir` here"),
+    ("workdir", "it is called `work_dir` here"),
+    ("log_file", "it is called `log.file` here"),
+    ("json_logs", "write `log: {format: json}`"),
+    ("retry_policy", "it is called `retry` here"),
+    ("file_stable_timeout", "it is called `intake.settle_s` here"),
+    ("enable_deduplication", "remove it: the same work is never done twice"),
+    ("archive_processed", "remove it: drops are always moved to processed/ or failed/"),
+    ("cmd", "remove it: the command line says what is done"),
+    ("daemon", "remove it: the command line says what is done"),
+];
+
+/// Refuses what belongs to features that this version lacks, and takes out what only says so again.
+pub(super) fn refuse(tree: &mut Tree) -> Result<()> {
+    for (field, feature) in LATER {
+        let Some(node) = tree.node(field) else { continue };
+        // Switching off what does not exist is true.
+        let is_off = field == "intake.accept_disks" && node.value == Value::Bool(false);
+        if node.says_something() && !is_off {
+            return Err(refusal(tree, field, feature));
+        }
+        match field.rsplit_once('.') {
+            Some((parent, key)) => {
+                if let Some(parent) = tree.root.get_mut(parent) {
+                    parent.take(key);
+                }
+            }
+            None => {
+                tree.root.take(field);
+            }
+        }
+    }
+    for (key, advice) in RENAMED {
+        if tree.root.get(key).is_some() {
+            return Err(tree.error(Kind::Manifest, key, format!("unknown key `{key}`")).advice(advice));
+        }
+    }
+    Ok(())
+}
+
+fn refusal(tree: &Tree, field: &str, feature: &str) -> Error {
+    // The first key inside is what a person wrote and looks for.
+    let inner =
+        tree.node(field).and_then(|node| node.entries().iter().find(|(_, value)| value.says_something()));
+    let field = inner.map_or_else(|| field.to_owned(), |(key, _)| format!("{field}.{}", key.name));
+    tree.error(Kind::Unsupported, &field, format!("this version of hyper2kvm has no {feature}"))
+        .advice("remove it")
+}
