@@ -25,12 +25,20 @@ fn hold<S: Strategy>(cases: u32, inputs: &S, property: impl Fn(S::Value) -> Resu
     let seconds = std::env::var("HYPER2KVM_FUZZ_SECONDS").ok().map(|text| text.parse().expect("seconds"));
     let until = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 2000, ..Config::default() };
-    let mut rounds = 0_u32;
+    let over = || until.is_some_and(|until| Instant::now() >= until);
+    let begun = Instant::now();
+    let tried = std::cell::Cell::new(0_u64);
+    let slowest = std::cell::Cell::new(Duration::ZERO);
     loop {
         let timed = |input: S::Value| {
+            if over() {
+                return Ok(());
+            }
+            tried.set(tried.get() + 1);
             let begun = Instant::now();
             property(input)?;
             let took = begun.elapsed();
+            slowest.set(slowest.get().max(took));
             if took > PATIENCE {
                 return Err(TestCaseError::fail(format!("it took {took:?}")));
             }
@@ -39,10 +47,14 @@ fn hold<S: Strategy>(cases: u32, inputs: &S, property: impl Fn(S::Value) -> Resu
         if let Err(failure) = TestRunner::new(config.clone()).run(inputs, timed) {
             panic!("{failure}");
         }
-        rounds += 1;
-        if until.is_none_or(|until| Instant::now() >= until) {
+        if until.is_none() || over() {
             break;
         }
     }
-    eprintln!("  {} cases", u64::from(rounds) * u64::from(cases));
+    eprintln!(
+        "  {} cases in {:.1} s, the slowest {:.2} s",
+        tried.get(),
+        begun.elapsed().as_secs_f64(),
+        slowest.get().as_secs_f64()
+    );
 }
