@@ -4,4 +4,12 @@
 //! publishes the result; [`launch`] starts it as a process and turns its pipes into typed events and
 //! commands. What is not here: that a daemon exists, and how a queue decides what runs.
 
+pub mod checkpoint;
+pub mod hooks;
 pub mod launch;
+mod meter;
+pub mod publish;
+mod report;
+mod stages;
+pub mod worker;
+mod workplace;

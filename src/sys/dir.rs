@@ -235,6 +235,21 @@ impl Dir {
         }
     }
 
+    /// Whether somebody holds a record lock on a plain file, as QEMU does on every image that it has open.
+    pub fn is_in_use(&self, name: &str) -> io::Result<bool> {
+        let file = self.open_file(name)?;
+        // Asking for the strongest lock on the whole file names whoever would be in its way.
+        let mut lock = nix::libc::flock {
+            l_type: nix::libc::F_WRLCK as i16,
+            l_whence: nix::libc::SEEK_SET as i16,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_GETLK(&mut lock))?;
+        Ok(lock.l_type != nix::libc::F_UNLCK as i16)
+    }
+
     /// Does something while nobody else who asks this way does it in this directory.
     pub fn exclusively<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
         // A lock of its own open file: `self.fd` may be shared with others of this process.
@@ -341,6 +356,24 @@ mod tests {
         assert_eq!(mode(&there), 0o700);
         assert_eq!(mode(&there.join("made")), 0o751);
         assert_eq!(mode(&there.join("made/deep")), 0o751);
+    }
+
+    #[test]
+    fn a_file_with_a_record_lock_is_in_use() {
+        let (temp, dir) = scratch();
+        let file = File::create(temp.path().join("disk")).unwrap();
+        assert!(!dir.is_in_use("disk").unwrap());
+        let lock = nix::libc::flock {
+            l_type: nix::libc::F_WRLCK as i16,
+            l_whence: nix::libc::SEEK_SET as i16,
+            l_start: 100,
+            l_len: 1,
+            l_pid: 0,
+        };
+        nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+        assert!(dir.is_in_use("disk").unwrap());
+        drop(file);
+        assert!(!dir.is_in_use("disk").unwrap());
     }
 
     #[test]

@@ -1,0 +1,222 @@
+//! The journal of one VM: what a worker that starts again goes on from.
+//!
+//! One file beside the results, `.<vm-id>.journal.json`, replaced atomically and durably after every
+//! step that must not be done twice. It says which disks are finished (the partial file's inode,
+//! size and time, and the identity of the source it was made from), and, once publishing has begun,
+//! exactly which file gets which name. What it says is believed only as far as the files on the disk
+//! agree. What is not here: the renames themselves (see [`super::publish`]).
+
+use std::collections::BTreeMap;
+use std::io;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::disk::FileIdentity;
+use crate::model::error::{Error, Kind, Result};
+use crate::model::job::Stage;
+use crate::model::plan::{Plan, SourceFormat};
+use crate::model::protocol::Published;
+use crate::model::report::Notice;
+use crate::sys::dir::{Dir, Entry};
+use crate::sys::failpoint;
+
+/// The version of the format. An unknown one is not gone on from.
+const VERSION: u32 = 1;
+/// No journal is larger: some hundred disks with their report.
+const LIMIT_BYTES: u64 = 16 * 1024 * 1024;
+/// Nobody but us has to read it.
+const MODE: u32 = 0o600;
+
+/// The name of a VM's journal.
+#[must_use]
+pub fn journal_name(vm_id: &str) -> String {
+    format!(".{vm_id}.journal.json")
+}
+
+/// The name of the lock that a VM's worker holds.
+#[must_use]
+pub fn lock_name(vm_id: &str) -> String {
+    format!(".{vm_id}.lock")
+}
+
+/// The VM whose journal has this name.
+#[must_use]
+pub fn vm_of_journal(name: &str) -> Option<&str> {
+    name.strip_prefix('.')?.strip_suffix(".journal.json").filter(|id| !id.is_empty())
+}
+
+/// A file, told by what does not change when it is renamed.
+///
+/// The device number is left out: it may be another one after a reboot, and the file is looked for
+/// only in the directory of the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileMark {
+    /// Inode number.
+    pub inode: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Last change of the content, nanoseconds since the epoch.
+    pub mtime_ns: i128,
+}
+
+impl FileMark {
+    /// Of a plain file; anything else has none.
+    #[must_use]
+    pub fn of(entry: Entry) -> Option<FileMark> {
+        entry.is_file.then_some(FileMark {
+            inode: entry.inode,
+            size: entry.size,
+            mtime_ns: entry.mtime_ns,
+        })
+    }
+
+    /// Whether a name is this very file, unchanged.
+    pub fn is_at(self, dir: &Dir, name: &str) -> io::Result<bool> {
+        Ok(dir.entry(name)?.and_then(FileMark::of) == Some(self))
+    }
+}
+
+/// A disk whose bytes are all copied and durable.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FinishedDisk {
+    /// What it was copied from.
+    pub source: Vec<FileIdentity>,
+    /// The format that the source turned out to have.
+    pub source_format: SourceFormat,
+    /// The file's name until it is published.
+    pub partial: String,
+    /// The file.
+    pub file: FileMark,
+    /// What the guest sees.
+    pub virtual_size: u64,
+    /// What was copied.
+    pub bytes_copied: u64,
+    /// What copied it: `qemu-img 10.0.2`.
+    pub engine: String,
+    /// Whether it was compared with the source.
+    pub validated: bool,
+    /// Its hash, once computed.
+    pub sha256: Option<String>,
+}
+
+/// One file gets its final name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rename {
+    /// From this name.
+    pub from: String,
+    /// To this one.
+    pub to: String,
+    /// Which file.
+    pub file: FileMark,
+}
+
+/// What publishing does: recorded before the first rename, so that it can be finished or undone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Intent {
+    /// The disks, in order.
+    pub renames: Vec<Rename>,
+    /// The report's name and content, if one is written.
+    pub report: Option<(String, String)>,
+    /// Whether files of those names are replaced.
+    pub replace: bool,
+    /// What the worker tells when all is done.
+    pub outcome: Published,
+}
+
+/// All that is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    version: u32,
+    /// The job: a number of the queue, 0 for a one-shot conversion.
+    pub job_id: i64,
+    /// Its batch.
+    pub batch_id: String,
+    /// What was to be done (see [`fingerprint`]).
+    pub plan_sha256: String,
+    /// Names that this VM's partial results have.
+    pub partials: Vec<String>,
+    /// Finished disks, by id.
+    pub disks: BTreeMap<String, FinishedDisk>,
+    /// Seconds spent in each stage, over all attempts.
+    pub stage_seconds: BTreeMap<Stage, f64>,
+    /// Warnings so far, for the report.
+    pub warnings: Vec<Notice>,
+    /// Once publishing has begun.
+    pub intent: Option<Intent>,
+}
+
+impl Checkpoint {
+    /// Nothing is done yet.
+    #[must_use]
+    pub fn new(job_id: i64, batch_id: &str, plan: &Plan) -> Checkpoint {
+        Checkpoint {
+            version: VERSION,
+            job_id,
+            batch_id: batch_id.to_owned(),
+            plan_sha256: fingerprint(plan),
+            partials: plan.disks.iter().map(|disk| super::publish::partial_name(plan, &disk.id)).collect(),
+            disks: BTreeMap::new(),
+            stage_seconds: BTreeMap::new(),
+            warnings: Vec::new(),
+            intent: None,
+        }
+    }
+
+    /// Reads a VM's journal. One that cannot be understood counts as none: it costs work, never a result.
+    pub fn read(dir: &Dir, vm_id: &str) -> Result<Option<Checkpoint>> {
+        let name = journal_name(vm_id);
+        let bytes = match dir.read(&name, LIMIT_BYTES) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                return Err(Error::io(Kind::Output, "read the journal", &dir.path().join(name), &error)
+                    .advice("remove it to start from the beginning"));
+            }
+        };
+        match serde_json::from_slice::<Checkpoint>(&bytes) {
+            Ok(checkpoint) if checkpoint.version == VERSION => Ok(Some(checkpoint)),
+            Ok(checkpoint) => {
+                tracing::warn!(version = checkpoint.version, "the journal is of another version: starting over");
+                Ok(None)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the journal cannot be read: starting over");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Makes it durable.
+    pub fn write(&self, dir: &Dir, vm_id: &str) -> Result<()> {
+        let name = journal_name(vm_id);
+        let bytes = serde_json::to_vec(self)
+            .map_err(|error| Error::internal(format!("the journal cannot be written: {error}")))?;
+        failpoint::hit("checkpoint.before-write");
+        dir.replace(&name, &bytes, MODE).map_err(|error| {
+            Error::io(Kind::Output, "write the journal", &dir.path().join(&name), &error)
+        })?;
+        failpoint::hit("checkpoint.after-write");
+        Ok(())
+    }
+
+    /// Removes a VM's journal.
+    pub fn remove(dir: &Dir, vm_id: &str) -> Result<()> {
+        let name = journal_name(vm_id);
+        dir.remove(&name).and_then(|_| dir.sync()).map_err(|error| {
+            Error::io(Kind::Output, "remove the journal", &dir.path().join(&name), &error)
+        })
+    }
+}
+
+/// What of a plan decides about the bytes and names of the results.
+///
+/// Not its warnings, priority or reasons: a plan that differs only in those goes on from the same journal.
+#[must_use]
+pub fn fingerprint(plan: &Plan) -> String {
+    let enabled: Vec<Stage> =
+        plan.stages.iter().filter(|planned| planned.enabled).map(|planned| planned.stage).collect();
+    // A JSON value of plain data cannot fail to be made; should it, no journal matches and work starts over.
+    let value = serde_json::json!([plan.vm_id, plan.disks, plan.output, enabled, plan.content_sha256]);
+    Sha256::digest(value.to_string().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,349 @@
+//! Giving finished results their final names: all or none, durable, never over something that is there.
+//!
+//! On-disk order, each step durable before the next: partial files (data, mode, group) → the intent
+//! in the journal → every rename → `report.json`, which marks the result complete. A worker that dies
+//! in between finishes the intent when it starts again; where a name was taken meanwhile, the renames
+//! that were made are taken back. The journal stays until the outcome is recorded elsewhere, so
+//! that nothing is ever published twice. What is not here: whether a result is good enough.
+
+use std::io;
+
+use super::checkpoint::{Checkpoint, Intent, Rename, journal_name, lock_name, vm_of_journal};
+use crate::model::error::{Error, Kind, Result};
+use crate::model::plan::{OnExists, Plan};
+use crate::model::protocol::Published;
+use crate::sys::dir::Dir;
+use crate::sys::failpoint;
+
+/// Directories that are made for results: libvirt's QEMU has to get through.
+pub const DIRECTORY_MODE: u32 = 0o751;
+/// Results: libvirt's QEMU reads them by their group.
+pub const FILE_MODE: u32 = 0o640;
+/// The report's name.
+const REPORT: &str = "report.json";
+/// A suffix beyond this means that something counts wrongly.
+const MOST_SUFFIXES: u32 = 10_000;
+
+/// The name of a disk's result until it is published.
+#[must_use]
+pub fn partial_name(plan: &Plan, disk_id: &str) -> String {
+    format!(".{disk_id}.{}.partial", plan.output.format.name())
+}
+
+/// The names that results get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    /// One per disk, in the plan's order.
+    pub disks: Vec<String>,
+    /// The report, if one is written.
+    pub report: Option<String>,
+}
+
+impl Names {
+    fn with_suffix(plan: &Plan, suffix: &str) -> Names {
+        let format = plan.output.format.name();
+        Names {
+            disks: plan.disks.iter().map(|disk| format!("{}{suffix}.{format}", disk.id)).collect(),
+            report: plan.output.report.then(|| REPORT.replace('.', &format!("{suffix}."))),
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &String> {
+        self.disks.iter().chain(&self.report)
+    }
+
+    fn taken(&self, dir: &Dir) -> Result<Option<&String>> {
+        for name in self.all() {
+            if dir.entry(name).map_err(failed("look for", dir, name))?.is_some() {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Decides under which names the results may appear, as things are now.
+    pub fn choose(plan: &Plan, dir: &Dir) -> Result<Names> {
+        let names = Names::with_suffix(plan, "");
+        match plan.output.on_exists {
+            OnExists::Refuse => match names.taken(dir)? {
+                Some(name) => Err(exists(dir, name)),
+                None => Ok(names),
+            },
+            OnExists::Suffix => {
+                for number in 2..MOST_SUFFIXES {
+                    let candidate = match number {
+                        2 if names.taken(dir)?.is_none() => return Ok(names),
+                        number => Names::with_suffix(plan, &format!("-{number}")),
+                    };
+                    if candidate.taken(dir)?.is_none() {
+                        return Ok(candidate);
+                    }
+                }
+                Err(exists(dir, &names.disks[0]))
+            }
+            OnExists::Replace => {
+                for name in names.all() {
+                    replaceable(dir, name)?;
+                }
+                Ok(names)
+            }
+        }
+    }
+}
+
+/// Whether a name may be replaced: nothing is there, or a plain file that nobody has locked.
+fn replaceable(dir: &Dir, name: &str) -> Result<()> {
+    let path = dir.path().join(name);
+    match dir.entry(name).map_err(failed("look for", dir, name))? {
+        None => Ok(()),
+        Some(entry) if !entry.is_file => {
+            Err(Error::new(Kind::Exists, format!("{} is not a plain file", path.display()))
+                .output(path)
+                .advice("only plain files are replaced: remove it yourself or choose another directory"))
+        }
+        Some(_) => match dir.is_in_use(name).map_err(failed("open", dir, name))? {
+            false => Ok(()),
+            true => Err(Error::new(Kind::Exists, format!("{} is in use", path.display()))
+                .output(path)
+                .advice("a running machine holds it: shut it down, or choose another directory")),
+        },
+    }
+}
+
+/// What is to be published, before names are chosen.
+#[derive(Debug)]
+pub(super) struct Publication<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) dir: &'a Dir,
+    pub(super) group: Option<u32>,
+}
+
+impl Publication<'_> {
+    /// Makes the partial files ready: mode, group, durable.
+    pub(super) fn settle_files(&self, checkpoint: &mut Checkpoint) -> Result<()> {
+        let mode = self.plan.output.mode.unwrap_or(FILE_MODE);
+        for disk in checkpoint.disks.values() {
+            let name = &disk.partial;
+            self.dir
+                .set_access(name, mode, self.group)
+                .and_then(|()| self.dir.sync_file(name))
+                .map_err(failed("finish", self.dir, name))?;
+        }
+        Ok(())
+    }
+
+    /// Records what will be renamed to what.
+    pub(super) fn declare(
+        &self,
+        checkpoint: &mut Checkpoint,
+        names: Names,
+        report: Option<String>,
+        outcome: Published,
+    ) -> Result<()> {
+        let mut renames = Vec::new();
+        for (disk, to) in self.plan.disks.iter().zip(names.disks) {
+            let finished = checkpoint
+                .disks
+                .get(&disk.id)
+                .ok_or_else(|| Error::internal(format!("disk {} is not finished", disk.id)))?;
+            renames.push(Rename { from: finished.partial.clone(), to, file: finished.file });
+        }
+        checkpoint.intent = Some(Intent {
+            renames,
+            report: names.report.zip(report),
+            replace: self.plan.output.on_exists == OnExists::Replace,
+            outcome,
+        });
+        failpoint::hit("publish.before-intent");
+        checkpoint.write(self.dir, &self.plan.vm_id)?;
+        failpoint::hit("publish.after-intent");
+        Ok(())
+    }
+}
+
+/// Carries out a recorded intent, as far as that has not happened yet.
+pub(super) fn carry_out(dir: &Dir, intent: &Intent) -> Result<Published> {
+    if intent.replace {
+        for rename in &intent.renames {
+            if !rename.file.is_at(dir, &rename.to).map_err(failed("look for", dir, &rename.to))? {
+                replaceable(dir, &rename.to)?;
+            }
+        }
+        // The old report says that what is there is complete: from the first rename on that is no longer true.
+        if let Some((name, content)) = &intent.report
+            && !report_is_there(dir, name, content)?
+        {
+            dir.remove(name).and_then(|_| dir.sync()).map_err(failed("replace", dir, name))?;
+        }
+    }
+    for (number, rename) in intent.renames.iter().enumerate() {
+        if number > 0 {
+            failpoint::hit("publish.between-renames");
+        }
+        if let Err(error) = rename_one(dir, rename, intent.replace) {
+            return Err(give_up(dir, intent, rename, &error));
+        }
+    }
+    dir.sync().map_err(failed("make durable", dir, "."))?;
+    failpoint::hit("publish.after-renames");
+    if let Some((name, content)) = &intent.report
+        && !report_is_there(dir, name, content)?
+    {
+        failpoint::hit("publish.before-report");
+        write_report(dir, intent, name, content)?;
+        failpoint::hit("publish.after-report");
+    }
+    Ok(intent.outcome.clone())
+}
+
+fn rename_one(dir: &Dir, rename: &Rename, replace: bool) -> io::Result<()> {
+    if rename.file.is_at(dir, &rename.to)? {
+        return Ok(());
+    }
+    if !rename.file.is_at(dir, &rename.from)? {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the finished file is not there any more"));
+    }
+    match replace {
+        true => dir.rename_over(&rename.from, &rename.to),
+        false => dir.rename_noreplace(&rename.from, &rename.to),
+    }
+}
+
+fn write_report(dir: &Dir, intent: &Intent, name: &str, content: &str) -> Result<()> {
+    let partial = format!(".{name}.partial");
+    dir.write_fresh(&partial, content.as_bytes(), FILE_MODE).map_err(failed("write", dir, &partial))?;
+    match dir.rename_noreplace(&partial, name) {
+        Ok(()) => dir.sync().map_err(failed("make durable", dir, name)),
+        Err(error) => {
+            let _ = dir.remove(&partial);
+            if error.kind() == io::ErrorKind::AlreadyExists {
+                take_back(dir, intent);
+                return Err(exists(dir, name));
+            }
+            Err(failed("publish", dir, name)(error))
+        }
+    }
+}
+
+fn report_is_there(dir: &Dir, name: &str, content: &str) -> Result<bool> {
+    match dir.entry(name).map_err(failed("look for", dir, name))? {
+        Some(entry) if entry.is_file && entry.size == content.len() as u64 => {
+            let there = dir.read(name, entry.size).map_err(failed("read", dir, name))?;
+            Ok(there.as_deref() == Some(content.as_bytes()))
+        }
+        _ => Ok(false),
+    }
+}
+
+/// A rename cannot be made: nothing of this VM stays under a final name.
+fn give_up(dir: &Dir, intent: &Intent, rename: &Rename, error: &io::Error) -> Error {
+    take_back(dir, intent);
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => exists(dir, &rename.to),
+        _ => Error::io(Kind::Output, "publish", &dir.path().join(&rename.to), error),
+    }
+}
+
+/// Gives published files their partial names back, last first.
+fn take_back(dir: &Dir, intent: &Intent) {
+    // What was replaced cannot be brought back; the new file is then better than none.
+    if intent.replace {
+        return;
+    }
+    for rename in intent.renames.iter().rev() {
+        if matches!(rename.file.is_at(dir, &rename.to), Ok(true))
+            && let Err(error) = dir.rename_noreplace(&rename.to, &rename.from)
+        {
+            tracing::warn!(file = rename.to, %error, "cannot take a published file back");
+        }
+    }
+    let _ = dir.sync();
+}
+
+/// How far an intent that was found has been carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// All of it: every file has its final name, and the report is there.
+    Complete,
+    /// It can be finished: every file is there, under the one name or the other.
+    Unfinished,
+    /// It cannot: files are missing or were changed.
+    Lost,
+}
+
+/// Looks how far an intent has been carried out.
+pub(super) fn progress(dir: &Dir, intent: &Intent) -> Result<Progress> {
+    let mut complete = true;
+    for rename in &intent.renames {
+        if rename.file.is_at(dir, &rename.to).map_err(failed("look for", dir, &rename.to))? {
+            continue;
+        }
+        complete = false;
+        if !rename.file.is_at(dir, &rename.from).map_err(failed("look for", dir, &rename.from))? {
+            return Ok(Progress::Lost);
+        }
+    }
+    if let Some((name, content)) = &intent.report {
+        complete &= report_is_there(dir, name, content)?;
+    }
+    Ok(if complete { Progress::Complete } else { Progress::Unfinished })
+}
+
+/// Removes what an unfinished VM left: partial files, and files that were published without their report.
+pub(super) fn discard(dir: &Dir, checkpoint: &Checkpoint) -> Result<()> {
+    if let Some(intent) = &checkpoint.intent
+        && progress(dir, intent)? == Progress::Unfinished
+    {
+        take_back(dir, intent);
+    }
+    for name in &checkpoint.partials {
+        // Only names of our own making: a journal is a file that others may have written.
+        if name.starts_with('.') && name.ends_with(".partial") && !name.contains('/') {
+            dir.remove(name).map_err(failed("remove", dir, name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Another VM whose worker runs right now and writes one of these names.
+pub(super) fn rival(dir: &Dir, vm_id: &str, partials: &[String]) -> Result<Option<String>> {
+    for name in dir.names().map_err(failed("list", dir, "."))? {
+        let Some(other) = name.to_str().and_then(vm_of_journal).filter(|other| *other != vm_id) else { continue };
+        let running = dir.is_locked(&lock_name(other)).unwrap_or(false);
+        if running
+            && let Ok(Some(theirs)) = Checkpoint::read(dir, other)
+            && theirs.partials.iter().any(|partial| partials.contains(partial))
+        {
+            return Ok(Some(other.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+fn exists(dir: &Dir, name: &str) -> Error {
+    let path = dir.path().join(name);
+    Error::new(Kind::Exists, format!("{} is already there", path.display())).output(path).advice(
+        "choose another directory, remove it, or say `output.on_exists: suffix` or `replace`",
+    )
+}
+
+fn failed<'a>(what: &'a str, dir: &'a Dir, name: &'a str) -> impl Fn(io::Error) -> Error + 'a {
+    move |error| Error::io(Kind::Output, what, &dir.path().join(name), &error)
+}
+
+/// The outcome is recorded elsewhere: the journal that proved it may go. Harmless if there is none.
+pub fn forget(plan: &Plan) -> Result<()> {
+    let dir = match Dir::open(&plan.output.directory) {
+        Ok(dir) => dir,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::io(Kind::Output, "open", &plan.output.directory, &error)),
+    };
+    let Some(checkpoint) = Checkpoint::read(&dir, &plan.vm_id)? else { return Ok(()) };
+    match &checkpoint.intent {
+        Some(intent) if progress(&dir, intent)? == Progress::Complete => {
+            dir.remove(&journal_name(&plan.vm_id)).map_err(failed("remove", &dir, "the journal"))?;
+            dir.sync().map_err(failed("make durable", &dir, "."))
+        }
+        _ => Ok(()),
+    }
+}

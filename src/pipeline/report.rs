@@ -1,0 +1,122 @@
+//! `report.json` of one VM: put together from the plan and the journal, when all is done.
+//!
+//! Durations count all attempts: what a disk cost is what somebody waited for it, whether or not a
+//! crash came in between. What is not here: reports of batches (the service and the command line
+//! write those), and where the report is put.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::checkpoint::Checkpoint;
+use crate::model::error::{Error, Result};
+use crate::model::job::Stage;
+use crate::model::plan::{Compression, Plan};
+use crate::model::report::{Artifact, Notice, PipelineReport, REPORT_VERSION, Report, StageReport, Summary};
+use crate::model::units::human_size;
+use crate::sys::time::rfc3339_utc;
+
+/// What a stage of this attempt found or did.
+pub(super) type StageResults = BTreeMap<Stage, serde_json::Value>;
+
+/// Puts the report together. `paths` are the results' final places, in the plan's order.
+pub(super) fn compose(
+    plan: &Plan,
+    attempt: u32,
+    checkpoint: &Checkpoint,
+    mut results: StageResults,
+    paths: &[PathBuf],
+    now: f64,
+) -> Report {
+    let stages: BTreeMap<Stage, StageReport> = checkpoint
+        .stage_seconds
+        .iter()
+        .filter(|(stage, _)| plan.runs(**stage))
+        .map(|(stage, seconds)| {
+            let result = results.remove(stage);
+            (*stage, StageReport { success: true, duration: rounded(*seconds), result, error: None })
+        })
+        .collect();
+    let artifacts = artifacts(plan, checkpoint, paths);
+    let warnings = warnings(plan, checkpoint, now);
+    let summary = Summary {
+        total_stages: stages.len() as u64,
+        successful_stages: stages.len() as u64,
+        failed_stages: 0,
+        total_warnings: warnings.len() as u64,
+        total_errors: 0,
+        total_artifacts: artifacts.len() as u64,
+        input_disks: plan.disks.len() as u64,
+        output_disks: artifacts.len() as u64,
+    };
+    Report {
+        version: REPORT_VERSION.to_owned(),
+        timestamp: rfc3339_utc(now),
+        hyper2kvm_version: env!("CARGO_PKG_VERSION").to_owned(),
+        batch_id: checkpoint.batch_id.clone(),
+        vm_id: plan.vm_id.clone(),
+        name: plan.name.clone(),
+        attempt,
+        pipeline: PipelineReport {
+            success: true,
+            duration_seconds: rounded(checkpoint.stage_seconds.values().sum()),
+            stages,
+        },
+        artifacts,
+        fixes: Vec::new(),
+        lacking_stages: plan.lacking.clone(),
+        warnings,
+        errors: Vec::new(),
+        input_manifest: plan.input.clone(),
+        summary,
+    }
+}
+
+fn artifacts(plan: &Plan, checkpoint: &Checkpoint, paths: &[PathBuf]) -> Vec<Artifact> {
+    plan.disks
+        .iter()
+        .zip(paths)
+        .filter_map(|(disk, path)| {
+            let finished = checkpoint.disks.get(&disk.id)?;
+            Some(Artifact {
+                artifact_type: "converted_disk".to_owned(),
+                path: path.clone(),
+                disk_id: disk.id.clone(),
+                format: plan.output.format,
+                size_bytes: finished.file.size,
+                size_human: human_size(finished.file.size),
+                virtual_size_bytes: finished.virtual_size,
+                boot_order_hint: disk.boot_order_hint,
+                compressed: plan.output.compress != Compression::None,
+                sha256: finished.sha256.clone(),
+                engine: finished.engine.clone(),
+            })
+        })
+        .collect()
+}
+
+/// Those of the plan, those of the work, and one for what this version cannot do.
+fn warnings(plan: &Plan, checkpoint: &Checkpoint, now: f64) -> Vec<Notice> {
+    let mut warnings: Vec<Notice> = plan
+        .warnings
+        .iter()
+        .map(|message| Notice {
+            stage: "plan".to_owned(),
+            message: message.clone(),
+            timestamp: rfc3339_utc(now),
+        })
+        .collect();
+    warnings.extend(checkpoint.warnings.iter().cloned());
+    warnings
+}
+
+/// To the millisecond: more is noise.
+fn rounded(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
+}
+
+/// The report as a file holds it.
+pub(super) fn text(report: &Report) -> Result<String> {
+    let text = serde_json::to_string_pretty(report)
+        .map_err(|error| Error::internal(format!("the report cannot be written: {error}")))?;
+    Ok(text + "\n")
+}

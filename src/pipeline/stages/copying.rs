@@ -1,0 +1,99 @@
+//! Copying a disk: from its source straight into its final format, beside its final place.
+//!
+//! A disk is finished when its bytes are durable, its source is still what it was, and the journal
+//! says so: in this order. What is not here: in which stage that happens.
+
+use serde_json::{Value, json};
+
+use super::position;
+use crate::disk::Target;
+use crate::model::error::{Error, Kind, Result};
+use crate::model::job::Stage;
+use crate::model::plan::PlannedDisk;
+use crate::pipeline::checkpoint::{FileMark, FinishedDisk};
+use crate::pipeline::publish::partial_name;
+use crate::pipeline::worker::Job;
+use crate::sys::failpoint;
+
+/// What a disk is copied into.
+pub(super) fn target(job: &Job<'_>, disk: &PlannedDisk) -> Target {
+    let output = &job.plan.output;
+    Target {
+        path: job.place.results.path().join(partial_name(job.plan, &disk.id)),
+        format: output.format,
+        compress: output.compress,
+        level: output.compress_level,
+        preallocation: output.preallocation,
+    }
+}
+
+/// Copies every disk that is not finished.
+pub(super) fn copy_all(job: &mut Job<'_>, stage: Stage) -> Result<Value> {
+    let mut told = Vec::new();
+    for (number, disk) in job.plan.disks.iter().enumerate() {
+        if let Some(finished) = job.checkpoint.disks.get(&disk.id) {
+            told.push(json!({ "id": disk.id, "bytes": finished.bytes_copied, "kept": true }));
+            continue;
+        }
+        job.control.checkpoint()?;
+        job.meter.detail(stage, position(number, job));
+        let (finished, seconds) = copy_one(job, number, disk)?;
+        let bytes = finished.bytes_copied;
+        told.push(json!({ "id": disk.id, "bytes": bytes, "seconds": (seconds * 1000.0).round() / 1000.0 }));
+        job.checkpoint.disks.insert(disk.id.clone(), finished);
+        job.save()?;
+        failpoint::hit("partial.done");
+    }
+    Ok(json!({ "disks": told }))
+}
+
+fn copy_one(job: &mut Job<'_>, number: usize, disk: &PlannedDisk) -> Result<(FinishedDisk, f64)> {
+    let target = target(job, disk);
+    let dir = &job.place.results;
+    let partial = partial_name(job.plan, &disk.id);
+    // What a cut copy left; also a link that somebody else put there: removed, never followed.
+    dir.remove(&partial).map_err(|error| Error::io(Kind::Output, "remove", &target.path, &error))?;
+    let engine = job.engine.as_ref().ok_or_else(|| Error::internal("nothing was loaded"))?;
+    let opened = job.sources.get(number).ok_or_else(|| Error::internal("a disk was not loaded"))?;
+    let meter = &mut job.meter;
+    let outcome = engine.copy(&opened.source, &target, &opened.measure, job.control, &mut |progress| {
+        let part = progress.bytes_done as f64 / progress.bytes_total.max(1) as f64;
+        // Only what is durable is all of it.
+        meter.copied(number, &disk.id, part.min(0.999));
+    })?;
+    tracing::info!(disk = disk.id, seconds = outcome.seconds, command = outcome.command, "copied");
+    opened.source.check_unchanged().map_err(|error| changed(&error, disk))?;
+    let lost = |why: &str| {
+        Error::new(Kind::Output, format!("{} {why}", target.path.display()))
+            .output(&target.path)
+            .advice("something else changes files in the result directory: find it, then try again")
+    };
+    let entry = dir
+        .entry(&partial)
+        .map_err(|error| Error::io(Kind::Output, "look at", &target.path, &error))?
+        .ok_or_else(|| lost("vanished while it was written"))?;
+    let file = FileMark::of(entry).ok_or_else(|| lost("is not a plain file any more"))?;
+    meter.copied(number, &disk.id, 1.0);
+    let finished = FinishedDisk {
+        source: opened.source.identity().to_vec(),
+        source_format: opened.source.format,
+        partial,
+        file,
+        virtual_size: outcome.virtual_size,
+        bytes_copied: opened.measure.bytes_to_copy,
+        engine: format!("qemu-img {}", engine.version),
+        validated: false,
+        sha256: None,
+    };
+    Ok((finished, outcome.seconds))
+}
+
+/// The words that operators look for.
+pub(super) fn changed(error: &Error, disk: &PlannedDisk) -> Error {
+    if error.kind() != Kind::Source {
+        return error.clone();
+    }
+    Error::new(Kind::Source, format!("disk {}: the source changed during the copy: {}", disk.id, error.details().cause))
+        .source(disk.source.display().to_string())
+        .advice("make sure that the VM is off and that nothing else writes to its disk, then retry")
+}

@@ -1,0 +1,227 @@
+//! `load`: resolve what is named, look at it, refuse what cannot succeed, before any byte moves.
+//!
+//! Everything that can be known beforehand is found out here: the formats (by content), what is
+//! hostile or broken, checksums, room on the target, names that are taken. Then it is settled what of
+//! an earlier attempt can be kept. What is not here: any change to a file other than our own partial results.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::copying::target;
+use super::position;
+use crate::disk::{Engine, FileIdentity, Measure, OpenPolicy, SourceDisk, open_source, verify};
+use crate::model::error::{Error, Kind, Result};
+use crate::model::job::Stage;
+use crate::model::plan::{PlannedDisk, Preallocation, Preflight};
+use crate::model::units::human_size;
+use crate::pipeline::meter::Pass;
+use crate::pipeline::publish::Names;
+use crate::pipeline::worker::{Job, Opened};
+use crate::sys::fs::free_bytes;
+
+pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
+    // Before anything costs time: a result that is there is the commonest reason for there being nothing to do.
+    Names::choose(job.plan, &job.place.results)?;
+    let engine = engine(job)?;
+    let mut described = Vec::new();
+    for (number, disk) in job.plan.disks.iter().enumerate() {
+        job.control.checkpoint()?;
+        job.meter.detail(Stage::Load, position(number, job));
+        let source = open(job, &engine, disk)?;
+        described.push(describe(disk, &source));
+        let measure = engine.measure(&source, &target(job, disk), job.control)?;
+        for warning in source.warnings.clone() {
+            job.warn(Stage::Load, format!("disk {}: {warning}", disk.id));
+        }
+        warn_of_size(job, disk, &source);
+        job.sources.push(Opened { source, measure });
+    }
+    job.engine = Some(engine);
+    keep_what_is_finished(job)?;
+    announce(job);
+    check_room(job)?;
+    check_sums(job)?;
+    Ok(json!({ "disks": described }))
+}
+
+fn engine(job: &Job<'_>) -> Result<Engine> {
+    let limits = &job.order.limits;
+    let mut engine = Engine::find(job.bench.launcher.clone())?;
+    engine.memory_bytes = limits.child_memory_bytes;
+    engine.stall_timeout_s = limits.stall_timeout_s;
+    engine.sandbox_required = limits.sandbox_required;
+    Ok(engine)
+}
+
+fn open(job: &Job<'_>, engine: &Engine, disk: &PlannedDisk) -> Result<SourceDisk> {
+    let policy = OpenPolicy {
+        backing_chain: disk.backing_chain,
+        allowed_paths: &disk.allowed_paths,
+        read_roots: &job.order.limits.read_roots,
+    };
+    open_source(&disk.source, disk.source_format, &policy, engine, job.control)
+}
+
+fn describe(disk: &PlannedDisk, source: &SourceDisk) -> Value {
+    let facts = &source.facts;
+    json!({
+        "id": disk.id,
+        "source": source.path,
+        "format": source.format.name(),
+        "subformat": facts.subformat,
+        "virtual_size_bytes": facts.virtual_size,
+        "file_size_bytes": facts.file_size,
+        "files": source.identity().iter().map(|file| &file.path).collect::<Vec<_>>(),
+    })
+}
+
+fn warn_of_size(job: &mut Job<'_>, disk: &PlannedDisk, source: &SourceDisk) {
+    let Some(told) = disk.bytes else { return };
+    let (file, seen) = (source.facts.file_size, source.facts.virtual_size);
+    if told != file && told != seen {
+        job.warn(
+            Stage::Load,
+            format!(
+                "disk {}: the manifest says {told} bytes, but the file has {file} and the guest sees {seen}",
+                disk.id
+            ),
+        );
+    }
+}
+
+/// Settles which disks of an earlier attempt are good: same source, and the very file that was finished.
+fn keep_what_is_finished(job: &mut Job<'_>) -> Result<()> {
+    let dir = &job.place.results;
+    let mut restarted = Vec::new();
+    for (disk, opened) in job.plan.disks.iter().zip(&job.sources) {
+        let partial = crate::pipeline::publish::partial_name(job.plan, &disk.id);
+        if let Some(finished) = job.checkpoint.disks.get(&disk.id) {
+            let unchanged = same_files(&finished.source, opened.source.identity());
+            let there = finished.file.is_at(dir, &finished.partial).map_err(|error| {
+                Error::io(Kind::Output, "look for", &dir.path().join(&partial), &error)
+            })?;
+            if unchanged && there {
+                continue;
+            }
+            job.checkpoint.disks.remove(&disk.id);
+            restarted.push((disk.id.clone(), unchanged));
+        }
+        dir.remove(&partial)
+            .map_err(|error| Error::io(Kind::Output, "remove", &dir.path().join(&partial), &error))?;
+    }
+    for (id, unchanged) in restarted {
+        let why = if unchanged { "its partial result was changed" } else { "its source has changed" };
+        job.warn(Stage::Load, format!("disk {id} starts over: {why} since the earlier attempt"));
+    }
+    job.save()
+}
+
+fn same_files(before: &[FileIdentity], now: &[FileIdentity]) -> bool {
+    before == now
+}
+
+/// Tells the meter of all passes that are to come.
+fn announce(job: &mut Job<'_>) {
+    let sums = job.plan.preflight == Preflight::Full;
+    let validate = job.plan.runs(Stage::Validate);
+    for (number, (disk, opened)) in job.plan.disks.iter().zip(&job.sources).enumerate() {
+        let (facts, measure) = (&opened.source.facts, &opened.measure);
+        let finished = job.checkpoint.disks.get(&disk.id);
+        let total = measure.bytes_to_copy;
+        if sums && disk.checksum.is_some() {
+            job.meter.expect(number, Pass::Checksum, facts.file_size);
+        }
+        job.meter.expect(number, Pass::Copy, total);
+        if validate {
+            job.meter.expect(number, Pass::Compare, total);
+            job.meter.expect(number, Pass::Hash, total);
+        }
+        job.meter.disk(&disk.id, total, if finished.is_some() { total } else { 0 }, facts.virtual_size);
+    }
+    for (number, disk) in job.plan.disks.iter().enumerate() {
+        let Some(finished) = job.checkpoint.disks.get(&disk.id) else { continue };
+        job.meter.passed(number, Pass::Checksum, 1.0);
+        job.meter.passed(number, Pass::Copy, 1.0);
+        if finished.validated {
+            job.meter.passed(number, Pass::Compare, 1.0);
+            job.meter.passed(number, Pass::Hash, 1.0);
+        }
+    }
+}
+
+/// What is still to be written has to fit, with what others have reserved and what has to stay free.
+fn check_room(job: &Job<'_>) -> Result<()> {
+    let path = job.place.results.path();
+    let need: u64 = job
+        .plan
+        .disks
+        .iter()
+        .zip(&job.sources)
+        .filter(|(disk, _)| !job.checkpoint.disks.contains_key(&disk.id))
+        .map(|(_, opened)| room(job, &opened.source, &opened.measure))
+        .sum();
+    let space = free_bytes(path).map_err(|error| Error::io(Kind::Output, "look at", path, &error))?;
+    let limits = &job.order.limits;
+    let others = limits.reserved_by_others_bytes;
+    let usable = space.free.saturating_sub(limits.disk_reserve_bytes).saturating_sub(others);
+    if need <= usable {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::DiskSpace,
+        format!(
+            "{} needs {} but only {} of {} may be used ({} stay free, {} are reserved by other jobs)",
+            path.display(),
+            human_size(need),
+            human_size(usable),
+            human_size(space.free),
+            human_size(limits.disk_reserve_bytes),
+            human_size(others),
+        ),
+    )
+    .advice("free some space there or choose another directory")
+    .output(path)
+    .space(need, usable))
+}
+
+fn room(job: &Job<'_>, source: &SourceDisk, measure: &Measure) -> u64 {
+    match job.plan.output.preallocation {
+        Preallocation::Falloc | Preallocation::Full => {
+            measure.required_bytes.max(source.facts.virtual_size)
+        }
+        Preallocation::Off | Preallocation::Metadata => measure.required_bytes,
+    }
+}
+
+/// Hashes the sources that came with a checksum.
+fn check_sums(job: &mut Job<'_>) -> Result<()> {
+    if job.plan.preflight != Preflight::Full {
+        return Ok(());
+    }
+    for (number, disk) in job.plan.disks.iter().enumerate() {
+        let Some(expected) = &disk.checksum else { continue };
+        if job.checkpoint.disks.contains_key(&disk.id) {
+            continue;
+        }
+        job.meter.detail(Stage::Load, format!("checksum of {}", position(number, job)));
+        let path: &Path = &job.sources[number].source.path;
+        let size = fs::metadata(path).map_or(0, |metadata| metadata.len());
+        let meter = &mut job.meter;
+        let found = verify::sha256_file(path, job.control, &mut |done| {
+            meter.passed(number, Pass::Checksum, done as f64 / size.max(1) as f64);
+        })?;
+        if !found.eq_ignore_ascii_case(expected) {
+            return Err(Error::new(
+                Kind::Source,
+                format!("the checksum of {} is {found}, not {expected}", path.display()),
+            )
+            .field(format!("disks[{number}].checksum"))
+            .source(path.display().to_string())
+            .advice("copy the disk again, or mend the manifest"));
+        }
+        job.meter.passed(number, Pass::Checksum, 1.0);
+    }
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! The stages of this version, one file each, and what two of them share: copying a disk.
+//!
+//! A stage gets the VM as it is and brings it one step further; what it tells back goes into the
+//! report. Bytes move exactly once: where the target can be written at any offset, `extraction` writes
+//! it; where it can only be written as a stream (compressed, or a format without room for later
+//! changes), `convert` does. What is not here: the order of the stages (see [`super::worker`]).
+
+mod convert;
+mod copying;
+mod extraction;
+mod load;
+mod validate;
+
+use serde_json::Value;
+
+use super::worker::Job;
+use crate::model::error::{Error, Result};
+use crate::model::job::Stage;
+use crate::model::plan::{Compression, OutputFormat, Plan};
+
+/// Runs one stage.
+pub(super) fn run(stage: Stage, job: &mut Job<'_>) -> Result<Value> {
+    match stage {
+        Stage::Load => load::run(job),
+        Stage::Extraction => extraction::run(job),
+        Stage::Convert => convert::run(job),
+        Stage::Validate => validate::run(job),
+        Stage::Inspect | Stage::Fix | Stage::BootTest | Stage::Libvirt => {
+            Err(Error::internal(format!("the stage {stage} is not part of this version")))
+        }
+    }
+}
+
+/// The stage in which a plan's bytes move.
+fn copying_stage(plan: &Plan) -> Stage {
+    let any_offset = match plan.output.format {
+        OutputFormat::Raw => true,
+        OutputFormat::Qcow2 => plan.output.compress == Compression::None,
+        OutputFormat::Vmdk | OutputFormat::Vhd | OutputFormat::Vdi => false,
+    };
+    if any_offset || !plan.runs(Stage::Convert) { Stage::Extraction } else { Stage::Convert }
+}
+
+/// `disk 1/2`
+fn position(number: usize, job: &Job<'_>) -> String {
+    format!("disk {}/{}", number + 1, job.plan.disks.len())
+}

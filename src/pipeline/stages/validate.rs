@@ -1,0 +1,100 @@
+//! `validate`: prove that the result holds what the source holds.
+//!
+//! Per disk: the image's own structure, its size, every byte against the source, then its hash; and at
+//! last that the source is still what it was when all began. A result that fails is thrown away, so
+//! that no later attempt takes it for good. What is not here: whether a guest boots from it.
+
+use serde_json::{Value, json};
+
+use super::copying::{changed, target};
+use super::position;
+use crate::disk::verify;
+use crate::model::error::{Error, Kind, Result};
+use crate::model::job::Stage;
+use crate::model::plan::PlannedDisk;
+use crate::pipeline::meter::Pass;
+use crate::pipeline::worker::Job;
+use crate::sys::failpoint;
+
+pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
+    let mut told = Vec::new();
+    for (number, disk) in job.plan.disks.iter().enumerate() {
+        if !job.checkpoint.disks.get(&disk.id).is_some_and(|finished| finished.validated) {
+            job.control.checkpoint()?;
+            if let Err(error) = validate_one(job, number, disk) {
+                if error.kind() == Kind::Validation {
+                    throw_away(job, disk);
+                }
+                return Err(error);
+            }
+            failpoint::hit("validate.done");
+        }
+        let finished = job.checkpoint.disks.get(&disk.id);
+        told.push(json!({
+            "id": disk.id,
+            "identical": true,
+            "checked": job.plan.output.check_image_integrity,
+            "sha256": finished.and_then(|finished| finished.sha256.clone()),
+        }));
+    }
+    for (disk, opened) in job.plan.disks.iter().zip(&job.sources) {
+        opened.source.check_unchanged().map_err(|error| changed(&error, disk))?;
+    }
+    Ok(json!({ "disks": told }))
+}
+
+fn validate_one(job: &mut Job<'_>, number: usize, disk: &PlannedDisk) -> Result<()> {
+    let target = target(job, disk);
+    let where_ = position(number, job);
+    let engine = job.engine.as_ref().ok_or_else(|| Error::internal("nothing was loaded"))?;
+    let opened = job.sources.get(number).ok_or_else(|| Error::internal("a disk was not loaded"))?;
+    let (control, meter) = (job.control, &mut job.meter);
+
+    if job.plan.output.check_image_integrity {
+        meter.detail(Stage::Validate, format!("{where_}: structure"));
+        engine.check(&target.path, target.format, control)?;
+    }
+    meter.detail(Stage::Validate, format!("{where_}: comparing with the source"));
+    engine.compare(&opened.source, &target.path, target.format, control, &mut |part| {
+        meter.passed(number, Pass::Compare, part);
+    })?;
+    meter.passed(number, Pass::Compare, 1.0);
+    opened.source.check_unchanged().map_err(|error| changed(&error, disk))?;
+
+    meter.detail(Stage::Validate, format!("{where_}: hashing"));
+    let size = job.checkpoint.disks.get(&disk.id).map_or(0, |finished| finished.file.size);
+    let sha256 = verify::sha256_file(&target.path, control, &mut |done| {
+        meter.passed(number, Pass::Hash, done as f64 / size.max(1) as f64);
+    })?;
+    meter.passed(number, Pass::Hash, 1.0);
+
+    let still_there = job
+        .checkpoint
+        .disks
+        .get(&disk.id)
+        .map(|finished| finished.file.is_at(&job.place.results, &finished.partial))
+        .transpose()
+        .map_err(|error| Error::io(Kind::Output, "look at", &target.path, &error))?;
+    if still_there != Some(true) {
+        return Err(Error::new(
+            Kind::Validation,
+            format!("{} changed while it was checked", target.path.display()),
+        )
+        .output(&target.path)
+        .advice("something else changes files in the result directory: find it, then retry"));
+    }
+    if let Some(finished) = job.checkpoint.disks.get_mut(&disk.id) {
+        finished.validated = true;
+        finished.sha256 = Some(sha256);
+    }
+    job.save()
+}
+
+/// A result that is not what it should be must not be gone on from.
+fn throw_away(job: &mut Job<'_>, disk: &PlannedDisk) {
+    if let Some(finished) = job.checkpoint.disks.remove(&disk.id)
+        && let Err(error) = job.place.results.remove(&finished.partial)
+    {
+        tracing::warn!(%error, "a result that failed its check stays");
+    }
+}

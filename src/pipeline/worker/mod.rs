@@ -1,0 +1,358 @@
+//! One VM, from its work order to its outcome.
+//!
+//! ```text
+//!   prepare ─▶ lock ─▶ journal ─▶ load ▸ extraction ▸ convert ▸ validate ─▶ publish ─▶ outcome
+//!                        │                                                    ▲
+//!                        └── publishing had begun: finish it ─────────────────┘
+//! ```
+//!
+//! [`run`] is the library's form: synchronous, on the caller's thread, events through a closure.
+//! [`process_main`] is the hidden subcommand around the same work. A disk is the unit that is kept
+//! across attempts: what is finished is in the journal, what was cut starts over. What is not here:
+//! what a stage does (see [`super::stages`]), and whether a failed job is tried again.
+
+mod process;
+
+use std::time::Instant;
+
+pub use process::process_main;
+
+use super::checkpoint::Checkpoint;
+use super::hooks::{self, HookPoint};
+use super::meter::Meter;
+use super::publish::{self, Names, Progress, Publication};
+use super::report::{self, StageResults};
+use super::stages;
+use super::workplace::Workplace;
+use crate::disk::{Control, Engine, Interruption, Measure, SourceDisk};
+use crate::model::error::{Error, Kind, Result};
+use crate::model::job::Stage;
+use crate::model::plan::Plan;
+use crate::model::protocol::{Published, WorkOrder, WorkerEvent, WorkerOutcome};
+use crate::model::report::Notice;
+use crate::sys::failpoint;
+use crate::sys::process::Launcher;
+use crate::sys::time::{now_epoch, rfc3339_utc};
+
+/// The tools that a worker uses.
+#[derive(Debug, Clone, Default)]
+pub struct Bench {
+    /// How children are started. Users of the library name a hyper2kvm binary here, because their
+    /// own program cannot be the stub that every child starts as.
+    pub launcher: Launcher,
+}
+
+/// Takes one VM from its source to its published result.
+///
+/// Tells everything through `emit` except the outcome, which it returns. The journal of a published
+/// result stays until [`publish::forget`] is called, so that a caller that dies before it has
+/// recorded the outcome gets the same one again.
+pub fn run(
+    order: &WorkOrder,
+    bench: &Bench,
+    control: &Control,
+    emit: &mut dyn FnMut(WorkerEvent),
+) -> WorkerOutcome {
+    match Workplace::prepare(order) {
+        Ok(place) => {
+            let outcome = work(&place, bench, order, control, emit);
+            place.clear();
+            outcome
+        }
+        Err(error) => failed(error),
+    }
+}
+
+fn failed(error: Error) -> WorkerOutcome {
+    WorkerOutcome::Failed { error }
+}
+
+/// The work in a prepared place.
+fn work(
+    place: &Workplace,
+    bench: &Bench,
+    order: &WorkOrder,
+    control: &Control,
+    emit: &mut dyn FnMut(WorkerEvent),
+) -> WorkerOutcome {
+    failpoint::hit("worker.started");
+    let vm_id = &order.plan.vm_id;
+    let _lock = match place.lock(vm_id) {
+        Ok(lock) => lock,
+        Err(error) => return failed(error),
+    };
+    let begun = match begin(place, order, emit) {
+        Ok(Begun::Published(published)) => return WorkerOutcome::Succeeded(*published),
+        Ok(Begun::At(checkpoint)) => *checkpoint,
+        Err(error) => return failed(error),
+    };
+    let mut job = Job {
+        order,
+        plan: &order.plan,
+        place,
+        control,
+        bench,
+        engine: None,
+        meter: Meter::new(emit),
+        checkpoint: begun,
+        sources: Vec::new(),
+        results: StageResults::new(),
+    };
+    match job.all_stages().and_then(|()| job.publish()) {
+        Ok(published) => WorkerOutcome::Succeeded(published),
+        Err(error) => job.end(error),
+    }
+}
+
+enum Begun {
+    /// An earlier attempt had published all.
+    Published(Box<Published>),
+    /// There is work to do.
+    At(Box<Checkpoint>),
+}
+
+/// Finds out what earlier attempts left, and claims the names of the partial results.
+fn begin(place: &Workplace, order: &WorkOrder, emit: &mut dyn FnMut(WorkerEvent)) -> Result<Begun> {
+    let (dir, plan) = (&place.results, &order.plan);
+    let claim = || -> Result<Begun> {
+        let fresh = Checkpoint::new(order.job_id, &order.batch_id, plan);
+        if let Some(rival) = publish::rival(dir, &plan.vm_id, &fresh.partials)? {
+            return Err(Error::new(
+                Kind::Output,
+                format!("{rival} is being converted into {} with the same disk names", dir.path().display()),
+            )
+            .output(dir.path())
+            .advice("choose another directory, or wait until it has ended")
+            .transient());
+        }
+        let checkpoint = match Checkpoint::read(dir, &plan.vm_id)? {
+            None => fresh,
+            Some(found) => match go_on_from(dir, found, &fresh)? {
+                Begun::At(checkpoint) => *checkpoint,
+                published @ Begun::Published(_) => return Ok(published),
+            },
+        };
+        checkpoint.write(dir, &plan.vm_id)?;
+        Ok(Begun::At(Box::new(checkpoint)))
+    };
+    let begun = dir
+        .exclusively(claim)
+        .map_err(|error| Error::io(Kind::Output, "lock", dir.path(), &error).output(dir.path()))??;
+    let resumed = match &begun {
+        Begun::Published(_) => true,
+        Begun::At(checkpoint) => !checkpoint.disks.is_empty() || checkpoint.intent.is_some(),
+    };
+    emit(WorkerEvent::Started { pid: std::process::id(), resumed });
+    Ok(begun)
+}
+
+/// What an earlier attempt's journal is worth.
+fn go_on_from(dir: &crate::sys::dir::Dir, found: Checkpoint, fresh: &Checkpoint) -> Result<Begun> {
+    let progress = found.intent.as_ref().map(|intent| publish::progress(dir, intent)).transpose()?;
+    let same_plan = found.plan_sha256 == fresh.plan_sha256;
+    let same_job = found.job_id == fresh.job_id && found.batch_id == fresh.batch_id;
+    match (progress, found.intent.as_ref()) {
+        (Some(Progress::Complete), Some(intent)) if same_plan && same_job => {
+            Ok(Begun::Published(Box::new(intent.outcome.clone())))
+        }
+        // Another job's result, which nobody came back for: it stays, and this job does its own work.
+        (Some(Progress::Complete), _) => Ok(Begun::At(Box::new(fresh.clone()))),
+        (Some(Progress::Unfinished) | None, _) if same_plan => {
+            Ok(Begun::At(Box::new(Checkpoint { job_id: fresh.job_id, batch_id: fresh.batch_id.clone(), ..found })))
+        }
+        _ => {
+            publish::discard(dir, &found)?;
+            Ok(Begun::At(Box::new(fresh.clone())))
+        }
+    }
+}
+
+/// A source that `load` has opened.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// What is read.
+    pub(super) source: SourceDisk,
+    /// What copying it takes.
+    pub(super) measure: Measure,
+}
+
+/// A VM that is being worked on: what the stages share.
+pub(super) struct Job<'a> {
+    pub(super) order: &'a WorkOrder,
+    pub(super) plan: &'a Plan,
+    pub(super) place: &'a Workplace,
+    pub(super) control: &'a Control,
+    pub(super) bench: &'a Bench,
+    pub(super) engine: Option<Engine>,
+    pub(super) meter: Meter<'a>,
+    pub(super) checkpoint: Checkpoint,
+    /// Opened by `load`, in the plan's order.
+    pub(super) sources: Vec<Opened>,
+    results: StageResults,
+}
+
+impl Job<'_> {
+    fn all_stages(&mut self) -> Result<()> {
+        if self.checkpoint.intent.is_some() {
+            // All stages had ended when publishing began.
+            return Ok(());
+        }
+        for stage in Stage::BUILT {
+            if !self.plan.runs(stage) {
+                continue;
+            }
+            if let Some(point) = HookPoint::before(stage) {
+                hooks::reached(point)?;
+            }
+            self.one_stage(stage).map_err(|error| error.stage(stage))?;
+            if let Some(point) = HookPoint::after(stage) {
+                hooks::reached(point)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn one_stage(&mut self, stage: Stage) -> Result<()> {
+        self.control.checkpoint()?;
+        tracing::info!(%stage, "stage begins");
+        self.meter.tell(WorkerEvent::StageStarted { stage });
+        let start = Instant::now();
+        let result = stages::run(stage, self);
+        let seconds = start.elapsed().as_secs_f64();
+        *self.checkpoint.stage_seconds.entry(stage).or_default() += seconds;
+        let result = result?;
+        tracing::info!(%stage, seconds, "stage ended");
+        self.results.insert(stage, result.clone());
+        self.meter.tell(WorkerEvent::StageFinished { stage, seconds, result });
+        Ok(())
+    }
+
+    fn publish(&mut self) -> Result<Published> {
+        let dir = &self.place.results;
+        if self.checkpoint.intent.is_none() {
+            self.control.checkpoint()?;
+            let publication = Publication { plan: self.plan, dir, group: self.place.group };
+            publication.settle_files(&self.checkpoint)?;
+            let names = Names::choose(self.plan, dir)?;
+            let paths: Vec<_> = names.disks.iter().map(|name| dir.path().join(name)).collect();
+            let report = report::compose(
+                self.plan,
+                self.order.attempt,
+                &self.checkpoint,
+                std::mem::take(&mut self.results),
+                &paths,
+                now_epoch(),
+            );
+            let text = report::text(&report)?;
+            let hashes = report.artifacts.iter().map(|artifact| artifact.sha256.clone());
+            let outcome = Published {
+                directory: dir.path().to_owned(),
+                outputs: paths.into_iter().zip(hashes).collect(),
+                report: names.report.as_ref().map(|name| dir.path().join(name)),
+                content: Some(Box::new(report)),
+            };
+            publication.declare(&mut self.checkpoint, names, text, outcome)?;
+        }
+        let Some(intent) = &self.checkpoint.intent else {
+            return Err(Error::internal("nothing was declared for publishing"));
+        };
+        let published = match publish::carry_out(dir, intent) {
+            Ok(published) => published,
+            Err(error) => {
+                self.checkpoint.intent = None;
+                self.save_quietly();
+                return Err(error);
+            }
+        };
+        self.meter.complete();
+        hooks::reached(HookPoint::OnSuccess)?;
+        Ok(published)
+    }
+
+    /// Remembers a warning for the report, and tells it.
+    pub(super) fn warn(&mut self, stage: Stage, message: String) {
+        let known = self.checkpoint.warnings.iter().any(|notice| notice.message == message);
+        if !known {
+            let timestamp = rfc3339_utc(now_epoch());
+            self.checkpoint.warnings.push(Notice {
+                stage: stage.name().to_owned(),
+                message: message.clone(),
+                timestamp,
+            });
+        }
+        self.meter.warn(Some(stage), message);
+    }
+
+    /// Makes the journal durable.
+    pub(super) fn save(&self) -> Result<()> {
+        self.checkpoint.write(&self.place.results, &self.plan.vm_id)
+    }
+
+    /// Where the journal only saves work and something else has failed already.
+    fn save_quietly(&self) {
+        if let Err(error) = self.save() {
+            tracing::warn!(%error, "the journal could not be written");
+        }
+    }
+
+    /// The work ended early: cleans up as far as what ended it asks for.
+    fn end(mut self, error: Error) -> WorkerOutcome {
+        match self.control.interruption() {
+            Some(Interruption::Stop) => {
+                self.save_quietly();
+                WorkerOutcome::Stopped
+            }
+            Some(Interruption::Cancel { keep_partial }) => {
+                if keep_partial || self.order.limits.keep_partial {
+                    self.remove_cut_partials();
+                    self.save_quietly();
+                } else if let Err(error) = self.remove_everything() {
+                    tracing::warn!(%error, "not everything could be removed");
+                }
+                WorkerOutcome::Cancelled
+            }
+            None => {
+                tracing::error!(kind = %error.kind(), %error, "failed");
+                self.remove_cut_partials();
+                self.keep_what_is_worth_it();
+                if let Err(error) = hooks::reached(HookPoint::OnFailure) {
+                    tracing::warn!(%error, "on_failure");
+                }
+                failed(error)
+            }
+        }
+    }
+
+    /// A cut disk starts over: what is there of it only takes room.
+    fn remove_cut_partials(&self) {
+        let finished: Vec<&String> =
+            self.checkpoint.disks.values().map(|finished| &finished.partial).collect();
+        for name in self.checkpoint.partials.iter().filter(|name| !finished.contains(name)) {
+            if let Err(error) = self.place.results.remove(name) {
+                tracing::warn!(name, %error, "a cut partial result stays");
+            }
+        }
+    }
+
+    /// With no disk finished there is nothing to go on from: then nothing is left behind either.
+    fn keep_what_is_worth_it(&mut self) {
+        if self.checkpoint.disks.is_empty() && self.checkpoint.intent.is_none() {
+            if let Err(error) = Checkpoint::remove(&self.place.results, &self.plan.vm_id) {
+                tracing::warn!(%error, "the journal stays");
+            }
+        } else {
+            self.save_quietly();
+        }
+    }
+
+    fn remove_everything(&self) -> Result<()> {
+        publish::discard(&self.place.results, &self.checkpoint)?;
+        Checkpoint::remove(&self.place.results, &self.plan.vm_id)
+    }
+}
+
+impl std::fmt::Debug for Job<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Job").field("vm_id", &self.plan.vm_id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,188 @@
+//! Where one VM is worked on: the result directory held open, the private directory, the lock.
+//!
+//! Everything that has to happen before the sandbox closes is here: making directories, finding the
+//! group's number, and saying what the sandbox has to leave open. What is not here: the work.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::checkpoint::lock_name;
+use super::publish::DIRECTORY_MODE;
+use crate::model::error::{Error, Kind, Result};
+use crate::model::plan::{PlannedDisk, SourceFormat};
+use crate::model::protocol::WorkOrder;
+use crate::model::units::is_id;
+use crate::sys::dir::{Dir, LockFile};
+use crate::sys::sandbox::Rules;
+
+/// A worker that was just killed may hold its lock a little longer than its service lived.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// How often the lock is tried meanwhile.
+const LOCK_INTERVAL: Duration = Duration::from_millis(50);
+/// Working files are nobody else's business.
+const PRIVATE_MODE: u32 = 0o700;
+
+/// The directories of one VM.
+#[derive(Debug)]
+pub(super) struct Workplace {
+    /// Where results go.
+    pub(super) results: Dir,
+    /// The results' group.
+    pub(super) group: Option<u32>,
+    private: PathBuf,
+}
+
+impl Workplace {
+    /// Makes and checks everything that the work needs to be there.
+    pub(super) fn prepare(order: &WorkOrder) -> Result<Workplace> {
+        let output = &order.plan.output;
+        refuse_unsafe_names(order)?;
+        within_roots(&output.directory, &order.limits.write_roots)?;
+        let results = Dir::create_all(&output.directory, DIRECTORY_MODE).map_err(|error| {
+            Error::io(Kind::Output, "use the result directory", &output.directory, &error)
+                .output(&output.directory)
+                .advice("it has to be a directory (not a symbolic link) that may be written to")
+        })?;
+        let group = output.group.as_deref().map(group_number).transpose()?;
+        let private = order.limits.work_dir.clone();
+        Dir::create_all(&private, PRIVATE_MODE).map_err(|error| {
+            Error::io(Kind::Output, "make the working directory", &private, &error)
+        })?;
+        Ok(Workplace { results, group, private })
+    }
+
+    /// The private directory for working files.
+    pub(super) fn private(&self) -> &Path {
+        &self.private
+    }
+
+    /// Removes the private directory with all that is left in it.
+    pub(super) fn clear(&self) {
+        if let Err(error) = fs::remove_dir_all(&self.private)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            // In the sandbox the directory itself cannot be removed, only what is in it: whoever started us does that.
+            tracing::debug!(path = %self.private.display(), %error, "the working directory stays");
+        }
+    }
+
+    /// Takes the VM's lock, so that never two workers write the same partial results.
+    pub(super) fn lock(&self, vm_id: &str) -> Result<LockFile<'_>> {
+        let name = lock_name(vm_id);
+        let path = self.results.path().join(&name);
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match self.results.try_lock(&name) {
+                Ok(Some(lock)) => return Ok(lock),
+                Ok(None) if Instant::now() < deadline => std::thread::sleep(LOCK_INTERVAL),
+                Ok(None) => {
+                    return Err(Error::new(
+                        Kind::Output,
+                        format!("another conversion of {vm_id} is at work in {}", self.results.path().display()),
+                    )
+                    .output(path)
+                    .advice("wait until it has ended, or choose another directory")
+                    .transient());
+                }
+                Err(error) => return Err(Error::io(Kind::Output, "lock", &path, &error).output(&path)),
+            }
+        }
+    }
+
+    /// What the worker and everything below it may open.
+    pub(super) fn rules(&self, order: &WorkOrder) -> Rules {
+        let mut read = Vec::new();
+        for disk in &order.plan.disks {
+            read.extend(readable_for(disk));
+        }
+        Rules {
+            read,
+            write: vec![self.results.path().to_owned(), self.private.clone()],
+            // The stub that every child starts as is this very program.
+            execute: vec![PathBuf::from("/proc/self/exe")],
+            required: order.limits.sandbox_required,
+            network: order.plan.needs_network,
+        }
+    }
+}
+
+/// The source itself; where a format may consist of several files, also the directories in which they may lie.
+fn readable_for(disk: &PlannedDisk) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    let real = fs::canonicalize(&disk.source).unwrap_or_else(|_| disk.source.clone());
+    let several = disk.backing_chain || disk.source_format == SourceFormat::Vmdk;
+    match real.parent() {
+        Some(parent) if several => paths.push(parent.to_owned()),
+        _ => paths.push(real.clone()),
+    }
+    paths.extend(disk.allowed_paths.iter().cloned());
+    // A path that is not there cannot be opened up; that it is missing is told by the stage that opens it.
+    paths.retain(|path| path.exists());
+    paths
+}
+
+/// Names become file names: what the model would never make is refused here once more.
+fn refuse_unsafe_names(order: &WorkOrder) -> Result<()> {
+    let plan = &order.plan;
+    let mut seen = std::collections::BTreeSet::new();
+    for id in plan.disks.iter().map(|disk| &disk.id).chain([&plan.vm_id]) {
+        if !is_id(id) {
+            return Err(Error::new(Kind::Manifest, format!("`{}` is not an id", id.escape_debug()))
+                .advice("ids begin with a letter, a digit or `_` and hold only those, `.` and `-`"));
+        }
+    }
+    if let Some(twice) = plan.disks.iter().find(|disk| !seen.insert(&disk.id)) {
+        return Err(Error::new(Kind::Manifest, format!("two disks are called `{}`", twice.id))
+            .advice("give every disk an id of its own"));
+    }
+    if !plan.output.directory.is_absolute() || !order.limits.work_dir.is_absolute() {
+        return Err(Error::internal("a work order names a relative directory"));
+    }
+    Ok(())
+}
+
+/// Whether a directory that may not exist yet lies below one of the roots, links resolved.
+fn within_roots(directory: &Path, roots: &[PathBuf]) -> Result<()> {
+    if roots.is_empty() {
+        return Ok(());
+    }
+    let refused = |why: &str| {
+        Error::new(Kind::Output, format!("{} {why}", directory.display()))
+            .output(directory)
+            .advice("choose a directory below one of `paths.write` of the configuration")
+            .allowed(roots.iter().map(|root| root.display().to_string()))
+    };
+    if directory.components().any(|part| matches!(part, std::path::Component::ParentDir)) {
+        return Err(refused("holds `..`"));
+    }
+    let mut there = directory;
+    while fs::symlink_metadata(there).is_err() {
+        match there.parent() {
+            Some(parent) => there = parent,
+            None => return Err(refused("does not exist")),
+        }
+    }
+    let real = fs::canonicalize(there).map_err(|error| {
+        Error::io(Kind::Output, "resolve", there, &error).output(directory)
+    })?;
+    let inside = roots.iter().any(|root| {
+        fs::canonicalize(root).is_ok_and(|root| real.starts_with(&root))
+            || (there != directory && directory.starts_with(root) && root.starts_with(&real))
+    });
+    if inside { Ok(()) } else { Err(refused("is not below a directory that results may be written to")) }
+}
+
+fn group_number(name: &str) -> Result<u32> {
+    let found = nix::unistd::Group::from_name(name).map_err(|error| {
+        Error::new(Kind::Output, format!("cannot look up the group `{name}`: {error}"))
+            .advice("check /etc/group and the name services")
+    })?;
+    match (found, name.parse()) {
+        (Some(group), _) => Ok(group.gid.as_raw()),
+        (None, Ok(number)) => Ok(number),
+        (None, Err(_)) => Err(Error::new(Kind::Output, format!("there is no group `{name}`"))
+            .field("output.group")
+            .advice("make the group, or leave `output.group` out")),
+    }
+}
