@@ -8,6 +8,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     match std::env::args_os().nth(1) {
         Some(word) if word == "stub" => hyper2kvm::sys::stub::main(),
+        Some(word) if word == "worker" => hyper2kvm::pipeline::worker::process_main(),
         _ => hyper2kvm::cli::main(),
     }
 }

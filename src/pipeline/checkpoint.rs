@@ -64,11 +64,7 @@ impl FileMark {
     /// Of a plain file; anything else has none.
     #[must_use]
     pub fn of(entry: Entry) -> Option<FileMark> {
-        entry.is_file.then_some(FileMark {
-            inode: entry.inode,
-            size: entry.size,
-            mtime_ns: entry.mtime_ns,
-        })
+        entry.is_file.then_some(FileMark { inode: entry.inode, size: entry.size, mtime_ns: entry.mtime_ns })
     }
 
     /// Whether a name is this very file, unchanged.
@@ -163,6 +159,12 @@ impl Checkpoint {
         }
     }
 
+    /// The same work, now done by another job.
+    #[must_use]
+    pub fn taken_over_by(self, job: &Checkpoint) -> Checkpoint {
+        Checkpoint { job_id: job.job_id, batch_id: job.batch_id.clone(), ..self }
+    }
+
     /// Reads a VM's journal. One that cannot be understood counts as none: it costs work, never a result.
     pub fn read(dir: &Dir, vm_id: &str) -> Result<Option<Checkpoint>> {
         let name = journal_name(vm_id);
@@ -177,7 +179,10 @@ impl Checkpoint {
         match serde_json::from_slice::<Checkpoint>(&bytes) {
             Ok(checkpoint) if checkpoint.version == VERSION => Ok(Some(checkpoint)),
             Ok(checkpoint) => {
-                tracing::warn!(version = checkpoint.version, "the journal is of another version: starting over");
+                tracing::warn!(
+                    version = checkpoint.version,
+                    "the journal is of another version: starting over"
+                );
                 Ok(None)
             }
             Err(error) => {
@@ -193,9 +198,8 @@ impl Checkpoint {
         let bytes = serde_json::to_vec(self)
             .map_err(|error| Error::internal(format!("the journal cannot be written: {error}")))?;
         failpoint::hit("checkpoint.before-write");
-        dir.replace(&name, &bytes, MODE).map_err(|error| {
-            Error::io(Kind::Output, "write the journal", &dir.path().join(&name), &error)
-        })?;
+        dir.replace(&name, &bytes, MODE)
+            .map_err(|error| Error::io(Kind::Output, "write the journal", &dir.path().join(&name), &error))?;
         failpoint::hit("checkpoint.after-write");
         Ok(())
     }
@@ -203,9 +207,9 @@ impl Checkpoint {
     /// Removes a VM's journal.
     pub fn remove(dir: &Dir, vm_id: &str) -> Result<()> {
         let name = journal_name(vm_id);
-        dir.remove(&name).and_then(|_| dir.sync()).map_err(|error| {
-            Error::io(Kind::Output, "remove the journal", &dir.path().join(&name), &error)
-        })
+        dir.remove(&name)
+            .and_then(|_| dir.sync())
+            .map_err(|error| Error::io(Kind::Output, "remove the journal", &dir.path().join(&name), &error))
     }
 }
 

@@ -72,6 +72,7 @@ impl WorkerProcess {
         command
             .arg("worker")
             .arg(format!("--parent={}", std::process::id()))
+            .env("TMPDIR", &order.limits.work_dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log_file)
@@ -94,6 +95,7 @@ impl WorkerProcess {
             events,
             told,
             unwritten: VecDeque::from([first]),
+            work_dir: order.limits.work_dir.clone(),
             log: log.to_owned(),
             log_start,
             outcome_told: false,
@@ -118,7 +120,8 @@ impl WorkerProcess {
     /// The next event; `None` once the process is gone. The last one is always [`WorkerEvent::Finished`].
     ///
     /// Asking on after `Finished` says that the outcome is recorded: only then does the worker remove
-    /// the journal that lets a next start see that all is done. So record first, then ask on.
+    /// the journal that lets a next start see that all is done. So record first, then ask on; and
+    /// start no other worker of the same job before this has answered `None`.
     pub async fn next(&mut self) -> Option<WorkerEvent> {
         if self.finished {
             self.handle.send(WorkerCommand::Recorded);
@@ -150,6 +153,7 @@ struct Pump {
     events: mpsc::Sender<WorkerEvent>,
     told: mpsc::UnboundedReceiver<Told>,
     unwritten: VecDeque<Vec<u8>>,
+    work_dir: PathBuf,
     log: PathBuf,
     log_start: u64,
     outcome_told: bool,
@@ -166,7 +170,11 @@ impl Pump {
             }
         })
         .await;
-        if !self.outcome_told {
+        if self.outcome_told {
+            // It emptied its working directory; its sandbox did not let it remove the directory itself.
+            let _ = std::fs::remove_dir(&self.work_dir);
+        } else {
+            let _ = std::fs::remove_dir_all(&self.work_dir);
             let outcome = if self.killed {
                 WorkerOutcome::Stopped
             } else {

@@ -120,7 +120,7 @@ pub(super) struct Publication<'a> {
 
 impl Publication<'_> {
     /// Makes the partial files ready: mode, group, durable.
-    pub(super) fn settle_files(&self, checkpoint: &mut Checkpoint) -> Result<()> {
+    pub(super) fn settle_files(&self, checkpoint: &Checkpoint) -> Result<()> {
         let mode = self.plan.output.mode.unwrap_or(FILE_MODE);
         for disk in checkpoint.disks.values() {
             let name = &disk.partial;
@@ -137,7 +137,7 @@ impl Publication<'_> {
         &self,
         checkpoint: &mut Checkpoint,
         names: Names,
-        report: Option<String>,
+        report: String,
         outcome: Published,
     ) -> Result<()> {
         let mut renames = Vec::new();
@@ -150,7 +150,7 @@ impl Publication<'_> {
         }
         checkpoint.intent = Some(Intent {
             renames,
-            report: names.report.zip(report),
+            report: names.report.map(|name| (name, report)),
             replace: self.plan.output.on_exists == OnExists::Replace,
             outcome,
         });
@@ -308,7 +308,9 @@ pub(super) fn discard(dir: &Dir, checkpoint: &Checkpoint) -> Result<()> {
 /// Another VM whose worker runs right now and writes one of these names.
 pub(super) fn rival(dir: &Dir, vm_id: &str, partials: &[String]) -> Result<Option<String>> {
     for name in dir.names().map_err(failed("list", dir, "."))? {
-        let Some(other) = name.to_str().and_then(vm_of_journal).filter(|other| *other != vm_id) else { continue };
+        let Some(other) = name.to_str().and_then(vm_of_journal).filter(|other| *other != vm_id) else {
+            continue;
+        };
         let running = dir.is_locked(&lock_name(other)).unwrap_or(false);
         if running
             && let Ok(Some(theirs)) = Checkpoint::read(dir, other)
@@ -322,9 +324,9 @@ pub(super) fn rival(dir: &Dir, vm_id: &str, partials: &[String]) -> Result<Optio
 
 fn exists(dir: &Dir, name: &str) -> Error {
     let path = dir.path().join(name);
-    Error::new(Kind::Exists, format!("{} is already there", path.display())).output(path).advice(
-        "choose another directory, remove it, or say `output.on_exists: suffix` or `replace`",
-    )
+    Error::new(Kind::Exists, format!("{} is already there", path.display()))
+        .output(path)
+        .advice("choose another directory, remove it, or say `output.on_exists: suffix` or `replace`")
 }
 
 fn failed<'a>(what: &'a str, dir: &'a Dir, name: &'a str) -> impl Fn(io::Error) -> Error + 'a {

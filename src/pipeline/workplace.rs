@@ -15,6 +15,7 @@ use crate::model::protocol::WorkOrder;
 use crate::model::units::is_id;
 use crate::sys::dir::{Dir, LockFile};
 use crate::sys::sandbox::Rules;
+use crate::sys::users::group_id;
 
 /// A worker that was just killed may hold its lock a little longer than its service lived.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
@@ -44,17 +45,16 @@ impl Workplace {
                 .output(&output.directory)
                 .advice("it has to be a directory (not a symbolic link) that may be written to")
         })?;
+        // Once more, on the directory itself: between the look above and now a link may have been put there.
+        let real = results
+            .real_path()
+            .map_err(|error| Error::io(Kind::Output, "look at", &output.directory, &error))?;
+        within_roots(&real, &order.limits.write_roots)?;
         let group = output.group.as_deref().map(group_number).transpose()?;
         let private = order.limits.work_dir.clone();
-        Dir::create_all(&private, PRIVATE_MODE).map_err(|error| {
-            Error::io(Kind::Output, "make the working directory", &private, &error)
-        })?;
+        Dir::create_all(&private, PRIVATE_MODE)
+            .map_err(|error| Error::io(Kind::Output, "make the working directory", &private, &error))?;
         Ok(Workplace { results, group, private })
-    }
-
-    /// The private directory for working files.
-    pub(super) fn private(&self) -> &Path {
-        &self.private
     }
 
     /// Removes the private directory with all that is left in it.
@@ -79,7 +79,10 @@ impl Workplace {
                 Ok(None) => {
                     return Err(Error::new(
                         Kind::Output,
-                        format!("another conversion of {vm_id} is at work in {}", self.results.path().display()),
+                        format!(
+                            "another conversion of {vm_id} is at work in {}",
+                            self.results.path().display()
+                        ),
                     )
                     .output(path)
                     .advice("wait until it has ended, or choose another directory")
@@ -163,9 +166,8 @@ fn within_roots(directory: &Path, roots: &[PathBuf]) -> Result<()> {
             None => return Err(refused("does not exist")),
         }
     }
-    let real = fs::canonicalize(there).map_err(|error| {
-        Error::io(Kind::Output, "resolve", there, &error).output(directory)
-    })?;
+    let real = fs::canonicalize(there)
+        .map_err(|error| Error::io(Kind::Output, "resolve", there, &error).output(directory))?;
     let inside = roots.iter().any(|root| {
         fs::canonicalize(root).is_ok_and(|root| real.starts_with(&root))
             || (there != directory && directory.starts_with(root) && root.starts_with(&real))
@@ -174,15 +176,13 @@ fn within_roots(directory: &Path, roots: &[PathBuf]) -> Result<()> {
 }
 
 fn group_number(name: &str) -> Result<u32> {
-    let found = nix::unistd::Group::from_name(name).map_err(|error| {
+    let found = group_id(name).map_err(|error| {
         Error::new(Kind::Output, format!("cannot look up the group `{name}`: {error}"))
             .advice("check /etc/group and the name services")
     })?;
-    match (found, name.parse()) {
-        (Some(group), _) => Ok(group.gid.as_raw()),
-        (None, Ok(number)) => Ok(number),
-        (None, Err(_)) => Err(Error::new(Kind::Output, format!("there is no group `{name}`"))
+    found.or_else(|| name.parse().ok()).ok_or_else(|| {
+        Error::new(Kind::Output, format!("there is no group `{name}`"))
             .field("output.group")
-            .advice("make the group, or leave `output.group` out")),
-    }
+            .advice("make the group, or leave `output.group` out")
+    })
 }

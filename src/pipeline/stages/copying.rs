@@ -93,7 +93,10 @@ pub(super) fn changed(error: &Error, disk: &PlannedDisk) -> Error {
     if error.kind() != Kind::Source {
         return error.clone();
     }
-    Error::new(Kind::Source, format!("disk {}: the source changed during the copy: {}", disk.id, error.details().cause))
-        .source(disk.source.display().to_string())
-        .advice("make sure that the VM is off and that nothing else writes to its disk, then retry")
+    Error::new(
+        Kind::Source,
+        format!("disk {}: the source changed during the copy: {}", disk.id, error.details().cause),
+    )
+    .source(disk.source.display().to_string())
+    .advice("make sure that the VM is off and that nothing else writes to its disk, then retry")
 }

@@ -99,9 +99,10 @@ fn keep_what_is_finished(job: &mut Job<'_>) -> Result<()> {
         let partial = crate::pipeline::publish::partial_name(job.plan, &disk.id);
         if let Some(finished) = job.checkpoint.disks.get(&disk.id) {
             let unchanged = same_files(&finished.source, opened.source.identity());
-            let there = finished.file.is_at(dir, &finished.partial).map_err(|error| {
-                Error::io(Kind::Output, "look for", &dir.path().join(&partial), &error)
-            })?;
+            let there = finished
+                .file
+                .is_at(dir, &finished.partial)
+                .map_err(|error| Error::io(Kind::Output, "look for", &dir.path().join(&partial), &error))?;
             if unchanged && there {
                 continue;
             }
@@ -188,9 +189,7 @@ fn check_room(job: &Job<'_>) -> Result<()> {
 
 fn room(job: &Job<'_>, source: &SourceDisk, measure: &Measure) -> u64 {
     match job.plan.output.preallocation {
-        Preallocation::Falloc | Preallocation::Full => {
-            measure.required_bytes.max(source.facts.virtual_size)
-        }
+        Preallocation::Falloc | Preallocation::Full => measure.required_bytes.max(source.facts.virtual_size),
         Preallocation::Off | Preallocation::Metadata => measure.required_bytes,
     }
 }

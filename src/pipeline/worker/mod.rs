@@ -158,7 +158,7 @@ fn go_on_from(dir: &crate::sys::dir::Dir, found: Checkpoint, fresh: &Checkpoint)
         // Another job's result, which nobody came back for: it stays, and this job does its own work.
         (Some(Progress::Complete), _) => Ok(Begun::At(Box::new(fresh.clone()))),
         (Some(Progress::Unfinished) | None, _) if same_plan => {
-            Ok(Begun::At(Box::new(Checkpoint { job_id: fresh.job_id, batch_id: fresh.batch_id.clone(), ..found })))
+            Ok(Begun::At(Box::new(found.taken_over_by(fresh))))
         }
         _ => {
             publish::discard(dir, &found)?;

@@ -103,7 +103,9 @@ fn prepare(order: &WorkOrder, events: &EventLine) -> Result<Workplace> {
         Ok(enforcement) => tracing::info!(?enforcement, "sandbox closed"),
         Err(error) => {
             return Err(Error::internal(format!("the worker's sandbox cannot be applied: {error}"))
-                .advice("see `hyper2kvm doctor`; in a service unit the landlock system calls have to be allowed")
+                .advice(
+                    "see `hyper2kvm doctor`; in a service unit the landlock system calls have to be allowed",
+                )
                 .permanent());
         }
     }
@@ -114,7 +116,8 @@ fn prepare(order: &WorkOrder, events: &EventLine) -> Result<Workplace> {
 fn die_with_parent() -> std::result::Result<(), String> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|error| format!("cannot bind its life to its parent's: {error}"))?;
-    let expected = std::env::args().find_map(|argument| argument.strip_prefix("--parent=")?.parse::<i32>().ok());
+    let expected =
+        std::env::args().find_map(|argument| argument.strip_prefix("--parent=")?.parse::<i32>().ok());
     let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
     match expected {
         None => Err("it is started by the service, not by hand; use `hyper2kvm convert`".to_owned()),

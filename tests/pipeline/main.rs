@@ -1,0 +1,14 @@
+//! One VM from source to result, with real disks, real worker processes and real crashes.
+
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test binary has no outside, and a test may fail")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod commands;
+#[cfg(feature = "failpoints")]
+mod crashes;
+mod hostile;
+mod names;
+mod results;
+mod site;
