@@ -101,7 +101,8 @@ fn arguments(source: &SourceDisk, target: &Target) -> Vec<String> {
     let mut options: Vec<String> = Vec::new();
     match (target.format, target.compress) {
         (OutputFormat::Qcow2, Compression::None) => {
-            args.extend(["-W", "-m", "8"].map(String::from));
+            // Not out of order (`-W`): it is no faster here, and a run after a crash would lay out other clusters.
+            args.extend(["-m", "8"].map(String::from));
             options.push("compat=1.1,lazy_refcounts=off".to_owned());
         }
         (OutputFormat::Qcow2, packed) => {
@@ -165,6 +166,11 @@ pub(crate) fn child_failed(kind: Kind, verb: &str, output: &Output) -> Error {
     let complaint = output.complaint();
     let line = complaint.lines().last().unwrap_or_default();
     let cause = line.strip_prefix("qemu-img: ").unwrap_or(line);
+    if ["No space left on device", "Disk quota exceeded"].iter().any(|full| complaint.contains(full)) {
+        return Error::new(Kind::DiskSpace, format!("qemu-img {verb} failed: {cause}"))
+            .advice("free some space there; the work goes on by itself")
+            .console_tail(complaint.clone());
+    }
     Error::new(kind, format!("qemu-img {verb} failed ({}): {cause}", output.ending()))
         .console_tail(complaint.clone())
 }

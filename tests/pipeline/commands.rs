@@ -173,6 +173,7 @@ fn two_workers_of_one_vm_do_not_work_at_once() {
                 WorkerOutcome::Failed { error } => {
                     assert!(error.to_string().contains("another conversion of vm"), "{error}");
                 }
+                WorkerOutcome::Succeeded(published) => assert_eq!(published.directory, site.out()),
                 other => panic!("{other:?}"),
             }
         }

@@ -128,13 +128,15 @@ fn a_file_system_that_fills_up_during_the_copy_is_disk_space_and_gives_the_room_
     in_private_mounts(
         "hostile::a_file_system_that_fills_up_during_the_copy_is_disk_space_and_gives_the_room_back",
         || {
-            let site = Site::sized(&["raw"], 64, 48);
+            let mut site = Site::sized(&["raw"], 64, 48);
+            // Packing takes long enough for somebody else to take the room meanwhile.
+            site.order.plan.output.compress = hyper2kvm::model::plan::Compression::Zlib;
             mount_small(&site, 64);
             let filler = site.out().join("filler");
             let told = site.run_with(|event, _| {
-                // After the room was found to be enough, somebody else takes it.
-                if matches!(event, WorkerEvent::StageStarted { stage: Stage::Extraction }) {
-                    std::fs::write(&filler, vec![1_u8; 40 << 20]).unwrap();
+                if matches!(event, WorkerEvent::StageStarted { stage: Stage::Convert }) {
+                    // As much of it as there still is room for.
+                    let _ = std::fs::write(&filler, vec![1_u8; 60 << 20]);
                 }
             });
             match told.outcome {

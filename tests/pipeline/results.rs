@@ -120,7 +120,7 @@ fn the_report_tells_what_was_made_of_what_and_how() {
     site.order.plan.profile = "production".to_owned();
     site.order.plan.lacking = vec![Stage::Inspect, Stage::Fix, Stage::BootTest];
     site.order.plan.warnings = vec!["a warning of the plan".to_owned()];
-    site.order.plan.disks[0].bytes = Some(12_345);
+    site.order.plan.disks[1].bytes = Some(12_345);
     site.order.plan.input.manifest_version = "1.0".to_owned();
     site.order.plan.input.notes = vec!["passed on".to_owned()];
     let published = site.succeed();
