@@ -14,4 +14,5 @@ pub mod planner;
 pub mod progress;
 pub mod protocol;
 pub mod report;
+pub mod schema;
 pub mod units;

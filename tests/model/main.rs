@@ -2,4 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // A test that fails may panic.
 
+mod bad;
+mod golden;
 mod plans;
+mod properties;
+mod schemas;

@@ -151,7 +151,7 @@ impl de::Error for Problem {
         let mut problem = Problem::new(format!("unknown key `{field}`"));
         problem.advice = Some(match closest(field, expected.iter().copied()) {
             Some(meant) => format!("did you mean `{meant}`?"),
-            None => "remove it, or see docs/manifest.md for what can be said here".to_owned(),
+            None => "remove it".to_owned(),
         });
         problem.allowed = expected.iter().map(|&name| name.to_owned()).collect();
         problem
@@ -361,7 +361,7 @@ impl<'de> de::Deserializer<'de> for Decoder<'_> {
         match &self.node.value {
             Value::Text(text) => visitor.visit_enum(text.as_str().into_deserializer()),
             _ => {
-                let mut problem = self.wrong("text");
+                let mut problem = self.wrong("one of a few words");
                 problem.allowed = variants.iter().map(|&name| name.to_owned()).collect();
                 Err(problem)
             }

@@ -72,8 +72,10 @@ impl Reader<'_> {
         }
         loop {
             self.skip_space();
-            if self.peek() != Some(b'"') {
-                return Err(self.malformed("a key in double quotes is expected here"));
+            match self.peek() {
+                Some(b'"') => {}
+                None => return Err(self.malformed("the JSON ends in the middle")),
+                Some(_) => return Err(self.malformed("a key in double quotes is expected here")),
             }
             let (line, column) = self.cursor.at(self.at);
             let name = self.string(path)?;
@@ -163,13 +165,14 @@ impl Reader<'_> {
         let end = rest
             .find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | 'e' | 'E' | '+' | '-')))
             .unwrap_or(rest.len());
-        let number: serde_json::Number =
-            serde_json::from_str(&rest[..end]).map_err(|_| self.malformed("this is not a JSON number"))?;
+        let token = &rest[..end];
+        // serde_json knows the grammar; the digits are read by Rust, which rounds to the nearest.
+        let read = serde_json::from_str::<serde_json::Number>(token).ok().and_then(|_| {
+            token.parse().map(Value::Int).ok().or_else(|| token.parse().map(Value::Float).ok())
+        });
+        let number = read.ok_or_else(|| self.malformed("this is not a JSON number"))?;
         self.at += end;
-        Ok(match number.as_i64() {
-            Some(whole) => Value::Int(whole),
-            None => Value::Float(number.as_f64().unwrap_or(f64::MAX)),
-        })
+        Ok(number)
     }
 
     fn word(&mut self, word: &str, value: Value) -> Result<Value> {

@@ -26,7 +26,7 @@ pub const MAX_BYTES: usize = 16 << 20;
 /// How deep maps and lists may nest.
 pub const MAX_DEPTH: usize = 64;
 /// How many keys, values, maps and lists there may be once aliases are resolved.
-const MAX_NODES: usize = 2_000_000;
+const MAX_NODES: usize = 500_000;
 /// How much text there may be once aliases are resolved.
 const MAX_EXPANDED_BYTES: usize = 4 * MAX_BYTES;
 

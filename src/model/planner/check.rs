@@ -243,8 +243,7 @@ fn check_stages(tree: &Tree) -> Result<()> {
 }
 
 fn check_machine(tree: &Tree, manifest: &Manifest) -> Result<()> {
-    let Some(vm) = &manifest.vm else { return Ok(()) };
-    if vm.mem_gb.is_some() && vm.mem_mb.is_some() {
+    if manifest.vm.as_ref().is_some_and(|vm| vm.mem_gb.is_some() && vm.mem_mb.is_some()) {
         return Err(tree
             .error(Kind::Manifest, "vm.mem_mb", "`mem_gb` and `mem_mb` are both given")
             .advice("keep one of them"));
