@@ -4,6 +4,7 @@ pub mod admission;
 pub mod command;
 pub mod configuration;
 pub mod control;
+pub mod intake;
 pub mod logging;
 pub mod network;
 pub mod preflight;

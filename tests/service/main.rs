@@ -5,5 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod intake;
+mod intake_support;
 mod queue;
 mod queue_support;

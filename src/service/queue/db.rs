@@ -11,6 +11,7 @@ use rusqlite::{Connection, Params, Row};
 use super::failure::{self, Place};
 use super::schema;
 use crate::model::error::{Error, Result};
+use crate::sys::failpoint;
 
 /// The queue's database. Only the owning thread has one; see [`super::QueueHandle`].
 #[derive(Debug)]
@@ -37,11 +38,24 @@ impl Db {
         let outcome = work(self);
         self.depth = depth;
         let end = if depth == 0 { "COMMIT".to_owned() } else { format!("RELEASE s{depth}") };
-        let outcome = outcome.and_then(|value| self.run(&end).map(|()| value));
+        let outcome = outcome.and_then(|value| {
+            self.run_end(&end, depth)?;
+            Ok(value)
+        });
         if outcome.is_err() {
             self.undo(depth);
         }
         outcome
+    }
+
+    fn run_end(&self, end: &str, depth: u32) -> Result<()> {
+        if depth > 0 {
+            return self.run(end);
+        }
+        failpoint::hit("queue.before-commit");
+        self.run(end)?;
+        failpoint::hit("queue.after-commit");
+        Ok(())
     }
 
     /// Undoes whatever a closure that did not come back left open.

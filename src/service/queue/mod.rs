@@ -42,6 +42,7 @@ pub use rows::{BatchRow, DropRow, DropState, FileIdentity, JobRow, Waiting};
 pub use schema::{APPLICATION_ID, VERSION};
 
 use crate::model::error::{Error, Result};
+pub(super) use crate::sys::time::now_epoch as now;
 
 type Request = Box<dyn FnOnce(&mut Db) + Send>;
 
@@ -134,11 +135,4 @@ fn serve(mut db: Db, inbox: &mpsc::Receiver<Message>) {
             }
         }
     }
-}
-
-/// Epoch seconds now.
-pub(super) fn now() -> f64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0.0, |since| since.as_secs_f64())
 }

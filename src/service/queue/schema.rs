@@ -4,6 +4,7 @@
 //! raises `user_version`; a cut one leaves the version before it. A database that is not ours, or
 //! that a newer version has written, is refused and left as it is.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -57,6 +58,7 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
         ),
         _ => failure::told("open the queue", &place, error),
     };
+    make_private(path)?;
     let mut connection = open().map_err(|error| told(&error))?;
     check_owner(&connection, path).map_err(|error| error.either(&told))?;
     let settle = |connection: &Connection| -> rusqlite::Result<()> {
@@ -70,6 +72,17 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
     settle(&connection).map_err(|error| told(&error))?;
     migrate(&mut connection).map_err(|error| told(&error))?;
     Ok(connection)
+}
+
+/// The file is the service's alone; the log beside it takes over its mode.
+fn make_private(path: &Path) -> Result<()> {
+    match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(Error::io(Kind::Output, "make the queue", path, &error)
+                .advice("let the service's user write to the state directory"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Either SQLite's failure or our refusal.

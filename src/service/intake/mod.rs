@@ -1,0 +1,472 @@
+//! Intake: what is dropped into the drop directory becomes rows in the queue.
+//!
+//! One thread that sleeps until something wakes it: the kernel's notes (`wake`), a deadline, a
+//! request. What it does then depends only on what lies in the directory, never on what the notes
+//! said: a note only says where to look first. When a file is complete is decided in `pending`, what
+//! it means in `admission`; acceptance is a durable row and then a move (`take`, `place`), so a crash
+//! between the two leaves a file that is recognised and only moved.
+//!
+//! It never follows a link, never blocks on a fifo, never overwrites, and one bad file never keeps
+//! the others waiting. It takes nothing while the service drains.
+
+mod file;
+mod names;
+mod pending;
+mod place;
+mod take;
+mod wake;
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, oneshot, watch};
+
+use self::file::Found;
+use self::pending::{Hint, Pending};
+use self::place::Places;
+use self::take::{CHUNK_BYTES, CHUNK_DROPS, Candidate, Outcome, Taken};
+use self::wake::{Wake, Watch};
+use super::queue::{DropRow, FileIdentity, QueueHandle};
+use crate::model::config::Settings;
+use crate::model::error::{Error, Kind, Result};
+
+/// How long intake leaves the queue alone after it failed, at first and at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// How long a single file that could not be read or moved is left alone.
+const FILE_RETRY: Duration = Duration::from_secs(30);
+
+/// What intake needs from the rest of the service.
+pub struct IntakeParts {
+    /// The settings in force; a reload sends new ones.
+    pub settings: watch::Receiver<Arc<Settings>>,
+    /// Where accepted drops go.
+    pub queue: QueueHandle,
+    /// While true, drops are left where they are.
+    pub draining: watch::Receiver<bool>,
+    /// Told whenever jobs were accepted.
+    pub accepted: Arc<Notify>,
+}
+
+/// The running intake; ends when it is stopped or dropped.
+#[derive(Debug)]
+pub struct Intake {
+    wakes: mpsc::Sender<Wake>,
+    stopping: Arc<AtomicBool>,
+    last_error: watch::Receiver<Option<String>>,
+    ended: Option<oneshot::Receiver<()>>,
+}
+
+impl Intake {
+    /// Watches the drop directory and starts to take drops. When this returns, no drop is missed.
+    ///
+    /// To be called inside the runtime; fails where the directories cannot be used.
+    pub fn start(parts: IntakeParts) -> Result<Intake> {
+        let settings = Arc::clone(&parts.settings.borrow());
+        let places = Places::prepare(&settings)?;
+        let (wakes, inbox) = mpsc::channel();
+        let (errors, last_error) = watch::channel(None);
+        let (end, ended) = oneshot::channel();
+        forward_changes(parts.draining.clone(), wakes.clone());
+        forward_changes(parts.settings.clone(), wakes.clone());
+        let stopping = Arc::new(AtomicBool::new(false));
+        let worker = Worker {
+            stopping: Arc::clone(&stopping),
+            watch: Watch::start(&places.incoming, &wakes),
+            watched: places.incoming_identity(),
+            places,
+            parts,
+            wakes: wakes.clone(),
+            pending: Pending::default(),
+            reported: BTreeMap::new(),
+            errors,
+            next_list: Instant::now(),
+            failing: BTreeMap::new(),
+            backoff: None,
+            move_again: Some(Instant::now()),
+        };
+        thread::Builder::new()
+            .name("intake".to_owned())
+            .spawn(move || {
+                worker.run(&inbox);
+                let _ = end.send(());
+            })
+            .map_err(|error| Error::internal(format!("cannot start intake's thread: {error}")))?;
+        Ok(Intake { wakes, stopping, last_error, ended: Some(ended) })
+    }
+
+    /// Looks at the whole directory now.
+    pub fn look(&self) {
+        let _ = self.wakes.send(Wake::List { lost: false });
+    }
+
+    /// What keeps intake from working, while something does.
+    #[must_use]
+    pub fn last_error(&self) -> watch::Receiver<Option<String>> {
+        self.last_error.clone()
+    }
+
+    /// Ends after the transaction that is at hand.
+    pub async fn stop(mut self) {
+        self.end();
+        if let Some(ended) = self.ended.take() {
+            let _ = ended.await;
+        }
+    }
+
+    fn end(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        let _ = self.wakes.send(Wake::Stop);
+    }
+}
+
+impl Drop for Intake {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A changed flag or setting is a reason to look.
+fn forward_changes<T: Send + Sync + 'static>(mut changes: watch::Receiver<T>, wakes: mpsc::Sender<Wake>) {
+    tokio::spawn(async move {
+        while changes.changed().await.is_ok() {
+            if wakes.send(Wake::List { lost: false }).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// What the thread owns.
+struct Worker {
+    parts: IntakeParts,
+    places: Places,
+    wakes: mpsc::Sender<Wake>,
+    stopping: Arc<AtomicBool>,
+    watch: Watch,
+    /// The directory that is watched; another one under its name has to be watched anew.
+    watched: Option<(u64, u64)>,
+    pending: Pending,
+    /// Directories and disks that were reported and left.
+    reported: BTreeMap<OsString, (u64, u64)>,
+    errors: watch::Sender<Option<String>>,
+    next_list: Instant,
+    /// Files that could not be read or moved, and why.
+    failing: BTreeMap<OsString, String>,
+    /// The queue or the disk failed: when to try again, and how long that wait was.
+    backoff: Option<(Instant, Duration)>,
+    /// There may be accepted drops that have not been moved: when to look for them.
+    move_again: Option<Instant>,
+}
+
+impl Worker {
+    fn run(mut self, inbox: &mpsc::Receiver<Wake>) {
+        loop {
+            self.work();
+            let wait = self.next_wake().saturating_duration_since(Instant::now());
+            match inbox.recv_timeout(wait) {
+                Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(wake) => {
+                    self.note(wake);
+                    // Whatever else has come is worked off together.
+                    loop {
+                        match inbox.try_recv() {
+                            Ok(Wake::Stop) => return,
+                            Ok(wake) => self.note(wake),
+                            Err(_) => break,
+                        }
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    fn note(&mut self, wake: Wake) {
+        match wake {
+            Wake::Name(name, hint) => {
+                if !names::is_ignored(&name) {
+                    self.reported.remove(&name);
+                    self.pending.note(&name, hint, Instant::now());
+                }
+            }
+            Wake::List { lost } => {
+                self.next_list = Instant::now();
+                if lost {
+                    self.pending.forget_writers();
+                }
+            }
+            Wake::Stop => {}
+        }
+    }
+
+    fn next_wake(&self) -> Instant {
+        if let Some((until, _)) = self.backoff {
+            return until;
+        }
+        let due = if self.draining() { None } else { self.pending.next_due() };
+        [due, self.move_again].into_iter().flatten().fold(self.next_list, Instant::min)
+    }
+
+    fn draining(&self) -> bool {
+        *self.parts.draining.borrow()
+    }
+
+    fn work(&mut self) {
+        let now = Instant::now();
+        if self.backoff.is_some_and(|(until, _)| now < until) {
+            return;
+        }
+        let trouble = match self.try_work(now) {
+            Ok(()) => {
+                if self.backoff.take().is_some() {
+                    tracing::info!("intake goes on");
+                }
+                self.failing.values().next().cloned()
+            }
+            Err(error) => {
+                let wait = self.backoff.map_or(BACKOFF.0, |(_, wait)| (wait * 2).min(BACKOFF.1));
+                tracing::error!(%error, "drops stay where they are; tried again in {} s", wait.as_secs());
+                self.backoff = Some((now + wait, wait));
+                Some(error.to_string())
+            }
+        };
+        self.errors.send_if_modified(|told| {
+            let news = *told != trouble;
+            *told = trouble;
+            news
+        });
+    }
+
+    /// An error here is the queue's or the directory's, and stops everything; a file's own trouble is
+    /// kept with the file.
+    fn try_work(&mut self, now: Instant) -> Result<()> {
+        if self.move_again.is_some_and(|at| at <= now) {
+            self.move_accepted(now)?;
+        }
+        if now >= self.next_list {
+            self.list(now)?;
+            self.next_list = now + self.watch.list_every();
+        }
+        if self.draining() {
+            self.pending.clear();
+            return Ok(());
+        }
+        self.take_due(now)
+    }
+
+    /// Moves what was accepted and not moved: by a daemon that died in between, or a move that failed.
+    fn move_accepted(&mut self, now: Instant) -> Result<()> {
+        let rows = self.parts.queue.with_blocking(|db| db.drops_to_move())?;
+        self.move_again = None;
+        for chunk in rows.chunks(CHUNK_DROPS) {
+            let mut moved = Vec::with_capacity(chunk.len());
+            for row in chunk {
+                let name = OsString::from(&row.name);
+                self.pending.forget(&name);
+                match self.acknowledge(row, None) {
+                    Ok(name) => moved.push((row.drop_id, name)),
+                    Err(error) => self.move_failed(name, &error, now),
+                }
+            }
+            self.mark_moved(moved)?;
+        }
+        Ok(())
+    }
+
+    /// `bytes`: what was accepted, where it is at hand.
+    fn acknowledge(&self, row: &DropRow, bytes: Option<Vec<u8>>) -> Result<String> {
+        let drop_id = row.drop_id;
+        self.places.acknowledge(row, || match bytes {
+            Some(bytes) => Ok(bytes),
+            None => self.parts.queue.with_blocking(move |db| db.drop_bytes(drop_id)),
+        })
+    }
+
+    fn move_failed(&mut self, name: OsString, error: &Error, now: Instant) {
+        tracing::error!(%error, "accepted, but not moved; tried again in {} s", FILE_RETRY.as_secs());
+        self.failing.insert(name, error.to_string());
+        self.move_again = Some(now + FILE_RETRY);
+    }
+
+    fn mark_moved(&self, moved: Vec<(i64, String)>) -> Result<()> {
+        if moved.is_empty() {
+            return Ok(());
+        }
+        self.places.sync_moves()?;
+        self.parts.queue.with_blocking(move |db| db.drops_moved(&moved))
+    }
+
+    /// Looks at every name; what was lost by the notes is found here.
+    fn list(&mut self, now: Instant) -> Result<()> {
+        let here = self.places.incoming_identity();
+        if here.is_none() || here != self.watched {
+            let settings = Arc::clone(&self.parts.settings.borrow());
+            self.places = Places::prepare(&settings)?;
+            self.watch = Watch::start(&self.places.incoming, &self.wakes);
+            self.watched = self.places.incoming_identity();
+            self.pending.forget_writers();
+        }
+        let incoming = &self.places.incoming;
+        let told = |error: std::io::Error| Error::io(Kind::Output, "list", incoming, &error);
+        let mut reported = BTreeMap::new();
+        for entry in std::fs::read_dir(incoming).map_err(told)? {
+            let name = entry.map_err(told)?.file_name();
+            if names::is_ignored(&name) {
+                continue;
+            }
+            // A name that was reported is looked at again only when it means another file.
+            if let Some((name, known)) = self.reported.remove_entry(&name) {
+                let found = self.places.look(&name).map_err(told)?.identity();
+                if found.is_some_and(|found| (found.dev, found.inode) == known) {
+                    reported.insert(name, known);
+                    continue;
+                }
+                self.pending.note(&name, Hint::Listed, now);
+                continue;
+            }
+            self.pending.note(&name, Hint::Listed, now);
+        }
+        self.reported = reported;
+        Ok(())
+    }
+
+    /// Takes every file that is complete, in chunks.
+    fn take_due(&mut self, now: Instant) -> Result<()> {
+        let settings = Arc::clone(&self.parts.settings.borrow());
+        let mut chunk: Vec<Candidate> = Vec::new();
+        let mut bytes = 0;
+        for name in self.pending.due(now) {
+            if self.stopping.load(Ordering::Relaxed) {
+                break;
+            }
+            match self.look_at(&name, &settings) {
+                Ok(looked) => {
+                    self.failing.remove(&name);
+                    let Some(candidate) = looked else { continue };
+                    bytes += candidate.bytes();
+                    chunk.push(*candidate);
+                }
+                Err(error) => self.put_off(name, &error),
+            }
+            if chunk.len() >= CHUNK_DROPS || bytes >= CHUNK_BYTES {
+                bytes = 0;
+                self.accept(std::mem::take(&mut chunk), &settings)?;
+            }
+        }
+        self.accept(chunk, &settings)
+    }
+
+    /// A file that fails by itself is put off; the others go on.
+    fn put_off(&mut self, name: OsString, error: &Error) {
+        tracing::error!(%error, "put off for {} s", FILE_RETRY.as_secs());
+        self.pending.postpone(&name, Instant::now() + FILE_RETRY);
+        self.failing.insert(name, error.to_string());
+    }
+
+    fn look_at(&mut self, name: &OsString, settings: &Settings) -> Result<Option<Box<Candidate>>> {
+        let now = Instant::now();
+        let settle = Duration::from_secs_f64(settings.intake.settle_manifest_s);
+        let found = self.places.look(name).map_err(|error| {
+            Error::io(Kind::Manifest, "look at", &self.places.incoming.join(name), &error)
+        })?;
+        let identity = match found {
+            Found::Nothing => {
+                self.pending.forget(name);
+                return Ok(None);
+            }
+            Found::Directory(identity) => {
+                self.report(name, identity, "directories are not taken; drop files");
+                return Ok(None);
+            }
+            Found::Strange(what, identity) => {
+                let error = take::not_a_drop(&format!("it is {what}")).advice("drop a plain file");
+                self.refuse(name, identity, &error)?;
+                return Ok(None);
+            }
+            Found::Plain(identity) => identity,
+        };
+        if names::is_disk(name) {
+            self.report(
+                name,
+                identity,
+                "bare disks and appliances are not taken; drop a manifest that names it",
+            );
+            return Ok(None);
+        }
+        let Some(certainty) = self.pending.may_read(name, identity, settle, now) else { return Ok(None) };
+        match take::take(&self.places, name, certainty, settings)? {
+            Taken::Candidate(candidate) => Ok(Some(candidate)),
+            Taken::Refused(identity, error) => {
+                self.refuse(name, identity, &error)?;
+                Ok(None)
+            }
+            Taken::Incomplete(identity) => {
+                self.pending.settle(name, identity, settle, now);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Says once that something is left where it is.
+    fn report(&mut self, name: &OsStr, identity: FileIdentity, why: &str) {
+        self.pending.forget(name);
+        let file = (identity.dev, identity.inode);
+        if self.reported.insert(name.to_owned(), file) != Some(file) {
+            tracing::warn!(name = %names::printable(name), kind = %Kind::Unsupported, "left in the drop directory: {why}");
+        }
+    }
+
+    fn refuse(&mut self, name: &OsStr, identity: FileIdentity, error: &Error) -> Result<()> {
+        match self.places.refuse(name, identity, error)? {
+            Some(moved) => {
+                self.pending.forget(name);
+                tracing::warn!(
+                    name = %names::printable(name), kind = %error.kind(), file = %moved.display(), "refused: {error}"
+                );
+            }
+            // Another file has come under its name; it is looked at for itself.
+            None => {
+                self.pending.forget(name);
+                self.pending.note(name, Hint::Listed, Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows, then moves. A queue that fails leaves every file of the chunk where it is, to be taken later.
+    fn accept(&mut self, chunk: Vec<Candidate>, settings: &Arc<Settings>) -> Result<()> {
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        let outcomes = take::offer(&self.parts.queue, chunk, settings)?;
+        if outcomes.iter().any(|(_, _, outcome)| matches!(outcome, Outcome::Accepted(..))) {
+            self.parts.accepted.notify_one();
+        }
+        let mut moved = Vec::with_capacity(outcomes.len());
+        for (name, identity, outcome) in outcomes {
+            let (row, bytes) = match outcome {
+                Outcome::Accepted(row, bytes) => (row, Some(bytes)),
+                Outcome::Known(row) => (row, None),
+                Outcome::Refused(error) => {
+                    if let Err(error) = self.refuse(&name, identity, &error) {
+                        self.put_off(name, &error);
+                    }
+                    continue;
+                }
+            };
+            self.pending.forget(&name);
+            match self.acknowledge(&row, bytes) {
+                Ok(name) => moved.push((row.drop_id, name)),
+                Err(error) => self.move_failed(name, &error, Instant::now()),
+            }
+        }
+        // Should this fail, the rows are found again as not moved.
+        self.mark_moved(moved).inspect_err(|_| self.move_again = Some(Instant::now()))
+    }
+}

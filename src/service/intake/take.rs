@@ -1,0 +1,207 @@
+//! From a complete file to durable rows, and only then to a move.
+//!
+//! Files are taken in chunks: one transaction for the rows, one sync for the moves, one transaction
+//! for the marks. A chunk is small, because everybody else who asks the queue waits for it.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::file::{self, Content, MAX_BYTES};
+use super::names;
+use super::pending::Certainty;
+use super::place::Places;
+use crate::model::config::Settings;
+use crate::model::error::{Error, Kind, Result};
+use crate::model::planner::Submission;
+use crate::model::units::human_size;
+use crate::service::queue::{Admission, Db, DropRow, DropState, FileIdentity, NewDrop, QueueHandle};
+use crate::sys::failpoint;
+
+/// Drops of one transaction at most.
+pub(super) const CHUNK_DROPS: usize = 64;
+
+/// Bytes of one transaction at most (one drop may have more).
+pub(super) const CHUNK_BYTES: usize = 8 << 20;
+
+/// A file that was read and parsed.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    pub(super) name: OsString,
+    pub(super) identity: FileIdentity,
+    drop: NewDrop,
+}
+
+impl Candidate {
+    pub(super) fn bytes(&self) -> usize {
+        self.drop.bytes.len()
+    }
+}
+
+/// What reading one file came to.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// It can be offered to the queue.
+    Candidate(Box<Candidate>),
+    /// It is refused.
+    Refused(FileIdentity, Error),
+    /// It is not complete after all, and has to hold still.
+    Incomplete(Option<FileIdentity>),
+}
+
+/// Reads and parses one plain file.
+pub(super) fn take(
+    places: &Places,
+    name: &OsString,
+    certainty: Certainty,
+    settings: &Settings,
+) -> Result<Taken> {
+    let path = places.incoming.join(name);
+    let content = match file::read(&path) {
+        Ok(content) => content,
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return unreadable(places, name, &error);
+        }
+        Err(error) => return Err(Error::io(Kind::Manifest, "read", &path, &error)),
+    };
+    let (bytes, identity) = match content {
+        Content::Unsteady => return Ok(Taken::Incomplete(None)),
+        Content::TooLarge(identity) => {
+            return Ok(match certainty {
+                Certainty::IfItParses => Taken::Incomplete(Some(identity)),
+                Certainty::Complete => Taken::Refused(identity, too_large(identity.size)),
+            });
+        }
+        Content::Whole(bytes, identity) => (bytes, identity),
+    };
+    match parse(&bytes, name, places, settings) {
+        Ok(submission) if certainty == Certainty::Complete || is_whole(&bytes) => {
+            let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+            let drop = NewDrop { bytes, sha256, identity: Some(identity), submission };
+            Ok(Taken::Candidate(Box::new(Candidate { name: name.clone(), identity, drop })))
+        }
+        Err(error) if certainty == Certainty::Complete => Ok(Taken::Refused(identity, error)),
+        Ok(_) | Err(_) => Ok(Taken::Incomplete(Some(identity))),
+    }
+}
+
+/// A text that parses may still be the beginning of a longer one: only a closing brace or the end of a
+/// line can be its end.
+fn is_whole(bytes: &[u8]) -> bool {
+    let trimmed = bytes.trim_ascii_end();
+    trimmed.last() == Some(&b'}') || trimmed.len() < bytes.len()
+}
+
+fn parse(bytes: &[u8], name: &OsString, places: &Places, settings: &Settings) -> Result<Submission> {
+    let name = names::readable(name)
+        .map_err(|why| not_a_drop(why).advice("give it a plain name and drop it again"))?;
+    if let Err(error) = std::str::from_utf8(bytes) {
+        return Err(not_a_drop(&format!("it is not UTF-8 text (at byte {})", error.valid_up_to()))
+            .advice("a manifest is YAML or JSON in UTF-8"));
+    }
+    Submission::read(bytes, name, &places.incoming, settings)
+}
+
+/// What the service may not read, it can still move away and explain.
+fn unreadable(places: &Places, name: &OsString, error: &std::io::Error) -> Result<Taken> {
+    let found = places
+        .look(name)
+        .map_err(|error| Error::io(Kind::Manifest, "look at", &places.incoming.join(name), &error))?;
+    Ok(match found.identity() {
+        None => Taken::Incomplete(None),
+        Some(identity) => Taken::Refused(
+            identity,
+            not_a_drop(&format!("it cannot be read: {error}"))
+                .advice("let the service's user or the directory's group read it, and drop it again"),
+        ),
+    })
+}
+
+/// A drop that is not a plain readable file.
+pub(super) fn not_a_drop(why: &str) -> Error {
+    Error::new(Kind::Manifest, format!("this is no drop: {why}"))
+}
+
+fn too_large(size: u64) -> Error {
+    not_a_drop(&format!("it has {}, and a manifest at most {}", human_size(size), human_size(MAX_BYTES)))
+        .advice("drop the manifest that names the disk, not the disk")
+}
+
+/// What became of a candidate.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// Its rows are durable; now it is moved.
+    Accepted(DropRow, Vec<u8>),
+    /// Its rows were durable already (a crash came between): now it is moved.
+    Known(DropRow),
+    /// It is refused.
+    Refused(Error),
+}
+
+/// Offers a chunk to the queue: all of it is durable when this returns, or none of it was accepted.
+pub(super) fn offer(
+    queue: &QueueHandle,
+    chunk: Vec<Candidate>,
+    settings: &Arc<Settings>,
+) -> Result<Vec<(OsString, FileIdentity, Outcome)>> {
+    failpoint::hit("intake.before-accept");
+    let settings = Arc::clone(settings);
+    let outcomes = queue.with_blocking(move |db| {
+        let offer_all =
+            |db: &mut Db| chunk.into_iter().map(|candidate| offer_one(db, candidate, &settings)).collect();
+        db.atomically(offer_all)
+    })?;
+    failpoint::hit("intake.after-accept");
+    Ok(outcomes)
+}
+
+fn offer_one(
+    db: &mut Db,
+    candidate: Candidate,
+    settings: &Settings,
+) -> Result<(OsString, FileIdentity, Outcome)> {
+    let Candidate { name, identity, drop } = candidate;
+    if let Some(row) = db.drop_of_file(&drop.submission.filename, identity)?
+        && row.sha256 == drop.sha256
+    {
+        return Ok((name, identity, Outcome::Known(row)));
+    }
+    let offered = [drop];
+    let admission = db
+        .accept(&offered, settings)?
+        .pop()
+        .ok_or_else(|| Error::internal("the queue did not say what became of a drop"))?;
+    let [drop] = offered;
+    let outcome = match admission {
+        Admission::Refused(error) => Outcome::Refused(error),
+        Admission::Accepted { drop_id, batch_id, processing_name, jobs, .. } => {
+            tracing::info!(batch = %batch_id, name = %drop.submission.filename, jobs = jobs.len(), "accepted");
+            let row = DropRow {
+                drop_id,
+                name: drop.submission.filename,
+                sha256: drop.sha256,
+                identity: Some(identity),
+                state: DropState::Accepted,
+                processing_name,
+                settled_path: None,
+                accepted_at: 0.0,
+            };
+            Outcome::Accepted(row, drop.bytes)
+        }
+    };
+    Ok((name, identity, outcome))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_is_cut_off_in_a_line_is_not_whole() {
+        assert!(is_whole(b"{\"name\": \"x\"}"));
+        assert!(is_whole(b"name: web-server\n"));
+        assert!(!is_whole(b"name: web-ser"));
+        assert!(!is_whole(b""));
+    }
+}
