@@ -1,0 +1,11 @@
+//! What needs more of the machine than a process: private networks, and containers that boot systemd.
+
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test binary has no outside, and a test may fail")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod netns;
+mod network;
+mod notify;
+mod root;
