@@ -1,0 +1,9 @@
+//! The command line and the control API, from outside: the built binary against a real control
+//! server with a small scheduler behind it (`fake.rs`).
+
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test binary has no outside, and a test may fail")]
+
+mod check;
+mod commands;
+mod fake;
+mod run;
