@@ -164,7 +164,7 @@ impl Jobs {
                 drop(reply.send(self.find(&target).map(|index| {
                     self.jobs[index].priority = priority;
                     Acted { message: "moved".to_owned(), jobs: vec![self.jobs[index].clone()] }
-                })))
+                })));
             }
             Command::Pause(Some(target), reply) => {
                 drop(reply.send(self.act(&target, JobState::Waiting, "paused")));
@@ -176,7 +176,7 @@ impl Jobs {
             Command::Resume(None, reply) => drop(reply.send(self.mode(false, self.draining, "goes on"))),
             Command::Drain(on, reply) => drop(reply.send(self.mode(self.paused, on, "draining"))),
             Command::Prune { dry_run, reply } => {
-                drop(reply.send(Ok(Pruned { dry_run, batches: 1, logs: 2, partials: 3, bytes: 4096 })))
+                drop(reply.send(Ok(Pruned { dry_run, batches: 1, logs: 2, partials: 3, bytes: 4096 })));
             }
             Command::Reload(reply) => drop(reply.send(Ok("nothing changed".to_owned()))),
             Command::Stop(reply) => {

@@ -3,7 +3,9 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test binary has no outside, and a test may fail")]
 
+mod api;
 mod check;
 mod commands;
 mod fake;
+mod limits;
 mod run;

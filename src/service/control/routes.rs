@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
@@ -115,6 +115,8 @@ pub(super) fn router(context: &ControlContext) -> Router {
         })
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
+        // The guard has its own limits.
+        .layer(DefaultBodyLimit::disable())
         .with_state(context.clone())
 }
 
