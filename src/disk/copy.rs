@@ -1,15 +1,37 @@
 //! One copy: `qemu-img convert` with explicit formats, watched for progress, ended durable.
+//!
+//! The target is made by us, empty, and is the only file that the child may write: it cannot even make
+//! another beside it. It is kept flowing to the medium while the child writes, so that the last fsync
+//! has little left to do.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use crate::disk::control::Control;
-use crate::disk::engine::{Engine, Measure, TICK, process_failed};
+use crate::disk::engine::Engine;
 use crate::disk::facts::SourceDisk;
+use crate::disk::failure::Call;
+use crate::disk::measure::Measure;
 use crate::disk::node::output_driver;
+use crate::disk::watch;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::{Compression, OutputFormat, Preallocation};
-use crate::sys::process::{Capture, ChildSpec, Output, Watch};
+use crate::sys::failpoint;
+use crate::sys::fs::{allocated_bytes, parent_of, sync_dir};
+use crate::sys::process::ChildLimits;
+
+/// The largest disk that a VHD can describe.
+const VHD_MAX_BYTES: u64 = 2040 << 30;
+/// How often written pages are sent to the medium during a copy.
+const FLUSH_EVERY: Duration = Duration::from_millis(500);
+/// Requests in flight: more did not help where it was measured, and each holds a buffer of 2 MiB.
+const PARALLEL: &str = "8";
+/// The same for compressing, where each request is also a thread's work.
+const PARALLEL_COMPRESSING: &str = "16";
+/// Tables and alignment beyond what was planned, before a result counts as running away.
+const FILE_SIZE_SLACK: u64 = 64 << 20;
 
 /// What is to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,14 +42,14 @@ pub struct Target {
     pub format: OutputFormat,
     /// How it is packed.
     pub compress: Compression,
-    /// How hard, where the format knows levels.
+    /// How hard, where the format knows levels (QEMU knows none: it is not passed on).
     pub level: Option<u8>,
     /// How it is laid out.
     pub preallocation: Preallocation,
 }
 
 /// How far a copy is.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CopyProgress {
     /// What has to be copied.
     pub bytes_total: u64,
@@ -44,7 +66,7 @@ pub struct CopyOutcome {
     pub file_size: u64,
     /// What it occupies.
     pub allocated_bytes: u64,
-    /// How long it took.
+    /// How long it took, until durable.
     pub seconds: f64,
     /// The command that made it, for the log.
     pub command: String,
@@ -60,117 +82,169 @@ pub(crate) fn run(
     on_progress: &mut dyn FnMut(CopyProgress),
 ) -> Result<CopyOutcome> {
     let started = Instant::now();
-    let fail =
-        |error: &std::io::Error| Error::io(Kind::Output, "write", &target.path, error).output(&target.path);
-    std::fs::File::create_new(&target.path).map_err(|error| fail(&error))?;
-    crate::sys::failpoint::hit("copy.target-made");
-    let spec = engine.spec(
-        arguments(source, target),
-        source.paths(),
-        vec![target.path.clone()],
-        engine.long_limits(),
-    );
-    let output = watch(engine, &spec, Some(&target.path), control, &mut |part| {
-        on_progress(CopyProgress {
-            bytes_total: planned.bytes_to_copy,
-            bytes_done: (planned.bytes_to_copy as f64 * part) as u64,
-        });
+    let path = &target.path;
+    let virtual_size = source.facts.virtual_size;
+    let arguments = arguments(source, target)?;
+    let fail = |what: &str, error: &std::io::Error| Error::io(Kind::Output, what, path, error).output(path);
+    let file = create(path)?;
+    failpoint::hit("copy.target-made");
+    let limits = ChildLimits {
+        file_size_bytes: Some(file_size_limit(target, planned, virtual_size)),
+        ..engine.long_limits()
+    };
+    let spec = engine.spec(arguments, source.paths(), vec![path.clone()], limits);
+    let call = Call {
+        verb: "convert",
+        kind: Kind::Conversion,
+        source: Some(&source.path),
+        target: Some((path, planned.required_bytes)),
+    };
+    let total = planned.bytes_to_copy;
+    let output = flushing(&file, || {
+        watch::run(engine, &spec, &call, control, &mut |part| {
+            let done = (total as f64 * part) as u64;
+            on_progress(CopyProgress { bytes_total: total, bytes_done: done.min(total) });
+        })
     })?;
     if !output.status.success() {
-        return Err(child_failed(Kind::Conversion, "convert", &output)
-            .source(source.path.display().to_string())
-            .output(&target.path));
+        return Err(call.failed(&output));
     }
-    crate::sys::failpoint::hit("copy.before-sync");
-    crate::sys::fs::sync_file(&target.path).map_err(|error| fail(&error))?;
-    crate::sys::fs::sync_dir(crate::sys::fs::parent_of(&target.path)).map_err(|error| fail(&error))?;
-    crate::sys::failpoint::hit("copy.after-sync");
-    let metadata = std::fs::metadata(&target.path).map_err(|error| fail(&error))?;
+    failpoint::hit("copy.before-sync");
+    file.sync_all().map_err(|error| fail("make durable", &error))?;
+    sync_dir(parent_of(path)).map_err(|error| fail("make durable", &error))?;
+    failpoint::hit("copy.after-sync");
+    let metadata = file.metadata().map_err(|error| fail("look at", &error))?;
     Ok(CopyOutcome {
-        virtual_size: source.facts.virtual_size,
+        virtual_size,
         file_size: metadata.len(),
-        allocated_bytes: crate::sys::fs::allocated_bytes(&metadata),
+        allocated_bytes: allocated_bytes(&metadata),
         seconds: started.elapsed().as_secs_f64(),
         command: spec.command_line(),
     })
 }
 
-fn arguments(source: &SourceDisk, target: &Target) -> Vec<String> {
-    let mut args: Vec<String> =
-        ["convert", "-p", "-O", output_driver(target.format)].map(String::from).to_vec();
+fn create(path: &Path) -> Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let made = std::fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
+    made.map_err(|error| {
+        let made = Error::io(Kind::Output, "make", path, &error).output(path);
+        match error.kind() {
+            std::io::ErrorKind::AlreadyExists => made.advice("remove it, or choose another output directory"),
+            std::io::ErrorKind::PermissionDenied => {
+                made.advice("let the service's user write to the output directory")
+            }
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => made,
+            _ => made.advice("check the output directory and its storage"),
+        }
+    })
+}
+
+/// Does `work` while a thread sends what is written to the medium.
+///
+/// Left alone, the kernel would keep gigabytes of dirty pages until the last fsync, which then waits
+/// for all of them. The thread starts no children, so it may end before they do.
+fn flushing<T>(file: &File, work: impl FnOnce() -> T) -> T {
+    std::thread::scope(|scope| {
+        let (ended, end) = mpsc::channel::<()>();
+        scope.spawn(move || {
+            while end.recv_timeout(FLUSH_EVERY) == Err(mpsc::RecvTimeoutError::Timeout) {
+                // A failure shows again in the fsync that counts.
+                let _ = file.sync_data();
+            }
+        });
+        let result = work();
+        drop(ended);
+        result
+    })
+}
+
+/// How large the file may become, holes included.
+fn file_size_limit(target: &Target, planned: &Measure, virtual_size: u64) -> u64 {
+    let content = match target.format {
+        // Sparse files are as long as the disk, whatever they occupy.
+        OutputFormat::Raw => virtual_size,
+        _ => planned.required_bytes,
+    };
+    // Data that does not compress grows by a little.
+    content.saturating_add(content / 64).saturating_add(FILE_SIZE_SLACK)
+}
+
+fn arguments(source: &SourceDisk, target: &Target) -> Result<Vec<String>> {
+    let packed = target.compress != Compression::None;
     let mut options: Vec<String> = Vec::new();
-    match (target.format, target.compress) {
-        (OutputFormat::Qcow2, Compression::None) => {
-            // Not out of order (`-W`): it is no faster here, and a run after a crash would lay out other clusters.
-            args.extend(["-m", "8"].map(String::from));
+    // Out of order (`-W`) only where pieces may lie anywhere; a stream has to be written from its beginning.
+    let mut order: Vec<&str> = Vec::new();
+    match target.format {
+        OutputFormat::Qcow2 => {
             options.push("compat=1.1,lazy_refcounts=off".to_owned());
+            // In order where that costs nothing: a run after a crash then lays out the same clusters again.
+            // Compressing in order would use one core.
+            order.extend(if packed { vec!["-W", "-m", PARALLEL_COMPRESSING] } else { vec!["-m", PARALLEL] });
+            match target.compress {
+                Compression::None => {}
+                Compression::Zstd => options.push("compression_type=zstd".to_owned()),
+                Compression::Zlib => options.push("compression_type=zlib".to_owned()),
+            }
         }
-        (OutputFormat::Qcow2, packed) => {
-            args.extend(["-c", "-W", "-m", "16"].map(String::from));
-            let kind = if packed == Compression::Zstd { "zstd" } else { "zlib" };
-            options.push(format!("compat=1.1,lazy_refcounts=off,compression_type={kind}"));
+        OutputFormat::Raw => order.extend(["-W", "-m", PARALLEL]),
+        OutputFormat::Vmdk if packed => options.push("subformat=streamOptimized".to_owned()),
+        OutputFormat::Vmdk => options.push("subformat=monolithicSparse".to_owned()),
+        OutputFormat::Vhd if source.facts.virtual_size > VHD_MAX_BYTES => {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("a VHD holds at most 2040 GiB, and the disk has {} bytes", source.facts.virtual_size),
+            )
+            .advice("choose another `output.format`")
+            .field("output.format")
+            .source(source.path.display().to_string()));
         }
-        (OutputFormat::Raw, _) => args.extend(["-W", "-m", "8"].map(String::from)),
-        (OutputFormat::Vmdk, Compression::None) => options.push("subformat=monolithicSparse".to_owned()),
-        (OutputFormat::Vmdk, _) => options.push("subformat=streamOptimized".to_owned()),
-        (OutputFormat::Vhd, _) => options.push("subformat=dynamic,force_size=on".to_owned()),
-        (OutputFormat::Vdi, _) => {}
+        OutputFormat::Vhd => options.push("subformat=dynamic,force_size=on".to_owned()),
+        OutputFormat::Vdi => {}
     }
-    match target.preallocation {
-        Preallocation::Off => {}
-        Preallocation::Metadata => options.push("preallocation=metadata".to_owned()),
-        Preallocation::Falloc => options.push("preallocation=falloc".to_owned()),
-        Preallocation::Full => options.push("preallocation=full".to_owned()),
+    options.extend(preallocation(target)?);
+    let mut args = vec!["convert", "-p"];
+    args.extend(order);
+    // Both of VMware's compressed format and qcow2's need to be asked for; others have none.
+    if packed && matches!(target.format, OutputFormat::Qcow2 | OutputFormat::Vmdk) {
+        args.push("-c");
     }
+    args.extend(["-O", output_driver(target.format)]);
+    let mut args: Vec<String> = args.into_iter().map(str::to_owned).collect();
     if !options.is_empty() {
         args.extend(["-o".to_owned(), options.join(",")]);
     }
-    args.push(source.qemu_name());
-    args.push(target.path.display().to_string());
-    args
-}
-
-/// Runs a call that prints its progress, and ends it when there is none for too long.
-pub(crate) fn watch(
-    engine: &Engine,
-    spec: &ChildSpec,
-    written: Option<&Path>,
-    control: &Control,
-    on_progress: &mut dyn FnMut(f64),
-) -> Result<Output> {
-    let _ = (written, Watch::GoOn);
-    let mut child = engine.launcher.start(spec).map_err(|error| process_failed(&error))?;
-    let attached = control.attach(&child.group());
-    let result = child.supervise(
-        Capture::Lines(&mut |line| {
-            if let Some(part) = progress_in(line) {
-                on_progress(part);
-            }
-        }),
-        TICK,
-        &mut || Watch::GoOn,
-    );
-    drop(attached);
-    control.ended()?;
-    result.map_err(|error| process_failed(&error))
-}
-
-/// `    (12.34/100%)` → 0.1234
-fn progress_in(line: &str) -> Option<f64> {
-    let percent: f64 = line.trim().strip_prefix('(')?.split_once('/')?.0.parse().ok()?;
-    (percent.is_finite()).then(|| (percent / 100.0).clamp(0.0, 1.0))
-}
-
-/// The error of a child that failed, in its own words.
-pub(crate) fn child_failed(kind: Kind, verb: &str, output: &Output) -> Error {
-    let complaint = output.complaint();
-    let line = complaint.lines().last().unwrap_or_default();
-    let cause = line.strip_prefix("qemu-img: ").unwrap_or(line);
-    if ["No space left on device", "Disk quota exceeded"].iter().any(|full| complaint.contains(full)) {
-        return Error::new(Kind::DiskSpace, format!("qemu-img {verb} failed: {cause}"))
-            .advice("free some space there; the work goes on by itself")
-            .console_tail(complaint.clone());
+    let name = target.path.to_str().ok_or_else(|| {
+        Error::new(Kind::Output, "the path of the result is not UTF-8")
+            .advice("choose another output directory")
+            .output(&target.path)
+    })?;
+    // A relative name could be taken for an option or a protocol.
+    if !target.path.is_absolute() {
+        return Err(Error::internal("the path of a result is not absolute").output(&target.path));
     }
-    Error::new(kind, format!("qemu-img {verb} failed ({}): {cause}", output.ending()))
-        .console_tail(complaint.clone())
+    args.extend([source.qemu_name(), name.to_owned()]);
+    Ok(args)
+}
+
+fn preallocation(target: &Target) -> Result<Option<String>> {
+    let name = match target.preallocation {
+        Preallocation::Off => return Ok(None),
+        Preallocation::Metadata => "metadata",
+        Preallocation::Falloc => "falloc",
+        Preallocation::Full => "full",
+    };
+    let possible = match target.format {
+        OutputFormat::Qcow2 => target.compress == Compression::None,
+        OutputFormat::Raw => target.preallocation != Preallocation::Metadata,
+        OutputFormat::Vmdk | OutputFormat::Vhd | OutputFormat::Vdi => false,
+    };
+    if !possible {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("{} of this kind cannot be laid out with preallocation `{name}`", target.format.name()),
+        )
+        .advice("leave `output.preallocation` out, or choose uncompressed qcow2 or raw")
+        .field("output.preallocation"));
+    }
+    Ok(Some(format!("preallocation={name}")))
 }

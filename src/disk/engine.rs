@@ -7,20 +7,27 @@ use serde_json::Value;
 use crate::disk::control::Control;
 use crate::disk::copy::{self, CopyOutcome, CopyProgress, Target};
 use crate::disk::facts::SourceDisk;
+use crate::disk::failure::Call;
+use crate::disk::measure::{self, Measure};
 use crate::disk::node;
+use crate::disk::watch;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::OutputFormat;
-use crate::sys::process::{ChildLimits, ChildSpec, Launcher, Output, ProcessError};
+use crate::sys::process::{ChildLimits, ChildSpec, Launcher, Output};
 use crate::sys::sandbox::Rules;
 
 /// Limits of looking at an image that somebody else made.
 const INFO_MEMORY_BYTES: u64 = 1 << 30;
 const INFO_CPU_S: u64 = 30;
 const INFO_WALL_S: f64 = 60.0;
-/// Limits of checking an image that we made: it reads all tables, which may be many.
+/// Limit of checking an image that we made: it reads all tables, which may be many.
 const CHECK_WALL_S: f64 = 1800.0;
-/// How often a long child is looked at.
-pub(crate) const TICK: std::time::Duration = std::time::Duration::from_millis(250);
+/// Address space of a child that copies, if nobody says otherwise. Its threads' stacks and arenas count too.
+const COPY_MEMORY_BYTES: u64 = 4 << 30;
+/// `qemu-img check`: leaked clusters waste room and harm nothing.
+const ONLY_LEAKS: i32 = 3;
+/// `qemu-img compare`: the contents differ.
+const DIFFERENT: i32 = 1;
 
 /// The tool and how it is started.
 #[derive(Debug, Clone)]
@@ -33,42 +40,24 @@ pub struct Engine {
     pub launcher: Launcher,
     /// Address space of a child that copies, checks or compares.
     pub memory_bytes: u64,
-    /// A copy without any progress for this long is ended.
+    /// Work without any progress for this long is ended.
     pub stall_timeout_s: f64,
     /// Whether a sandbox that cannot be applied is an error.
     pub sandbox_required: bool,
 }
 
-/// What a conversion will take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Measure {
-    /// Bytes that the result may occupy at most.
-    pub required_bytes: u64,
-    /// Bytes that have to be copied: what progress counts.
-    pub bytes_to_copy: u64,
-}
-
-/// What `qemu-img info` said.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Told {
-    pub(crate) virtual_size: u64,
-    pub(crate) subformat: Option<String>,
-    pub(crate) compressed: bool,
-}
-
 impl Engine {
     /// Finds `qemu-img` on the path and asks its version.
     pub fn find(launcher: Launcher) -> Result<Engine> {
-        let lacking = || {
-            Error::new(Kind::Unsupported, "qemu-img is not there")
-                .advice("install it: `apt-get install qemu-utils` (Debian) or `dnf install qemu-img`")
-        };
         let path = std::env::var_os("PATH").unwrap_or_default();
         let qemu_img = std::env::split_paths(&path)
             .chain([PathBuf::from("/usr/bin"), PathBuf::from("/usr/local/bin")])
             .map(|dir| dir.join("qemu-img"))
             .find(|candidate| candidate.is_file())
-            .ok_or_else(lacking)?;
+            .ok_or_else(|| {
+                Error::new(Kind::Unsupported, "qemu-img is not there")
+                    .advice("install it: `apt-get install qemu-utils` (Debian) or `dnf install qemu-img`")
+            })?;
         Engine::at(qemu_img, launcher)
     }
 
@@ -78,16 +67,16 @@ impl Engine {
             qemu_img,
             version: String::new(),
             launcher,
-            memory_bytes: 4 << 30,
+            memory_bytes: COPY_MEMORY_BYTES,
             stall_timeout_s: 600.0,
             sandbox_required: false,
         };
         let spec = engine.spec(vec!["--version".to_owned()], Vec::new(), Vec::new(), short_limits());
-        let output = engine.run(&spec, &Control::new())?;
+        let call = Call { verb: "--version", kind: Kind::Unsupported, source: None, target: None };
+        let output = engine.run(&spec, &call, &Control::new())?;
         let text = String::from_utf8_lossy(&output.stdout);
-        engine.version = text
-            .strip_prefix("qemu-img version ")
-            .and_then(|rest| rest.split_whitespace().next())
+        let version = text.strip_prefix("qemu-img version ").and_then(|rest| rest.split_whitespace().next());
+        engine.version = version
             .ok_or_else(|| {
                 Error::new(
                     Kind::Unsupported,
@@ -102,19 +91,12 @@ impl Engine {
 
     /// What the result may occupy, and how much has to be copied.
     pub fn measure(&self, source: &SourceDisk, target: &Target, control: &Control) -> Result<Measure> {
-        let args =
-            ["measure", "--output=json", "-O", "qcow2", &source.qemu_name()].map(String::from).to_vec();
-        let limits = ChildLimits { wall_s: Some(CHECK_WALL_S), ..self.long_limits() };
-        let spec = self.spec(args, source.paths(), Vec::new(), limits);
-        let answer = self.json(&spec, control).map_err(|e| e.source(source.path.display().to_string()))?;
-        let required = number(&answer, "required")?;
-        let data = required.min(source.facts.virtual_size);
-        // Tables of the other formats are no larger than qcow2's; compression may not gain anything.
-        let _ = target;
-        Ok(Measure { required_bytes: required, bytes_to_copy: data })
+        measure::run(self, source, target, control)
     }
 
     /// Copies a source's content into a new file of the target's format; durable when it returns.
+    ///
+    /// The file must not be there yet. Whatever a failed or ended copy wrote stays, for the caller to remove.
     pub fn copy(
         &self,
         source: &SourceDisk,
@@ -126,7 +108,7 @@ impl Engine {
         copy::run(self, source, target, planned, control, on_progress)
     }
 
-    /// Checks the structure of a result.
+    /// Checks the structure of a result; formats without one (raw, VHD) have nothing to check.
     pub fn check(&self, path: &Path, format: OutputFormat, control: &Control) -> Result<()> {
         if !matches!(format, OutputFormat::Qcow2 | OutputFormat::Vmdk | OutputFormat::Vdi) {
             return Ok(());
@@ -135,20 +117,21 @@ impl Engine {
         let args = vec!["check".to_owned(), "-q".to_owned(), node::name(&node)];
         let limits = ChildLimits { wall_s: Some(CHECK_WALL_S), ..self.long_limits() };
         let spec = self.spec(args, vec![path.to_owned()], Vec::new(), limits);
-        let output = self.run_any(&spec, control)?;
-        if output.status.success() {
-            return Ok(());
+        let call = Call { verb: "check", kind: Kind::Validation, source: None, target: Some((path, 0)) };
+        let output = self.run_any(&spec, &call, control)?;
+        match output.status.code() {
+            Some(0 | ONLY_LEAKS) => Ok(()),
+            Some(1 | 2) => {
+                Err(Error::new(Kind::Validation, format!("the structure of {} is damaged", path.display()))
+                    .advice("run the job again; if it repeats, check the storage that the result lies on")
+                    .console_tail(output.complaint())
+                    .output(path))
+            }
+            _ => Err(call.failed(&output)),
         }
-        Err(Error::new(
-            Kind::Validation,
-            format!("{} is not consistent ({})", path.display(), output.ending()),
-        )
-        .advice("the result is thrown away: run the job again, and check the target's storage if it repeats")
-        .console_tail(output.complaint())
-        .output(path))
     }
 
-    /// Compares a result's content with its source's, byte for byte.
+    /// Compares a result with its source: the same size for the guest, and the same content byte for byte.
     pub fn compare(
         &self,
         source: &SourceDisk,
@@ -157,40 +140,51 @@ impl Engine {
         control: &Control,
         on_progress: &mut dyn FnMut(f64),
     ) -> Result<()> {
+        let differs = |what: String| {
+            Error::new(Kind::Validation, what)
+                .advice("run the job again; if it repeats, check the memory and the storage of this machine")
+                .source(source.path.display().to_string())
+                .output(path)
+        };
         let node = node::result(format, path)?;
-        let args = vec!["compare".to_owned(), "-p".to_owned(), source.qemu_name(), node::name(&node)];
+        let size = self.virtual_size(&node, &[path.to_owned()], control)?;
+        if size != source.facts.virtual_size {
+            let (here, there) = (source.facts.virtual_size, path.display());
+            return Err(differs(format!("the guest would see {size} bytes in {there} instead of {here}")));
+        }
+        // Without caching pages: what is compared should be what the medium holds, and leave others' pages alone.
+        let args = ["compare", "-p", &source.qemu_name(), &node::name(&node)].map(str::to_owned).to_vec();
         let mut readable = source.paths();
         readable.push(path.to_owned());
         let spec = self.spec(args, readable, Vec::new(), self.long_limits());
-        let output = copy::watch(self, &spec, None, control, on_progress)?;
+        let call = Call {
+            verb: "compare",
+            kind: Kind::Validation,
+            source: Some(&source.path),
+            target: Some((path, 0)),
+        };
+        let output = watch::run(self, &spec, &call, control, on_progress)?;
         match output.status.code() {
             Some(0) => Ok(()),
-            Some(1) => Err(Error::new(
-                Kind::Validation,
-                format!("{} does not hold what {} holds", path.display(), source.path.display()),
-            )
-            .advice("the result is thrown away: run the job again, and check the memory and storage of this machine if it repeats")
-            .console_tail(output.complaint())
-            .output(path)),
-            _ => Err(copy::child_failed(Kind::Validation, "compare", &output)
-                .output(path)
-                .source(source.path.display().to_string())),
+            Some(DIFFERENT) => {
+                Err(differs(format!("{} does not hold what {} holds", path.display(), source.path.display()))
+                    .console_tail(output.complaint()))
+            }
+            _ => Err(call.failed(&output)),
         }
     }
 
-    /// What an image says of itself.
-    pub(crate) fn info(&self, node: &Value, files: &[PathBuf], control: &Control) -> Result<Told> {
+    /// What the guest sees, as QEMU understands the image.
+    pub(crate) fn virtual_size(&self, node: &Value, files: &[PathBuf], control: &Control) -> Result<u64> {
         let args = vec!["info".to_owned(), "--output=json".to_owned(), node::name(node)];
         let spec = self.spec(args, files.to_vec(), Vec::new(), short_limits());
-        let answer = self.json(&spec, control)?;
-        let data = &answer["format-specific"]["data"];
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let extents = data["extents"].as_array().cloned().unwrap_or_default();
-        Ok(Told {
-            virtual_size: number(&answer, "virtual-size")?,
-            subformat: text(&data["create-type"]).or_else(|| text(&data["compat"])),
-            compressed: extents.iter().any(|extent| extent["compressed"].as_bool() == Some(true)),
-        })
+        let source = files.first().map(PathBuf::as_path);
+        let call = Call { verb: "info", kind: Kind::Source, source, target: None };
+        let output = self.run(&spec, &call, control)?;
+        serde_json::from_slice::<Value>(&output.stdout)
+            .ok()
+            .and_then(|answer| answer["virtual-size"].as_u64())
+            .ok_or_else(|| Error::internal("qemu-img info did not tell a size"))
     }
 
     /// A call of `qemu-img` that may read and write just these files.
@@ -211,50 +205,28 @@ impl Engine {
         }
     }
 
-    /// Limits of work whose length depends on the image's size.
+    /// Limits of work whose length depends on the image's size; it may write nothing unless told.
     pub(crate) fn long_limits(&self) -> ChildLimits {
-        ChildLimits { memory_bytes: Some(self.memory_bytes), ..ChildLimits::default() }
-    }
-
-    fn json(&self, spec: &ChildSpec, control: &Control) -> Result<Value> {
-        let output = self.run(spec, control)?;
-        serde_json::from_slice(&output.stdout)
-            .map_err(|error| Error::internal(format!("qemu-img printed something that is not JSON: {error}")))
+        ChildLimits {
+            memory_bytes: Some(self.memory_bytes),
+            file_size_bytes: Some(0),
+            ..ChildLimits::default()
+        }
     }
 
     /// Runs a short call that has to succeed.
-    fn run(&self, spec: &ChildSpec, control: &Control) -> Result<Output> {
-        let output = self.run_any(spec, control)?;
-        if output.status.success() {
-            return Ok(output);
-        }
-        let verb = spec.args.first().map_or("", String::as_str);
-        Err(copy::child_failed(Kind::Source, verb, &output))
+    fn run(&self, spec: &ChildSpec, call: &Call<'_>, control: &Control) -> Result<Output> {
+        let output = self.run_any(spec, call, control)?;
+        if output.status.success() { Ok(output) } else { Err(call.failed(&output)) }
     }
 
-    fn run_any(&self, spec: &ChildSpec, control: &Control) -> Result<Output> {
+    fn run_any(&self, spec: &ChildSpec, call: &Call<'_>, control: &Control) -> Result<Output> {
+        control.checkpoint()?;
         let mut attached = None;
         let result = self.launcher.run_short(spec, &mut |group| attached = Some(control.attach(group)));
         drop(attached);
         control.ended()?;
-        result.map_err(|error| process_failed(&error))
-    }
-}
-
-/// The error of a child that gave no result of its own.
-pub(crate) fn process_failed(error: &ProcessError) -> Error {
-    match error {
-        ProcessError::TimedOut { .. } => Error::new(Kind::Source, error.to_string())
-            .advice("the image asks for more work than any sound image does: check where it comes from"),
-        ProcessError::Stub { detail, .. } if detail.contains("landlock") => {
-            Error::new(Kind::Unsupported, error.to_string())
-                .advice("enable landlock in the kernel (`lsm=landlock,…`), and allow its calls in the unit")
-        }
-        ProcessError::Start { .. }
-        | ProcessError::Stub { .. }
-        | ProcessError::Watch { .. }
-        | ProcessError::Ended { .. } => Error::new(Kind::Internal, error.to_string())
-            .advice("it is tried again; if it repeats, see `hyper2kvm doctor`"),
+        result.map_err(|error| call.lost(&error))
     }
 }
 
@@ -265,8 +237,4 @@ fn short_limits() -> ChildLimits {
         wall_s: Some(INFO_WALL_S),
         file_size_bytes: Some(0),
     }
-}
-
-fn number(answer: &Value, key: &str) -> Result<u64> {
-    answer[key].as_u64().ok_or_else(|| Error::internal(format!("qemu-img did not tell `{key}`")))
 }

@@ -1,4 +1,9 @@
 //! Opening a source: what must not be opened is refused here, before QEMU sees it.
+//!
+//! An image is a tree of files: the one that was named, the extents it names, what it stands on. Each
+//! is found here, by our own reading of the image, held against the policy (where it may lie, what it
+//! may be) and written down with its identity. QEMU is then given a tree of nodes with every driver
+//! named, in a sandbox in which nothing but exactly these files can be opened.
 
 use std::path::{Path, PathBuf};
 
@@ -6,10 +11,14 @@ use crate::disk::control::Control;
 use crate::disk::engine::Engine;
 use crate::disk::facts::{FileIdentity, ImageFacts, SourceDisk};
 use crate::disk::format::{Format, detect_in};
+use crate::disk::inspect::{self, ExtentFile, Parent};
 use crate::disk::node;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::SourceFormat;
-use crate::sys::fs::{allocated_bytes, open_nofollow};
+use crate::sys::fs::{allocated_bytes, open_nofollow, parent_of};
+
+/// Longer chains than this are a mistake or an attack; hypervisors stop at 32 themselves.
+const MAX_CHAIN: usize = 32;
 
 /// What a source may be made of.
 #[derive(Debug, Clone, Copy, Default)]
@@ -22,7 +31,7 @@ pub struct OpenPolicy<'a> {
     pub read_roots: &'a [PathBuf],
 }
 
-/// Inspects a source and refuses what is hostile, broken, locked or not supported.
+/// Inspects a source and refuses what is hostile, broken, open elsewhere or not supported.
 pub fn open_source(
     path: &Path,
     declared: SourceFormat,
@@ -30,48 +39,226 @@ pub fn open_source(
     engine: &Engine,
     control: &Control,
 ) -> Result<SourceDisk> {
-    let path = resolve(path, policy)?;
     let named = |error: Error| error.source(path.display().to_string());
-    let read = |error: std::io::Error| named(Error::io(Kind::Source, "read", &path, &error));
-    let file = open_nofollow(&path).map_err(read)?;
-    let metadata = file.metadata().map_err(read)?;
-    let detected = detect_in(&file, metadata.len()).map_err(read)?;
-    agree(declared, detected.format).map_err(named)?;
-    let files = vec![FileIdentity::of(&path, &metadata)];
-    let node = node::standalone(declared, &path)?;
-    let told = engine.info(&node, std::slice::from_ref(&path), control).map_err(named)?;
-    Ok(SourceDisk {
-        facts: ImageFacts {
-            format: detected.format,
-            subformat: told.subformat,
-            virtual_size: told.virtual_size,
-            file_size: metadata.len(),
-            allocated_bytes: allocated_bytes(&metadata),
-            compressed: told.compressed,
-            extents: Vec::new(),
-            backing: Vec::new(),
-        },
-        path,
-        format: declared,
+    let real = real_path(path).map_err(named)?;
+    policy.below_roots(&real).map_err(named)?;
+    let mut opener = Opener {
+        policy,
+        control,
+        files: Vec::new(),
+        allocated: 0,
+        extents: Vec::new(),
         warnings: Vec::new(),
-        files,
-        node,
-    })
+    };
+    let mut layers = Vec::new();
+    let mut next = Some((real.clone(), declared, None));
+    while let Some((path, format, cid)) = next {
+        if layers.len() == MAX_CHAIN {
+            return Err(named(chain(&format!("it is longer than {MAX_CHAIN} images"))));
+        }
+        let layer = opener.layer(&path, format, cid.as_deref()).map_err(named)?;
+        next = match &layer.parent {
+            None => None,
+            Some(parent) => Some(opener.parent(&path, parent).map_err(named)?),
+        };
+        layers.push((path, format, layer));
+    }
+    let mut standing_on = None;
+    for (path, format, _) in layers.iter().rev() {
+        let mut layer = node::standalone(*format, path)?;
+        if let Some(below) = standing_on {
+            layer["backing"] = below;
+        }
+        standing_on = Some(layer);
+    }
+    let node = standing_on.unwrap_or_default();
+    let Opener { files, allocated, extents, warnings, .. } = opener;
+    let paths: Vec<PathBuf> = files.iter().map(|file| file.path.clone()).collect();
+    let virtual_size = engine.virtual_size(&node, &paths, control).map_err(named)?;
+    if virtual_size == 0 {
+        return Err(named(
+            Error::new(Kind::Source, "the disk has no size").advice("check where it comes from"),
+        ));
+    }
+    let facts = ImageFacts {
+        format: layers[0].2.format,
+        subformat: layers[0].2.subformat.clone(),
+        virtual_size,
+        file_size: files.iter().map(|file| file.size).sum(),
+        allocated_bytes: allocated,
+        compressed: layers.iter().any(|(_, _, layer)| layer.compressed),
+        extents,
+        backing: layers.iter().skip(1).map(|(path, ..)| path.clone()).collect(),
+    };
+    Ok(SourceDisk { path: real, format: declared, facts, warnings, files, node })
 }
 
-/// The real path of a file, which has to lie below the roots.
-fn resolve(path: &Path, policy: &OpenPolicy<'_>) -> Result<PathBuf> {
-    let real = path
-        .canonicalize()
-        .map_err(|error| Error::io(Kind::Source, "open", path, &error).source(path.display().to_string()))?;
-    let below = |root: &PathBuf| root.canonicalize().is_ok_and(|root| real.starts_with(root));
-    if policy.read_roots.is_empty() || policy.read_roots.iter().any(below) {
-        return Ok(real);
+/// One image of the chain, found harmless.
+struct Opened {
+    format: Format,
+    subformat: Option<String>,
+    compressed: bool,
+    parent: Option<Parent>,
+}
+
+struct Opener<'a> {
+    policy: &'a OpenPolicy<'a>,
+    control: &'a Control,
+    files: Vec<FileIdentity>,
+    allocated: u64,
+    extents: Vec<PathBuf>,
+    warnings: Vec<String>,
+}
+
+impl Opener<'_> {
+    fn layer(&mut self, path: &Path, declared: SourceFormat, cid: Option<&str>) -> Result<Opened> {
+        let (file, size) = self.take(path)?;
+        let found =
+            detect_in(&file, size).map_err(|error| Error::io(Kind::Source, "read", path, &error))?.format;
+        agree(declared, found)?;
+        let layer = inspect::layer(&file, size, found, declared, self.control)?;
+        if let (Some(wanted), Some(is)) = (cid, &layer.cid)
+            && !wanted.eq_ignore_ascii_case(is)
+        {
+            return Err(chain(&format!("{} was changed after the snapshot on it was made", path.display())));
+        }
+        for extent in &layer.extents {
+            self.extent(path, extent)?;
+        }
+        self.warnings.extend(layer.warnings);
+        Ok(Opened {
+            format: found,
+            subformat: layer.subformat,
+            compressed: layer.compressed,
+            parent: layer.parent,
+        })
     }
-    Err(Error::new(Kind::Source, format!("{} lies outside the directories that may be read", real.display()))
+
+    fn extent(&mut self, image: &Path, extent: &ExtentFile) -> Result<()> {
+        let path = self.member(image, &extent.name, "extent")?;
+        let (file, size) = self.take(&path)?;
+        let found =
+            detect_in(&file, size).map_err(|error| Error::io(Kind::Source, "read", &path, &error))?.format;
+        inspect::extent(&file, size, found, extent, self.control).map_err(|error| {
+            let details = error.details();
+            let advice = details.advice.clone().unwrap_or_default();
+            Error::new(error.kind(), format!("{}: {}", path.display(), details.cause)).advice(advice)
+        })?;
+        self.extents.push(path);
+        Ok(())
+    }
+
+    fn parent(&self, image: &Path, parent: &Parent) -> Result<(PathBuf, SourceFormat, Option<String>)> {
+        if !self.policy.backing_chain {
+            return Err(Error::new(
+                Kind::Source,
+                format!(
+                    "{} holds only what differs from another image ({})",
+                    image.display(),
+                    shown(&parent.name)
+                ),
+            )
+            .advice("consolidate its snapshots first, or allow the chain with `backing_chain: true`")
+            .field("disks.backing_chain"));
+        }
+        if parent.name.is_empty() {
+            return Err(chain(&format!("{} does not say what it stands on", image.display())));
+        }
+        let Some(format) = parent.format else {
+            return Err(chain(&format!("{} does not name the format of what it stands on", image.display()))
+                .advice("name it: `qemu-img rebase -u -b <file> -F <format> <image>` on a copy"));
+        };
+        let path = self.member(image, &parent.name, "backing file")?;
+        if self.files.iter().any(|file| {
+            FileIdentity::read(&path).is_ok_and(|now| (now.dev, now.inode) == (file.dev, file.inode))
+        }) {
+            return Err(chain(&format!("{} comes twice in it", path.display())));
+        }
+        Ok((path, format, parent.cid.clone()))
+    }
+
+    /// The real path of a file that an image names: in the image's directory, or in one that was allowed.
+    fn member(&self, image: &Path, name: &str, what: &str) -> Result<PathBuf> {
+        let refused = |why: &str| {
+            Error::new(Kind::Source, format!("its {what} `{}` {why}", shown(name)))
+                .advice("put all files of the disk into one directory, or list the other one under `allowed_paths`")
+                .field("disks.allowed_paths")
+        };
+        // `json:{…}`, `nbd://…`, `fat:…`: names that QEMU would not take for files.
+        if name.split('/').next().is_some_and(|first| first.contains(':')) {
+            return Err(refused("is not the name of a file"));
+        }
+        let path = inspect::beside(image, name);
+        let plain = std::fs::symlink_metadata(&path);
+        let real = path.canonicalize().map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                refused("is missing").advice("copy all files of the disk: the descriptor alone holds no data")
+            }
+            _ => refused(&format!("cannot be opened: {error}")),
+        })?;
+        let allowed = self
+            .policy
+            .allowed_paths
+            .iter()
+            .any(|dir| dir.canonicalize().is_ok_and(|dir| real.starts_with(dir)));
+        if !allowed {
+            if Path::new(name).is_absolute()
+                || Path::new(name).components().any(|part| part == std::path::Component::ParentDir)
+            {
+                return Err(refused("lies outside the disk's directory"));
+            }
+            if plain.is_ok_and(|metadata| metadata.is_symlink()) || !real.starts_with(parent_of(image)) {
+                return Err(refused("is a symbolic link"));
+            }
+        }
+        self.policy.below_roots(&real)?;
+        Ok(real)
+    }
+
+    /// Opens a file of the image and writes down what it is now.
+    fn take(&mut self, path: &Path) -> Result<(std::fs::File, u64)> {
+        refuse_locked(path)?;
+        let file = open_nofollow(path).map_err(|error| cannot_open(path, &error))?;
+        let metadata = file.metadata().map_err(|error| Error::io(Kind::Source, "look at", path, &error))?;
+        self.allocated += allocated_bytes(&metadata);
+        self.files.push(FileIdentity::of(path, &metadata));
+        Ok((file, metadata.len()))
+    }
+}
+
+impl OpenPolicy<'_> {
+    fn below_roots(&self, real: &Path) -> Result<()> {
+        let below = |root: &PathBuf| root.canonicalize().is_ok_and(|root| real.starts_with(root));
+        if self.read_roots.is_empty() || self.read_roots.iter().any(below) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Source,
+            format!("{} lies outside the directories that may be read", real.display()),
+        )
         .advice("move it below one of them, or add its directory to `paths.read`")
-        .allowed(policy.read_roots.iter().map(|root| root.display().to_string()))
-        .source(path.display().to_string()))
+        .allowed(self.read_roots.iter().map(|root| root.display().to_string())))
+    }
+}
+
+fn real_path(path: &Path) -> Result<PathBuf> {
+    path.canonicalize().map_err(|error| cannot_open(path, &error))
+}
+
+fn cannot_open(path: &Path, error: &std::io::Error) -> Error {
+    let made = Error::io(Kind::Source, "open", path, error);
+    match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            made.advice("check the path; relative ones count from the manifest's directory")
+        }
+        std::io::ErrorKind::PermissionDenied => made.advice(
+            "let the service's user read it: `setfacl -m u:hyper2kvm:r <file>`, and `x` on its directories",
+        ),
+        std::io::ErrorKind::InvalidInput => {
+            made.advice("name a plain file: directories, pipes and devices are not read")
+        }
+        _ => made.advice("check the storage it lies on"),
+    }
 }
 
 /// A declared `raw` is read as raw whatever it holds; anything else has to be what it is said to be.
@@ -82,12 +269,50 @@ fn agree(declared: SourceFormat, found: Format) -> Result<()> {
     if declared == SourceFormat::Raw || found.source_format() == Some(declared) {
         return Ok(());
     }
+    if declared == SourceFormat::Qcow2 && found == Format::QcowOther {
+        return Err(Error::new(Kind::Unsupported, "only versions 2 and 3 of qcow are read")
+            .advice("convert it with `qemu-img convert -O qcow2` first"));
+    }
     let error = Error::new(
         Kind::Source,
         format!("declared as {}, but its content is {}", declared.name(), found.name()),
     );
-    Err(match found.source_format() {
-        Some(real) => error.advice(format!("declare it as `source_format: {}`", real.name())),
-        None => error.advice("name the disk image itself"),
+    Err(match (found, found.source_format()) {
+        (Format::Raw, _) => error.advice(
+            "if it really is a raw disk declare it as `source_format: raw`; else it is damaged, or its end is missing",
+        ),
+        (_, Some(real)) => error.advice(format!("declare it as `source_format: {}`", real.name())),
+        (Format::Luks, None) => error.advice("an encrypted volume is copied as it is with `source_format: raw`"),
+        (Format::Html | Format::Xml, None) => error.advice("the download gave a page instead of the disk: fetch it again"),
+        (Format::Gzip | Format::Xz | Format::Zstd | Format::Zip | Format::Tar, None) => error.advice("unpack it first"),
+        (_, None) => error.advice("name the disk image itself"),
     })
+}
+
+/// VMware marks a disk that a VM has open with a directory (or file) beside it.
+fn refuse_locked(path: &Path) -> Result<()> {
+    let mut lock = path.as_os_str().to_owned();
+    lock.push(".lck");
+    let lock = PathBuf::from(lock);
+    let taken = match std::fs::read_dir(&lock) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotADirectory,
+    };
+    if !taken {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Source,
+        format!("{} is open elsewhere: {} is there", path.display(), lock.display()),
+    )
+    .advice("shut the VM down; if it is off and the lock was left behind by a crash, remove it"))
+}
+
+fn chain(what: &str) -> Error {
+    Error::new(Kind::Source, format!("its chain of snapshots is broken: {what}"))
+        .advice("consolidate the snapshots where the disk comes from, and copy it again")
+}
+
+fn shown(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(120).collect()
 }

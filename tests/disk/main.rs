@@ -6,6 +6,7 @@
 mod support;
 
 mod copies;
+mod hostile;
 
 use std::path::Path;
 

@@ -6,6 +6,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test binary uses its part")]
 
+pub mod bad_disks;
 pub mod daemon;
 pub mod disks;
 pub mod wait;

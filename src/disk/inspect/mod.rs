@@ -1,0 +1,137 @@
+//! What an image says of itself, read by us: before QEMU sees it, hostile and broken ones are refused.
+//!
+//! Only structure is read (headers, tables, descriptors), within bounds that the file's own size sets;
+//! never the guest's data. Each format has a file here. What they agree on is [`Layer`]: one image file
+//! with the files it needs and the name of what it stands on.
+
+mod bytes;
+mod descriptor;
+mod qcow2;
+mod raw;
+mod vdi;
+mod vhd;
+mod vhdx;
+mod vmdk;
+mod vmdk_sparse;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+pub(crate) use bytes::Image;
+
+use crate::disk::control::Control;
+use crate::disk::format::Format;
+use crate::model::error::{Error, Kind, Result};
+use crate::model::plan::SourceFormat;
+
+/// A file of data that an image names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ExtentFile {
+    /// As written in the descriptor.
+    pub(crate) name: String,
+    /// How it is to be read.
+    pub(crate) kind: ExtentKind,
+    /// Its part of the disk, in bytes.
+    pub(crate) bytes: u64,
+    /// Where its data begins in the file, in bytes.
+    pub(crate) offset: u64,
+}
+
+/// How an extent's file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ExtentKind {
+    /// Bytes as they are.
+    Flat,
+    /// With tables of its own, in one of VMware's formats.
+    Sparse,
+}
+
+/// What an image stands on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Parent {
+    /// As written in the image.
+    pub(crate) name: String,
+    /// Its format, where the image names it.
+    pub(crate) format: Option<SourceFormat>,
+    /// The content id that it must have (VMDK).
+    pub(crate) cid: Option<String>,
+}
+
+/// One image file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Layer {
+    /// A finer name than the format's.
+    pub(crate) subformat: Option<String>,
+    /// Whether data is compressed.
+    pub(crate) compressed: bool,
+    /// Files of data besides this one.
+    pub(crate) extents: Vec<ExtentFile>,
+    /// What it stands on.
+    pub(crate) parent: Option<Parent>,
+    /// The id of its content (VMDK).
+    pub(crate) cid: Option<String>,
+    /// Things a person should know.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Reads an image's structure. `declared` decides how: a declared raw disk has no structure but its bytes.
+pub(crate) fn layer(
+    file: &File,
+    size: u64,
+    found: Format,
+    declared: SourceFormat,
+    control: &Control,
+) -> Result<Layer> {
+    let image = Image { file, size, control };
+    match declared {
+        SourceFormat::Raw => raw::layer(&image),
+        SourceFormat::Qcow2 => qcow2::layer(&image),
+        SourceFormat::Vmdk => vmdk::layer(&image, found),
+        SourceFormat::Vhd => vhd::layer(&image, found),
+        SourceFormat::Vhdx => vhdx::layer(&image),
+        SourceFormat::Vdi => vdi::layer(&image),
+    }
+}
+
+/// Checks one extent's file against what its descriptor says.
+pub(crate) fn extent(
+    file: &File,
+    size: u64,
+    found: Format,
+    wanted: &ExtentFile,
+    control: &Control,
+) -> Result<()> {
+    let image = Image { file, size, control };
+    match wanted.kind {
+        ExtentKind::Flat => {
+            let needed = wanted.offset.saturating_add(wanted.bytes);
+            if size < needed {
+                return Err(cut_off(&format!("the extent has {size} bytes and should have {needed}")));
+            }
+            Ok(())
+        }
+        ExtentKind::Sparse => vmdk::sparse_extent(&image, found, wanted.bytes),
+    }
+}
+
+/// The name by which a path of an image is found: `name` counted from the image's directory.
+pub(crate) fn beside(image: &Path, name: &str) -> PathBuf {
+    crate::sys::fs::parent_of(image).join(name)
+}
+
+/// An image whose end is missing.
+pub(crate) fn cut_off(what: &str) -> Error {
+    Error::new(Kind::Source, format!("the image is cut off: {what}"))
+        .advice("the copy or download was not finished: fetch the disk again and compare its checksum")
+}
+
+/// An image that is damaged or was made up.
+pub(crate) fn broken(what: &str) -> Error {
+    Error::new(Kind::Source, format!("the image is damaged: {what}"))
+        .advice("fetch the disk again, or repair a copy of it with the tools of its hypervisor")
+}
+
+/// An image that cannot be read by this version.
+pub(crate) fn unsupported(what: &str, advice: &str) -> Error {
+    Error::new(Kind::Unsupported, what).advice(advice)
+}

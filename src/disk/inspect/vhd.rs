@@ -1,0 +1,75 @@
+//! VHD: a footer at the end (and a copy of it in front of one that grows), a header, a block table.
+
+use super::bytes::{Image, be32, be64};
+use super::{Layer, broken, cut_off, unsupported};
+use crate::disk::format::Format;
+use crate::model::error::Result;
+
+const FOOTER_BYTES: u64 = 512;
+const HEADER_BYTES: u64 = 1024;
+const SECTOR: u64 = 512;
+/// "This block was never written".
+const NOT_ALLOCATED: u32 = 0xffff_ffff;
+
+pub(crate) fn layer(image: &Image<'_>, found: Format) -> Result<Layer> {
+    if found == Format::VhdDifferencing {
+        return Err(unsupported(
+            "the disk is differencing: it holds only what differs from another disk",
+            "merge it with its parent in Hyper-V first (`Merge-VHD`)",
+        ));
+    }
+    let Some(end) = image.size.checked_sub(FOOTER_BYTES) else {
+        return Err(cut_off("the footer is not whole"));
+    };
+    let mut footer = image.read(end, FOOTER_BYTES, "the footer")?;
+    if footer.get(1..9) == Some(b"conectix") {
+        // Old tools wrote 511 bytes.
+        footer.remove(0);
+        footer.push(0);
+    }
+    if !footer.starts_with(b"conectix") {
+        return Err(cut_off("the footer at its end is missing"));
+    }
+    if checksum(&footer, 64) != be32(&footer, 64) {
+        return Err(broken("the checksum of its footer is wrong"));
+    }
+    let size = be64(&footer, 48);
+    if found == Format::VhdFixed {
+        if size > end {
+            return Err(cut_off(&format!("it should hold {size} bytes and holds {end}")));
+        }
+        return Ok(Layer { subformat: Some("fixed".to_owned()), ..Layer::default() });
+    }
+    check_blocks(image, be64(&footer, 16), size, end)?;
+    Ok(Layer { subformat: Some("dynamic".to_owned()), ..Layer::default() })
+}
+
+fn check_blocks(image: &Image<'_>, header_offset: u64, size: u64, end: u64) -> Result<()> {
+    let header = image.read(header_offset, HEADER_BYTES, "the header")?;
+    if !header.starts_with(b"cxsparse") || checksum(&header, 36) != be32(&header, 36) {
+        return Err(broken("its header is not one"));
+    }
+    let (table_offset, entries) = (be64(&header, 16), u64::from(be32(&header, 28)));
+    let block = u64::from(be32(&header, 32));
+    if block < SECTOR || !block.is_power_of_two() {
+        return Err(broken(&format!("blocks of {block} bytes do not exist")));
+    }
+    if u128::from(entries) * u128::from(block) < u128::from(size) {
+        return Err(broken("its blocks do not cover its size"));
+    }
+    // Before each block's data a bitmap tells which of its sectors are there.
+    let bitmap = (block / SECTOR).div_ceil(8).next_multiple_of(SECTOR);
+    let table = image.read(table_offset, entries * 4, "the block table")?;
+    for entry in table.chunks_exact(4).map(|b| be32(b, 0)).filter(|entry| *entry != NOT_ALLOCATED) {
+        if u64::from(entry) * SECTOR + bitmap + block > end {
+            return Err(cut_off("data lies beyond its end"));
+        }
+    }
+    Ok(())
+}
+
+/// The complement of the sum of all bytes but the checksum's own.
+fn checksum(bytes: &[u8], at: usize) -> u32 {
+    let sum = |part: &[u8]| part.iter().map(|byte| u32::from(*byte)).sum::<u32>();
+    !(sum(&bytes[..at]) + sum(&bytes[at + 4..]))
+}

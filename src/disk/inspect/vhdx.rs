@@ -1,0 +1,155 @@
+//! VHDX: two headers of which the newer valid one counts, a region table, metadata, a block table.
+
+use super::bytes::{Image, le16, le32, le64};
+use super::{Layer, broken, cut_off, unsupported};
+use crate::model::error::{Error, Result};
+
+const HEADERS: [u64; 2] = [64 << 10, 128 << 10];
+const HEADER_BYTES: u64 = 4096;
+const REGION_TABLES: [u64; 2] = [192 << 10, 256 << 10];
+const TABLE_BYTES: u64 = 64 << 10;
+const BLOCK_TABLE: [u8; 16] =
+    guid(0x2dc2_7766, 0xf623, 0x4200, [0x9d, 0x64, 0x11, 0x5e, 0x9b, 0xfd, 0x4a, 0x08]);
+const METADATA: [u8; 16] =
+    guid(0x8b7c_a206, 0x4790, 0x4b9a, [0xb8, 0xfe, 0x57, 0x5f, 0x05, 0x0f, 0x88, 0x6e]);
+const FILE_PARAMETERS: [u8; 16] =
+    guid(0xcaa1_6737, 0xfa36, 0x4d43, [0xb3, 0xb6, 0x33, 0xf0, 0xaa, 0x44, 0xe7, 0x6b]);
+const HAS_PARENT: u32 = 2;
+/// States of a block whose data is in the file.
+const PRESENT: [u64; 2] = [6, 7];
+
+/// A GUID as it lies in the file.
+const fn guid(a: u32, b: u16, c: u16, d: [u8; 8]) -> [u8; 16] {
+    let (a, b, c) = (a.to_le_bytes(), b.to_le_bytes(), c.to_le_bytes());
+    [a[0], a[1], a[2], a[3], b[0], b[1], c[0], c[1], d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7]]
+}
+
+pub(crate) fn layer(image: &Image<'_>) -> Result<Layer> {
+    let header = newest_header(image)?;
+    if header[48..64].iter().any(|byte| *byte != 0) {
+        return Err(dirty_log());
+    }
+    let regions = regions(image)?;
+    let find = |id: [u8; 16]| regions.iter().find(|region| region.id == id);
+    let (Some(table), Some(metadata)) = (find(BLOCK_TABLE), find(METADATA)) else {
+        return Err(broken("it has no block table or no metadata"));
+    };
+    let block = block_bytes(image, metadata)?;
+    check_blocks(image, table, block)?;
+    Ok(Layer { subformat: Some("vhdx".to_owned()), ..Layer::default() })
+}
+
+/// A VM that was not shut down leaves changes in the log; reading without them would give an old or torn state.
+fn dirty_log() -> Error {
+    unsupported(
+        "the disk was not closed cleanly: its log holds changes that are not yet in their place",
+        "shut the VM down cleanly, or attach the disk once in Hyper-V (`Mount-VHD`); or let `qemu-img check -r all` write the log back into a copy of it",
+    )
+}
+
+fn newest_header(image: &Image<'_>) -> Result<Vec<u8>> {
+    let mut newest: Option<Vec<u8>> = None;
+    for offset in HEADERS {
+        let header = image.read(offset, HEADER_BYTES, "the header")?;
+        let valid = header.starts_with(b"head") && crc32c(&header, 4) == le32(&header, 4);
+        if valid && newest.as_ref().is_none_or(|other| le64(&header, 8) > le64(other, 8)) {
+            newest = Some(header);
+        }
+    }
+    newest.ok_or_else(|| broken("neither of its two headers is valid"))
+}
+
+struct Region {
+    id: [u8; 16],
+    offset: u64,
+    bytes: u64,
+}
+
+fn regions(image: &Image<'_>) -> Result<Vec<Region>> {
+    for offset in REGION_TABLES {
+        let table = image.read(offset, TABLE_BYTES, "the region table")?;
+        if !table.starts_with(b"regi") || crc32c(&table, 4) != le32(&table, 4) {
+            continue;
+        }
+        let count = le32(&table, 8).min(2047) as usize;
+        let mut regions = Vec::with_capacity(count);
+        for entry in table[16..].chunks_exact(32).take(count) {
+            let mut id = [0; 16];
+            id.copy_from_slice(&entry[..16]);
+            let region = Region { id, offset: le64(entry, 16), bytes: u64::from(le32(entry, 24)) };
+            image.require(region.offset, region.bytes.min(image.size), "a region")?;
+            regions.push(region);
+        }
+        return Ok(regions);
+    }
+    Err(broken("neither of its two region tables is valid"))
+}
+
+fn block_bytes(image: &Image<'_>, region: &Region) -> Result<u64> {
+    let table = image.read(region.offset, TABLE_BYTES, "the metadata")?;
+    if !table.starts_with(b"metadata") {
+        return Err(broken("its metadata is none"));
+    }
+    let count = usize::from(le16(&table, 10));
+    let entry = table[32..].chunks_exact(32).take(count).find(|entry| entry[..16] == FILE_PARAMETERS);
+    let Some(entry) = entry else { return Err(broken("its metadata names no block size")) };
+    let at = region.offset.saturating_add(u64::from(le32(entry, 16)));
+    let parameters = image.read(at, 8, "the metadata")?;
+    if le32(&parameters, 4) & HAS_PARENT != 0 {
+        return Err(unsupported(
+            "the disk is differencing (AVHDX): it holds only what differs from another disk",
+            "merge it with its parent in Hyper-V first (`Merge-VHD`)",
+        ));
+    }
+    let block = u64::from(le32(&parameters, 0));
+    if !block.is_power_of_two() || !(1 << 20..=256 << 20).contains(&block) {
+        return Err(broken(&format!("blocks of {block} bytes do not exist")));
+    }
+    Ok(block)
+}
+
+fn check_blocks(image: &Image<'_>, region: &Region, block: u64) -> Result<()> {
+    let table = image.read(region.offset, region.bytes, "the block table")?;
+    for entry in table.chunks_exact(8).map(|b| le64(b, 0)) {
+        // The upper 44 bits count MiB; the lowest three are the state.
+        if !PRESENT.contains(&(entry & 7)) {
+            continue;
+        }
+        // Blocks that only describe others are 1 MiB; so much has to be there of any.
+        let begin = (entry >> 20) << 20;
+        if begin.saturating_add(block.min(1 << 20)) > image.size {
+            return Err(cut_off("data lies beyond its end"));
+        }
+    }
+    Ok(())
+}
+
+/// CRC-32C of a structure whose own checksum field counts as zero.
+fn crc32c(bytes: &[u8], checksum_at: usize) -> u32 {
+    let mut crc = !0u32;
+    for (at, byte) in bytes.iter().enumerate() {
+        let inside = (checksum_at..checksum_at + 4).contains(&at);
+        crc ^= if inside { 0 } else { u32::from(*byte) };
+        for _ in 0..8 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+        }
+    }
+    !crc
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_checksum_is_crc32c() {
+        // The published check value of "123456789", behind four bytes that do not count.
+        let mut bytes = vec![0xff; 4];
+        bytes.extend_from_slice(b"123456789");
+        let zeroed = {
+            let mut b = bytes.clone();
+            b[..4].fill(0);
+            b
+        };
+        assert_eq!(super::crc32c(&bytes, 0), super::crc32c(&zeroed, 0));
+        assert_eq!(super::crc32c(b"123456789", 100), 0xe306_9283);
+    }
+}

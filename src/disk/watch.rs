@@ -1,0 +1,124 @@
+//! Children that take as long as they take, and are ended when they make no progress.
+//!
+//! Progress is any of: the percentage that the tool prints, bytes that the kernel counts for it
+//! (`/proc/<pid>/io`), processor time it used. A child that does none of these for the stall limit
+//! hangs on storage that does not answer, or was stopped by somebody. While we paused it, time stands still.
+
+use std::time::{Duration, Instant};
+
+use crate::disk::control::Control;
+use crate::disk::engine::Engine;
+use crate::disk::failure::Call;
+use crate::model::error::Result;
+use crate::sys::process::{Capture, ChildSpec, Group, Output, Watch};
+
+/// How often a child is looked at: rarely enough to cost nothing, often enough for short limits.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Runs a call that prints its progress (`-p`); `on_progress` hears it as 0 to 1.
+pub(crate) fn run(
+    engine: &Engine,
+    spec: &ChildSpec,
+    call: &Call<'_>,
+    control: &Control,
+    on_progress: &mut dyn FnMut(f64),
+) -> Result<Output> {
+    run_lines(engine, spec, call, control, &mut |line| {
+        if let Some(part) = progress_in(line) {
+            on_progress(part);
+        }
+    })
+}
+
+/// Runs a call and hands over what it prints, line by line.
+pub(crate) fn run_lines(
+    engine: &Engine,
+    spec: &ChildSpec,
+    call: &Call<'_>,
+    control: &Control,
+    on_line: &mut dyn FnMut(&str),
+) -> Result<Output> {
+    control.checkpoint()?;
+    let mut child = engine.launcher.start(spec).map_err(|error| call.lost(&error))?;
+    let group = child.group();
+    let attached = control.attach(&group);
+    let mut stall = Stall::new(engine.stall_timeout_s);
+    let result = child.supervise(Capture::Lines(on_line), TICK, &mut || stall.look(&group));
+    drop(attached);
+    control.ended()?;
+    result.map_err(|error| call.lost(&error))
+}
+
+/// Notices when a child does nothing.
+struct Stall {
+    limit: Duration,
+    seen: Option<(u64, u64)>,
+    since: Instant,
+}
+
+impl Stall {
+    fn new(limit_s: f64) -> Stall {
+        let limit = Duration::try_from_secs_f64(limit_s).unwrap_or(Duration::MAX);
+        Stall { limit, seen: None, since: Instant::now() }
+    }
+
+    fn look(&mut self, group: &Group) -> Watch {
+        let now = group.pid().map(|pid| (bytes_moved(pid), processor_ticks(pid)));
+        if now != self.seen || group.is_paused() {
+            self.seen = now;
+            self.since = Instant::now();
+        }
+        if self.since.elapsed() > self.limit {
+            return Watch::End(format!("no progress for {:.0} s", self.limit.as_secs_f64()));
+        }
+        Watch::GoOn
+    }
+}
+
+/// What it has read and written, caches included; 0 where the kernel does not count it.
+fn bytes_moved(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    let of = |line: &str| line.split_once(": ").and_then(|(_, value)| value.trim().parse::<u64>().ok());
+    text.lines().filter(|line| line.starts_with("rchar") || line.starts_with("wchar")).filter_map(of).sum()
+}
+
+/// Processor time of all its threads; QEMU's workers count here even where their bytes do not.
+fn processor_ticks(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name stands in parentheses and may hold anything; utime and stime are the 12th and 13th after it.
+    let Some((_, rest)) = text.rsplit_once(") ") else { return 0 };
+    rest.split(' ').skip(11).take(2).filter_map(|word| word.parse::<u64>().ok()).sum()
+}
+
+/// `    (12.34/100%)` → 0.1234
+fn progress_in(line: &str) -> Option<f64> {
+    let percent: f64 = line.trim().strip_prefix('(')?.split_once('/')?.0.parse().ok()?;
+    percent.is_finite().then(|| (percent / 100.0).clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_read_from_what_the_tool_prints() {
+        assert_eq!(progress_in("    (12.50/100%)"), Some(0.125));
+        assert_eq!(progress_in("    (100.00/100%)"), Some(1.0));
+        for other in ["Images are identical.", "(nan/100%)", "", "(x/100%)"] {
+            assert_eq!(progress_in(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_working_process_is_seen_to_work() {
+        let pid = std::process::id();
+        let before = bytes_moved(pid);
+        std::fs::read("/proc/self/maps").unwrap();
+        assert!(bytes_moved(pid) > before);
+        let started = Instant::now();
+        let before = processor_ticks(pid);
+        while processor_ticks(pid) == before {
+            assert!(started.elapsed() < Duration::from_secs(60));
+        }
+    }
+}

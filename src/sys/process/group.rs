@@ -1,0 +1,90 @@
+//! A running child and everything it started, as other threads may act on it.
+
+use std::io;
+use std::process::{Child, ExitStatus};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+
+#[derive(Debug)]
+struct Member {
+    /// None once it is reaped: its number may then belong to somebody else.
+    pid: Option<Pid>,
+    child: Child,
+    paused: bool,
+}
+
+/// A running child and everything it started: its process group, which other threads may act on.
+#[derive(Debug, Clone)]
+pub struct Group(Arc<Mutex<Member>>);
+
+impl Group {
+    /// The group that this child leads.
+    pub(super) fn of(child: Child) -> Group {
+        let pid = Some(Pid::from_child(&child));
+        Group(Arc::new(Mutex::new(Member { pid, child, paused: false })))
+    }
+
+    /// Lets it stand still.
+    pub fn pause(&self) {
+        let mut member = self.lock();
+        member.paused = true;
+        member.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        let mut member = self.lock();
+        member.paused = false;
+        member.signal(Signal::CONT);
+    }
+
+    /// Ends it at once.
+    pub fn kill(&self) {
+        self.lock().signal(Signal::KILL);
+    }
+
+    /// Its process id, while it is there.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.lock().pid.map(|pid| pid.as_raw_nonzero().get().unsigned_abs())
+    }
+
+    /// Whether it was paused through this handle.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.lock().paused
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Member> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The exit status once it has ended. Whatever the leader left in its group is killed with it.
+    pub(super) fn reap(&self) -> io::Result<Option<ExitStatus>> {
+        let mut member = self.lock();
+        if member.pid.is_none() {
+            return member.child.try_wait();
+        }
+        // As long as the leader is not reaped its id, and so the group's, cannot be given away.
+        let gone = rustix::process::waitid(
+            WaitId::Pid(Pid::from_child(&member.child)),
+            WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT,
+        )?;
+        if gone.is_none() {
+            return Ok(None);
+        }
+        member.signal(Signal::KILL);
+        member.pid = None;
+        member.child.try_wait()
+    }
+}
+
+impl Member {
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.pid {
+            // It may have ended already: then there is nothing left to be told.
+            let _ = rustix::process::kill_process_group(pid, signal);
+        }
+    }
+}
