@@ -6,7 +6,7 @@ use hyper2kvm::model::config::Settings;
 use hyper2kvm::model::error::Result;
 use hyper2kvm::model::job::Stage;
 use hyper2kvm::model::plan::{Compression, OutputFormat, Plan};
-use hyper2kvm::model::planner::{BatchName, Submission};
+use hyper2kvm::model::planner::{BatchName, Submission, origins};
 
 fn settings() -> Settings {
     Settings::defaults(Path::new("/state"), 2)
@@ -54,4 +54,202 @@ fn what_production_asks_for_and_this_version_lacks_is_told() {
     assert!(plan.warnings[0].contains("inspect, fix, boot_test"), "{:?}", plan.warnings);
     assert!(Stage::BUILT.into_iter().all(|stage| plan.runs(stage)));
     assert!(!plan.runs(Stage::Fix));
+}
+
+#[test]
+fn everything_that_this_version_can_do_reaches_the_plan() {
+    let plan = plan(
+        r#"
+manifest_version: 1.0
+name: Web Server 01
+priority: -5
+profile: none
+source: {provider: vsphere, vm_id: vm-42, vm_name: web, vsphere: {host: vc.example.com}}
+vm: {cpu: 4, mem_gb: 8, firmware: uefi, secureboot: true, tpm: true, disk_bus: virtio, os_hint: linux}
+nics:
+  - {id: nic0, mac: 00-50-56-AB-CD-EF, network: VM Network, bridge: br-lan, vlan: 100, model: virtio}
+disks:
+  - {id: data, source_format: raw, local_path: /srv/data.img, bytes: 1024}
+  - id: boot
+    source_format: vmdk
+    local_path: /srv/boot.vmdk
+    boot_order_hint: 0
+    backing_chain: true
+    allowed_paths: [chain, /srv/base]
+    checksum: sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+notes: [first]
+warnings: [{stage: export, message: was running}]
+metadata: {job_id: "7", tags: {team: blue}}
+pipeline:
+  convert: {enabled: true, compress: true, compress_level: 3}
+  validate: {enabled: true, check_image_integrity: false}
+output: {directory: results, on_exists: suffix, mode: 0640, group: kvm}
+options: {report: {enabled: false}}
+preflight: metadata
+"#,
+    );
+    assert_eq!((plan.vm_id.as_str(), plan.name.as_str()), ("Web-Server-01", "Web Server 01"));
+    assert_eq!((plan.priority, plan.profile.as_str()), (-5, "none"));
+    let ids: Vec<&str> = plan.disks.iter().map(|disk| disk.id.as_str()).collect();
+    assert_eq!(ids, ["boot", "data"], "the boot disk comes first");
+    let boot = &plan.disks[0];
+    assert_eq!(boot.allowed_paths, [PathBuf::from("/drops/chain"), PathBuf::from("/srv/base")]);
+    assert!(boot.backing_chain);
+    assert!(boot.checksum.as_ref().unwrap().starts_with("0123"));
+    assert_eq!(plan.disks[1].boot_order_hint, 999);
+    assert_eq!(plan.disks[1].bytes, Some(1024));
+    let output = &plan.output;
+    assert_eq!(output.directory, PathBuf::from("/drops/results"));
+    assert_eq!((output.compress, output.compress_level), (Compression::Zstd, Some(3)));
+    assert_eq!((output.mode, output.group.as_deref()), (Some(0o640), Some("kvm")));
+    assert!(!output.report && !output.check_image_integrity);
+    assert_eq!(plan.lacking, []);
+    assert_eq!(plan.input.source_provider.as_deref(), Some("vsphere"));
+    assert_eq!(plan.input.notes, ["first"]);
+    assert_eq!(plan.input.metadata.as_ref().unwrap()["tags"]["team"], "blue");
+    assert!(plan.warnings.iter().any(|warning| warning.contains("was running")), "{:?}", plan.warnings);
+    assert!(plan.runs(Stage::Convert) && plan.runs(Stage::Validate) && !plan.runs(Stage::Inspect));
+}
+
+#[test]
+fn the_profile_none_leaves_only_the_extracted_image() {
+    let plan = plan(&format!("{MINIMAL}profile: none\n"));
+    let on: Vec<Stage> = plan.stages.iter().filter(|stage| stage.enabled).map(|stage| stage.stage).collect();
+    assert_eq!(on, [Stage::Load, Stage::Extraction]);
+    assert_eq!(plan.output.format, OutputFormat::Qcow2);
+    assert_eq!(plan.lacking, []);
+    assert_eq!(plan.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn switching_a_missing_stage_off_is_not_asking_for_it() {
+    let off = "pipeline: {inspect: {enabled: false}, fix: {enabled: false, backup: false}, boot_test: {enabled: false}}";
+    let plan = plan(&format!("{MINIMAL}{off}\n"));
+    assert_eq!(plan.lacking, []);
+    assert_eq!(plan.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_manifest_overrides_its_profile_overrides() {
+    let text = format!(
+        "{MINIMAL}profile_overrides: {{output: {{format: raw, preallocation: falloc}}}}\noutput: {{format: vmdk, preallocation: null}}\n"
+    );
+    // A null says nothing: `falloc` of the overrides stays, and does not fit vmdk.
+    let error = read(&text).unwrap_err();
+    assert_eq!(error.details().place.field.as_deref(), Some("profile_overrides.output.preallocation"));
+    let text = text.replace(", preallocation: null", ", preallocation: 'off'");
+    assert_eq!(plan(&text).output.format, OutputFormat::Vmdk);
+}
+
+#[test]
+fn a_rerun_lies_beside_the_old_result_unless_it_replaces_it() {
+    let directory = |extra: &str, suffix: &str| {
+        let submission = read(&format!("{MINIMAL}{extra}")).unwrap();
+        submission.plans("web", suffix, &settings()).unwrap().remove(0).output.directory
+    };
+    assert_eq!(directory("", "-2"), PathBuf::from("/state/output/web/web-2"));
+    assert_eq!(directory("output: {directory: /srv/web}\n", ""), PathBuf::from("/srv/web"));
+    assert_eq!(directory("output: {directory: /srv/web}\n", "-2"), PathBuf::from("/srv/web/web-2"));
+    assert_eq!(directory("output: {on_exists: replace}\n", "-2"), PathBuf::from("/state/output/web/web"));
+}
+
+#[test]
+fn the_content_is_what_is_done_not_how_it_is_written() {
+    let hash = |text: &str| read(text).unwrap().content_sha256;
+    let plain = hash(MINIMAL);
+    for same in [
+        format!("{MINIMAL}profile: production\n"),
+        format!("{MINIMAL}rerun: all\n"),
+        format!("{MINIMAL}output: {{format: qcow2}}\n"),
+        format!("{MINIMAL}notes:\n"),
+        MINIMAL.replace("disks/../web.vmdk", "/drops/web.vmdk"),
+        MINIMAL.replace("\"1.0\"", "1.0"),
+        r#"{"disks": [{"local_path": "web.vmdk", "source_format": "vmdk", "id": "boot"}], "manifest_version": "1.0"}"#
+            .to_owned(),
+    ] {
+        assert_eq!(hash(&same), plain, "{same}");
+    }
+    for other in [
+        format!("{MINIMAL}profile: none\n"),
+        format!("{MINIMAL}output: {{format: raw}}\n"),
+        MINIMAL.replace("web.vmdk", "db.vmdk"),
+    ] {
+        assert_ne!(hash(&other), plain, "{other}");
+    }
+}
+
+#[test]
+fn the_alias_of_a_field_is_the_field() {
+    let hash = |extra: &str| read(&format!("{MINIMAL}{extra}")).unwrap().content_sha256;
+    assert_eq!(hash("pipeline: {convert: {compress: true}}\n"), hash("output: {compress: true}\n"));
+    assert_eq!(
+        hash("pipeline: {convert: {check_image_integrity: false}}\n"),
+        hash("pipeline: {validate: {check_image_integrity: false}}\n")
+    );
+}
+
+#[test]
+fn paths_outside_what_the_configuration_allows_are_refused() {
+    let mut settings = settings();
+    settings.paths.read = vec![PathBuf::from("/drops")];
+    settings.paths.write = vec![PathBuf::from("/srv/images")];
+    let read = |text: &str| Submission::read(text.as_bytes(), "web.yaml", Path::new("/drops"), &settings);
+    assert!(read(MINIMAL).is_ok());
+    let outside = read(&MINIMAL.replace("disks/../web.vmdk", "../drops-of-others/web.vmdk")).unwrap_err();
+    assert_eq!(outside.kind().name(), "source");
+    assert_eq!(outside.details().place.field.as_deref(), Some("disks[0].local_path"));
+    assert_eq!(outside.details().place.line, Some(6));
+    let outside = read(&format!("{MINIMAL}output: {{directory: /srv/images/../../etc}}\n")).unwrap_err();
+    assert_eq!(outside.kind().name(), "output");
+    assert_eq!(outside.details().place.field.as_deref(), Some("output.directory"));
+    assert!(read(&format!("{MINIMAL}output: {{directory: /srv/images/web}}\n")).is_ok());
+}
+
+#[test]
+fn every_value_of_a_plan_has_an_origin() {
+    let text = format!("{MINIMAL}profile_overrides:\n  output: {{format: raw}}\npriority: 3\n");
+    let vms = origins(text.as_bytes(), "web.yaml", Path::new("/drops"), &settings()).unwrap();
+    let origin = |field: &str| {
+        let value = vms[0].values.iter().find(|value| value.field == field);
+        value.map(|value| value.origin.clone()).unwrap_or_default()
+    };
+    assert_eq!(vms[0].vm_id, "web");
+    assert_eq!(origin("priority"), "manifest, line 9");
+    assert_eq!(origin("disks"), "manifest, line 4");
+    assert_eq!(origin("output.format"), "profile_overrides, line 8");
+    assert_eq!(origin("pipeline.boot_test.enabled"), "profile production");
+    assert_eq!(origin("preflight"), "default");
+}
+
+#[test]
+fn a_file_named_like_an_option_or_with_spaces_is_just_a_file() {
+    for (filename, id) in [("-rf.json", "rf"), ("My VM (copy).yaml", "My-VM-copy"), ("日本.yaml", "unnamed")]
+    {
+        let submission =
+            Submission::read(MINIMAL.as_bytes(), filename, Path::new("/drops"), &settings()).unwrap();
+        assert_eq!(submission.name, BatchName::Stem(id.to_owned()));
+        assert_eq!(submission.vms[0].vm_id, id);
+    }
+}
+
+#[test]
+fn a_byte_order_mark_and_windows_line_ends_do_no_harm() {
+    let windows = format!("\u{feff}{}", MINIMAL.replace('\n', "\r\n"));
+    assert_eq!(read(&windows).unwrap(), read(MINIMAL).unwrap());
+}
+
+#[test]
+fn the_examples_are_accepted() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let bytes = std::fs::read(&path).unwrap();
+        let submission = Submission::read(&bytes, &name, Path::new("/drops"), &settings())
+            .unwrap_or_else(|error| panic!("{error}"));
+        submission.plans("example", "", &settings()).unwrap();
+        seen += 1;
+    }
+    assert!(seen >= 4, "{seen}");
 }

@@ -110,7 +110,7 @@ fn stages(tree: &Tree, profile: &str) -> Result<Vec<PlannedStage>> {
     let of_profile = builtin(profile)?;
     let planned = Stage::ALL.into_iter().map(|stage| {
         let on = is_on(tree, stage);
-        let by_profile = of_profile.as_ref().and_then(|root| enabled(root, section(stage)));
+        let by_profile = of_profile.and_then(|root| enabled(root, section(stage)));
         let reason = match (section(stage), by_profile) {
             ("", _) => "always runs".to_owned(),
             _ if lacks(tree, stage) => {

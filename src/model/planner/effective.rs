@@ -1,6 +1,7 @@
 //! The manifest that holds: defaults < profile < profile_overrides < what the file says.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use super::OriginOf;
 use crate::model::error::{Error, Kind, Result};
@@ -47,7 +48,7 @@ impl Effective {
         check_overrides(&file, written.profile_overrides.as_ref())?;
         let name = written.profile.as_ref().map_or(BASE_PROFILE, |name| name.as_str()).to_owned();
         let (mut root, profile) = match (builtin("default")?, builtin(&name)?) {
-            (Some(default), Some(profile)) if name != "default" => (default, profile),
+            (Some(default), Some(profile)) if name != "default" => (default.clone(), profile.clone()),
             _ => return Err(no_such_profile(&file, &name)),
         };
 
@@ -96,7 +97,7 @@ impl Effective {
             root.take(key);
         }
         match builtin("default") {
-            Ok(Some(default)) => without(&root, &default).canonical(),
+            Ok(Some(default)) => without(&root, default).canonical(),
             _ => root.canonical(),
         }
     }
@@ -125,11 +126,16 @@ impl Effective {
     }
 }
 
+/// The built-in profiles, read once: text that is part of the program.
+static PROFILES: LazyLock<Result<Tree>> =
+    LazyLock::new(|| parse(BUILTIN.as_bytes(), "builtin_profiles.yaml"));
+
 /// A section of the built-in profiles.
-pub(super) fn builtin(name: &str) -> Result<Option<Node>> {
-    let tree = parse(BUILTIN.as_bytes(), "builtin_profiles.yaml")
-        .map_err(|error| Error::internal(format!("the built-in profiles cannot be read: {error}")))?;
-    Ok(tree.root.get(name).cloned())
+pub(super) fn builtin(name: &str) -> Result<Option<&'static Node>> {
+    match &*PROFILES {
+        Ok(tree) => Ok(tree.root.get(name)),
+        Err(error) => Err(Error::internal(format!("the built-in profiles cannot be read: {error}"))),
+    }
 }
 
 fn no_such_profile(file: &Tree, name: &str) -> Error {
