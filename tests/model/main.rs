@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // A test that fails may panic.
 
 mod bad;
+mod configuration;
 mod golden;
 mod plans;
 mod properties;

@@ -169,10 +169,11 @@ fn check_path(text: &str) -> Result<String, Refusal> {
 }
 
 fn check_absolute(text: &str) -> Result<String, Refusal> {
-    let text = check_path(text)?;
+    no_breaks(text, "a path")?;
     if !text.starts_with('/') {
         return Err(refuse(format!("`{text}` is a relative path"), "write it out, from `/`"));
     }
+    let text = check_path(text)?;
     Ok(normalised(Path::new(&text)).to_string_lossy().into_owned())
 }
 
