@@ -19,11 +19,13 @@ mod logs;
 mod man;
 mod options;
 mod pause;
+mod plan;
 mod priority;
 mod progress;
 mod prune;
 mod resume;
 mod retry;
+mod schema;
 mod show;
 mod status;
 mod submit;
@@ -70,6 +72,8 @@ enum Command {
     Daemon(daemon::DaemonArgs),
     /// Convert disks here and now, without a daemon
     Convert(convert::ConvertArgs),
+    /// Tell what would be done and why, touching nothing
+    Plan(plan::PlanArgs),
     /// Check manifests and configuration files, and say all that is wrong
     Validate(validate::ValidateArgs),
     /// Hand manifests to the running service
@@ -100,6 +104,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Check the service for a monitoring system: one line, exit code 0, 1, 2 or 3
     Check(check::CheckArgs),
+    /// Print the JSON Schema of a kind of file
+    Schema(schema::SchemaArgs),
     /// Print the completion script of a shell
     Completions(completions::CompletionsArgs),
     /// Print the manual pages, or write them to a directory
@@ -141,6 +147,7 @@ fn run(cli: &Cli) -> Exit {
     let outcome = match &cli.command {
         Command::Daemon(args) => daemon::run(args, &ui),
         Command::Convert(args) => convert::run(args, &ui),
+        Command::Plan(args) => plan::run(args, &ui),
         Command::Validate(args) => validate::run(args, &ui),
         Command::Submit(args) => submit::run(args, &ui),
         Command::List(args) => list::run(args, &ui),
@@ -156,6 +163,7 @@ fn run(cli: &Cli) -> Exit {
         Command::Prune(args) => prune::run(args, &ui),
         Command::Status(args) => status::run(args, &ui),
         Command::Check(args) => check::run(args, &ui),
+        Command::Schema(args) => schema::run(args, &ui),
         Command::Completions(args) => completions::run(args, &ui),
         Command::Man(args) => man::run(args, &ui),
         Command::UnitSettings(args) => unit_settings::run(args, &ui),

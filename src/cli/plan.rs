@@ -1,0 +1,86 @@
+//! `plan`: what would be done and why, touching nothing.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::input::Input;
+use super::table::{Paint, Table, cell, printable};
+use super::{Exit, Failure, StateArgs, Ui};
+use crate::model::plan::Plan;
+use crate::model::planner::{VmOrigins, origins};
+use crate::service::preflight;
+
+/// Arguments of `plan`.
+#[derive(Debug, clap::Args)]
+pub(super) struct PlanArgs {
+    /// A manifest, as YAML or JSON
+    #[arg(value_name = "INPUT")]
+    input: PathBuf,
+    /// Also show where each value comes from
+    #[arg(long)]
+    origins: bool,
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+/// `--json`
+#[derive(Serialize)]
+struct PlanDocument {
+    plans: Vec<Plan>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origins: Option<Vec<VmOrigins>>,
+}
+
+/// Prints it.
+pub(super) fn run(args: &PlanArgs, ui: &Ui) -> Result<Exit, Failure> {
+    let settings = args.state.settings_or_defaults()?;
+    let input = Input::read(&args.input)?;
+    let Input { bytes, filename, base_directory, .. } = &input;
+    let plans = preflight::plans(bytes, filename, base_directory, &settings)?;
+    let origins = args.origins.then(|| origins(bytes, filename, base_directory, &settings)).transpose()?;
+    if ui.json {
+        ui.print_json(&PlanDocument { plans, origins })?;
+        return Ok(Exit::Done);
+    }
+    for plan in &plans {
+        ui.print(&describe(plan, ui.color))?;
+    }
+    for vm in origins.iter().flatten() {
+        ui.print(&describe_origins(vm, ui.color))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn describe(plan: &Plan, color: bool) -> String {
+    let mut text = format!("{} (profile {})\n\nstages\n", printable(&plan.name), printable(&plan.profile));
+    for planned in &plan.stages {
+        let (word, paint) = if planned.enabled { ("run", Paint::Good) } else { ("off", Paint::Faint) };
+        let word = paint.on(word, color);
+        let _ = writeln!(text, "  {word}  {:<11} {}", planned.stage.name(), printable(&planned.reason));
+    }
+    let _ = writeln!(text, "\ndisks");
+    for disk in &plan.disks {
+        let source = printable(&disk.source.to_string_lossy());
+        let _ = writeln!(text, "  {source} ({})", disk.source_format.name());
+        let _ = writeln!(text, "    -> {}", printable(&plan.result_path(disk).to_string_lossy()));
+    }
+    if !plan.lacking.is_empty() {
+        let lacking: Vec<&str> = plan.lacking.iter().map(|stage| stage.name()).collect();
+        let _ = writeln!(text, "\nthis version lacks: {}", lacking.join(", "));
+    }
+    for warning in &plan.warnings {
+        let word = Paint::Attention.on("warning", color);
+        let _ = writeln!(text, "{word}: {}", printable(warning));
+    }
+    text
+}
+
+fn describe_origins(vm: &VmOrigins, color: bool) -> String {
+    let mut table = Table::new(&["VALUE OF", "IS", "FROM"]);
+    for value in &vm.values {
+        table.row([cell(&value.field), cell(value.value.to_string()), cell(&value.origin)]);
+    }
+    format!("\n{}\n{}", printable(&vm.vm_id), table.render(color))
+}
