@@ -46,6 +46,7 @@ pub use options::StateArgs;
 pub use ui::{GlobalArgs, Ui};
 
 use crate::model::error::{Error, Kind};
+use crate::service::logging;
 
 /// Turns virtual machines of other hypervisors into KVM guests that boot the first time.
 #[derive(Debug, Parser)]
@@ -144,6 +145,10 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Exit {
     let ui = Ui::new(&cli.global);
+    if !matches!(cli.command, Command::Daemon(_)) {
+        // The daemon starts its own, once it knows its settings.
+        logging::for_command(cli.global.verbosity());
+    }
     let outcome = match &cli.command {
         Command::Daemon(args) => daemon::run(args, &ui),
         Command::Convert(args) => convert::run(args, &ui),

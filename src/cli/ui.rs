@@ -22,6 +22,14 @@ pub struct GlobalArgs {
     pub quiet: bool,
 }
 
+impl GlobalArgs {
+    /// As logs count it: 0, more with each `-v`, less with `-q`.
+    #[must_use]
+    pub fn verbosity(&self) -> i8 {
+        if self.quiet { -1 } else { i8::try_from(self.verbose).unwrap_or(i8::MAX) }
+    }
+}
+
 /// Where a command's words go.
 #[derive(Debug, Clone)]
 pub struct Ui {

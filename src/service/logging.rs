@@ -3,7 +3,8 @@
 //! Under systemd they go to the journal with the fields `H2K_JOB`, `H2K_BATCH`, `H2K_VM`, `H2K_STAGE`
 //! (span fields of [`job_span`]); elsewhere to stderr, as text or JSON; besides, to a file if one is
 //! configured. `HYPER2KVM_LOG` overrides the level with a filter (`hyper2kvm=debug,rusqlite=warn`).
-//! What is not here: what a command prints. That is its output, not a log.
+//! What is not here: what a command prints, which is its output, and the worker's log, which the worker starts
+//! for itself (it knows nothing of a service).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
@@ -48,15 +49,7 @@ pub fn for_daemon(settings: &LogSettings, verbosity: i8) -> Result<Logging> {
     Ok(start(outputs, verbosity, file, settings.clone()))
 }
 
-/// Starts the logs of a worker: text with times on stderr, which the supervisor points at the job's log.
-#[must_use]
-pub fn for_worker(verbosity: i8) -> Logging {
-    let settings = LogSettings { format: LogFormat::Text, file: None, journald: false };
-    start(vec![lines(LogFormat::Text, io::stderr, false)], verbosity, None, settings)
-}
-
 /// Starts the logs of a command: short lines on stderr, warnings only unless more is asked for.
-#[must_use]
 pub fn for_command(verbosity: i8) -> Logging {
     let settings = LogSettings { format: LogFormat::Text, file: None, journald: false };
     let short = fmt::layer().with_writer(io::stderr).with_ansi(colours()).without_time().with_target(false);

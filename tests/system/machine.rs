@@ -23,7 +23,7 @@ static TURN: Mutex<()> = Mutex::new(());
 pub struct Machine {
     nspawn: Child,
     leader: u32,
-    /// Seen inside as `/host`.
+    /// Seen inside as `/srv/host`.
     shared: TempDir,
     _turn: MutexGuard<'static, ()>,
     _turn_of_all: fs::File,
@@ -50,7 +50,7 @@ impl Machine {
             .args(["--console=pipe", "--quiet"])
             .arg(format!("--machine=h2k-{}", std::process::id()))
             .arg(format!("--system-call-filter={LANDLOCK_CALLS}"))
-            .arg(format!("--bind={}:/host", shared.path().display()))
+            .arg(format!("--bind={}:/srv/host", shared.path().display()))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -66,7 +66,7 @@ impl Machine {
         machine
     }
 
-    /// A directory that the machine sees as `/host`.
+    /// A directory that the machine sees as `/srv/host`.
     pub fn shared(&self) -> &Path {
         self.shared.path()
     }

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod logging;
 mod netns;
 mod network;
 mod notify;
