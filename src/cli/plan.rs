@@ -53,7 +53,8 @@ pub(super) fn run(args: &PlanArgs, ui: &Ui) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn describe(plan: &Plan, color: bool) -> String {
+/// One VM's plan, for a person.
+pub(super) fn describe(plan: &Plan, color: bool) -> String {
     let mut text = format!("{} (profile {})\n\nstages\n", printable(&plan.name), printable(&plan.profile));
     for planned in &plan.stages {
         let (word, paint) = if planned.enabled { ("run", Paint::Good) } else { ("off", Paint::Faint) };

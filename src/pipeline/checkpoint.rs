@@ -213,6 +213,15 @@ impl Checkpoint {
     }
 }
 
+/// Whether an interrupted attempt left something of worth: a finished disk, or a result half published.
+#[must_use]
+pub fn is_worth_resuming(plan: &Plan) -> bool {
+    let left = Dir::open(&plan.output.directory)
+        .ok()
+        .and_then(|dir| Checkpoint::read(&dir, &plan.vm_id).ok().flatten());
+    left.is_some_and(|checkpoint| !checkpoint.disks.is_empty() || checkpoint.intent.is_some())
+}
+
 /// What of a plan decides about the bytes and names of the results.
 ///
 /// Not its warnings, priority or reasons: a plan that differs only in those goes on from the same journal.

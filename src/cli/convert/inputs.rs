@@ -1,0 +1,345 @@
+//! From what a person names to work orders: manifests, or disks as if a manifest had named them.
+//!
+//! Options count as if the manifest said so: they are put into it before it is planned, so that the
+//! planner checks them like everything else. What is not here: what a manifest means.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::ConvertArgs;
+use crate::cli::input::Input;
+use crate::disk::{self, Format};
+use crate::model::config::Settings;
+use crate::model::error::{Error, Kind, Result};
+use crate::model::parse;
+use crate::model::plan::{Plan, SourceFormat};
+use crate::model::planner::{BatchName, Submission};
+use crate::model::protocol::{WorkLimits, WorkOrder};
+use crate::model::units::safe_id;
+
+/// What is needed while it runs lies here, beside the results; gone when all went well.
+pub(super) const SCRATCH: &str = ".hyper2kvm";
+/// Address space of a child: decompression of hostile images ends here, not in the machine's swap.
+const CHILD_MEMORY_BYTES: u64 = 4 << 30;
+/// Suffixes of files that hold a disk as it is, where the content cannot tell.
+const RAW_SUFFIXES: [&str; 2] = ["raw", "img"];
+
+/// One VM to convert.
+pub(super) struct Work {
+    /// What it was made from, as the person named it.
+    pub(super) given: PathBuf,
+    /// What the worker is told.
+    pub(super) order: WorkOrder,
+    /// Its part of the scratch directory.
+    pub(super) scratch: PathBuf,
+}
+
+impl Work {
+    /// What the worker says beside its events.
+    pub(super) fn log(&self) -> PathBuf {
+        self.scratch.join(format!("{}.log", self.order.plan.vm_id))
+    }
+}
+
+/// Understands all inputs, or says what is wrong with the first that cannot be.
+pub(super) fn understand(args: &ConvertArgs) -> Result<Vec<Work>> {
+    let base = base_directory(args)?;
+    let several = args.inputs.len() > 1;
+    let works: Vec<Work> =
+        args.inputs.iter().map(|input| one(input, args, &base, several)).collect::<Result<_>>()?;
+    let mut seen = BTreeMap::new();
+    for work in &works {
+        if let Some(other) = seen.insert(&work.order.plan.vm_id, &work.given) {
+            return Err(Error::new(
+                Kind::Manifest,
+                format!(
+                    "{} and {} are both called `{}`",
+                    other.display(),
+                    work.given.display(),
+                    work.order.plan.vm_id
+                ),
+            )
+            .advice("convert them one after the other, or name them in manifests"));
+        }
+    }
+    Ok(works)
+}
+
+/// The command line again, with `--resume`.
+pub(super) fn resume_line() -> String {
+    let mut words: Vec<String> = vec!["hyper2kvm".to_owned()];
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let resumed = arguments.iter().any(|word| word == "--resume");
+    for word in arguments {
+        let is_command = word == "convert";
+        words.push(quoted(&word));
+        if is_command && !resumed && !words.iter().any(|word| word == "--resume") {
+            words.push("--resume".to_owned());
+        }
+    }
+    words.join(" ")
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// `-o DIR`, or where the person is. Their own symbolic links are followed here, once.
+fn base_directory(args: &ConvertArgs) -> Result<PathBuf> {
+    let given = args.output.as_deref().unwrap_or(Path::new("."));
+    let absolute =
+        std::path::absolute(given).map_err(|error| Error::io(Kind::Output, "resolve", given, &error))?;
+    Ok(fs::canonicalize(&absolute).unwrap_or(absolute))
+}
+
+fn one(input: &Path, args: &ConvertArgs, base: &Path, several: bool) -> Result<Work> {
+    refuse_what_comes_later(input)?;
+    let (submission, settings, named) = match bare_disk(input)? {
+        Some(format) => {
+            let (document, filename) = document_of_disk(input, format)?;
+            refuse_its_own_source(input, args, base, several)?;
+            plan_document(document, &filename, base, args, base, several)?
+        }
+        None => {
+            let file = Input::read(input)?;
+            let document = parse::parse(&file.bytes, &file.filename)?.root.canonical();
+            match plan_document(document, &file.filename, &file.base_directory, args, base, several) {
+                Ok(planned) => planned,
+                Err(merged) => {
+                    // The file as it was written knows its lines: what is wrong in it is better told from there.
+                    let settings = Settings::defaults(base, cores());
+                    let written =
+                        Submission::read(&file.bytes, &file.filename, &file.base_directory, &settings);
+                    return Err(written.err().unwrap_or(merged).file(&file.given));
+                }
+            }
+        }
+    };
+    let batch_id = match &submission.name {
+        BatchName::Named(name) | BatchName::Stem(name) => name.clone(),
+    };
+    let mut plans = submission.plans(&batch_id, "", &settings)?;
+    let mut plan = match (plans.pop(), plans.is_empty()) {
+        (Some(plan), true) => plan,
+        _ => {
+            return Err(Error::new(Kind::Unsupported, "this version converts one VM per manifest")
+                .file(input)
+                .advice("write a manifest for each VM and name them all"));
+        }
+    };
+    settle_directory(&mut plan, base, named, several);
+    let beside = if named { plan.output.directory.clone() } else { base.to_owned() };
+    let scratch = beside.join(SCRATCH);
+    let work_dir = scratch.join(&plan.vm_id);
+    Ok(Work {
+        given: input.to_owned(),
+        scratch,
+        order: WorkOrder {
+            job_id: 0,
+            batch_id,
+            attempt: 1,
+            plan,
+            limits: WorkLimits {
+                work_dir,
+                stall_timeout_s: settings.stall_timeout_s,
+                read_roots: Vec::new(),
+                write_roots: Vec::new(),
+                disk_reserve_bytes: 0,
+                reserved_by_others_bytes: 0,
+                sandbox_required: false,
+                child_memory_bytes: CHILD_MEMORY_BYTES,
+                keep_partial: false,
+            },
+        },
+    })
+}
+
+/// Plans a document with the options put into it; also says whether it names its directory itself.
+fn plan_document(
+    mut document: Value,
+    filename: &str,
+    directory: &Path,
+    args: &ConvertArgs,
+    base: &Path,
+    several: bool,
+) -> Result<(Submission, Settings, bool)> {
+    let named = args.output.is_none()
+        && document.pointer("/output/directory").is_some_and(|directory| !directory.is_null());
+    put_options(&mut document, args);
+    if !named && !several && document.is_object() {
+        put(&mut document, &["output", "directory"], json!(base));
+    }
+    let settings = Settings::defaults(base, cores());
+    let submission = Submission::read(document.to_string().as_bytes(), filename, directory, &settings)?;
+    Ok((submission, settings, named))
+}
+
+fn put_options(document: &mut Value, args: &ConvertArgs) {
+    if !document.is_object() {
+        return;
+    }
+    if let Some(profile) = &args.profile {
+        put(document, &["profile"], json!(profile));
+    }
+    if let Some(format) = args.to {
+        put(document, &["output", "format"], json!(format.name()));
+    }
+    if let Some(how) = &args.compress {
+        let value = if how == "best" { json!(true) } else { json!(how) };
+        put(document, &["output", "compress"], value);
+    }
+    let mut off = Vec::new();
+    if args.no_fix {
+        off.extend(["inspect", "fix", "boot_test"]);
+    }
+    if args.no_boot_test {
+        off.push("boot_test");
+    }
+    for stage in off {
+        put(document, &["pipeline", stage], json!({ "enabled": false }));
+    }
+}
+
+/// Sets a value at a path, making the objects on the way; where something else is there, the planner says so.
+fn put(document: &mut Value, path: &[&str], value: Value) {
+    let mut here = document;
+    for key in path {
+        let Value::Object(fields) = here else { return };
+        here = fields.entry(*key).or_insert_with(|| json!({}));
+        if here.is_null() {
+            *here = json!({});
+        }
+    }
+    *here = value;
+}
+
+/// Of several VMs each gets a directory of its own; links of the person's own directory are followed once.
+fn settle_directory(plan: &mut Plan, base: &Path, named: bool, several: bool) {
+    if !named && several {
+        plan.output.directory = base.join(&plan.vm_id);
+    }
+    if let Ok(real) = fs::canonicalize(&plan.output.directory) {
+        plan.output.directory = real;
+    }
+}
+
+/// `x.qcow2` converted to qcow2 beside itself: there is no name left for the result.
+fn refuse_its_own_source(input: &Path, args: &ConvertArgs, base: &Path, several: bool) -> Result<()> {
+    let id = safe_id(&input.file_stem().unwrap_or_default().to_string_lossy());
+    let directory = if several { base.join(&id) } else { base.to_owned() };
+    let result = directory.join(format!("{id}.{}", args.to.unwrap_or_default().name()));
+    if fs::canonicalize(input).is_ok_and(|source| source == result) {
+        return Err(Error::new(
+            Kind::Exists,
+            format!("the result would take the place of its source {}", result.display()),
+        )
+        .output(result)
+        .advice("name another directory with `-o` or another format with `--to`"));
+    }
+    Ok(())
+}
+
+/// Inputs that later versions will take.
+fn refuse_what_comes_later(input: &Path) -> Result<()> {
+    let text = input.to_string_lossy();
+    let suffix = input.extension().map(|suffix| suffix.to_string_lossy().to_lowercase());
+    let what = match suffix.as_deref() {
+        _ if text.starts_with("vsphere://") => "VMs on a vCenter",
+        _ if text.starts_with("esxi://") => "VMs on an ESXi host",
+        Some("ova") => "OVA appliances",
+        Some("ovf") => "OVF descriptors",
+        Some("vmx") => "VMX files",
+        Some("xml") => "libvirt domain XML",
+        _ => return Ok(()),
+    };
+    Err(Error::new(
+        Kind::Unsupported,
+        format!("this version of hyper2kvm ({}) does not convert {what} yet", env!("CARGO_PKG_VERSION")),
+    )
+    .source(text.clone())
+    .advice("name its disks themselves, or write a manifest that names them"))
+}
+
+/// The format, if the input is a disk and not a manifest. Told by content; by name only where the content tells nothing.
+fn bare_disk(input: &Path) -> Result<Option<SourceFormat>> {
+    let real = fs::canonicalize(input).map_err(|error| {
+        Error::io(Kind::Source, "open", input, &error)
+            .source(input.display().to_string())
+            .advice("check the name")
+    })?;
+    let suffix = input.extension().map(|suffix| suffix.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let detected = disk::detect(&real)?;
+    match detected.format.source_format() {
+        Some(SourceFormat::Raw) if RAW_SUFFIXES.contains(&suffix.as_str()) => Ok(Some(SourceFormat::Raw)),
+        Some(SourceFormat::Raw) => {
+            // Says `vmdk` and is not: the person has to hear that, not that it is no YAML.
+            let claimed = SourceFormat::ALL.into_iter().find(|known| known.name() == suffix);
+            Ok(claimed)
+        }
+        Some(format) => Ok(Some(format)),
+        None if detected.format == Format::Empty => {
+            Err(Error::new(Kind::Source, format!("{} is empty", input.display()))
+                .source(input.display().to_string())
+                .advice("copy it again"))
+        }
+        None => Err(Error::new(
+            Kind::Unsupported,
+            format!("{} is {}, which is not converted", input.display(), detected.format.name()),
+        )
+        .source(input.display().to_string())
+        .advice("name a disk image or a manifest")),
+    }
+}
+
+/// The manifest that a disk alone stands for.
+fn document_of_disk(input: &Path, format: SourceFormat) -> Result<(Value, String)> {
+    let path =
+        std::path::absolute(input).map_err(|error| Error::io(Kind::Source, "resolve", input, &error))?;
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let filename = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let document = json!({
+        "manifest_version": "1.0",
+        "name": stem,
+        "disks": [{ "id": safe_id(&stem), "source_format": format.name(), "local_path": path }],
+        // A disk alone becomes a disk alone.
+        "options": { "report": { "enabled": false } },
+    });
+    Ok((document, filename))
+}
+
+/// The machine's cores, for the default of how much is done at a time.
+pub(super) fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_put_where_a_manifest_would_say_them() {
+        let mut document = json!({ "output": { "format": "raw", "group": "kvm" }, "pipeline": null });
+        put(&mut document, &["output", "format"], json!("vdi"));
+        put(&mut document, &["pipeline", "fix"], json!({ "enabled": false }));
+        assert_eq!(
+            document,
+            json!({ "output": { "format": "vdi", "group": "kvm" }, "pipeline": { "fix": { "enabled": false } } })
+        );
+    }
+
+    #[test]
+    fn a_line_that_a_shell_takes_back_is_quoted() {
+        assert_eq!(quoted("x.vmdk"), "x.vmdk");
+        assert_eq!(quoted("my disk's"), r"'my disk'\''s'");
+        assert_eq!(quoted(""), "''");
+    }
+}

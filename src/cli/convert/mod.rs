@@ -1,0 +1,121 @@
+//! `convert`: one-shot conversion without a daemon, a state directory or root.
+//!
+//! The same worker processes as the service's do the work; this file asks for them, shows how they
+//! get on and tells how they ended. What is not here: any decision about a migration (the planner
+//! takes those) and any memory beyond the journals beside the results.
+
+mod ending;
+mod inputs;
+mod running;
+
+use std::path::PathBuf;
+
+use super::plan;
+use super::{Exit, Failure, Ui};
+use crate::model::error::{Error, Kind, Result};
+use crate::model::plan::OutputFormat;
+use crate::pipeline::checkpoint;
+use crate::pipeline::publish::Names;
+use crate::sys::dir::Dir;
+use inputs::Work;
+
+/// Arguments of `convert`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ConvertArgs {
+    /// Manifests (YAML or JSON) or disks
+    #[arg(value_name = "INPUT", required = true)]
+    inputs: Vec<PathBuf>,
+    /// Where the results go; of several VMs each in a directory of its own there
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Format of the results: qcow2, raw, vmdk, vhd or vdi
+    #[arg(long, value_name = "FORMAT", value_parser = format_named)]
+    to: Option<OutputFormat>,
+    /// Profile that the conversion is based on
+    #[arg(long, value_name = "PROFILE")]
+    profile: Option<String>,
+    /// Only move bytes: no guest is opened or booted
+    #[arg(long)]
+    no_fix: bool,
+    /// Do not try whether the result boots
+    #[arg(long)]
+    no_boot_test: bool,
+    /// Pack the results
+    #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "best",
+          value_parser = ["best", "zstd", "zlib"])]
+    compress: Option<String>,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Go on from what an interrupted conversion left
+    #[arg(long)]
+    resume: bool,
+    /// How many VMs are converted at a time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    parallel: Option<u32>,
+    /// Convert the others when one fails (this is what happens anyway)
+    #[arg(long, conflicts_with = "fail_fast")]
+    continue_on_error: bool,
+    /// Begin no other VM once one has failed
+    #[arg(long)]
+    fail_fast: bool,
+}
+
+/// Converts what it is given, here and now.
+pub(super) fn run(args: &ConvertArgs, ui: &Ui) -> Result<Exit, Failure> {
+    let works = inputs::understand(args)?;
+    if args.dry_run {
+        return tell_plans(&works, ui);
+    }
+    for work in &works {
+        refuse_unfinished(work, args)?;
+        refuse_taken_names(work)?;
+        for warning in &work.order.plan.warnings {
+            ui.note(&format!("{}: {warning}", work.order.plan.vm_id));
+        }
+    }
+    let ended = running::convert(works, args, ui)?;
+    ending::tell(&ended, ui)
+}
+
+fn tell_plans(works: &[Work], ui: &Ui) -> Result<Exit, Failure> {
+    let plans: Vec<_> = works.iter().map(|work| &work.order.plan).collect();
+    if ui.json {
+        ui.print_json(&serde_json::json!({ "plans": plans }))?;
+    } else {
+        let texts: Vec<String> = plans.into_iter().map(|plan| plan::describe(plan, ui.color)).collect();
+        ui.print(&texts.join("\n"))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Finished disks of an interrupted conversion are neither thrown away nor taken for granted.
+fn refuse_unfinished(work: &Work, args: &ConvertArgs) -> Result<()> {
+    if args.resume || !checkpoint::is_worth_resuming(&work.order.plan) {
+        return Ok(());
+    }
+    let plan = &work.order.plan;
+    Err(Error::new(
+        Kind::Exists,
+        format!("an unfinished conversion of {} lies in {}", plan.vm_id, plan.output.directory.display()),
+    )
+    .output(&plan.output.directory)
+    .advice(format!("go on with `{}`, or choose another directory", inputs::resume_line())))
+}
+
+/// What is there already is said before any worker starts.
+fn refuse_taken_names(work: &Work) -> Result<()> {
+    let plan = &work.order.plan;
+    match Dir::open(&plan.output.directory) {
+        Ok(dir) if !checkpoint::is_worth_resuming(plan) => Names::choose(plan, &dir).map(drop),
+        // Half published already, or not there: the worker sees what is to be done.
+        _ => Ok(()),
+    }
+}
+
+fn format_named(name: &str) -> std::result::Result<OutputFormat, String> {
+    OutputFormat::ALL.into_iter().find(|format| format.name() == name).ok_or_else(|| {
+        let known: Vec<&str> = OutputFormat::ALL.into_iter().map(OutputFormat::name).collect();
+        format!("the formats are {}", known.join(", "))
+    })
+}

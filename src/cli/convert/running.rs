@@ -1,0 +1,342 @@
+//! Running the workers, some at a time, showing how they get on, and obeying an interrupt.
+//!
+//! The first interrupt tells every worker to stop, which keeps what can be gone on from; the second
+//! ends them at once. What is not here: how it is told in the end.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::ConvertArgs;
+use super::inputs::{Work, cores};
+use crate::cli::Ui;
+use crate::cli::progress::ProgressView;
+use crate::model::config::Settings;
+use crate::model::error::{Error, Kind, Result};
+use crate::model::job::{BatchState, JobState};
+use crate::model::progress::{BatchProgress, Counts, PROGRESS_SCHEMA, VmProgress, VmStatus};
+use crate::model::protocol::{WorkerCommand, WorkerEvent, WorkerOutcome};
+use crate::pipeline::launch::{WorkerHandle, WorkerProcess};
+use crate::pipeline::publish::DIRECTORY_MODE;
+use crate::sys::dir::Dir;
+use crate::sys::time::now_epoch;
+
+/// How often the display changes at most; a stage's begin is shown at once.
+const SHOW_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How one VM ended.
+pub(super) struct Ended {
+    /// Which.
+    pub(super) work: Work,
+    /// How; `None` if it was never begun.
+    pub(super) outcome: Option<WorkerOutcome>,
+    /// When it began and ended.
+    pub(super) began_at: Option<f64>,
+    /// When it ended.
+    pub(super) ended_at: Option<f64>,
+}
+
+/// How all ended.
+pub(super) struct AllEnded {
+    /// Each, in the order in which they were named.
+    pub(super) vms: Vec<Ended>,
+    /// Whether the person interrupted it.
+    pub(super) interrupted: bool,
+}
+
+/// Converts them all.
+pub(super) fn convert(works: Vec<Work>, args: &ConvertArgs, ui: &Ui) -> Result<AllEnded> {
+    for work in &works {
+        prepare(work)?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::internal(format!("cannot start: {error}")))?;
+    let most = args
+        .parallel
+        .unwrap_or_else(|| Settings::defaults(std::path::Path::new("/"), cores()).max_concurrent_jobs);
+    runtime.block_on(Party::new(works, most as usize, args.fail_fast, ui).go())
+}
+
+/// Makes the scratch directory, and the one it lies in as a worker would.
+fn prepare(work: &Work) -> Result<()> {
+    let failed = |error: std::io::Error| {
+        Error::io(Kind::Output, "make the directory", &work.scratch, &error)
+            .output(&work.scratch)
+            .advice("name a directory that may be written to with `-o`")
+    };
+    if let Some(beside) = work.scratch.parent() {
+        Dir::create_all(beside, DIRECTORY_MODE).map_err(failed)?;
+    }
+    Dir::create_all(&work.scratch, 0o700).map_err(failed)?;
+    Ok(())
+}
+
+enum News {
+    Began(usize, WorkerHandle),
+    Event(usize, WorkerEvent),
+    Over(usize, Box<WorkerOutcome>),
+}
+
+/// The workers of one command.
+struct Party {
+    vms: Vec<Ended>,
+    waiting: VecDeque<usize>,
+    running: BTreeMap<usize, Option<WorkerHandle>>,
+    most: usize,
+    fail_fast: bool,
+    interrupted: bool,
+    view: ProgressView,
+    progress: BatchProgress,
+    shown: Option<Instant>,
+    ui: Ui,
+    tell: mpsc::UnboundedSender<News>,
+    news: mpsc::UnboundedReceiver<News>,
+}
+
+impl Party {
+    fn new(works: Vec<Work>, most: usize, fail_fast: bool, ui: &Ui) -> Party {
+        let (tell, news) = mpsc::unbounded_channel();
+        let progress = begin_progress(&works);
+        let vms: Vec<Ended> = works
+            .into_iter()
+            .map(|work| Ended { work, outcome: None, began_at: None, ended_at: None })
+            .collect();
+        Party {
+            waiting: (0..vms.len()).collect(),
+            vms,
+            running: BTreeMap::new(),
+            most,
+            fail_fast,
+            interrupted: false,
+            view: ProgressView::beside_the_result(ui),
+            progress,
+            shown: None,
+            ui: ui.clone(),
+            tell,
+            news,
+        }
+    }
+
+    async fn go(mut self) -> Result<AllEnded> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| Error::internal(format!("cannot listen to signals: {error}")))
+        };
+        let (mut interrupt, mut terminate) =
+            (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+        self.begin_more();
+        while !self.running.is_empty() {
+            tokio::select! {
+                Some(news) = self.news.recv() => self.hear(news),
+                () = either(&mut interrupt, &mut terminate) => self.interrupt(),
+            }
+        }
+        self.show(true);
+        self.view.finish();
+        Ok(AllEnded { vms: self.vms, interrupted: self.interrupted })
+    }
+
+    fn begin_more(&mut self) {
+        while self.running.len() < self.most
+            && !self.interrupted
+            && let Some(index) = self.waiting.pop_front()
+        {
+            let now = now_epoch();
+            self.vms[index].began_at = Some(now);
+            self.vm(index, |vm| {
+                vm.state = JobState::Running;
+                vm.started_at = Some(now);
+            });
+            self.running.insert(index, None);
+            let work = &self.vms[index].work;
+            tokio::spawn(work_on(index, work.order.clone(), work.log(), self.tell.clone()));
+        }
+    }
+
+    fn hear(&mut self, news: News) {
+        match news {
+            News::Began(index, handle) => {
+                if self.interrupted {
+                    handle.send(WorkerCommand::Stop);
+                }
+                self.running.insert(index, Some(handle));
+            }
+            News::Event(index, event) => self.note(index, event),
+            News::Over(index, outcome) => {
+                self.running.remove(&index);
+                let now = now_epoch();
+                self.vms[index].ended_at = Some(now);
+                let state = state_of(&outcome);
+                self.vm(index, |vm| {
+                    vm.state = state;
+                    vm.completed_at = Some(now);
+                    vm.duration = vm.started_at.map(|began| now - began);
+                });
+                if matches!(*outcome, WorkerOutcome::Failed { .. }) && self.fail_fast {
+                    self.waiting.clear();
+                }
+                self.vms[index].outcome = Some(*outcome);
+                self.begin_more();
+                self.show(true);
+            }
+        }
+    }
+
+    fn note(&mut self, index: usize, event: WorkerEvent) {
+        let mut at_once = false;
+        match event {
+            WorkerEvent::Started { resumed, .. } => self.vm(index, |vm| vm.resumed = resumed),
+            WorkerEvent::StageStarted { stage } => {
+                at_once = true;
+                let now = now_epoch();
+                self.vm(index, |vm| {
+                    vm.current_stage = Some(stage);
+                    vm.stage_detail = None;
+                    vm.stage_started_at = Some(now);
+                });
+            }
+            WorkerEvent::StageDetail { detail, .. } => {
+                self.vm(index, |vm| vm.stage_detail = Some(detail));
+            }
+            WorkerEvent::StageFinished { stage, .. } => {
+                self.vm(index, |vm| vm.stages_completed.push(stage));
+            }
+            WorkerEvent::Disk { disk, progress } => {
+                self.vm(index, |vm| {
+                    vm.disks.insert(disk, progress);
+                });
+            }
+            WorkerEvent::Progress { percentage } => {
+                self.vm(index, |vm| vm.progress_percentage = percentage);
+            }
+            WorkerEvent::Warning { message, .. } => {
+                let vm_id = &self.vms[index].work.order.plan.vm_id;
+                self.ui.note(&format!("{vm_id}: {message}"));
+            }
+            WorkerEvent::Heartbeat
+            | WorkerEvent::Paused
+            | WorkerEvent::Resumed
+            | WorkerEvent::Finished(_) => {}
+        }
+        self.show(at_once);
+    }
+
+    fn interrupt(&mut self) {
+        let again = std::mem::replace(&mut self.interrupted, true);
+        self.waiting.clear();
+        for handle in self.running.values().flatten() {
+            match again {
+                false => handle.send(WorkerCommand::Stop),
+                true => handle.kill(),
+            }
+        }
+    }
+
+    fn vm(&mut self, index: usize, change: impl FnOnce(&mut VmProgress)) {
+        let vm_id = &self.vms[index].work.order.plan.vm_id;
+        if let Some(vm) = self.progress.vms.get_mut(vm_id) {
+            change(vm);
+            vm.status = VmStatus::of(vm.state, vm.started_at.is_some());
+        }
+    }
+
+    fn show(&mut self, at_once: bool) {
+        let now = Instant::now();
+        if !at_once && self.shown.is_some_and(|shown| now - shown < SHOW_INTERVAL) {
+            return;
+        }
+        self.shown = Some(now);
+        // A display that cannot be written to is no reason to stop the work.
+        let _ = self.view.show(&self.progress);
+    }
+}
+
+/// One worker, from its start to its end.
+async fn work_on(
+    index: usize,
+    order: crate::model::protocol::WorkOrder,
+    log: std::path::PathBuf,
+    tell: mpsc::UnboundedSender<News>,
+) {
+    let mut worker = match WorkerProcess::spawn(&order, &log).await {
+        Ok(worker) => worker,
+        Err(error) => {
+            let _ = tell.send(News::Over(index, Box::new(WorkerOutcome::Failed { error })));
+            return;
+        }
+    };
+    let _ = tell.send(News::Began(index, worker.handle()));
+    let mut outcome = WorkerOutcome::Stopped;
+    while let Some(event) = worker.next().await {
+        match event {
+            // Nothing has to be recorded anywhere: the result itself is the record.
+            WorkerEvent::Finished(ended) => outcome = ended,
+            event => drop(tell.send(News::Event(index, event))),
+        }
+    }
+    let _ = tell.send(News::Over(index, Box::new(outcome)));
+}
+
+async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+pub(super) fn state_of(outcome: &WorkerOutcome) -> JobState {
+    match outcome {
+        WorkerOutcome::Succeeded(_) => JobState::Succeeded,
+        WorkerOutcome::Failed { .. } => JobState::Failed,
+        WorkerOutcome::Cancelled | WorkerOutcome::Stopped => JobState::Cancelled,
+    }
+}
+
+fn begin_progress(works: &[Work]) -> BatchProgress {
+    let now = now_epoch();
+    let vms = works
+        .iter()
+        .map(|work| {
+            let vm_id = work.order.plan.vm_id.clone();
+            let vm = VmProgress {
+                vm_id: vm_id.clone(),
+                job_id: 0,
+                status: VmStatus::Pending,
+                state: JobState::Queued,
+                waiting_reason: None,
+                attempt: 1,
+                resumed: false,
+                started_at: None,
+                completed_at: None,
+                duration: None,
+                error: None,
+                current_stage: None,
+                stage_detail: None,
+                stage_started_at: None,
+                stages_completed: Vec::new(),
+                progress_percentage: 0.0,
+                disks: BTreeMap::new(),
+            };
+            (vm_id, vm)
+        })
+        .collect();
+    BatchProgress {
+        schema: PROGRESS_SCHEMA.to_owned(),
+        batch_id: "convert".to_owned(),
+        total_vms: works.len() as u64,
+        state: BatchState::Running,
+        waiting_reason: None,
+        started_at: Some(now),
+        updated_at: now,
+        heartbeat_at: now,
+        completed_at: None,
+        counts: Counts::default(),
+        completion_percentage: 0.0,
+        progress_percentage: 0.0,
+        estimated_time_remaining: None,
+        vms,
+    }
+}
