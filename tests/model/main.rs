@@ -8,3 +8,4 @@ mod golden;
 mod plans;
 mod properties;
 mod schemas;
+mod values;

@@ -11,7 +11,7 @@ use super::effective::{Effective, OVERRIDES};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
-use crate::model::manifest::{BatchManifest, Compress, Disk, Manifest, Source};
+use crate::model::manifest::{BatchManifest, Compress, Disk, Manifest, Source, VsphereSource};
 use crate::model::parse::Tree;
 use crate::model::plan::{Compression, OutputFormat, Preallocation};
 
@@ -160,8 +160,50 @@ fn check_origin(tree: &Tree, manifest: &Manifest) -> Result<()> {
             )
             .advice("keep one of them"));
     }
+    let source = manifest.source.as_ref();
+    if source.and_then(|source| source.provider.as_ref()).is_some_and(|name| name.as_str() != provider) {
+        return Err(tree
+            .error(
+                Kind::Manifest,
+                "source.provider",
+                format!("`source` holds `{provider}`, and `provider` says something else"),
+            )
+            .advice("remove it, or let it repeat the key"));
+    }
+    if let Some(vsphere) = source.and_then(|source| source.vsphere.as_ref()) {
+        check_vsphere(tree, vsphere)?;
+    }
     Err(unsupported(tree, &field, &format!("sources of the kind `{provider}`"))
         .advice("bring the disks to this machine and name them under `disks`"))
+}
+
+/// What a vSphere source needs to be found: a host, and one way to tell the VM.
+fn check_vsphere(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
+    if vsphere.host.is_none() && vsphere.credential.is_none() {
+        return Err(tree
+            .error(Kind::Manifest, "source.vsphere.host", "`host` or `credential` is required")
+            .advice("name the vCenter or ESXi host, or a stored credential that does"));
+    }
+    let ways = [
+        ("vm_name", vsphere.vm_name.is_some()),
+        ("vm_uuid", vsphere.vm_uuid.is_some()),
+        ("vm_path", vsphere.vm_path.is_some()),
+        ("moref", vsphere.moref.is_some()),
+    ];
+    let mut given = ways.into_iter().filter_map(|(key, there)| there.then_some(key));
+    match (given.next(), given.next()) {
+        (Some(_), None) => Ok(()),
+        (Some(first), Some(second)) => Err(tree
+            .error(
+                Kind::Manifest,
+                &format!("source.vsphere.{second}"),
+                format!("`{first}` already tells which VM"),
+            )
+            .advice("keep one of them")),
+        (None, _) => Err(tree
+            .error(Kind::Manifest, "source.vsphere.vm_name", "it is not said which VM")
+            .advice("give one of `vm_name`, `vm_uuid`, `vm_path`, `moref`")),
+    }
 }
 
 fn unsupported(tree: &Tree, field: &str, what: &str) -> Error {
