@@ -54,6 +54,7 @@ pub fn changes(old: &Settings, new: &Settings) -> Changes {
         ("retry", *retry != new.retry),
         ("retention", *retention != new.retention),
         ("limits", *limits != new.limits),
+        ("network_monitor", *network_monitor != new.network_monitor),
         ("metrics", *metrics != new.metrics),
     ] {
         if differs {
@@ -64,7 +65,6 @@ pub fn changes(old: &Settings, new: &Settings) -> Changes {
         ("state_dir", *state_dir != new.state_dir),
         ("work_dir", *work_dir != new.work_dir),
         ("intake", *intake != new.intake),
-        ("network_monitor", *network_monitor != new.network_monitor),
         ("control", *control != new.control),
         ("log", *log != new.log),
     ] {
@@ -83,7 +83,6 @@ impl Settings {
             state_dir: self.state_dir.clone(),
             work_dir: self.work_dir.clone(),
             intake: self.intake.clone(),
-            network_monitor: self.network_monitor.clone(),
             control: self.control.clone(),
             log: self.log.clone(),
             ..new.clone()

@@ -62,6 +62,18 @@ impl Db {
         )
     }
 
+    /// Runs behind this one that have not been settled, oldest first, at most so many.
+    pub fn unsettled_after(&self, batch_key: i64, limit: u32) -> Result<Vec<BatchRow>> {
+        self.rows(
+            &format!(
+                "SELECT {BATCH_COLUMNS} FROM batch WHERE batch_key > ?1 AND settled_at IS NULL
+                 ORDER BY batch_key LIMIT ?2"
+            ),
+            params![batch_key, limit],
+            BatchRow::read,
+        )
+    }
+
     /// The runs that have ended and whose drops have not been moved yet, oldest first.
     pub fn unsettled_batches(&self) -> Result<Vec<BatchRow>> {
         self.rows(

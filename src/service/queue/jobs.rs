@@ -93,6 +93,19 @@ pub struct StageMark {
     pub progress_percentage: f64,
 }
 
+/// What has been tried for a job.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Tries {
+    /// The newest attempt that counts.
+    pub attempt: u32,
+    /// Failures in a row without progress in between.
+    pub failures: u32,
+    /// The first of them.
+    pub first_failure_at: Option<f64>,
+    /// What a worker measured that it needs.
+    pub need_bytes: Option<u64>,
+}
+
 impl Db {
     /// A job.
     pub fn job(&self, job_id: i64) -> Result<Option<JobRow>> {
@@ -210,6 +223,37 @@ impl Db {
     /// Moves a job in the queue.
     pub fn set_priority(&mut self, job_id: i64, priority: i64) -> Result<()> {
         self.execute("UPDATE job SET priority = ?2 WHERE job_id = ?1", params![job_id, priority])?;
+        Ok(())
+    }
+
+    /// What has been tried so far, as the scheduler counts it.
+    pub fn set_tries(&mut self, job_id: i64, tries: &Tries) -> Result<()> {
+        self.execute(
+            "UPDATE job SET attempt = ?2, failures = ?3, first_failure_at = ?4, need_bytes = coalesce(?5, need_bytes)
+             WHERE job_id = ?1",
+            params![
+                job_id,
+                tries.attempt,
+                tries.failures,
+                tries.first_failure_at,
+                tries.need_bytes.map(|bytes| bytes as i64)
+            ],
+        )?;
+        Ok(())
+    }
+
+    /// Another word for what a job goes on waiting for; no news for its history.
+    pub fn set_waiting_detail(&mut self, job_id: i64, detail: &str) -> Result<()> {
+        self.execute(
+            "UPDATE job SET waiting_detail = ?2 WHERE job_id = ?1 AND state = 'waiting'",
+            params![job_id, detail],
+        )?;
+        Ok(())
+    }
+
+    /// Why a job ended, where it was not its own failure.
+    pub fn set_error(&mut self, job_id: i64, error: &Error) -> Result<()> {
+        self.execute("UPDATE job SET error = ?2 WHERE job_id = ?1", params![job_id, encode(error)?])?;
         Ok(())
     }
 

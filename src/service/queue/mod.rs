@@ -36,7 +36,7 @@ pub use accept::{Admission, NewDrop, PlanFn};
 pub use batches::Target;
 pub use db::Db;
 pub use history::{Counts, PrunedBatch};
-pub use jobs::{Change, StageMark};
+pub use jobs::{Change, StageMark, Tries};
 pub use place::refuse_network_file_system;
 pub use rows::{BatchRow, DropRow, DropState, FileIdentity, JobRow, Waiting};
 pub use schema::{APPLICATION_ID, VERSION};

@@ -489,6 +489,12 @@ impl Core {
         self.jobs.contains_key(&id)
     }
 
+    /// Whether a batch has jobs that have not ended.
+    #[must_use]
+    pub fn knows_batch(&self, batch: BatchKey) -> bool {
+        self.batches.contains_key(&batch)
+    }
+
     /// Who has reserved what.
     #[must_use]
     pub fn ledger(&self) -> &Ledger {

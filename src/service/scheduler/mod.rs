@@ -1,6 +1,439 @@
 //! The scheduler: one task that owns every decision about jobs.
+//!
+//! ```text
+//!  intake ──accepted──▶ ┌───────────────┐ ──actions──▶ apply: queue first, then workers
+//!  network ───state───▶ │ core (pure)   │
+//!  control ──commands─▶ │ decides       │ ──changes──▶ outlook: progress, status, metrics
+//!  workers ──events───▶ └───────────────┘
+//! ```
+//!
+//! The core decides, without IO. This task feeds it, and carries out what it says in order: each
+//! change is durable in the queue before anything follows from it. While the queue cannot be
+//! written, what was decided waits in line and nothing is lost. Nothing here blocks: what may hang
+//! (a file system that is away) happens on other threads.
 
+mod apply;
+mod commands;
 pub mod core;
 mod job;
 mod ledger;
+mod outlook;
 mod policy;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc, watch};
+
+use self::apply::Ended;
+use self::commands::Pending;
+use self::core::{Action, BatchFacts, BatchKey, Core, Counters, JobFacts, JobId, Network, SpaceProbe};
+use self::outlook::Outlook;
+use self::policy::Policy;
+use super::command::Command;
+use super::configuration::ConfigurationSource;
+use super::logging::Logging;
+use super::network::{NetworkMonitor, NetworkState, Verdict};
+use super::queue::{BatchRow, Db, JobRow, QueueHandle};
+use super::settle::Settled;
+use super::supervisor::{Heard, Supervisor};
+use super::view::live::{Live, Told};
+use super::watchdog;
+use crate::model::config::Settings;
+use crate::model::error::{Error, Result};
+use crate::model::protocol::WorkerEvent;
+use crate::sys::time::now_epoch;
+
+/// Flags in the queue that outlive the daemon.
+const PAUSED_FLAG: &str = "paused";
+
+/// So many batches are taken in at a time, so that commands are answered in between.
+const LOAD_CHUNK: u32 = 200;
+
+/// How long a queue that failed is left alone.
+const QUEUE_REST_S: f64 = 1.0;
+
+/// How often workers are looked at for signs of life, and leases extended, while there are any.
+const ROUND_S: f64 = 15.0;
+
+/// How often old things are removed.
+const RETENTION_S: f64 = 6.0 * 3600.0;
+
+/// What the scheduler is given.
+pub struct SchedulerParts {
+    /// The queue.
+    pub queue: QueueHandle,
+    /// The settings in force; a reload sends new ones.
+    pub settings: watch::Sender<Arc<Settings>>,
+    /// Where they come from.
+    pub source: ConfigurationSource,
+    /// What it is asked.
+    pub commands: mpsc::Receiver<Command>,
+    /// Told by intake whenever jobs were accepted.
+    pub accepted: Arc<Notify>,
+    /// Tells intake to leave drops where they are.
+    pub draining: watch::Sender<bool>,
+    /// The network.
+    pub network: NetworkMonitor,
+    /// What keeps intake from working.
+    pub intake_error: watch::Receiver<Option<String>>,
+    /// The logs, to change them at a reload.
+    pub logging: Option<Logging>,
+    /// Names this daemon in the queue.
+    pub owner: String,
+}
+
+/// What arrives from threads that looked something up or wrote something.
+enum Report {
+    Probed(JobId, Option<SpaceProbe>),
+    Settled(BatchKey, Result<Settled>),
+    Discarded { job: JobId, batch: BatchKey, error: Option<Error> },
+    Free(BTreeMap<String, (u64, u64)>),
+}
+
+/// The task.
+pub struct Scheduler {
+    parts: SchedulerParts,
+    settings: Arc<Settings>,
+    core: Core,
+    supervisor: Supervisor,
+    live: HashMap<JobId, Live>,
+    outlook: Outlook,
+    /// What was decided and is not carried out yet.
+    line: VecDeque<Action>,
+    /// How often the queue has refused what stands first in line.
+    refusals: u32,
+    /// Cancelled jobs whose partial results are being removed.
+    discarding: HashSet<JobId>,
+    /// Outcomes that workers wait to hear are recorded.
+    ended: HashMap<JobId, Ended>,
+    /// Commands whose answer waits for jobs to end.
+    pending: Vec<Pending>,
+    reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
+    loaded_up_to: BatchKey,
+    more_rows: bool,
+    queue_rests_until: Option<f64>,
+    unsettled: BTreeMap<BatchKey, f64>,
+    next_round: f64,
+    next_retention: f64,
+    next_ping: Option<Instant>,
+    network: watch::Receiver<NetworkState>,
+    stopping: Option<Vec<super::command::Reply<String>>>,
+}
+
+impl Scheduler {
+    /// Takes over what an earlier daemon left.
+    pub async fn start(parts: SchedulerParts) -> Result<Scheduler> {
+        let settings = Arc::clone(&parts.settings.borrow());
+        let mut core = Core::new(Policy::of(&settings), random);
+        let paused = parts.queue.with(|db| db.flag(PAUSED_FLAG)).await?.is_some();
+        core.pause_all(now_epoch(), paused);
+        let outlook = Outlook::new(&settings)?;
+        let network = parts.network.state();
+        let mut scheduler = Scheduler {
+            settings,
+            core,
+            supervisor: Supervisor::new(),
+            live: HashMap::new(),
+            outlook,
+            line: VecDeque::new(),
+            refusals: 0,
+            discarding: HashSet::new(),
+            ended: HashMap::new(),
+            pending: Vec::new(),
+            reports: mpsc::channel(64),
+            loaded_up_to: 0,
+            more_rows: true,
+            queue_rests_until: None,
+            unsettled: BTreeMap::new(),
+            next_round: 0.0,
+            next_retention: now_epoch() + 60.0,
+            next_ping: watchdog::watchdog_interval().map(|interval| Instant::now() + interval),
+            network,
+            stopping: None,
+            parts,
+        };
+        scheduler.take_network();
+        Ok(scheduler)
+    }
+
+    /// Works until it is told to stop and every worker has checkpointed.
+    pub async fn run(mut self) {
+        loop {
+            self.take_in_rows().await;
+            self.carry_out().await;
+            self.settle_due().await;
+            self.answer_pending().await;
+            self.show().await;
+            self.ping().await;
+            if self.is_over() {
+                break;
+            }
+            let pause = self.until_next();
+            tokio::select! {
+                biased;
+                command = self.parts.commands.recv() => match command {
+                    Some(command) => self.obey(command).await,
+                    // Everybody who could ask is gone: the daemon is ending.
+                    None => self.begin_stop(None),
+                },
+                (job, heard) = self.supervisor.next() => self.hear(job, heard).await,
+                Some(report) = self.reports.1.recv() => self.take_report(report).await,
+                () = self.parts.accepted.notified() => self.more_rows = true,
+                changed = self.network.changed() => {
+                    if changed.is_ok() {
+                        self.take_network();
+                    }
+                }
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        self.end().await;
+    }
+
+    /// Whether it was told to stop and nothing is under way any more.
+    fn is_over(&self) -> bool {
+        self.stopping.is_some()
+            && self.supervisor.is_empty()
+            && self.discarding.is_empty()
+            && (self.line.is_empty() || self.queue_rests_until.is_some())
+    }
+
+    /// New rows of the queue, in chunks.
+    async fn take_in_rows(&mut self) {
+        if !self.more_rows || self.stopping.is_some() || self.queue_rests(now_epoch()) {
+            return;
+        }
+        let after = self.loaded_up_to;
+        let rows = self.parts.queue.with(move |db| {
+            let batches = db.unsettled_after(after, LOAD_CHUNK)?;
+            with_jobs(db, batches)
+        });
+        match rows.await {
+            Err(error) => self.queue_failed(&error),
+            Ok(rows) => {
+                self.more_rows = rows.len() == LOAD_CHUNK as usize;
+                for (batch, jobs) in rows {
+                    self.loaded_up_to = self.loaded_up_to.max(batch.batch_key);
+                    self.take_in(&batch, jobs);
+                }
+            }
+        }
+    }
+
+    /// One run of a batch, new or of an earlier daemon or brought back by a retry.
+    fn take_in(&mut self, batch: &BatchRow, jobs: Vec<JobRow>) {
+        let facts = BatchFacts {
+            key: batch.batch_key,
+            parallel_limit: batch.parallel_limit.map(|limit| limit as usize),
+            continue_on_error: batch.continue_on_error.unwrap_or(true),
+            members: jobs.iter().map(|row| (row.vm_id.clone(), row.state)).collect(),
+        };
+        let open = jobs.into_iter().filter(|row| !row.state.is_final()).map(facts_of).collect();
+        self.outlook.changed(batch.batch_key, now_epoch());
+        self.core.load(now_epoch(), facts, open);
+    }
+
+    /// What a worker tells.
+    async fn hear(&mut self, job: JobId, heard: Heard) {
+        let now = now_epoch();
+        let event = match heard {
+            Heard::Ended { outcome, recorded } => {
+                let end = self.supervisor.ended(job, outcome);
+                self.ended.insert(job, Ended { recorded });
+                return self.core.worker_ended(now, job, end);
+            }
+            Heard::Event(event) => event,
+        };
+        let Some(live) = self.live.get_mut(&job) else { return };
+        match live.hear(&event, now) {
+            Told::Nothing => {}
+            Told::Numbers => self.outlook.changed(live.batch_key, now),
+            Told::Stage => {
+                self.outlook.changed(live.batch_key, now);
+                let (mark, resumed) = (live.mark(), live.resumed);
+                // Only for people after a restart: a queue that cannot be written now may miss it.
+                let kept = self.parts.queue.with(move |db| {
+                    db.atomically(|db| {
+                        db.mark_stage(job, &mark)?;
+                        db.mark_worker(job, resumed)
+                    })
+                });
+                if let Err(error) = kept.await {
+                    tracing::debug!(job, %error, "where it is was not recorded");
+                }
+            }
+        }
+        self.core.progressed(job, live.percentage, live.bytes_done());
+        if let WorkerEvent::Warning { message, .. } = &event {
+            let message = format!("warning: {message}");
+            tracing::warn!(job, "{message}");
+            if let Err(error) = self.parts.queue.with(move |db| db.append_event(job, &message)).await {
+                tracing::debug!(job, %error, "a warning was not recorded");
+            }
+        }
+    }
+
+    async fn take_report(&mut self, report: Report) {
+        match report {
+            Report::Probed(job, probe) => self.core.probed(now_epoch(), job, probe),
+            Report::Settled(batch, outcome) => self.settled(batch, outcome).await,
+            Report::Discarded { job, batch, error } => self.discarded(job, batch, error),
+            Report::Free(free) => self.outlook.file_systems = free,
+        }
+    }
+
+    /// The network as it is now.
+    fn take_network(&mut self) {
+        let state = self.network.borrow_and_update().clone();
+        let network = match &state.verdict {
+            Verdict::Down { why, .. } => Network::Down { why: why.clone() },
+            Verdict::Up | Verdict::Unwatched { .. } => Network::Up,
+        };
+        self.outlook.network = state;
+        self.outlook.status_changed();
+        self.core.set_network(now_epoch(), network);
+    }
+
+    /// Tells the service manager that this loop works, after the queue has really answered.
+    async fn ping(&mut self) {
+        let now = Instant::now();
+        if self.next_ping.is_some_and(|at| at <= now) {
+            match self.parts.queue.with(|db| db.counts()).await {
+                Ok(_) => watchdog::ping(),
+                Err(error) => self.queue_failed(&error),
+            }
+            self.next_ping = watchdog::watchdog_interval().map(|interval| now + interval);
+        }
+        let now = now_epoch();
+        if !self.supervisor.is_empty() && self.next_round <= now {
+            self.next_round = now + ROUND_S;
+            self.supervisor.kill_the_lifeless();
+            let owner = self.parts.owner.clone();
+            let until = now + apply::LEASE_S;
+            if let Err(error) = self.parts.queue.with(move |db| db.extend_leases(&owner, until)).await {
+                self.queue_failed(&error);
+            }
+        }
+        if self.next_retention <= now {
+            self.next_retention = now + RETENTION_S;
+            self.prune_in_background();
+        }
+    }
+
+    /// How long nothing is due.
+    fn until_next(&self) -> Duration {
+        const LONG: Duration = Duration::from_secs(3600);
+        if self.more_rows && self.queue_rests_until.is_none() && self.stopping.is_none() {
+            return Duration::ZERO;
+        }
+        let now = now_epoch();
+        let line = self.queue_rests_until.filter(|_| !self.line.is_empty() || self.more_rows);
+        let round = (!self.supervisor.is_empty()).then_some(self.next_round);
+        let settle = self.unsettled.values().copied().reduce(f64::min);
+        let due = [
+            self.core.next_deadline(),
+            line,
+            round,
+            settle,
+            self.outlook.next_due(),
+            Some(self.next_retention),
+        ];
+        let due = due.into_iter().flatten().reduce(f64::min).map_or(LONG, |at| {
+            Duration::from_secs_f64((at - now).clamp(0.0, 3600.0)).max(Duration::from_millis(1))
+        });
+        match self.next_ping {
+            Some(at) => due.min(at.saturating_duration_since(Instant::now())),
+            None => due,
+        }
+    }
+
+    fn queue_rests(&mut self, now: f64) -> bool {
+        if self.queue_rests_until.is_some_and(|until| until <= now) {
+            self.queue_rests_until = None;
+        }
+        self.queue_rests_until.is_some()
+    }
+
+    /// The queue cannot be written (a full disk): everything decided waits in line.
+    fn queue_failed(&mut self, error: &Error) {
+        if self.outlook.queue_error.is_none() {
+            tracing::error!(%error, "the queue fails; what was decided waits until it works again");
+        }
+        self.outlook.queue_error = Some(error.to_string());
+        self.outlook.status_changed();
+        self.queue_rests_until = Some(now_epoch() + QUEUE_REST_S);
+    }
+
+    fn queue_works(&mut self) {
+        if self.outlook.queue_error.take().is_some() {
+            tracing::info!("the queue works again");
+            self.outlook.status_changed();
+        }
+    }
+
+    fn begin_stop(&mut self, reply: Option<super::command::Reply<String>>) {
+        let first = self.stopping.is_none();
+        self.stopping.get_or_insert_default().extend(reply);
+        if first {
+            tracing::info!("stopping: running jobs are checkpointed and go on after the next start");
+            self.outlook.ready = false;
+            self.core.stop(now_epoch());
+        }
+    }
+
+    async fn end(mut self) {
+        self.outlook.everything_changed(now_epoch());
+        self.show().await;
+        self.outlook.flush().await;
+        for reply in self.stopping.take().unwrap_or_default() {
+            let _ = reply.send(Ok("stopped".to_owned()));
+        }
+    }
+}
+
+/// Runs with their jobs.
+fn with_jobs(db: &mut Db, batches: Vec<BatchRow>) -> Result<Vec<(BatchRow, Vec<JobRow>)>> {
+    batches
+        .into_iter()
+        .map(|batch| {
+            let jobs = db.run_jobs(batch.batch_key)?;
+            Ok((batch, jobs))
+        })
+        .collect()
+}
+
+fn facts_of(row: JobRow) -> JobFacts {
+    let waiting = row.waiting;
+    JobFacts {
+        id: row.job_id,
+        batch: row.batch_key,
+        vm: row.vm_id,
+        state: row.state,
+        waiting: waiting.as_ref().map(|waiting| waiting.reason),
+        waiting_since: waiting.as_ref().map(|waiting| waiting.since),
+        waiting_detail: waiting.map(|waiting| waiting.detail).unwrap_or_default(),
+        priority: row.priority,
+        needs_network: row.needs_network,
+        depends_on: row.depends_on,
+        counters: Counters {
+            attempt: row.attempt,
+            failures: row.failures,
+            first_failure_at: row.first_failure_at,
+            best_percentage: if row.failures > 0 { row.progress_percentage } else { 0.0 },
+            retry_at: row.not_before,
+            exact_need: row.need_bytes,
+        },
+    }
+}
+
+/// A number in 0..1 to spread retries with; a machine without randomness spreads nothing.
+fn random() -> f64 {
+    getrandom::u32().map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
+}
+
+/// A failure of the daemon itself, as `status.json` tells it.
+fn outlook_error(what: &str, error: &Error) -> Option<String> {
+    Some(format!("{what}: {error}"))
+}

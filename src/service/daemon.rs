@@ -1,0 +1,320 @@
+//! The daemon: takes hold of a state directory, starts all parts in order, and ends them in order.
+//!
+//! It is ready when the queue is open, the drop directory watched and the control socket listening,
+//! and not before. One daemon owns a state directory (a lock on `daemon.lock`, which the kernel
+//! lets go whatever kills the process). What is not here: any decision about jobs.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::command::{Command, SchedulerHandle};
+use super::configuration::ConfigurationSource;
+use super::control::{self, ControlContext, ControlSocket};
+use super::intake::{Intake, IntakeParts};
+use super::leftovers;
+use super::logging;
+use super::network::NetworkMonitor;
+use super::queue::{QueueHandle, refuse_network_file_system};
+use super::scheduler::{Scheduler, SchedulerParts};
+use super::view::metrics;
+use super::watchdog;
+use crate::model::config::{Layout, Settings};
+use crate::model::error::{Error, Kind, Result};
+use crate::sys::users;
+
+/// Threads of the runtime: everything that takes long happens in workers or on threads of its own.
+const RUNTIME_THREADS: usize = 2;
+
+/// Nothing here recurses deeply, and every thread's stack counts when it was used once.
+const STACK_BYTES: usize = 1 << 20;
+
+/// Commands that wait to be looked at.
+const COMMANDS: usize = 256;
+
+/// How long open connections of the control socket may take at the end.
+const CONTROL_FAREWELL: Duration = Duration::from_secs(1);
+
+/// Members may put files into the drop directory, where such a group exists.
+const SUBMIT_GROUP: &str = "hyper2kvm-submit";
+
+/// Runs the service until it is told to stop.
+pub fn run(source: ConfigurationSource, verbosity: i8) -> Result<()> {
+    let settings = source.load()?;
+    let level = verbosity.saturating_add(i8::try_from(settings.verbose).unwrap_or(i8::MAX));
+    let logs = logging::for_daemon(&settings.log, level)?;
+    second_signal_ends_at_once()?;
+    prepare_directories(&settings)?;
+    let lock = Lock::take(&settings.layout())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .max_blocking_threads(16)
+        .thread_stack_size(STACK_BYTES)
+        .thread_name("hyper2kvm")
+        .enable_all()
+        .build()
+        .map_err(|error| Error::internal(format!("cannot start the runtime: {error}")))?;
+    let outcome = runtime.block_on(serve(settings, source, logs, &lock));
+    // A thread that hangs on a file system that is away must not keep the process.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    drop(lock);
+    outcome
+}
+
+async fn serve(
+    settings: Settings,
+    source: ConfigurationSource,
+    logs: logging::Logging,
+    lock: &Lock,
+) -> Result<()> {
+    let started = Instant::now();
+    let layout = settings.layout();
+    let mut signals = Signals::listen()?;
+    leftovers::end_old_workers(&settings.state_dir).await;
+    leftovers::clear_work(&settings.work_dir);
+    let queue = QueueHandle::open(&layout.queue_db())?;
+    let network = NetworkMonitor::start(&settings.network_monitor).await;
+    let (handle, commands) = SchedulerHandle::channel(COMMANDS);
+    let (settings_now, settings_seen) = watch::channel(Arc::new(settings.clone()));
+    let (draining, draining_seen) = watch::channel(false);
+    let accepted = Arc::new(Notify::new());
+    let intake = Intake::start(IntakeParts {
+        settings: settings_seen.clone(),
+        queue: queue.clone(),
+        draining: draining_seen,
+        accepted: Arc::clone(&accepted),
+    })?;
+    let socket = ControlSocket::bind(&settings.socket(), &settings.control.group)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        state_dir = %settings.state_dir.display(),
+        socket = %socket.path().display(),
+        network = %network.state().borrow().detail(),
+        "the service starts"
+    );
+    let stop_control = CancellationToken::new();
+    let scheduler = Scheduler::start(SchedulerParts {
+        queue: queue.clone(),
+        settings: settings_now,
+        source,
+        commands,
+        accepted,
+        draining,
+        network,
+        intake_error: intake.last_error(),
+        logging: Some(logs),
+        owner: lock.owner.clone(),
+    })
+    .await?;
+    let context = ControlContext {
+        scheduler: handle.clone(),
+        settings: settings_seen,
+        metrics: Arc::new(metrics::text),
+        stop: stop_control.clone(),
+    };
+    let control = tokio::spawn(control::serve(socket, context));
+    watchdog::ready("ready");
+    tracing::info!("ready after {} ms", started.elapsed().as_millis());
+    let mut work = tokio::spawn(scheduler.run());
+    // The scheduler may also end by itself: told to over the control socket.
+    loop {
+        tokio::select! {
+            ended = &mut work => {
+                if ended.is_err() {
+                    return Err(Error::internal("the scheduler broke off"));
+                }
+                break;
+            }
+            told = signals.next() => match told {
+                Told::Reload => {
+                    let handle = handle.clone();
+                    tokio::spawn(async move { drop(handle.ask(Command::Reload).await) });
+                }
+                Told::Stop => {
+                    watchdog::stopping("stopping: running jobs are checkpointed");
+                    let handle = handle.clone();
+                    tokio::spawn(async move { drop(handle.ask(Command::Stop).await) });
+                }
+            },
+        }
+    }
+    watchdog::stopping("stopping");
+    intake.stop().await;
+    stop_control.cancel();
+    let _ = tokio::time::timeout(CONTROL_FAREWELL, control).await;
+    queue.close().await;
+    tracing::info!("the service has ended");
+    Ok(())
+}
+
+enum Told {
+    Reload,
+    Stop,
+}
+
+/// SIGTERM and SIGINT stop, SIGHUP reloads.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Signals> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| Error::internal(format!("cannot listen to signals: {error}")))
+        };
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.hang_up.recv() => Told::Reload,
+        }
+    }
+}
+
+/// The first SIGTERM or SIGINT stops in good order; a second one does not wait for that.
+fn second_signal_ends_at_once() -> Result<()> {
+    const STATUS_INTERRUPTED: i32 = 130;
+    let told = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        // The order matters: looked at first, set after.
+        signal_hook::flag::register_conditional_shutdown(signal, STATUS_INTERRUPTED, Arc::clone(&told))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&told)))
+            .map_err(|error| Error::internal(format!("cannot listen to signals: {error}")))?;
+    }
+    Ok(())
+}
+
+/// Makes what is missing below the state directory. What is there keeps its modes: packaging set them.
+fn prepare_directories(settings: &Settings) -> Result<()> {
+    let layout = settings.layout();
+    make(&settings.state_dir, 0o755)?;
+    refuse_network_file_system(&settings.state_dir)?;
+    for (path, mode) in [
+        (layout.processing(), 0o750),
+        (layout.processed(), 0o750),
+        (layout.failed(), 0o750),
+        (layout.logs(), 0o750),
+        (layout.progress(), 0o755),
+        (settings.output_dir.clone(), 0o751),
+        (settings.work_dir.clone(), 0o700),
+    ] {
+        make(&path, mode)?;
+    }
+    prepare_drop_directory(&settings.intake.dir)
+}
+
+fn make(path: &Path, mode: u32) -> Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|error| {
+        Error::io(Kind::Output, "make", path, &error)
+            .advice("name a state directory that this user may write, with --state-dir")
+    })
+}
+
+/// Members of the submitting group may drop, where that group exists and we may give it the directory.
+fn prepare_drop_directory(path: &Path) -> Result<()> {
+    const MODE: u32 = 0o2770;
+    if path.exists() {
+        return Ok(());
+    }
+    make(path, MODE & 0o777)?;
+    let group = users::group_id(SUBMIT_GROUP).ok().flatten();
+    let given = group.map(|group| std::os::unix::fs::chown(path, None, Some(group)));
+    if let Some(Err(error)) = given {
+        tracing::warn!("the drop directory could not be given to group {SUBMIT_GROUP}: {error}");
+    }
+    std::fs::set_permissions(path, PermissionsExt::from_mode(MODE))
+        .map_err(|error| Error::io(Kind::Output, "set the mode of", path, &error))
+}
+
+/// The hold on a state directory.
+#[derive(Debug)]
+struct Lock {
+    _file: File,
+    /// Who holds it: `pid@host`.
+    owner: String,
+}
+
+impl Lock {
+    fn take(layout: &Layout) -> Result<Lock> {
+        let path = layout.lock();
+        let failed = |what: &'static str, error: &std::io::Error| Error::io(Kind::Output, what, &path, error);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .open(&path)
+            .map_err(|error| failed("open the lock", &error))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut holder = String::new();
+                let _ = file.read_to_string(&mut holder);
+                let holder = match holder.trim().split_once('@') {
+                    Some((pid, host)) => format!("process {pid} on {host}"),
+                    None => "another process".to_owned(),
+                };
+                let directory = path.parent().unwrap_or(&path).display();
+                return Err(Error::new(
+                    Kind::Internal,
+                    format!("a daemon is running on {directory} already: {holder}"),
+                )
+                .advice("stop it, or name another state directory with --state-dir"));
+            }
+            Err(error) => return Err(failed("lock", &error.into())),
+        }
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let owner = format!("{}@{host}", std::process::id());
+        file.set_len(0)
+            .and_then(|()| file.seek(SeekFrom::Start(0)))
+            .and_then(|_| file.write_all(format!("{owner}\n").as_bytes()))
+            .map_err(|error| failed("write the lock", &error))?;
+        Ok(Lock { _file: file, owner })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_directory_has_one_daemon_and_the_second_is_told_who_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Settings::defaults(dir.path(), 1).layout();
+        let first = Lock::take(&layout).unwrap();
+        let error = Lock::take(&layout).unwrap_err();
+        assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
+        drop(first);
+        Lock::take(&layout).unwrap();
+    }
+
+    #[test]
+    fn the_directories_have_the_modes_of_the_contract() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings::defaults(&dir.path().join("state"), 1);
+        prepare_directories(&settings).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&settings.intake.dir), 0o2770);
+        assert_eq!(mode(&settings.work_dir), 0o700);
+        prepare_directories(&settings).unwrap();
+    }
+}

@@ -1,0 +1,504 @@
+//! Carries out what the core decided: the queue first, then whatever follows.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::core::{Action, BatchKey, Counters, JobId, WorkerEnd};
+use super::{Report, Scheduler};
+use crate::model::error::{Error, Kind, Result};
+use crate::model::job::{JobState, WaitReason};
+use crate::model::plan::Plan;
+use crate::model::protocol::{WorkLimits, WorkOrder, WorkerCommand};
+use crate::pipeline::publish;
+use crate::service::queue::{Change, Db, JobRow, Tries};
+use crate::service::settle::{Settled, Settlement};
+use crate::service::view::live::Live;
+use crate::service::{space, watchdog};
+use crate::sys::failpoint;
+use crate::sys::time::now_epoch;
+
+/// How long a daemon vouches for its running jobs at a time.
+pub(super) const LEASE_S: f64 = 60.0;
+
+/// So many changes go into one transaction.
+const CHUNK: usize = 500;
+
+/// A drop that is still on its way is looked at again after this.
+const SETTLE_AGAIN_S: f64 = 0.05;
+
+/// Settling that failed (a full disk) is tried again after this.
+const SETTLE_RETRY_S: f64 = 5.0;
+
+/// So often the same thing is tried while the queue refuses it.
+const MAX_REFUSALS: u32 = 30;
+
+/// Address space of every child of a worker: qemu-img needs some hundred MiB, a bomb needs more.
+const CHILD_MEMORY_BYTES: u64 = 4 << 30;
+
+/// A worker that waits to hear that its outcome is recorded.
+pub(super) struct Ended {
+    pub(super) recorded: oneshot::Sender<()>,
+}
+
+impl Scheduler {
+    /// Asks the core what to do and does it, until there is nothing left or the queue fails.
+    pub(super) async fn carry_out(&mut self) {
+        self.line.extend(self.core.actions(now_epoch()));
+        while !self.line.is_empty() && !self.queue_rests(now_epoch()) {
+            let recordable =
+                self.line.iter().take(CHUNK).take_while(|action| change(action).is_some()).count();
+            if recordable > 0 {
+                let group: Vec<Action> = self.line.iter().take(recordable).cloned().collect();
+                match self.record(&group).await {
+                    Ok(rows) => {
+                        self.queue_works();
+                        self.refusals = 0;
+                        self.line.drain(..recordable);
+                        for (action, row) in group.into_iter().zip(rows) {
+                            self.follow(action, &row);
+                        }
+                    }
+                    Err(error) => return self.stand_in_line(&error),
+                }
+            } else if let Some(action) = self.line.front().cloned() {
+                match self.perform(&action).await {
+                    Ok(()) => {
+                        self.refusals = 0;
+                        self.line.pop_front();
+                    }
+                    Err(error) => return self.stand_in_line(&error),
+                }
+            }
+            self.line.extend(self.core.actions(now_epoch()));
+        }
+    }
+
+    /// What could not be done is done again. Only room comes back by itself: what the queue refuses
+    /// for another reason again and again is our defect, and must not hold up everything behind it.
+    fn stand_in_line(&mut self, error: &Error) {
+        self.queue_failed(error);
+        self.refusals += 1;
+        if error.kind() != Kind::DiskSpace && self.refusals > MAX_REFUSALS {
+            let action = self.line.pop_front();
+            tracing::error!(%error, ?action, "given up");
+            self.refusals = 0;
+        }
+    }
+
+    /// Several changes of rows as one transaction.
+    async fn record(&self, group: &[Action]) -> Result<Vec<JobRow>> {
+        let changes: Vec<Recorded> = group.iter().filter_map(change).collect();
+        let ends = group.iter().any(|action| matches!(action, Action::Succeed { .. } | Action::Fail { .. }));
+        if ends {
+            failpoint::hit("outcome.before-record");
+        }
+        let rows = self
+            .parts
+            .queue
+            .with(move |db| db.atomically(|db| changes.into_iter().map(|change| change.write(db)).collect()))
+            .await?;
+        if ends {
+            failpoint::hit("outcome.after-record");
+        }
+        Ok(rows)
+    }
+
+    /// What follows from a change that is durable now.
+    fn follow(&mut self, action: Action, row: &JobRow) {
+        self.outlook.changed(row.batch_key, now_epoch());
+        match action {
+            Action::Wait { job, suspend, .. } => {
+                if suspend {
+                    self.supervisor.tell(job, WorkerCommand::Pause);
+                    if let Some(live) = self.live.get_mut(&job) {
+                        live.stand_still();
+                    }
+                }
+                self.worker_may_go(job);
+            }
+            Action::Succeed { job, .. } | Action::Fail { job, .. } | Action::Cancel { job, .. } => {
+                self.worker_may_go(job);
+                self.outlook.job_ended(row);
+                tracing::info!(
+                    job, batch = %row.batch_id, vm = %row.vm_id,
+                    error = row.error.as_ref().map(tracing::field::display), "{}", row.state
+                );
+            }
+            Action::Requeue { job, .. } => self.worker_may_go(job),
+            _ => {}
+        }
+    }
+
+    /// Its outcome is durable.
+    fn worker_may_go(&mut self, job: JobId) {
+        if let Some(ended) = self.ended.remove(&job) {
+            let _ = ended.recorded.send(());
+        }
+    }
+
+    /// An action that is more than a change of a row. An error means: again later.
+    async fn perform(&mut self, action: &Action) -> Result<()> {
+        match action {
+            Action::Probe { job } => self.probe(*job).await,
+            Action::Start { job, counters, reserved_by_others } => {
+                self.start_worker(*job, counters, *reserved_by_others).await
+            }
+            Action::Continue { job } => self.continue_worker(*job).await,
+            Action::Cancel { job, error, clean: true } => {
+                self.discard(*job, error.clone()).await?;
+                Ok(())
+            }
+            Action::Tell { job, command } => {
+                self.supervisor.tell(*job, command.clone());
+                Ok(())
+            }
+            Action::Kill { job } => {
+                tracing::warn!(job, "its worker does not listen and is killed");
+                self.supervisor.kill(*job);
+                Ok(())
+            }
+            Action::BatchEnded { batch } => {
+                self.unsettled.insert(*batch, now_epoch());
+                self.outlook.at_once(*batch, now_epoch());
+                Ok(())
+            }
+            Action::OutageTooLong { seconds } => {
+                let text = format!("the network has been down for {seconds:.0} s");
+                tracing::error!("{text}");
+                self.outlook.last_error = Some(text);
+                self.outlook.status_changed();
+                Ok(())
+            }
+            // Recorded in groups.
+            Action::Wait { .. }
+            | Action::Requeue { .. }
+            | Action::Succeed { .. }
+            | Action::Fail { .. }
+            | Action::Cancel { .. } => Ok(()),
+        }
+    }
+
+    /// Measures the room for a job, elsewhere.
+    async fn probe(&mut self, job: JobId) -> Result<()> {
+        let plan = self.parts.queue.with(move |db| db.plan(job)).await?;
+        let reports = self.reports.0.clone();
+        tokio::spawn(async move {
+            let looked = tokio::task::spawn_blocking(move || space::probe(&plan));
+            let probe = match tokio::time::timeout(space::PROBE_LIMIT, looked).await {
+                Ok(Ok(probe)) => probe,
+                Ok(Err(_)) | Err(_) => None,
+            };
+            let _ = reports.send(Report::Probed(job, probe)).await;
+        });
+        Ok(())
+    }
+
+    async fn start_worker(&mut self, job: JobId, counters: &Counters, reserved_by_others: u64) -> Result<()> {
+        let claim = self.claim(counters);
+        let tries = tries(counters);
+        let message = format!("attempt {} starts", counters.attempt);
+        let (row, plan) = self
+            .parts
+            .queue
+            .with(move |db| {
+                db.atomically(|db| {
+                    db.set_tries(job, &Tries { attempt: tries.attempt.saturating_sub(1), ..tries.clone() })?;
+                    db.transition(job, claim, &message)?;
+                    db.set_tries(job, &tries)?;
+                    Ok((db.job(job)?, db.plan(job)?))
+                })
+            })
+            .await?;
+        let Some(row) = row else { return Err(Error::internal("a claimed job is not in the queue")) };
+        failpoint::hit("scheduler.before-spawn");
+        self.live.insert(job, Live::starting(&row));
+        self.outlook.changed(row.batch_key, now_epoch());
+        let log = self.settings.layout().job_log(&row.batch_id, &row.vm_id, counters.attempt);
+        let order = self.order(&row, plan, counters, reserved_by_others);
+        tracing::info!(job, batch = %row.batch_id, vm = %row.vm_id, attempt = counters.attempt, "running");
+        if let Err(error) = self.supervisor.start(&order, &log).await {
+            self.core.worker_ended(now_epoch(), job, WorkerEnd::Crashed(error));
+        }
+        failpoint::hit("scheduler.after-spawn");
+        Ok(())
+    }
+
+    fn order(
+        &self,
+        row: &JobRow,
+        plan: Plan,
+        counters: &Counters,
+        reserved_by_others_bytes: u64,
+    ) -> WorkOrder {
+        let settings = &self.settings;
+        let total = crate::sys::fs::free_bytes(&plan.output.directory).map_or(0, |space| space.total);
+        let policy = super::Policy::of(settings);
+        WorkOrder {
+            job_id: row.job_id,
+            batch_id: row.batch_id.clone(),
+            attempt: counters.attempt,
+            plan,
+            limits: WorkLimits {
+                work_dir: settings.work_dir.join(row.job_id.to_string()),
+                stall_timeout_s: settings.stall_timeout_s,
+                read_roots: settings.paths.read.clone(),
+                write_roots: settings.paths.write.clone(),
+                disk_reserve_bytes: policy.reserve(total),
+                reserved_by_others_bytes,
+                sandbox_required: watchdog::is_supervised(),
+                child_memory_bytes: CHILD_MEMORY_BYTES,
+                keep_partial: false,
+            },
+        }
+    }
+
+    fn claim(&self, counters: &Counters) -> Change {
+        Change::Claim {
+            owner: self.parts.owner.clone(),
+            lease_until: now_epoch() + LEASE_S,
+            attempt: counters.attempt,
+            need_bytes: None,
+        }
+    }
+
+    async fn continue_worker(&mut self, job: JobId) -> Result<()> {
+        let (owner, lease_until) = (self.parts.owner.clone(), now_epoch() + LEASE_S);
+        let row = self
+            .parts
+            .queue
+            .with(move |db| {
+                let attempt = db.job(job)?.map_or(1, |row| row.attempt);
+                let claim = Change::Claim { owner, lease_until, attempt, need_bytes: None };
+                db.transition(job, claim, "goes on")
+            })
+            .await?;
+        self.supervisor.tell(job, WorkerCommand::Resume);
+        self.outlook.changed(row.batch_key, now_epoch());
+        Ok(())
+    }
+
+    /// Removes what a cancelled job left behind, elsewhere; its end is recorded after that.
+    async fn discard(&mut self, job: JobId, error: Option<Error>) -> Result<()> {
+        let (plan, row) = self.parts.queue.with(move |db| Ok((db.plan(job)?, db.job(job)?))).await?;
+        let Some(batch) = row.map(|row| row.batch_key) else { return Ok(()) };
+        self.discarding.insert(job);
+        let reports = self.reports.0.clone();
+        tokio::spawn(async move {
+            let removed = tokio::task::spawn_blocking(move || publish::abandon(&plan)).await;
+            if let Ok(Err(error)) = removed {
+                tracing::warn!(job, %error, "its partial results could not be removed");
+            }
+            let _ = reports.send(Report::Discarded { job, batch, error }).await;
+        });
+        Ok(())
+    }
+
+    /// What it left behind is gone: now its end may be recorded, and so may its batch's.
+    pub(super) fn discarded(&mut self, job: JobId, batch: BatchKey, error: Option<Error>) {
+        self.discarding.remove(&job);
+        self.line.push_back(Action::Cancel { job, error, clean: false });
+        if !self.core.knows_batch(batch) {
+            self.line.push_back(Action::BatchEnded { batch });
+        }
+    }
+
+    /// Ended batches whose reports are due.
+    pub(super) async fn settle_due(&mut self) {
+        let now = now_epoch();
+        let due: Vec<BatchKey> =
+            self.unsettled.iter().filter(|(_, at)| **at <= now).map(|(key, _)| *key).collect();
+        for batch in due {
+            self.unsettled.remove(&batch);
+            match self.settlement(batch).await {
+                Ok(None) => {}
+                Ok(Some(settlement)) => {
+                    let reports = self.reports.0.clone();
+                    tokio::spawn(async move {
+                        let done = tokio::task::spawn_blocking(move || settlement.carry_out()).await;
+                        let outcome = done.unwrap_or_else(|_| Err(Error::internal("settling broke off")));
+                        let _ = reports.send(Report::Settled(batch, outcome)).await;
+                    });
+                }
+                Err(error) => {
+                    self.queue_failed(&error);
+                    self.unsettled.insert(batch, now + SETTLE_RETRY_S);
+                }
+            }
+        }
+    }
+
+    async fn settlement(&self, batch: BatchKey) -> Result<Option<Settlement>> {
+        let layout = self.settings.layout();
+        let output_dir = self.settings.output_dir.clone();
+        self.parts
+            .queue
+            .with(move |db| {
+                let Some(row) = db.batch_run(batch)?.filter(|row| row.ended_at.is_some()) else {
+                    return Ok(None);
+                };
+                let Some(dropped) = db.dropped(row.drop_id)? else { return Ok(None) };
+                let output_directory =
+                    row.output_directory.clone().unwrap_or_else(|| output_dir.join(&row.batch_id));
+                let rows = db.run_jobs(batch)?;
+                let now = now_epoch();
+                Ok(Some(Settlement { batch: row, rows, dropped, layout, output_directory, now }))
+            })
+            .await
+    }
+
+    pub(super) async fn settled(&mut self, batch: BatchKey, outcome: Result<Settled>) {
+        match outcome {
+            Ok(Settled::NotYet) => drop(self.unsettled.insert(batch, now_epoch() + SETTLE_AGAIN_S)),
+            Ok(Settled::Done(place)) => {
+                let recorded =
+                    self.parts.queue.with(move |db| db.batch_settled(batch, place.as_deref())).await;
+                match recorded {
+                    Ok(()) => self.forget_batch(batch),
+                    Err(error) => {
+                        self.queue_failed(&error);
+                        self.unsettled.insert(batch, now_epoch() + SETTLE_RETRY_S);
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "an ended batch could not be put away; tried again");
+                self.outlook.last_error = Some(error.to_string());
+                self.outlook.status_changed();
+                self.unsettled.insert(batch, now_epoch() + SETTLE_RETRY_S);
+            }
+        }
+    }
+
+    fn forget_batch(&mut self, batch: BatchKey) {
+        let live = &mut self.live;
+        self.outlook.forget(batch);
+        live.retain(|job, live| live.batch_key != batch || self.core.knows(*job));
+    }
+
+    /// Removes what is older than the settings keep, elsewhere.
+    pub(super) fn prune_in_background(&self) {
+        let (queue, settings) = (self.parts.queue.clone(), self.settings.clone());
+        tokio::spawn(async move {
+            // At once after a start there is enough to do.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            match crate::service::retention::prune(&queue, &settings, false).await {
+                Ok(pruned) if pruned.batches + pruned.logs + pruned.partials > 0 => {
+                    tracing::info!(
+                        batches = pruned.batches,
+                        logs = pruned.logs,
+                        partials = pruned.partials,
+                        "old things were removed"
+                    );
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "old things could not be removed"),
+            }
+        });
+    }
+}
+
+/// A change of one row, ready to be written.
+struct Recorded {
+    job: JobId,
+    change: Change,
+    tries: Option<Tries>,
+    error: Option<Error>,
+    message: String,
+}
+
+impl Recorded {
+    fn write(self, db: &mut Db) -> Result<JobRow> {
+        let missing = || Error::internal("a job that is being decided about is not in the queue");
+        let before = db.job(self.job)?.ok_or_else(missing)?;
+        match (&self.change, before.state) {
+            // The same wait in other words.
+            (Change::Wait { reason, detail, .. }, JobState::Waiting)
+                if before.waiting.as_ref().is_some_and(|waiting| waiting.reason == *reason)
+                    && *reason != WaitReason::Retry =>
+            {
+                db.set_waiting_detail(self.job, detail)?;
+            }
+            (Change::Requeue, JobState::Queued) => {}
+            // A worker that was told to stand still had just published: it ends as one that runs.
+            (Change::Succeed(_), JobState::Waiting | JobState::Queued) => {
+                let claim = Change::Claim {
+                    owner: "ended while it stood still".to_owned(),
+                    lease_until: 0.0,
+                    attempt: before.attempt,
+                    need_bytes: None,
+                };
+                db.transition(self.job, claim, "goes on")?;
+                db.transition(self.job, self.change, &self.message)?;
+            }
+            _ => drop(db.transition(self.job, self.change, &self.message)?),
+        }
+        if let Some(tries) = &self.tries {
+            db.set_tries(self.job, tries)?;
+        }
+        if let Some(error) = &self.error {
+            db.set_error(self.job, error)?;
+        }
+        db.job(self.job)?.ok_or_else(missing)
+    }
+}
+
+fn tries(counters: &Counters) -> Tries {
+    Tries {
+        attempt: counters.attempt,
+        failures: counters.failures,
+        first_failure_at: counters.first_failure_at,
+        need_bytes: counters.exact_need,
+    }
+}
+
+/// The change of a row that an action comes to, if it is no more than that.
+fn change(action: &Action) -> Option<Recorded> {
+    let recorded = match action {
+        Action::Wait { job, reason, detail, counters, .. } => Recorded {
+            job: *job,
+            change: Change::Wait {
+                reason: *reason,
+                detail: detail.clone(),
+                not_before: counters.retry_at,
+                failure: None,
+            },
+            tries: Some(tries(counters)),
+            error: None,
+            message: format!("waits ({reason}): {detail}"),
+        },
+        Action::Requeue { job, counters } => Recorded {
+            job: *job,
+            change: Change::Requeue,
+            tries: Some(tries(counters)),
+            error: None,
+            message: "queued".to_owned(),
+        },
+        Action::Succeed { job, counters, published } => Recorded {
+            job: *job,
+            change: Change::Succeed(published.clone()),
+            tries: Some(Tries { failures: 0, first_failure_at: None, ..tries(counters) }),
+            error: None,
+            message: "succeeded".to_owned(),
+        },
+        Action::Fail { job, counters, error } => Recorded {
+            job: *job,
+            change: Change::Fail(error.clone()),
+            tries: Some(tries(counters)),
+            error: None,
+            message: format!("failed ({}): {error}", error.kind()),
+        },
+        Action::Cancel { job, error, clean: false } => Recorded {
+            job: *job,
+            change: Change::Cancel,
+            tries: None,
+            error: error.clone(),
+            message: match error {
+                Some(error) => format!("cancelled: {error}"),
+                None => "cancelled".to_owned(),
+            },
+        },
+        _ => return None,
+    };
+    Some(recorded)
+}

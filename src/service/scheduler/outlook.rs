@@ -1,0 +1,320 @@
+//! What the outside is shown, and when: progress files at most once a second and at once at an end,
+//! everything again after half a minute, nothing while nothing is there.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use super::core::BatchKey;
+use super::{Report, Scheduler, with_jobs};
+use crate::model::config::Settings;
+use crate::model::error::Result;
+use crate::model::job::JobState;
+use crate::model::progress::{FilesystemStatus, Status};
+use crate::service::network::NetworkState;
+use crate::service::queue::{BatchRow, Counts, JobRow};
+use crate::service::view::checkpoint::batch_checkpoint;
+use crate::service::view::progress::{Shown, batch_progress};
+use crate::service::view::writer::{View, ViewWriter};
+use crate::service::view::{metrics, status};
+use crate::service::watchdog;
+use crate::sys::time::now_epoch;
+
+/// A file is written at most this often.
+const PACE_S: f64 = 0.9;
+
+/// And at least this often while its batch has not ended.
+const HEARTBEAT_S: f64 = 30.0;
+
+/// So many progress files are made at a time, so that commands are answered in between.
+const CHUNK: usize = 50;
+
+/// How long the last files may take when the service ends.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+
+/// The mean duration of jobs is taken over about so many.
+const MEAN_OVER: f64 = 20.0;
+
+struct Batch {
+    written_at: f64,
+    updated_at: f64,
+    due: u64,
+    shown: Shown,
+    /// Ended jobs at the last writing of the checkpoint.
+    ended: usize,
+}
+
+/// What is shown and when it is due.
+pub(super) struct Outlook {
+    writer: ViewWriter,
+    batches: HashMap<BatchKey, Batch>,
+    due: BTreeSet<(u64, BatchKey)>,
+    started_at: f64,
+    status_written_at: f64,
+    status_due: f64,
+    mean_duration: Option<f64>,
+    pub(super) ready: bool,
+    pub(super) network: NetworkState,
+    pub(super) last_error: Option<String>,
+    pub(super) queue_error: Option<String>,
+    /// Free bytes and total by path, as last measured.
+    pub(super) file_systems: BTreeMap<String, (u64, u64)>,
+    measured_at: f64,
+}
+
+fn millis(at: f64) -> u64 {
+    (at * 1000.0).max(0.0) as u64
+}
+
+impl Outlook {
+    pub(super) fn new(_settings: &Settings) -> Result<Outlook> {
+        Ok(Outlook {
+            writer: ViewWriter::start()?,
+            batches: HashMap::new(),
+            due: BTreeSet::new(),
+            started_at: now_epoch(),
+            status_written_at: 0.0,
+            status_due: 0.0,
+            mean_duration: None,
+            ready: true,
+            network: NetworkState::unwatched("not asked yet"),
+            last_error: None,
+            queue_error: None,
+            file_systems: BTreeMap::new(),
+            measured_at: 0.0,
+        })
+    }
+
+    /// Something of a batch is other than it was shown.
+    pub(super) fn changed(&mut self, batch: BatchKey, now: f64) {
+        let entry = self.batches.entry(batch).or_insert(Batch {
+            written_at: 0.0,
+            updated_at: now,
+            due: u64::MAX,
+            shown: Shown::default(),
+            ended: 0,
+        });
+        entry.updated_at = now;
+        let due = millis(now.max(entry.written_at + PACE_S));
+        self.set_due(batch, due);
+        self.status_changed();
+    }
+
+    /// A batch has ended: it is shown now.
+    pub(super) fn at_once(&mut self, batch: BatchKey, now: f64) {
+        self.changed(batch, now);
+        self.set_due(batch, millis(now));
+    }
+
+    pub(super) fn everything_changed(&mut self, now: f64) {
+        self.due = self.batches.keys().map(|key| (millis(now), *key)).collect();
+        self.batches.values_mut().for_each(|batch| batch.due = millis(now));
+        self.status_due = now;
+    }
+
+    /// Its last file is written.
+    pub(super) fn forget(&mut self, batch: BatchKey) {
+        if let Some(old) = self.batches.remove(&batch) {
+            self.due.remove(&(old.due, batch));
+        }
+    }
+
+    pub(super) fn status_changed(&mut self) {
+        self.status_due = self.status_due.min(self.status_written_at + PACE_S);
+    }
+
+    pub(super) fn job_ended(&mut self, row: &JobRow) {
+        if row.state == JobState::Failed {
+            let error = row.error.as_ref().map(ToString::to_string).unwrap_or_default();
+            self.last_error = Some(format!("job {} ({}/{}): {error}", row.job_id, row.batch_id, row.vm_id));
+        }
+        if let (JobState::Succeeded, Some(started), Some(completed)) =
+            (row.state, row.started_at, row.completed_at)
+        {
+            let took = (completed - started).max(0.0);
+            let mean = self.mean_duration.get_or_insert(took);
+            *mean += (took - *mean) / MEAN_OVER;
+        }
+    }
+
+    pub(super) fn next_due(&self) -> Option<f64> {
+        let batch = self.due.first().map(|(at, _)| *at as f64 / 1000.0);
+        [batch, Some(self.status_due)].into_iter().flatten().reduce(f64::min)
+    }
+
+    pub(super) async fn flush(&self) {
+        self.writer.flush(FLUSH_LIMIT).await;
+    }
+
+    fn set_due(&mut self, batch: BatchKey, due: u64) {
+        let Some(entry) = self.batches.get_mut(&batch) else { return };
+        if entry.due > due {
+            self.due.remove(&(entry.due, batch));
+            entry.due = due;
+            self.due.insert((due, batch));
+        }
+    }
+
+    fn take_due(&mut self, now: f64) -> Vec<BatchKey> {
+        let mut keys = Vec::new();
+        while let Some((at, key)) = self.due.first().copied() {
+            if at > millis(now) || keys.len() == CHUNK {
+                break;
+            }
+            self.due.remove(&(at, key));
+            if let Some(entry) = self.batches.get_mut(&key) {
+                entry.due = u64::MAX;
+                entry.written_at = now;
+            }
+            self.set_due(key, millis(now + HEARTBEAT_S));
+            keys.push(key);
+        }
+        keys
+    }
+}
+
+impl Scheduler {
+    /// Writes the files that are due.
+    pub(super) async fn show(&mut self) {
+        let now = now_epoch();
+        let keys = self.outlook.take_due(now);
+        if !keys.is_empty() {
+            let rows = self.parts.queue.with(move |db| {
+                let runs: Result<Vec<Option<BatchRow>>> =
+                    keys.into_iter().map(|key| db.batch_run(key)).collect();
+                with_jobs(db, runs?.into_iter().flatten().collect())
+            });
+            match rows.await {
+                Ok(batches) => {
+                    for (batch, rows) in batches {
+                        self.show_batch(&batch, rows, now);
+                    }
+                }
+                Err(error) => self.queue_failed(&error),
+            }
+        }
+        if self.outlook.status_due <= now {
+            self.show_status(now).await;
+        }
+    }
+
+    fn show_batch(&mut self, batch: &BatchRow, mut rows: Vec<JobRow>, now: f64) {
+        self.lay_live_over(&mut rows);
+        let Some(entry) = self.outlook.batches.get_mut(&batch.batch_key) else { return };
+        let progress =
+            batch_progress(&batch.batch_id, &rows, &self.live, &mut entry.shown, entry.updated_at, now);
+        let directory = self.output_directory(batch);
+        let path = self.settings.layout().batch_progress(&batch.batch_id);
+        let entry_ended = rows.iter().filter(|row| row.state.is_final()).count();
+        let writer = &self.outlook.writer;
+        if let Ok(bytes) = serde_json::to_vec(&progress) {
+            writer.put(&path, View::File { bytes, mode: 0o644, make_directory: true });
+        }
+        let link = directory.join(format!(".hyper2kvm-batch-progress-{}.json", batch.batch_id));
+        writer.put(link, View::Link { to: path });
+        let Some(entry) = self.outlook.batches.get_mut(&batch.batch_key) else { return };
+        if entry_ended != entry.ended {
+            entry.ended = entry_ended;
+            let checkpoint = batch_checkpoint(&batch.batch_id, &rows, now);
+            if let Ok(bytes) = serde_json::to_vec_pretty(&checkpoint) {
+                let path = directory.join(format!(".hyper2kvm-checkpoint-{}.json", batch.batch_id));
+                self.outlook.writer.put(path, View::File { bytes, mode: 0o644, make_directory: true });
+            }
+        }
+    }
+
+    /// The batch's output directory: its own, or one below the settings'.
+    pub(super) fn output_directory(&self, batch: &BatchRow) -> std::path::PathBuf {
+        batch.output_directory.clone().unwrap_or_else(|| self.settings.output_dir.join(&batch.batch_id))
+    }
+
+    pub(super) fn lay_live_over(&self, rows: &mut [JobRow]) {
+        for row in rows.iter_mut().filter(|row| !row.state.is_final()) {
+            if let Some(live) = self.live.get(&row.job_id) {
+                live.lay_over(row);
+            }
+        }
+    }
+
+    async fn show_status(&mut self, now: f64) {
+        self.outlook.status_written_at = now;
+        self.outlook.status_due = now + HEARTBEAT_S;
+        let Ok(status) = self.status().await else { return };
+        self.measure_file_systems(now);
+        watchdog::status(&status::line(&status));
+        if let Ok(mut bytes) = serde_json::to_vec_pretty(&status) {
+            bytes.push(b'\n');
+            let file = View::File { bytes, mode: 0o644, make_directory: false };
+            self.outlook.writer.put(self.settings.layout().status_file(), file);
+        }
+        if let Some(path) = &self.settings.metrics.textfile {
+            let bytes = metrics::text(&status).into_bytes();
+            self.outlook.writer.put(path, View::File { bytes, mode: 0o644, make_directory: false });
+        }
+    }
+
+    /// How it stands.
+    pub(super) async fn status(&self) -> Result<Status> {
+        let Counts { states, waiting } = self.parts.queue.with(|db| db.counts()).await?;
+        let outlook = &self.outlook;
+        let bytes_per_second = self.live.values().map(|live| live.bytes_per_second()).sum();
+        let bytes_left = self.live.values().map(|live| live.bytes_left()).sum();
+        let slots = self.settings.max_concurrent_jobs as usize;
+        let trouble = || self.parts.intake_error.borrow().clone();
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_at: outlook.started_at,
+            heartbeat_at: now_epoch(),
+            ready: outlook.ready,
+            network: outlook.network.name().to_owned(),
+            paused: self.core.is_paused(),
+            draining: self.core.is_draining(),
+            estimated_time_remaining: status::estimate(
+                &states,
+                bytes_left,
+                bytes_per_second,
+                outlook.mean_duration,
+                slots,
+            ),
+            counts: states,
+            waiting,
+            bytes_per_second,
+            oldest_snapshot_at: None,
+            filesystems: self.file_systems(),
+            last_error: outlook.queue_error.clone().or_else(trouble).or_else(|| outlook.last_error.clone()),
+        })
+    }
+
+    fn file_systems(&self) -> Vec<FilesystemStatus> {
+        let mut reserved: BTreeMap<String, u64> = BTreeMap::new();
+        reserved.insert(self.settings.output_dir.to_string_lossy().into_owned(), 0);
+        for (_, path, bytes) in self.core.ledger().file_systems() {
+            *reserved.entry(path.to_string_lossy().into_owned()).or_default() += bytes;
+        }
+        reserved
+            .into_iter()
+            .map(|(path, reserved)| {
+                let free = self.outlook.file_systems.get(&path).map_or(0, |(free, _)| *free);
+                FilesystemStatus { path, free, reserved }
+            })
+            .collect()
+    }
+
+    /// Asks the file systems, elsewhere: one that is away may take for ever to answer.
+    fn measure_file_systems(&mut self, now: f64) {
+        const EVERY_S: f64 = 5.0;
+        if now - self.outlook.measured_at < EVERY_S {
+            return;
+        }
+        self.outlook.measured_at = now;
+        let paths: Vec<String> = self.file_systems().into_iter().map(|fs| fs.path).collect();
+        let reports = self.reports.0.clone();
+        tokio::task::spawn_blocking(move || {
+            let measure = |path: String| {
+                let space = crate::sys::fs::free_bytes(path.as_ref()).ok()?;
+                Some((path, (space.free, space.total)))
+            };
+            let _ = reports.blocking_send(Report::Free(paths.into_iter().filter_map(measure).collect()));
+        });
+    }
+}

@@ -1,0 +1,258 @@
+//! The end of a batch: its reports are written and its drop is moved to `processed/` or `failed/`.
+//!
+//! Every step can be taken again: a daemon that died in between finds the file where it left it (by
+//! its inode, not by its name) and goes on. Only when all is done does the queue call the batch
+//! settled. What is not here: drops that were refused before there was a batch (intake's).
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::queue::{BatchRow, DropRow, DropState, JobRow};
+use super::view::batch_report::{batch_report, summary};
+use crate::model::config::Layout;
+use crate::model::error::{Error, Kind, Result};
+use crate::model::job::{BatchState, JobState};
+use crate::model::report::{ErrorReport, FailedVm};
+use crate::sys::failpoint;
+use crate::sys::fs;
+use crate::sys::time::{date_utc, rfc3339_utc};
+
+const FILE_MODE: u32 = 0o644;
+
+/// A report larger than this is not taken into the batch's.
+const MAX_REPORT_BYTES: u64 = 16 << 20;
+
+/// An ended batch.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    /// The run.
+    pub batch: BatchRow,
+    /// Its jobs, all ended.
+    pub rows: Vec<JobRow>,
+    /// Its drop.
+    pub dropped: DropRow,
+    /// The state directory.
+    pub layout: Layout,
+    /// The batch's output directory.
+    pub output_directory: PathBuf,
+    /// Epoch seconds.
+    pub now: f64,
+}
+
+/// How far it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// All is done; the drop lies there, if there is a file.
+    Done(Option<PathBuf>),
+    /// The drop is still on its way to `processing/`: again in a moment.
+    NotYet,
+}
+
+impl Settlement {
+    /// Writes the reports and moves the drop.
+    pub fn carry_out(&self) -> Result<Settled> {
+        if self.dropped.identity.is_some() && self.dropped.state == DropState::Accepted {
+            return Ok(Settled::NotYet);
+        }
+        let report =
+            batch_report(&self.batch.batch_id, &self.dropped.name, &self.rows, self.vm_reports(), self.now);
+        // An output directory that went away does not keep the drop from being moved.
+        if let Err(error) = self.write_beside_results(&encode(&report)?, &summary(&report)) {
+            tracing::warn!(batch = %self.batch.batch_id, %error, "the batch's report is only beside its drop");
+        }
+        let Some(found) = self.find_file() else { return Ok(Settled::Done(None)) };
+        let (directory, suffix, bytes) = if self.is_good() {
+            (self.layout.processed(), ".report.json", encode(&report)?)
+        } else {
+            (self.layout.failed(), ".error.json", encode(&self.error_report())?)
+        };
+        let directory = directory.join(date_utc(self.now));
+        make_directory(&directory)?;
+        self.remove_old_sidecar(&found);
+        let place = self.move_with_sidecar(&found, &directory, suffix, &bytes)?;
+        failpoint::hit("settle.after-move");
+        Ok(Settled::Done(Some(place)))
+    }
+
+    fn is_good(&self) -> bool {
+        BatchState::of(self.rows.iter().map(|row| row.state)) == BatchState::Completed
+    }
+
+    fn vm_reports(&self) -> BTreeMap<i64, serde_json::Value> {
+        let read = |path: &Path| -> Option<serde_json::Value> {
+            let bytes = std::fs::metadata(path).ok()?.len();
+            (bytes <= MAX_REPORT_BYTES)
+                .then(|| std::fs::read(path).ok())
+                .flatten()
+                .and_then(|bytes| parse(&bytes))
+        };
+        self.rows.iter().filter_map(|row| Some((row.job_id, read(row.report.as_deref()?)?))).collect()
+    }
+
+    fn write_beside_results(&self, report: &[u8], summary: &str) -> Result<()> {
+        make_directory(&self.output_directory)?;
+        for (name, bytes) in [("batch_report.json", report), ("batch_summary.txt", summary.as_bytes())] {
+            let path = self.output_directory.join(name);
+            fs::atomic_write(&path, bytes, FILE_MODE)
+                .map_err(|error| Error::io(Kind::Output, "write", &path, &error))?;
+        }
+        Ok(())
+    }
+
+    /// The file as it was accepted, wherever it lies by now; `None` if there never was one or somebody took it.
+    fn find_file(&self) -> Option<PathBuf> {
+        let identity = self.dropped.identity?;
+        let is_it = |path: &Path| {
+            std::fs::symlink_metadata(path)
+                .is_ok_and(|m| m.ino() == identity.inode && m.size() == identity.size)
+        };
+        let in_processing =
+            self.dropped.processing_name.as_ref().map(|name| self.layout.processing().join(name));
+        if let Some(path) = in_processing.filter(|path| path.symlink_metadata().is_ok()) {
+            return Some(path);
+        }
+        if let Some(path) = self.dropped.settled_path.clone().filter(|path| is_it(path)) {
+            return Some(path);
+        }
+        [self.layout.processed(), self.layout.failed()]
+            .iter()
+            .flat_map(|area| std::fs::read_dir(area).into_iter().flatten().flatten())
+            .flat_map(|date| candidates(&date.path(), OsStr::new(&self.dropped.name)))
+            .find(|path| is_it(path))
+    }
+
+    /// What was said of an earlier end (before a retry) no longer holds.
+    fn remove_old_sidecar(&self, file: &Path) {
+        if self.dropped.settled_path.as_deref() == Some(file) {
+            for suffix in [".report.json", ".error.json"] {
+                // Not there is what was wanted; anything else leaves an old report behind, which is no harm.
+                let _ = std::fs::remove_file(beside(file, suffix));
+            }
+        }
+    }
+
+    /// The sidecar first, so that whoever sees the file finds it; both under the first name that is free.
+    fn move_with_sidecar(
+        &self,
+        from: &Path,
+        directory: &Path,
+        suffix: &str,
+        bytes: &[u8],
+    ) -> Result<PathBuf> {
+        let told = |what: &'static str, path: &Path| {
+            let path = path.to_owned();
+            move |error: std::io::Error| Error::io(Kind::Output, what, &path, &error)
+        };
+        for number in 1u32.. {
+            let target = directory.join(fs::numbered(OsStr::new(&self.dropped.name), number));
+            let sidecar = beside(&target, suffix);
+            if target == from {
+                fs::atomic_write(&sidecar, bytes, FILE_MODE).map_err(told("write", &sidecar))?;
+                return Ok(target);
+            }
+            if target.symlink_metadata().is_ok() || !self.is_free_or_ours(&sidecar) {
+                continue;
+            }
+            fs::atomic_write(&sidecar, bytes, FILE_MODE).map_err(told("write", &sidecar))?;
+            failpoint::hit("settle.before-move");
+            match fs::rename_noreplace(from, &target) {
+                Ok(()) => {
+                    fs::sync_dir(directory).map_err(told("sync", directory))?;
+                    fs::sync_dir(fs::parent_of(from)).map_err(told("sync", from))?;
+                    return Ok(target);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                    let _ = std::fs::remove_file(&sidecar);
+                }
+                Err(error) => return Err(told("move the drop to", &target)(error)),
+            }
+        }
+        Err(Error::internal("there are no names left for a drop"))
+    }
+
+    /// A sidecar without its file may be one that an earlier daemon wrote for this very batch.
+    fn is_free_or_ours(&self, sidecar: &Path) -> bool {
+        if sidecar.symlink_metadata().is_err() {
+            return true;
+        }
+        let Some(value) = std::fs::read(sidecar).ok().and_then(|bytes| parse(&bytes)) else {
+            return false;
+        };
+        [&value["batch_id"], &value["batch"]["batch_id"]].into_iter().any(|id| *id == self.batch.batch_id)
+    }
+
+    /// What `<name>.error.json` says: of one failed VM all that is known, of several also which.
+    fn error_report(&self) -> ErrorReport {
+        let bad: Vec<&JobRow> = self
+            .rows
+            .iter()
+            .filter(|row| matches!(row.state, JobState::Failed | JobState::Cancelled))
+            .collect();
+        let error_of = |row: &JobRow| {
+            row.error.clone().unwrap_or_else(|| Error::new(Kind::Cancelled, "cancelled by the operator"))
+        };
+        // A VM that failed says more than one that was cancelled because of it.
+        let worst = bad.iter().find(|row| row.state == JobState::Failed).or(bad.first());
+        let timestamp = rfc3339_utc(self.now);
+        let error = worst.map_or_else(|| Error::internal("it failed"), |row| error_of(row));
+        let mut report = ErrorReport::refused(&self.dropped.name, timestamp, &error);
+        report.phase = "job".to_owned();
+        report.batch_id = Some(self.batch.batch_id.clone());
+        if let Some(row) = worst {
+            report.vm_id = Some(row.vm_id.clone());
+            report.job_id = Some(row.job_id);
+            report.attempts = Some(row.attempt);
+            let log = self.layout.job_log(&row.batch_id, &row.vm_id, row.attempt.max(1));
+            report.log = log.exists().then_some(log);
+        }
+        if self.rows.len() > 1 {
+            let entry = |row: &&JobRow| FailedVm {
+                vm_id: row.vm_id.clone(),
+                job_id: row.job_id,
+                kind: error_of(row).kind(),
+                error: error_of(row).to_string(),
+            };
+            report.failed_vms = Some(bad.iter().map(entry).collect());
+        }
+        report
+    }
+}
+
+/// `<file><suffix>`
+fn beside(file: &Path, suffix: &str) -> PathBuf {
+    let mut name: OsString = file.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// `x.json`, `x-2.json`, … as long as there are such files.
+fn candidates(directory: &Path, name: &OsStr) -> Vec<PathBuf> {
+    (1..)
+        .map(|number| directory.join(fs::numbered(name, number)))
+        .take_while(|path| path.symlink_metadata().is_ok())
+        .collect()
+}
+
+/// Result directories are 0751, so that libvirt's QEMU can pass through them.
+fn make_directory(path: &Path) -> Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o751)
+        .create(path)
+        .map_err(|error| Error::io(Kind::Output, "make", path, &error))
+}
+
+fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec_pretty(value)
+        .map_err(|error| Error::internal(format!("a report cannot be written: {error}")))?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+fn parse(bytes: &[u8]) -> Option<serde_json::Value> {
+    serde_json::from_slice(bytes).ok()
+}

@@ -1,0 +1,158 @@
+//! What a running worker has told since it started: newer than the queue's rows, and lost with the daemon.
+
+use std::collections::BTreeMap;
+
+use crate::model::job::Stage;
+use crate::model::protocol::{DiskProgress, WorkerEvent};
+use crate::service::queue::{JobRow, StageMark};
+
+/// One job's worker as seen from here.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Live {
+    /// The run of the batch that the job belongs to.
+    pub batch_key: i64,
+    /// Whether it goes on from an earlier attempt's partial results.
+    pub resumed: bool,
+    /// The stage it is at.
+    pub stage: Option<Stage>,
+    /// At what there.
+    pub detail: Option<String>,
+    /// Since when.
+    pub stage_started_at: Option<f64>,
+    /// Stages that ended well in this attempt.
+    pub completed: Vec<Stage>,
+    /// 0 to 100; never falls within an attempt.
+    pub percentage: f64,
+    /// Bytes, by disk.
+    pub disks: BTreeMap<String, DiskProgress>,
+}
+
+/// What an event means for those who watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// Nothing new.
+    Nothing,
+    /// Numbers moved.
+    Numbers,
+    /// A stage began or ended: worth keeping over a restart.
+    Stage,
+}
+
+impl Live {
+    /// A worker that starts now; within one attempt what was shown stays shown.
+    #[must_use]
+    pub fn starting(row: &JobRow) -> Live {
+        Live { batch_key: row.batch_key, percentage: row.progress_percentage, ..Live::default() }
+    }
+
+    /// Takes in an event.
+    pub fn hear(&mut self, event: &WorkerEvent, now: f64) -> Told {
+        match event {
+            WorkerEvent::Started { resumed, .. } => {
+                self.resumed = *resumed;
+                Told::Stage
+            }
+            WorkerEvent::StageStarted { stage } => {
+                self.stage = Some(*stage);
+                self.detail = None;
+                self.stage_started_at = Some(now);
+                Told::Stage
+            }
+            WorkerEvent::StageDetail { stage, detail } => {
+                self.stage = Some(*stage);
+                self.detail = Some(detail.clone());
+                Told::Numbers
+            }
+            WorkerEvent::StageFinished { stage, .. } => {
+                if !self.completed.contains(stage) {
+                    self.completed.push(*stage);
+                }
+                Told::Stage
+            }
+            WorkerEvent::Disk { disk, progress } => {
+                self.disks.insert(disk.clone(), progress.clone());
+                Told::Numbers
+            }
+            WorkerEvent::Progress { percentage } => {
+                self.percentage = self.percentage.max(percentage.clamp(0.0, 100.0));
+                Told::Numbers
+            }
+            WorkerEvent::Heartbeat
+            | WorkerEvent::Warning { .. }
+            | WorkerEvent::Paused
+            | WorkerEvent::Resumed
+            | WorkerEvent::Finished(_) => Told::Nothing,
+        }
+    }
+
+    /// A worker that stands still copies nothing.
+    pub fn stand_still(&mut self) {
+        self.disks.values_mut().for_each(|disk| disk.bytes_per_second = 0);
+    }
+
+    /// Bytes copied so far.
+    #[must_use]
+    pub fn bytes_done(&self) -> u64 {
+        self.disks.values().map(|disk| disk.bytes_done).sum()
+    }
+
+    /// Bytes still to be copied.
+    #[must_use]
+    pub fn bytes_left(&self) -> u64 {
+        self.disks.values().map(|disk| disk.bytes_total.saturating_sub(disk.bytes_done)).sum()
+    }
+
+    /// How fast it copies.
+    #[must_use]
+    pub fn bytes_per_second(&self) -> u64 {
+        self.disks.values().map(|disk| disk.bytes_per_second).sum()
+    }
+
+    /// As it is kept in the queue.
+    #[must_use]
+    pub fn mark(&self) -> StageMark {
+        StageMark {
+            stage: self.stage,
+            detail: self.detail.clone(),
+            started_at: self.stage_started_at,
+            completed: self.completed.clone(),
+            progress_percentage: self.percentage,
+        }
+    }
+
+    /// Lays what was told over a row of the queue.
+    pub fn lay_over(&self, row: &mut JobRow) {
+        row.resumed = self.resumed;
+        row.current_stage = self.stage;
+        row.stage_detail.clone_from(&self.detail);
+        row.stage_started_at = self.stage_started_at;
+        row.stages_completed.clone_from(&self.completed);
+        row.progress_percentage = row.progress_percentage.max(self.percentage);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_never_falls_within_an_attempt() {
+        let mut live = Live::default();
+        for percentage in [10.0, 40.0, 20.0, 140.0] {
+            live.hear(&WorkerEvent::Progress { percentage }, 0.0);
+        }
+        assert_eq!(live.percentage, 100.0);
+    }
+
+    #[test]
+    fn a_stage_that_begins_and_ends_is_kept() {
+        let mut live = Live::default();
+        assert_eq!(live.hear(&WorkerEvent::StageStarted { stage: Stage::Load }, 5.0), Told::Stage);
+        let ended =
+            WorkerEvent::StageFinished { stage: Stage::Load, seconds: 1.0, result: serde_json::Value::Null };
+        assert_eq!(live.hear(&ended, 6.0), Told::Stage);
+        assert_eq!(live.mark().completed, [Stage::Load]);
+        assert_eq!(live.mark().started_at, Some(5.0));
+        assert_eq!(live.hear(&WorkerEvent::Heartbeat, 7.0), Told::Nothing);
+    }
+}
