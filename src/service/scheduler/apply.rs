@@ -56,7 +56,7 @@ impl Scheduler {
                         self.refusals = 0;
                         self.line.drain(..recordable);
                         for (action, row) in group.into_iter().zip(rows) {
-                            self.follow(action, &row);
+                            self.follow(&action, &row);
                         }
                     }
                     Err(error) => return self.stand_in_line(&error),
@@ -105,27 +105,27 @@ impl Scheduler {
     }
 
     /// What follows from a change that is durable now.
-    fn follow(&mut self, action: Action, row: &JobRow) {
+    fn follow(&mut self, action: &Action, row: &JobRow) {
         self.outlook.changed(row.batch_key, now_epoch());
         match action {
             Action::Wait { job, suspend, .. } => {
-                if suspend {
-                    self.supervisor.tell(job, WorkerCommand::Pause);
-                    if let Some(live) = self.live.get_mut(&job) {
+                if *suspend {
+                    self.supervisor.tell(*job, WorkerCommand::Pause);
+                    if let Some(live) = self.live.get_mut(job) {
                         live.stand_still();
                     }
                 }
-                self.worker_may_go(job);
+                self.worker_may_go(*job);
             }
             Action::Succeed { job, .. } | Action::Fail { job, .. } | Action::Cancel { job, .. } => {
-                self.worker_may_go(job);
+                self.worker_may_go(*job);
                 self.outlook.job_ended(row);
                 tracing::info!(
                     job, batch = %row.batch_id, vm = %row.vm_id,
                     error = row.error.as_ref().map(tracing::field::display), "{}", row.state
                 );
             }
-            Action::Requeue { job, .. } => self.worker_may_go(job),
+            Action::Requeue { job, .. } => self.worker_may_go(*job),
             _ => {}
         }
     }

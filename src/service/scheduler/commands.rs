@@ -44,7 +44,7 @@ impl Scheduler {
             Command::Show(target, reply) => drop(reply.send(self.details(&target).await)),
             Command::Progress(target, reply) => drop(reply.send(self.progress(&target).await)),
             Command::Cancel { target, keep_partial, reply } => {
-                self.cancel(&target, keep_partial, reply).await
+                self.cancel(&target, keep_partial, reply).await;
             }
             Command::Retry { target, request, reply } => {
                 drop(reply.send(self.retry(&target, &request).await));
