@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod children;
 mod copies;
 mod hostile;
 

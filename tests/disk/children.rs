@@ -1,0 +1,279 @@
+//! Children as they are bound: sandbox, death with the parent, limits, lack of progress, commands from outside.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use hyper2kvm::disk::{Control, Interruption, Target};
+use hyper2kvm::model::error::{Disposition, Kind};
+use hyper2kvm::model::plan::{Compression, OutputFormat, Preallocation, SourceFormat};
+use hyper2kvm::sys::kvm;
+use hyper2kvm::sys::process::{Capture, ChildLimits, ChildSpec, ProcessError, Watch};
+use hyper2kvm::sys::sandbox::{self, Rules};
+
+use crate::support::{disks, wait_for};
+use crate::{engine, launcher, open};
+
+fn shell(script: &str) -> ChildSpec {
+    ChildSpec::new("/bin/sh", ["-c", script])
+}
+
+fn confined(script: &str, read: &[&Path], write: &[&Path]) -> ChildSpec {
+    let owned = |paths: &[&Path]| paths.iter().map(|path| path.to_path_buf()).collect();
+    let rules = Rules { read: owned(read), write: owned(write), required: true, ..Rules::default() };
+    ChildSpec { sandbox: Some(rules), ..shell(script) }
+}
+
+/// Whether a process is there and not only waiting to be reaped.
+fn is_alive(pid: &str) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    status.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+#[test]
+fn a_confined_child_can_neither_write_its_source_nor_read_or_run_anything_else() {
+    assert!(sandbox::available(), "this kernel has no landlock");
+    let dir = tempfile::tempdir().unwrap();
+    let [source, result, secret] = ["source", "result", "secret"].map(|name| dir.path().join(name));
+    for path in [&source, &result, &secret] {
+        std::fs::write(path, "old").unwrap();
+    }
+    let script = format!(
+        "cat {s} && ! (echo new > {s}) && ! (: >> {s}) && ! rm {s} && ! mv {s} {s}2 && ! cat {x} && ! cat /etc/shadow \
+         && ! (echo new > {d}/other) && ! ls {d} && echo new > {r} && echo all held",
+        s = source.display(),
+        r = result.display(),
+        x = secret.display(),
+        d = dir.path().display(),
+    );
+    let output = launcher().run_short(&confined(&script, &[&source], &[&result]), &mut |_| ()).unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("all held"), "{said}\n{}", output.complaint());
+    assert_eq!(std::fs::read_to_string(&source).unwrap(), "old");
+    assert_eq!(std::fs::read_to_string(&result).unwrap(), "new\n");
+}
+
+#[test]
+fn a_child_has_a_clean_environment_no_input_and_no_way_to_more_privileges() {
+    let script =
+        "env; cat; grep -E 'NoNewPrivs|^SigIgn' /proc/self/status; cat /proc/self/oom_score_adj; ulimit -c";
+    let mut spec = shell(script);
+    spec.env.push(("GIVEN".to_owned(), "yes".to_owned()));
+    let mut launcher_command = launcher();
+    let output = launcher_command.clone().run_short(&spec, &mut |_| ()).unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("LC_ALL=C\n") && said.contains("GIVEN=yes\n"), "{said}");
+    assert!(!said.contains("CARGO"), "{said}");
+    assert!(said.contains("NoNewPrivs:\t1"), "{said}");
+    assert!(said.ends_with("500\n0\n"), "{said}");
+    // A stub that is not there is told as such.
+    launcher_command = hyper2kvm::sys::process::Launcher::with_stub("/not/there");
+    assert!(matches!(launcher_command.run_short(&spec, &mut |_| ()), Err(ProcessError::Start { .. })));
+}
+
+#[test]
+fn a_program_that_is_not_there_is_told_as_such() {
+    let error = launcher().run_short(&ChildSpec::new("/not/there", [""; 0]), &mut |_| ()).unwrap_err();
+    assert!(error.to_string().contains("No such file"), "{error}");
+}
+
+#[test]
+fn children_die_with_their_parent() {
+    // The parent here is a worker of its own: a stub that becomes a shell, whose child is a stub again.
+    // Killing the test is no option, so a real process in between is killed.
+    let dir = tempfile::tempdir().unwrap();
+    let pid_file = dir.path().join("pid");
+    let order = serde_json::json!({
+        "parent": 0,
+        "spec": {
+            "program": "/bin/sh",
+            "args": ["-c", format!("echo $$ > {}; exec sleep 600", pid_file.display())],
+            "env": [], "limits": {}, "sandbox": null,
+        },
+    });
+    // `$$` is the shell that starts the stub and stays its parent.
+    let script = format!(
+        "printf '%s' '{}' | sed \"s/\\\"parent\\\":0/\\\"parent\\\":$$/\" > {order} && {stub} stub < {order} & wait",
+        order.to_string().replace('\'', "'\\''"),
+        order = dir.path().join("order").display(),
+        stub = env!("CARGO_BIN_EXE_hyper2kvm"),
+    );
+    let script = script.replace(" & wait", "; true");
+    let mut parent = Command::new("/bin/sh").args(["-c", &script]).stdin(Stdio::null()).spawn().unwrap();
+    let child = wait_for("the grandchild to run", || {
+        std::fs::read_to_string(&pid_file).ok().filter(|text| text.ends_with('\n'))
+    });
+    let child = child.trim();
+    assert!(is_alive(child));
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    let killed = Instant::now();
+    wait_for("the grandchild to be gone", || (!is_alive(child)).then_some(()));
+    assert!(killed.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn a_stub_whose_parent_has_ended_starts_nothing() {
+    let order = serde_json::json!({
+        "parent": 1,
+        "spec": {"program": "/bin/echo", "args": ["ran"], "env": [], "limits": {}, "sandbox": null},
+    });
+    let mut stub = Command::new(env!("CARGO_BIN_EXE_hyper2kvm"))
+        .arg("stub")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut stub.stdin.take().unwrap(), order.to_string().as_bytes()).unwrap();
+    let output = stub.wait_with_output().unwrap();
+    assert!(output.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the parent has ended"));
+}
+
+#[test]
+fn limits_of_memory_processor_time_wall_time_and_file_size_hold() {
+    let bound = |script: &str, limits: ChildLimits| {
+        launcher().run_short(&ChildSpec { limits, ..shell(script) }, &mut |_| ())
+    };
+    let none = ChildLimits::default();
+    let memory = bound(
+        "exec dd if=/dev/zero of=/dev/null bs=400M count=1",
+        ChildLimits { memory_bytes: Some(200 << 20), wall_s: Some(120.0), ..none },
+    );
+    assert!(!memory.unwrap().status.success());
+    let processor =
+        bound("while :; do :; done", ChildLimits { cpu_s: Some(1), wall_s: Some(120.0), ..none }).unwrap();
+    assert_eq!(processor.ending(), "killed by signal 24");
+    let wall = bound("sleep 600", ChildLimits { wall_s: Some(0.3), ..none }).unwrap_err();
+    assert!(matches!(wall, ProcessError::TimedOut { .. }), "{wall}");
+    let dir = tempfile::tempdir().unwrap();
+    let script = format!("exec head -c 1000000 /dev/zero > {}/file", dir.path().display());
+    let size = bound(&script, ChildLimits { file_size_bytes: Some(1000), ..none }).unwrap();
+    assert!(!size.status.success());
+    assert_eq!(std::fs::metadata(dir.path().join("file")).unwrap().len(), 1000);
+}
+
+#[test]
+fn an_ended_child_takes_everything_it_started_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let pid_file = dir.path().join("pid");
+    let script = format!("sleep 600 & echo $! > {}; echo started; wait", pid_file.display());
+    let mut child = launcher().start(&shell(&script)).unwrap();
+    let group = child.group();
+    let mut lines = Vec::new();
+    let output = child
+        .supervise(
+            Capture::Lines(&mut |line| {
+                lines.push(line.to_owned());
+                group.kill();
+            }),
+            Duration::from_millis(50),
+            &mut || Watch::GoOn,
+        )
+        .unwrap();
+    assert_eq!(output.ending(), "killed by signal 9");
+    assert_eq!(lines, ["started"]);
+    let below = std::fs::read_to_string(pid_file).unwrap();
+    wait_for("the child's child to be gone", || (!is_alive(below.trim())).then_some(()));
+}
+
+#[test]
+fn a_child_that_says_more_than_is_kept_is_read_to_its_end() {
+    let script = "head -c 40000000 /dev/zero; head -c 1000000 /dev/zero >&2; echo the end >&2";
+    let output = launcher().run_short(&shell(script), &mut |_| ()).unwrap();
+    assert!(output.status.success());
+    assert!(output.truncated);
+    assert!(output.stdout.len() < 40_000_000);
+    assert!(output.complaint().ends_with("the end"));
+}
+
+/// A disk large enough that its copy can be met while it runs.
+fn large_copy(dir: &Path) -> (PathBuf, Target) {
+    let disk = disks::disk(dir, "large", "raw", 600, 600, 11);
+    let target = Target {
+        path: dir.join("result.qcow2"),
+        format: OutputFormat::Qcow2,
+        compress: Compression::Zlib,
+        level: None,
+        preallocation: Preallocation::Off,
+    };
+    (disk, target)
+}
+
+/// The process that has this file open for writing by name in its command line.
+fn copying(target: &Path) -> Option<String> {
+    let name = target.display().to_string();
+    std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        (line.contains("convert") && line.contains(&name))
+            .then(|| entry.file_name().to_string_lossy().into_owned())
+    })
+}
+
+#[test]
+fn a_copy_that_makes_no_progress_is_ended_as_transient() {
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, target) = large_copy(dir.path());
+    let mut engine = engine();
+    engine.stall_timeout_s = 1.5;
+    let control = Control::new();
+    let source = open(&disk, SourceFormat::Raw).unwrap();
+    let measure = engine.measure(&source, &target, &control).unwrap();
+    let stopper = std::thread::spawn({
+        let path = target.path.clone();
+        move || {
+            let pid = wait_for("the copy to run", || copying(&path));
+            // From outside: to our own pause the clock stands still.
+            assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
+        }
+    });
+    let error = engine.copy(&source, &target, &measure, &control, &mut |_| ()).unwrap_err();
+    stopper.join().unwrap();
+    assert_eq!((error.kind(), error.disposition()), (Kind::Conversion, Disposition::Transient));
+    assert!(error.to_string().contains("no progress"), "{error}");
+    assert_eq!(copying(&target.path), None);
+}
+
+#[test]
+fn a_copy_stands_still_while_paused_and_ends_when_cancelled() {
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, target) = large_copy(dir.path());
+    let mut engine = engine();
+    engine.stall_timeout_s = 1.0;
+    let control = Control::new();
+    let source = open(&disk, SourceFormat::Raw).unwrap();
+    let measure = engine.measure(&source, &target, &control).unwrap();
+    let hand = std::thread::spawn({
+        let (control, path) = (control.clone(), target.path.clone());
+        move || {
+            let pid = wait_for("the copy to run", || copying(&path));
+            control.pause();
+            let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            wait_for("the copy to stand still", || state().contains(") T ").then_some(()));
+            // Longer than the stall limit: a pause is no lack of progress.
+            std::thread::sleep(Duration::from_millis(1500));
+            assert!(state().contains(") T "));
+            control.resume();
+            wait_for("the copy to go on", || (!state().contains(") T ")).then_some(()));
+            control.cancel(false);
+        }
+    });
+    let error = engine.copy(&source, &target, &measure, &control, &mut |_| ()).unwrap_err();
+    hand.join().unwrap();
+    assert_eq!(error.kind(), Kind::Cancelled);
+    assert_eq!(control.interruption(), Some(Interruption::Cancel { keep_partial: false }));
+    assert_eq!(copying(&target.path), None);
+}
+
+#[test]
+fn kvm_is_believed_only_when_a_guest_answered() {
+    kvm::probe_emulation(&launcher()).unwrap();
+    let started = Instant::now();
+    let probe = kvm::probe(&launcher());
+    assert!(started.elapsed() < Duration::from_secs(30));
+    assert!(!probe.works || probe.present);
+    assert!(!probe.detail.is_empty());
+    println!("{probe:?}");
+}
