@@ -1,15 +1,18 @@
 //! One VM from its source to its result, in a process of its own.
 //!
-//! [`worker::run`] takes a [`WorkOrder`](crate::model::protocol::WorkOrder) through the stages and
+//! [`Migration`] is the whole of it for users of the library. [`worker::run`] takes a [`WorkOrder`](crate::model::protocol::WorkOrder) through the stages and
 //! publishes the result; [`launch`] starts it as a process and turns its pipes into typed events and
 //! commands. What is not here: that a daemon exists, and how a queue decides what runs.
 
 pub mod checkpoint;
 pub mod hooks;
 pub mod launch;
+mod library;
 mod meter;
 pub mod publish;
 mod report;
 mod stages;
 pub mod worker;
 mod workplace;
+
+pub use library::{DiskProcessor, Migration};

@@ -6,6 +6,7 @@
 mod support;
 
 mod commands;
+mod convert;
 #[cfg(feature = "failpoints")]
 mod crashes;
 mod hostile;
