@@ -309,12 +309,11 @@ fn more_drops_than_an_inotify_queue_holds_are_all_taken_and_only_once() {
         fs::rename(aside.join(&name), scene.incoming().join(&name)).unwrap();
     }
     let queued = || scene.queue.with_blocking(|db| db.counts()).unwrap().states["queued"];
-    let deadline = Instant::now() + Duration::from_secs(240);
+    let deadline = Instant::now() + Duration::from_secs(600);
     while queued() < DROPS as u64 {
         assert!(Instant::now() < deadline, "{} of {DROPS} after {:?}", queued(), started.elapsed());
         std::thread::sleep(Duration::from_millis(50));
     }
-    eprintln!("{DROPS} drops queued in {:?}", started.elapsed());
     wait_for("an empty drop directory", || {
         fs::read_dir(scene.incoming()).unwrap().next().is_none().then_some(())
     });

@@ -8,4 +8,7 @@ mod support;
 mod intake;
 mod intake_support;
 mod queue;
+mod queue_admission;
+mod queue_opening;
+mod queue_space;
 mod queue_support;

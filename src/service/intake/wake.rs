@@ -12,6 +12,7 @@ use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, R
 use notify::{Config, Event, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::pending::Hint;
+use crate::service::queue::network_file_system;
 
 /// How often the directory is listed where the kernel tells of changes.
 pub(super) const LIST_EVERY: Duration = Duration::from_secs(60);
@@ -19,19 +20,8 @@ pub(super) const LIST_EVERY: Duration = Duration::from_secs(60);
 /// How often where it does not.
 pub(super) const POLL_EVERY: Duration = Duration::from_secs(5);
 
-/// `f_type` of file systems that may change without this kernel telling: the network's, overlays, FUSE.
-const SILENT_FILE_SYSTEMS: [u32; 10] = [
-    0x0000_6969, // NFS
-    0xff53_4d42, // CIFS
-    0xfe53_4d42, // SMB2
-    0x0000_517b, // SMB
-    0x00c3_6400, // Ceph
-    0x0102_1997, // 9p
-    0x5346_414f, // AFS
-    0x0bd0_0bd0, // Lustre
-    0x794c_7630, // overlay
-    0x6573_5546, // FUSE
-];
+/// `f_type` of local file systems whose changes this kernel may not tell: overlays and FUSE.
+const SILENT_FILE_SYSTEMS: [u32; 2] = [0x794c_7630, 0x6573_5546];
 
 /// What wakes the thread.
 #[derive(Debug)]
@@ -57,8 +47,7 @@ pub(super) struct Watch {
 impl Watch {
     /// Starts. Without inotify it is not an error: the directory is listed more often.
     pub(super) fn start(directory: &Path, wakes: &Sender<Wake>) -> Watch {
-        let silent = rustix::fs::statfs(directory)
-            .is_ok_and(|status| SILENT_FILE_SYSTEMS.contains(&(status.f_type as u32)));
+        let silent = is_silent(directory);
         let sender = wakes.clone();
         let watched = directory.to_owned();
         let note = move |event: notify::Result<Event>| {
@@ -90,6 +79,13 @@ impl Watch {
     pub(super) fn list_every(&self) -> Duration {
         if self.watcher.is_none() || self.silent { POLL_EVERY } else { LIST_EVERY }
     }
+}
+
+/// Whether files may come without this kernel telling: from another machine, or from below an overlay.
+fn is_silent(directory: &Path) -> bool {
+    network_file_system(directory).is_ok_and(|found| found.is_some())
+        || rustix::fs::statfs(directory)
+            .is_ok_and(|status| SILENT_FILE_SYSTEMS.contains(&(status.f_type as u32)))
 }
 
 /// Runs on the watcher's own thread; most events (our own opens among them) are nothing to us.

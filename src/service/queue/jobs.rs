@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use rusqlite::{named_params, params};
+use rusqlite::{ToSql, params};
 use serde::Serialize;
 
 use super::db::Db;
@@ -133,17 +133,26 @@ impl Db {
 
     /// Jobs, newest first.
     pub fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRow>> {
+        // Only the conditions that are asked for, so that each finds its index.
+        let mut conditions = vec!["true"];
+        if filter.state.is_some() {
+            conditions.push("job.state = :state");
+        }
+        if filter.batch.is_some() {
+            conditions.push("batch.batch_id = :batch");
+        }
+        let state = filter.state.map(JobState::name);
+        let limit = filter.limit.map_or(-1, i64::from);
+        let mut parameters: Vec<(&str, &dyn ToSql)> = vec![(":limit", &limit)];
+        if let Some(state) = &state {
+            parameters.push((":state", state));
+        }
+        if let Some(batch) = &filter.batch {
+            parameters.push((":batch", batch));
+        }
         self.rows(
-            &format!(
-                "{} WHERE (:state IS NULL OR job.state = :state) AND (:batch IS NULL OR batch.batch_id = :batch)
-                 ORDER BY job.job_id DESC LIMIT :limit",
-                select()
-            ),
-            named_params! {
-                ":state": filter.state.map(JobState::name),
-                ":batch": filter.batch,
-                ":limit": filter.limit.map_or(-1, i64::from),
-            },
+            &format!("{} WHERE {} ORDER BY job.job_id DESC LIMIT :limit", select(), conditions.join(" AND ")),
+            parameters.as_slice(),
             JobRow::read,
         )
     }

@@ -37,6 +37,7 @@ pub use batches::Target;
 pub use db::Db;
 pub use history::{Counts, PrunedBatch};
 pub use jobs::{Change, StageMark, Tries};
+pub(in crate::service) use place::network_file_system;
 pub use place::refuse_network_file_system;
 pub use rows::{BatchRow, DropRow, DropState, FileIdentity, JobRow, Waiting};
 pub use schema::{APPLICATION_ID, VERSION};

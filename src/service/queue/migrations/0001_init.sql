@@ -46,7 +46,7 @@ CREATE INDEX batch_content ON batch (content_sha256);
 CREATE INDEX batch_stem ON batch (stem) WHERE stem IS NOT NULL;
 CREATE INDEX batch_drop ON batch (drop_id);
 CREATE INDEX batch_unfinished ON batch (batch_key) WHERE ended_at IS NULL;
-CREATE INDEX batch_unsettled ON batch (batch_key) WHERE settled_at IS NULL AND ended_at IS NOT NULL;
+CREATE INDEX batch_unsettled ON batch (batch_key) WHERE settled_at IS NULL;
 CREATE INDEX batch_age ON batch (settled_at) WHERE settled_at IS NOT NULL;
 
 -- One VM of one run of a batch.

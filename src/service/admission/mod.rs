@@ -238,3 +238,6 @@ pub fn decide_vm(question: &VmQuestion<'_>) -> Result<VmDecision> {
     }
     Ok(run)
 }
+
+#[cfg(test)]
+mod tests;
