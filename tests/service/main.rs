@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod daemon;
 mod intake;
 mod intake_support;
 mod queue;
@@ -12,3 +13,5 @@ mod queue_admission;
 mod queue_opening;
 mod queue_space;
 mod queue_support;
+mod scheduler;
+mod site;
