@@ -15,8 +15,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 #[test]
 fn a_dropped_manifest_of_three_disks_becomes_a_published_result() {
     let daemon = Daemon::start_new();
-    let sources: Vec<_> =
-        [("boot", "vmdk"), ("data", "qcow2"), ("swap", "raw")].map(|(n, f)| (n, f, source(&daemon, n, f, 24))).into();
+    let sources: Vec<_> = [("boot", "vmdk"), ("data", "qcow2"), ("swap", "raw")]
+        .map(|(n, f)| (n, f, source(&daemon, n, f, 24)))
+        .into();
     let before: Vec<_> = sources
         .iter()
         .map(|(_, _, path)| (disks::sha256(path), path.metadata().unwrap().modified().unwrap()))
@@ -36,7 +37,8 @@ fn a_dropped_manifest_of_three_disks_becomes_a_published_result() {
 
     let settled = daemon.wait_settled("processed", "web.yaml");
     let report: Value =
-        serde_json::from_slice(&std::fs::read(format!("{}.report.json", settled.display())).unwrap()).unwrap();
+        serde_json::from_slice(&std::fs::read(format!("{}.report.json", settled.display())).unwrap())
+            .unwrap();
     assert_eq!(report["batch"]["success"], true);
     let vm_id = only_vm(&last)["vm_id"].as_str().unwrap().to_owned();
     let output = daemon.state().join("output/web");
@@ -55,7 +57,8 @@ fn a_dropped_manifest_of_three_disks_becomes_a_published_result() {
         assert_eq!(disks::sha256(path), hash);
         assert_eq!(path.metadata().unwrap().modified().unwrap(), modified);
     }
-    let left = Daemon::files_below(daemon.state(), |name| name.ends_with(".partial") || name.contains("journal"));
+    let left =
+        Daemon::files_below(daemon.state(), |name| name.ends_with(".partial") || name.contains("journal"));
     assert_eq!(left, Vec::<std::path::PathBuf>::new());
 }
 
@@ -115,13 +118,30 @@ fn a_stop_in_mid_copy_ends_in_time_and_the_job_goes_on_after_the_next_start() {
 }
 
 #[test]
-fn a_second_sigterm_ends_at_once() {
+fn a_worker_that_does_not_listen_is_not_waited_for_after_a_second_sigterm() {
     let mut daemon = Daemon::start_new();
-    daemon.signal(Signal::STOP);
+    let disk = source(&daemon, "disk", "raw", 128);
+    drop_disk(&daemon, "vm", &disk, "raw", SLOW);
+    wait_copying(&daemon, "vm");
+    signal_worker(&daemon, Signal::STOP);
     daemon.signal(Signal::TERM);
-    daemon.signal(Signal::CONT);
-    let first = daemon.wait_end(STOP_LIMIT);
-    assert_eq!(first.code(), Some(0));
+    wait_for("the stop to begin", || daemon.log().contains("stopping").then_some(()));
+    assert!(daemon.ended().is_none(), "it waits for its worker");
+    daemon.signal(Signal::TERM);
+    let status = daemon.wait_end(Duration::from_secs(5));
+    assert_eq!(status.code(), Some(130));
+    daemon.assert_no_orphans();
+}
+
+/// Sends a signal to the one worker that runs.
+fn signal_worker(daemon: &Daemon, signal: Signal) {
+    let (worker, _) = daemon
+        .processes()
+        .into_iter()
+        .find(|(_, command)| command.contains(" worker "))
+        .expect("a worker runs");
+    let pid = rustix::process::Pid::from_raw(i32::try_from(worker).unwrap()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
 }
 
 #[test]
@@ -140,8 +160,10 @@ fn a_daemon_killed_in_mid_copy_continues_and_the_job_ends_once() {
     let details = daemon.client(&["show", "vm"]);
     let ends = details["events"].as_array().unwrap().iter().filter(|e| e["message"] == "succeeded").count();
     assert_eq!(ends, 1, "{details}");
-    assert_eq!(disks::content_sha256(std::path::Path::new(details["outputs"][0].as_str().unwrap()), "qcow2"),
-        disks::content_sha256(&disk, "raw"));
+    assert_eq!(
+        disks::content_sha256(std::path::Path::new(details["outputs"][0].as_str().unwrap()), "qcow2"),
+        disks::content_sha256(&disk, "raw")
+    );
 }
 
 #[test]
@@ -150,13 +172,7 @@ fn a_killed_worker_costs_an_attempt_and_the_job_succeeds_in_the_next() {
     let disk = source(&daemon, "disk", "raw", 128);
     drop_disk(&daemon, "vm", &disk, "raw", SLOW);
     wait_copying(&daemon, "vm");
-    let (worker, _) = daemon
-        .processes()
-        .into_iter()
-        .find(|(_, command)| command.contains(" worker "))
-        .expect("a worker runs");
-    let pid = rustix::process::Pid::from_raw(worker as i32).unwrap();
-    rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    signal_worker(&daemon, Signal::KILL);
     let progress = daemon.wait_batch("vm");
     assert_eq!(progress["state"], "completed", "{progress}\n{}", daemon.log());
     assert_eq!(only_vm(&progress)["attempt"], 2);

@@ -104,7 +104,7 @@ fn the_more_urgent_job_goes_first() {
     daemon.client(&["pause"]);
     let disk = source(&daemon, "disk", "raw", 8);
     for name in ["first", "second", "third"] {
-        drop_disk(&daemon, name, &disk, "raw", "");
+        drop_disk(&daemon, name, &disk, "raw", &format!("name: {name}\n"));
         wait_vm(&daemon, name, "paused", |vm| vm["waiting_reason"] == "paused");
     }
     daemon.client(&["priority", "third", "1"]);
@@ -143,7 +143,10 @@ fn a_job_that_does_not_fit_says_so_and_goes_on_when_it_does() {
     wait_vm(&daemon, "vm", "short of room", |vm| vm["waiting_reason"] == "disk_space");
     let job = daemon.client(&["show", "vm"]);
     let detail = job["waiting_detail"].as_str().unwrap();
-    assert!(detail.starts_with("needs ") && detail.contains(" at /") && detail.contains(" free ("), "{detail}");
+    assert!(
+        detail.starts_with("needs ") && detail.contains(" at /") && detail.contains(" free ("),
+        "{detail}"
+    );
     assert_eq!(daemon.client(&["status"])["waiting"]["disk_space"], 1);
     daemon.configure("limits: {disk_reserve: 1MiB}\n");
     daemon.signal(rustix::process::Signal::HUP);
