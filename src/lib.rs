@@ -45,6 +45,8 @@
 
 pub mod cli;
 pub mod disk;
+pub mod guest;
+pub mod libvirt;
 pub mod model;
 pub mod pipeline;
 pub mod service;

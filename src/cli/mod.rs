@@ -11,6 +11,7 @@ mod client;
 mod completions;
 mod convert;
 mod daemon;
+mod doctor;
 mod drain;
 mod exit;
 mod input;
@@ -105,6 +106,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Check the service for a monitoring system: one line, exit code 0, 1, 2 or 3
     Check(check::CheckArgs),
+    /// Tell what this machine can do; exit code 3 if conversions cannot work
+    Doctor(doctor::DoctorArgs),
     /// Print the JSON Schema of a kind of file
     Schema(schema::SchemaArgs),
     /// Print the completion script of a shell
@@ -168,6 +171,7 @@ fn run(cli: &Cli) -> Exit {
         Command::Prune(args) => prune::run(args, &ui),
         Command::Status(args) => status::run(args, &ui),
         Command::Check(args) => check::run(args, &ui),
+        Command::Doctor(args) => doctor::run(args, &ui),
         Command::Schema(args) => schema::run(args, &ui),
         Command::Completions(args) => completions::run(args, &ui),
         Command::Man(args) => man::run(args, &ui),
