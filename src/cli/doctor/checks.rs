@@ -96,8 +96,7 @@ fn install(debian: &str, rhel: &str) -> String {
 }
 
 fn kvm(_: &Settings) -> Check {
-    let qemu = QEMU_SYSTEM.iter().find_map(|name| find(name));
-    let probe = kvm::probe(&Launcher::this_program(), qemu.as_deref());
+    let probe = kvm::probe(&Launcher::this_program());
     if probe.works {
         return Check::new("kvm", Health::Ok, probe.detail);
     }
