@@ -113,7 +113,16 @@ fn in_private_mounts(test: &str, inside: impl FnOnce()) {
     assert!(said.contains("1 passed"), "{said}");
 }
 
-fn mount_small(site: &Site, mib: u32) {
+/// Unmounts when it goes out of scope, so that the directory below can be removed.
+struct Mounted(std::path::PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+fn mount_small(site: &Site, mib: u32) -> Mounted {
     std::fs::create_dir(site.out()).unwrap();
     let done = Command::new("mount")
         .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
@@ -121,6 +130,7 @@ fn mount_small(site: &Site, mib: u32) {
         .status()
         .unwrap();
     assert!(done.success());
+    Mounted(site.out())
 }
 
 #[test]
@@ -131,7 +141,7 @@ fn a_file_system_that_fills_up_during_the_copy_is_disk_space_and_gives_the_room_
             let mut site = Site::sized(&["raw"], 64, 48);
             // Packing takes long enough for somebody else to take the room meanwhile.
             site.order.plan.output.compress = hyper2kvm::model::plan::Compression::Zlib;
-            mount_small(&site, 64);
+            let _mounted = mount_small(&site, 64);
             let filler = site.out().join("filler");
             let told = site.run_with(|event, _| {
                 if matches!(event, WorkerEvent::StageStarted { stage: Stage::Convert }) {
