@@ -20,8 +20,8 @@ setup: ## install what build, run, test and lint need (Debian; root or sudo)
 
 run: ## build, start the service, convert a small real guest, boot the result
 	@bash .ci/setup run
-	$(CARGO) build --release --locked
-	@bash packaging/sample/run target/release/hyper2kvm
+	$(CARGO) build --locked
+	@bash packaging/sample/run target/debug/hyper2kvm
 
 test: ## set up, then the whole test suite
 	@bash .ci/setup test
