@@ -13,6 +13,9 @@ const SIGKILL: i32 = 9;
 const SIGXCPU: i32 = 24;
 const SIGXFSZ: i32 = 25;
 
+/// With less room than this left, a write that failed failed for lack of it.
+const FULL_BELOW_BYTES: u64 = 4 << 20;
+
 /// What a call was about.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Call<'a> {
@@ -98,9 +101,19 @@ impl Call<'_> {
             )
             .advice("check the storage that the result lies on");
         }
+        // Some of QEMU's writers fail on a full file system without saying so, or with a defect of their own.
+        if self.target_is_full() {
+            return self.no_room();
+        }
         let ending = output.ending();
         Error::new(self.kind, format!("qemu-img {} failed ({ending}): {}", self.verb, last_line(complaint)))
             .advice("see the job's log; check the image with `qemu-img check` where it comes from")
+    }
+
+    fn target_is_full(&self) -> bool {
+        let free = |path| crate::sys::fs::free_bytes(path).map(|space| space.free);
+        self.target
+            .is_some_and(|(path, needed)| needed > 0 && free(path).is_ok_and(|free| free < FULL_BELOW_BYTES))
     }
 
     fn no_room(&self) -> Error {

@@ -63,18 +63,12 @@ pub fn open_source(
         };
         layers.push((path, format, layer));
     }
-    let mut standing_on = None;
-    for (path, format, _) in layers.iter().rev() {
-        let mut layer = node::standalone(*format, path)?;
-        if let Some(below) = standing_on {
-            layer["backing"] = below;
-        }
-        standing_on = Some(layer);
-    }
-    let node = standing_on.unwrap_or_default();
     let Opener { files, allocated, extents, warnings, .. } = opener;
     let paths: Vec<PathBuf> = files.iter().map(|file| file.path.clone()).collect();
-    let virtual_size = engine.virtual_size(&node, &paths, control).map_err(named)?;
+    // `info` never opens what an image stands on, and the size is the top image's.
+    let top = node::standalone(declared, &real)?;
+    let virtual_size = engine.virtual_size(&top, &paths, control).map_err(named)?;
+    let node = stacked(&layers)?;
     if virtual_size == 0 {
         return Err(named(
             Error::new(Kind::Source, "the disk has no size").advice("check where it comes from"),
@@ -91,6 +85,19 @@ pub fn open_source(
         backing: layers.iter().skip(1).map(|(path, ..)| path.clone()).collect(),
     };
     Ok(SourceDisk { path: real, format: declared, facts, warnings, files, node })
+}
+
+/// The whole chain as QEMU opens it: each image named with its driver, on the one below.
+fn stacked(layers: &[(PathBuf, SourceFormat, Opened)]) -> Result<serde_json::Value> {
+    let mut below = serde_json::Value::Null;
+    for (path, format, layer) in layers.iter().rev() {
+        let mut node = node::standalone(*format, path)?;
+        if layer.parent.is_some() {
+            node["backing"] = below;
+        }
+        below = node;
+    }
+    Ok(below)
 }
 
 /// One image of the chain, found harmless.

@@ -8,6 +8,7 @@ mod support;
 mod children;
 mod copies;
 mod hostile;
+mod sources;
 
 use std::path::Path;
 
