@@ -262,7 +262,9 @@ fn a_drop_that_was_accepted_before_a_crash_is_only_moved() {
     scene.rename_in("later.json", &manifest("later"));
     scene.wait_for_jobs(2);
     assert!(scene.refused().is_empty());
-    assert!(scene.queue.with_blocking(|db| db.drops_to_move()).unwrap().is_empty());
+    wait_for("the marks", || {
+        scene.queue.with_blocking(|db| db.drops_to_move()).unwrap().is_empty().then_some(())
+    });
 }
 
 #[test]
@@ -290,6 +292,19 @@ fn a_move_that_a_power_cut_undid_is_done_again() {
     scene.wait_for_file("processing", "web-web.json");
     assert_eq!(scene.jobs().len(), 1);
     assert!(scene.refused().is_empty());
+}
+
+#[test]
+fn a_file_that_is_linked_in_a_second_time_is_a_second_drop() {
+    let scene = Scene::started(SHORT_S);
+    let master = scene.state.path().join("master.json");
+    fs::write(&master, manifest("web")).unwrap();
+    fs::hard_link(&master, scene.incoming().join("web.json")).unwrap();
+    scene.wait_for_file("processing", "web-web.json");
+    fs::hard_link(&master, scene.incoming().join("web.json")).unwrap();
+    assert_eq!(scene.wait_for_refusal("web.json").report.kind, Kind::Duplicate);
+    assert_eq!(scene.jobs().len(), 1);
+    assert_eq!(scene.files("processing").len(), 1);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A full disk under the queue: typed errors, nothing half done, and it goes on when there is room.
 //!
-//! Needs a file system that can be filled, so the tests proper run in a mount namespace of their own,
-//! in a further process of this binary; nothing is left when that ends.
+//! Needs a file system that can be filled, so each test runs itself again in a further process of this
+//! binary, in a mount namespace of its own; nothing is left when that ends.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,11 @@ use crate::support::wait_for;
 /// Names the small file system to the test inside.
 const SMALL: &str = "HYPER2KVM_TEST_SMALL_FILE_SYSTEM";
 
-/// Runs an ignored test of this binary where a small tmpfs is mounted.
-fn inside_a_small_file_system(test: &str) {
+/// The small file system, inside; outside, runs the same test again where there is one.
+fn small_file_system(test: &str) -> Option<PathBuf> {
+    if let Some(here) = std::env::var_os(SMALL) {
+        return Some(PathBuf::from(here));
+    }
     let directory = tempfile::tempdir().unwrap();
     let mut unshare = Command::new("unshare");
     if !rustix::process::geteuid().is_root() {
@@ -29,17 +32,14 @@ fn inside_a_small_file_system(test: &str) {
         .args(["--mount", "sh", "-c", "mount -t tmpfs -o size=2m small \"$0\" && exec \"$@\""])
         .arg(directory.path())
         .arg(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", test, "--nocapture"])
+        .args(["--exact", test, "--nocapture"])
         .env(SMALL, directory.path())
         .output()
         .unwrap();
     let told =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && told.contains("1 passed"), "{told}");
-}
-
-fn small() -> PathBuf {
-    PathBuf::from(std::env::var_os(SMALL).expect("run by the test that mounts the file system"))
+    None
 }
 
 /// Takes all room but for so many bytes.
@@ -53,13 +53,11 @@ fn fill(directory: &Path, leave: u64) -> PathBuf {
 
 #[test]
 fn a_commit_without_room_fails_whole_and_the_queue_goes_on_when_there_is_some() {
-    inside_a_small_file_system("queue_space::inside_commit");
-}
-
-#[test]
-#[ignore = "run by the test above, inside a small file system"]
-fn inside_commit() {
-    let root = small();
+    let Some(root) = small_file_system(
+        "queue_space::a_commit_without_room_fails_whole_and_the_queue_goes_on_when_there_is_some",
+    ) else {
+        return;
+    };
     let path = root.join("queue.db");
     let mut db = Db::open(&path).unwrap();
     let big = |number: u32| {
@@ -103,13 +101,12 @@ fn inside_commit() {
 
 #[test]
 fn drops_that_cannot_be_recorded_stay_where_they_are_until_there_is_room() {
-    inside_a_small_file_system("queue_space::inside_intake");
-}
-
-#[test]
-#[ignore = "run by the test above, inside a small file system"]
-fn inside_intake() {
-    let state = tempfile::tempdir_in(small()).unwrap();
+    let Some(root) = small_file_system(
+        "queue_space::drops_that_cannot_be_recorded_stay_where_they_are_until_there_is_room",
+    ) else {
+        return;
+    };
+    let state = tempfile::tempdir_in(&root).unwrap();
     let scene = {
         let mut scene = Scene::in_directory(state, 0.2);
         scene.start();
@@ -122,7 +119,7 @@ fn inside_intake() {
     let long = |name: &str| manifest(name).replace('\n', &" ".repeat(120_000));
     let hidden = scene.incoming().join(".second");
     fs::write(&hidden, long("second")).unwrap();
-    let ballast = fill(&small(), 32 << 10);
+    let ballast = fill(&root, 32 << 10);
     fs::rename(&hidden, scene.incoming().join("second.json")).unwrap();
     let told = wait_for("the trouble to be told", || scene.intake().last_error().borrow().clone());
     assert!(told.contains("full") || told.contains("space"), "{told}");

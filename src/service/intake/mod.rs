@@ -371,7 +371,7 @@ impl Worker {
 
     fn look_at(&mut self, name: &OsString, settings: &Settings) -> Result<Option<Box<Candidate>>> {
         let now = Instant::now();
-        let settle = Duration::from_secs_f64(settings.intake.settle_manifest_s);
+        let settle = Duration::try_from_secs_f64(settings.intake.settle_manifest_s).unwrap_or_default();
         let found = self.places.look(name).map_err(|error| {
             Error::io(Kind::Manifest, "look at", &self.places.incoming.join(name), &error)
         })?;
@@ -444,7 +444,7 @@ impl Worker {
         if chunk.is_empty() {
             return Ok(());
         }
-        let outcomes = take::offer(&self.parts.queue, chunk, settings)?;
+        let outcomes = take::offer(&self.parts.queue, &self.places, chunk, settings)?;
         if outcomes.iter().any(|(_, _, outcome)| matches!(outcome, Outcome::Accepted(..))) {
             self.parts.accepted.notify_one();
         }

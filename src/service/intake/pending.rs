@@ -21,8 +21,10 @@ pub(super) enum Hint {
     RenamedIn,
     /// A writer closed it: it is complete if it parses whole.
     Closed,
-    /// Something of this name was made, and will be closed later (unless it is a link or no file).
+    /// Something of this name was made: a file that will be written, or a link, or no file at all.
     Created,
+    /// Who made it opened it: it will be closed later.
+    BeingWritten,
     /// A listing found it.
     Listed,
 }
@@ -57,20 +59,20 @@ impl Pending {
         let certainty = match hint {
             Hint::RenamedIn => Some(Certainty::Complete),
             Hint::Closed => Some(Certainty::IfItParses),
-            Hint::Created | Hint::Listed => None,
+            Hint::Created | Hint::BeingWritten | Hint::Listed => None,
         };
         match hint {
             Hint::RenamedIn | Hint::Closed => {
                 self.being_written.remove(name);
             }
-            Hint::Created => {
+            Hint::BeingWritten => {
                 self.being_written.insert(name.to_owned());
             }
-            Hint::Listed => {}
+            Hint::Created | Hint::Listed => {}
         }
         match self.names.get_mut(name) {
-            // A listing adds nothing to what is known already.
-            Some(_) if hint == Hint::Listed => {}
+            // These add nothing to what is known already.
+            Some(_) if matches!(hint, Hint::Listed | Hint::BeingWritten) => {}
             Some(seen) => *seen = Seen { due: now, certainty, still: None },
             None => {
                 self.names.insert(name.to_owned(), Seen { due: now, certainty, still: None });
@@ -218,6 +220,7 @@ mod tests {
     fn a_file_that_somebody_writes_is_not_taken_because_the_upload_stalls() {
         let (mut pending, start) = (Pending::default(), Instant::now());
         pending.note(name(), Hint::Created, start);
+        pending.note(name(), Hint::BeingWritten, start);
         assert_eq!(pending.may_read(name(), file(1), SETTLE, start), None);
         assert_eq!(pending.may_read(name(), file(1), SETTLE, after(start, 100)), None);
         assert!(pending.next_due().unwrap() > after(start, 100));
@@ -229,15 +232,25 @@ mod tests {
     fn a_writer_that_was_missed_does_not_keep_a_file_for_ever() {
         let (mut pending, start) = (Pending::default(), Instant::now());
         pending.note(name(), Hint::Created, start);
+        pending.note(name(), Hint::BeingWritten, start);
         assert_eq!(pending.may_read(name(), file(1), SETTLE, start), None);
         let patient = start + WRITER_PATIENCE;
         assert_eq!(pending.may_read(name(), file(1), SETTLE, patient), Some(Certainty::Complete));
     }
 
     #[test]
+    fn what_was_made_and_not_opened_is_a_link_and_has_only_to_settle() {
+        let (mut pending, start) = (Pending::default(), Instant::now());
+        pending.note(name(), Hint::Created, start);
+        assert_eq!(pending.may_read(name(), file(1), SETTLE, start), None);
+        assert!(pending.may_read(name(), file(1), SETTLE, after(start, 2)).is_some());
+    }
+
+    #[test]
     fn lost_events_leave_only_the_settling_time() {
         let (mut pending, start) = (Pending::default(), Instant::now());
         pending.note(name(), Hint::Created, start);
+        pending.note(name(), Hint::BeingWritten, start);
         assert_eq!(pending.may_read(name(), file(1), SETTLE, start), None);
         pending.forget_writers();
         assert!(pending.may_read(name(), file(1), SETTLE, after(start, 2)).is_some());

@@ -147,6 +147,13 @@ impl Places {
         Err(Error::internal("there are no names left in processing/"))
     }
 
+    /// Whether the file of a drop lies in `processing/` already.
+    pub(super) fn holds(&self, row: &DropRow) -> bool {
+        row.processing_name.as_ref().is_some_and(|name| {
+            file::look(&self.processing.join(name)).is_ok_and(|found| found != Found::Nothing)
+        })
+    }
+
     /// Makes the moves to `processing/` durable.
     pub(super) fn sync_moves(&self) -> Result<()> {
         for directory in [&self.processing, &self.incoming] {

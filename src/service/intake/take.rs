@@ -142,14 +142,16 @@ pub(super) enum Outcome {
 /// Offers a chunk to the queue: all of it is durable when this returns, or none of it was accepted.
 pub(super) fn offer(
     queue: &QueueHandle,
+    places: &Places,
     chunk: Vec<Candidate>,
     settings: &Arc<Settings>,
 ) -> Result<Vec<(OsString, FileIdentity, Outcome)>> {
     failpoint::hit("intake.before-accept");
-    let settings = Arc::clone(settings);
+    let (places, settings) = (places.clone(), Arc::clone(settings));
     let outcomes = queue.with_blocking(move |db| {
-        let offer_all =
-            |db: &mut Db| chunk.into_iter().map(|candidate| offer_one(db, candidate, &settings)).collect();
+        let offer_all = |db: &mut Db| {
+            chunk.into_iter().map(|candidate| offer_one(db, candidate, &places, &settings)).collect()
+        };
         db.atomically(offer_all)
     })?;
     failpoint::hit("intake.after-accept");
@@ -159,11 +161,15 @@ pub(super) fn offer(
 fn offer_one(
     db: &mut Db,
     candidate: Candidate,
+    places: &Places,
     settings: &Settings,
 ) -> Result<(OsString, FileIdentity, Outcome)> {
     let Candidate { name, identity, drop } = candidate;
+    // A moved drop whose file is not in processing/: a power cut has undone the move. One whose file is
+    // there: the same file was linked in a second time, and is a second drop.
     if let Some(row) = db.drop_of_file(&drop.submission.filename, identity)?
         && row.sha256 == drop.sha256
+        && (row.state == DropState::Accepted || !places.holds(&row))
     {
         return Ok((name, identity, Outcome::Known(row)));
     }

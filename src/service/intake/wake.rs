@@ -3,8 +3,9 @@
 //! The notes are hints. They may be lost, doubled or late, and where there are none (no inotify
 //! left, a file system whose changes come from elsewhere) the directory is listed more often.
 
-use std::ffi::OsString;
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
@@ -49,9 +50,9 @@ impl Watch {
     pub(super) fn start(directory: &Path, wakes: &Sender<Wake>) -> Watch {
         let silent = is_silent(directory);
         let sender = wakes.clone();
-        let watched = directory.to_owned();
+        let mut notes = Notes { directory: directory.to_owned(), made: BTreeSet::new() };
         let note = move |event: notify::Result<Event>| {
-            for wake in wakes_of(event, &watched) {
+            for wake in notes.wakes_of(event) {
                 // A failed send: intake has ended, and this watch is about to.
                 if sender.send(wake).is_err() {
                     return;
@@ -88,65 +89,119 @@ fn is_silent(directory: &Path) -> bool {
             .is_ok_and(|status| SILENT_FILE_SYSTEMS.contains(&(status.f_type as u32)))
 }
 
-/// Runs on the watcher's own thread; most events (our own opens among them) are nothing to us.
-fn wakes_of(event: notify::Result<Event>, directory: &Path) -> Vec<Wake> {
-    let Ok(event) = event else { return vec![Wake::List { lost: true }] };
-    if event.need_rescan() {
-        return vec![Wake::List { lost: true }];
-    }
-    let hint = match event.kind {
-        EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Hint::RenamedIn,
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Hint::Closed,
-        EventKind::Create(CreateKind::File | CreateKind::Any | CreateKind::Other) => Hint::Created,
-        EventKind::Create(CreateKind::Folder) => Hint::Listed,
-        // The directory itself went away: the listing will see.
-        EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From))
-            if event.paths.iter().any(|path| path == directory) =>
-        {
+/// What the kernel told, on the watcher's own thread.
+struct Notes {
+    directory: PathBuf,
+    /// Names that were made and that nobody has opened since. A file that is made to be written is opened
+    /// at once; a hard link never is (but by us, when it is complete).
+    made: BTreeSet<OsString>,
+}
+
+impl Notes {
+    /// Most events (our own opens among them) are nothing to us.
+    fn wakes_of(&mut self, event: notify::Result<Event>) -> Vec<Wake> {
+        let Ok(event) = event else { return vec![Wake::List { lost: true }] };
+        if event.need_rescan() {
+            self.made.clear();
             return vec![Wake::List { lost: true }];
         }
-        _ => return Vec::new(),
-    };
-    let name_of = |path: &std::path::PathBuf| {
-        if path == directory { None } else { path.file_name().map(|name| name.to_owned()) }
-    };
-    event.paths.iter().filter_map(name_of).map(|name| Wake::Name(name, hint)).collect()
+        let mut wakes = Vec::new();
+        for path in &event.paths {
+            if *path == self.directory {
+                // The directory itself went away: the listing will see.
+                if is_gone(event.kind) {
+                    wakes.push(Wake::List { lost: true });
+                }
+            } else if let Some(name) = path.file_name()
+                && let Some(hint) = self.hint(event.kind, name)
+            {
+                wakes.push(Wake::Name(name.to_owned(), hint));
+            }
+        }
+        wakes
+    }
+
+    fn hint(&mut self, kind: EventKind, name: &OsStr) -> Option<Hint> {
+        match kind {
+            EventKind::Create(CreateKind::Folder) => Some(Hint::Listed),
+            EventKind::Create(_) => {
+                self.made.insert(name.to_owned());
+                Some(Hint::Created)
+            }
+            EventKind::Access(AccessKind::Open(_)) => self.made.remove(name).then_some(Hint::BeingWritten),
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
+                self.made.remove(name);
+                Some(Hint::Closed)
+            }
+            EventKind::Modify(ModifyKind::Name(RenameMode::To)) => {
+                self.made.remove(name);
+                Some(Hint::RenamedIn)
+            }
+            _ => {
+                if is_gone(kind) {
+                    self.made.remove(name);
+                }
+                None
+            }
+        }
+    }
+}
+
+fn is_gone(kind: EventKind) -> bool {
+    matches!(kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)))
 }
 
 #[cfg(test)]
 mod tests {
+    use notify::event::{Flag, RemoveKind};
+
     use super::*;
 
-    fn event(kind: EventKind) -> notify::Result<Event> {
-        Ok(Event::new(kind).add_path("/in/x.json".into()))
+    fn notes() -> Notes {
+        Notes { directory: "/in".into(), made: BTreeSet::new() }
     }
 
+    /// The hints that these events of one name give, in their order.
+    fn hints(kinds: &[EventKind]) -> Vec<Hint> {
+        let mut notes = notes();
+        let events = kinds.iter().map(|kind| Ok(Event::new(*kind).add_path("/in/x.json".into())));
+        events
+            .flat_map(|event| notes.wakes_of(event))
+            .map(|wake| match wake {
+                Wake::Name(name, hint) if name == "x.json" => hint,
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    const MADE: EventKind = EventKind::Create(CreateKind::File);
+    const OPENED: EventKind = EventKind::Access(AccessKind::Open(AccessMode::Any));
+    const CLOSED: EventKind = EventKind::Access(AccessKind::Close(AccessMode::Write));
+
     #[test]
-    fn opening_and_writing_wake_nobody() {
-        for kind in [
-            EventKind::Access(AccessKind::Open(AccessMode::Any)),
-            EventKind::Access(AccessKind::Close(AccessMode::Read)),
-            EventKind::Modify(ModifyKind::Any),
-        ] {
-            assert!(wakes_of(event(kind), Path::new("/in")).is_empty(), "{kind:?}");
-        }
+    fn opening_to_read_and_writing_wake_nobody() {
+        let read = EventKind::Access(AccessKind::Close(AccessMode::Read));
+        assert!(hints(&[OPENED, read, EventKind::Modify(ModifyKind::Any)]).is_empty());
     }
 
     #[test]
     fn a_rename_and_a_close_are_told_apart() {
-        let renamed = wakes_of(event(EventKind::Modify(ModifyKind::Name(RenameMode::To))), Path::new("/in"));
-        assert!(matches!(&renamed[..], [Wake::Name(name, Hint::RenamedIn)] if name == "x.json"));
-        let closed =
-            wakes_of(event(EventKind::Access(AccessKind::Close(AccessMode::Write))), Path::new("/in"));
-        assert!(matches!(&closed[..], [Wake::Name(_, Hint::Closed)]));
+        assert_eq!(hints(&[EventKind::Modify(ModifyKind::Name(RenameMode::To))]), [Hint::RenamedIn]);
+        assert_eq!(hints(&[MADE, OPENED, CLOSED]), [Hint::Created, Hint::BeingWritten, Hint::Closed]);
+    }
+
+    #[test]
+    fn a_link_is_made_and_not_opened() {
+        assert_eq!(hints(&[MADE]), [Hint::Created]);
+        let gone = EventKind::Remove(RemoveKind::File);
+        assert_eq!(hints(&[MADE, gone, OPENED]), [Hint::Created]);
     }
 
     #[test]
     fn lost_notes_are_replaced_by_a_listing() {
-        let mut overflow = Event::new(EventKind::Other);
-        overflow = overflow.set_flag(notify::event::Flag::Rescan);
-        assert!(matches!(wakes_of(Ok(overflow), Path::new("/in"))[..], [Wake::List { lost: true }]));
-        let gone = Event::new(EventKind::Remove(notify::event::RemoveKind::Folder)).add_path("/in".into());
-        assert!(matches!(wakes_of(Ok(gone), Path::new("/in"))[..], [Wake::List { lost: true }]));
+        let overflow = Event::new(EventKind::Other).set_flag(Flag::Rescan);
+        assert!(matches!(notes().wakes_of(Ok(overflow))[..], [Wake::List { lost: true }]));
+        let gone = Event::new(EventKind::Remove(RemoveKind::Folder)).add_path("/in".into());
+        assert!(matches!(notes().wakes_of(Ok(gone))[..], [Wake::List { lost: true }]));
     }
 }

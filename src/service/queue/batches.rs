@@ -4,9 +4,8 @@ use rusqlite::params;
 
 use super::db::Db;
 use super::now;
-use super::rows::{BATCH_COLUMNS, BatchRow, json};
-use crate::model::error::{Error, Result};
-use crate::model::planner::Submission;
+use super::rows::{BATCH_COLUMNS, BatchRow};
+use crate::model::error::Result;
 
 /// What a person meant by a target (`17`, `batch/vm`, `batch`, a VM's name).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,14 +42,6 @@ impl Db {
             [batch_key],
             BatchRow::read,
         )
-    }
-
-    /// What was submitted.
-    pub fn submission(&self, batch_key: i64) -> Result<Submission> {
-        self.first("SELECT submission FROM batch WHERE batch_key = ?1", [batch_key], |row| {
-            json(row, "submission")
-        })?
-        .ok_or_else(|| Error::internal(format!("there is no batch run {batch_key} in the queue")))
     }
 
     /// The runs that have a job that has not ended, oldest first.

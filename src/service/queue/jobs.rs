@@ -220,15 +220,6 @@ impl Db {
         Ok(())
     }
 
-    /// The job got further than ever: its failures no longer count.
-    pub fn forget_failures(&mut self, job_id: i64) -> Result<()> {
-        self.execute(
-            "UPDATE job SET failures = 0, first_failure_at = NULL WHERE job_id = ?1 AND failures > 0",
-            [job_id],
-        )?;
-        Ok(())
-    }
-
     /// Moves a job in the queue.
     pub fn set_priority(&mut self, job_id: i64, priority: i64) -> Result<()> {
         self.execute("UPDATE job SET priority = ?2 WHERE job_id = ?1", params![job_id, priority])?;
@@ -263,12 +254,6 @@ impl Db {
     /// Why a job ended, where it was not its own failure.
     pub fn set_error(&mut self, job_id: i64, error: &Error) -> Result<()> {
         self.execute("UPDATE job SET error = ?2 WHERE job_id = ?1", params![job_id, encode(error)?])?;
-        Ok(())
-    }
-
-    /// What a job may still write.
-    pub fn set_need(&mut self, job_id: i64, need_bytes: u64) -> Result<()> {
-        self.execute("UPDATE job SET need_bytes = ?2 WHERE job_id = ?1", params![job_id, need_bytes as i64])?;
         Ok(())
     }
 
