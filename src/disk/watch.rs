@@ -1,9 +1,10 @@
 //! Children that take as long as they take, and are ended when they make no progress.
 //!
-//! Progress is any of: the percentage that the tool prints, bytes that the kernel counts for it
+//! Progress is any of: a line that the tool prints (its percentage), bytes that the kernel counts for it
 //! (`/proc/<pid>/io`), processor time it used. A child that does none of these for the stall limit
 //! hangs on storage that does not answer, or was stopped by somebody. While we paused it, time stands still.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use crate::disk::control::Control;
@@ -43,16 +44,29 @@ pub(crate) fn run_lines(
     let group = child.group();
     let attached = control.attach(&group);
     let mut stall = Stall::new(engine.stall_timeout_s);
-    let result = child.supervise(Capture::Lines(on_line), TICK, &mut || stall.look(&group));
+    let lines = Cell::new(0);
+    let mut heard = |line: &str| {
+        lines.set(lines.get() + 1);
+        on_line(line);
+    };
+    let result = child.supervise(Capture::Lines(&mut heard), TICK, &mut || stall.look(&group, lines.get()));
     drop(attached);
     control.ended()?;
     result.map_err(|error| call.lost(&error))
 }
 
+/// What changes while a child works.
+#[derive(PartialEq)]
+struct Signs {
+    lines: u64,
+    bytes_moved: u64,
+    processor_ticks: u64,
+}
+
 /// Notices when a child does nothing.
 struct Stall {
     limit: Duration,
-    seen: Option<(u64, u64)>,
+    seen: Option<Signs>,
     since: Instant,
 }
 
@@ -62,8 +76,12 @@ impl Stall {
         Stall { limit, seen: None, since: Instant::now() }
     }
 
-    fn look(&mut self, group: &Group) -> Watch {
-        let now = group.pid().map(|pid| (bytes_moved(pid), processor_ticks(pid)));
+    fn look(&mut self, group: &Group, lines: u64) -> Watch {
+        let now = group.pid().map(|pid| Signs {
+            lines,
+            bytes_moved: bytes_moved(pid),
+            processor_ticks: processor_ticks(pid),
+        });
         if now != self.seen || group.is_paused() {
             self.seen = now;
             self.since = Instant::now();

@@ -277,3 +277,29 @@ fn kvm_is_believed_only_when_a_guest_answered() {
     assert!(!probe.detail.is_empty());
     println!("{probe:?}");
 }
+
+#[test]
+fn a_confined_parent_still_sees_what_its_child_does() {
+    // The stub confines a shell as a worker confines itself; the shell's child is confined further.
+    let inner = serde_json::json!({
+        "parent": 0,
+        "spec": {
+            "program": "/bin/sleep", "args": ["600"], "env": [], "limits": {},
+            "sandbox": {"read": [], "write": [], "execute": [], "required": true, "network": false},
+        },
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let stub = Path::new(env!("CARGO_BIN_EXE_hyper2kvm"));
+    let script = format!(
+        "cd {dir}; printf '%s' '{inner}' | sed \"s/\\\"parent\\\":0/\\\"parent\\\":$$/\" > order; {stub} stub < order & \
+         child=$!; until grep -q sleep /proc/$child/comm; do :; done; \
+         grep -q rchar /proc/$child/io && grep -q sleep /proc/$child/stat && echo seen; kill $child",
+        dir = dir.path().display(),
+        stub = stub.display(),
+    );
+    let mut spec = confined(&script, &[Path::new("/proc")], &[dir.path()]);
+    spec.sandbox.as_mut().unwrap().execute.push(stub.to_owned());
+    spec.limits.wall_s = Some(60.0);
+    let output = launcher().run_short(&spec, &mut |_| ()).unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "seen\n", "{}", output.complaint());
+}
