@@ -107,7 +107,8 @@ fn the_more_urgent_job_goes_first() {
         drop_disk(&daemon, name, &disk, "raw", &format!("name: {name}\n"));
         wait_vm(&daemon, name, "paused", |vm| vm["waiting_reason"] == "paused");
     }
-    daemon.client(&["priority", "third", "1"]);
+    daemon.client(&["priority", "first", "7"]);
+    daemon.client(&["priority", "second", "9"]);
     daemon.client(&["resume"]);
     let started = |name| {
         let vm = only_vm(&daemon.wait_batch(name));

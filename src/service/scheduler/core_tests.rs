@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::super::policy::CANCEL_PATIENCE_S;
 use super::*;
-use crate::model::config::Settings;
+use crate::model::config::{OnNetworkTimeout, PauseScope, Settings};
+use crate::model::error::{Error, Kind};
+use crate::model::protocol::{Published, WorkerCommand};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;

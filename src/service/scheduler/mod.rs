@@ -12,13 +12,18 @@
 //! written, what was decided waits in line and nothing is lost. Nothing here blocks: what may hang
 //! (a file system that is away) happens on other threads.
 
+mod action;
 mod apply;
+mod claim;
 mod commands;
 pub mod core;
 mod job;
 mod ledger;
+mod moves;
+mod outcome;
 mod outlook;
 mod policy;
+mod settling;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;

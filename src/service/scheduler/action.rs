@@ -1,0 +1,123 @@
+//! What comes out of the core, and the larger facts that go in. Pure data.
+
+use super::core::{BatchKey, Counters, JobId};
+use crate::model::error::Error;
+use crate::model::job::WaitReason;
+use crate::model::protocol::{Published, WorkerCommand, WorkerOutcome};
+
+/// What the shell has to do. Changes of state have happened in the core already.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Measure the room for a job and answer with [`Core::probed`].
+    Probe {
+        /// Which.
+        job: JobId,
+    },
+    /// Record that it runs, then start a worker.
+    Start {
+        /// Which.
+        job: JobId,
+        /// What was tried, this attempt included.
+        counters: Counters,
+        /// Bytes that other jobs may still write to its file system.
+        reserved_by_others: u64,
+    },
+    /// Record that it runs, then let its standing worker go on.
+    Continue {
+        /// Which.
+        job: JobId,
+    },
+    /// Record that it waits; with `suspend`, tell its worker to stand still.
+    Wait {
+        /// Which.
+        job: JobId,
+        /// Why.
+        reason: WaitReason,
+        /// For what exactly.
+        detail: String,
+        /// Since when.
+        since: f64,
+        /// What was tried.
+        counters: Counters,
+        /// Whether its worker has to be told.
+        suspend: bool,
+    },
+    /// Record that it is queued (again).
+    Requeue {
+        /// Which.
+        job: JobId,
+        /// What was tried.
+        counters: Counters,
+    },
+    /// Record that it succeeded.
+    Succeed {
+        /// Which.
+        job: JobId,
+        /// What was tried.
+        counters: Counters,
+        /// What its worker published.
+        published: Published,
+    },
+    /// Record that it failed for good.
+    Fail {
+        /// Which.
+        job: JobId,
+        /// What was tried.
+        counters: Counters,
+        /// Why.
+        error: Error,
+    },
+    /// Record that it was cancelled.
+    Cancel {
+        /// Which.
+        job: JobId,
+        /// Why, if it was not the operator who named this very job.
+        error: Option<Error>,
+        /// What it left behind has to be removed first: no worker did.
+        clean: bool,
+    },
+    /// Tell its worker.
+    Tell {
+        /// Which.
+        job: JobId,
+        /// What.
+        command: WorkerCommand,
+    },
+    /// Its worker did not listen.
+    Kill {
+        /// Which.
+        job: JobId,
+    },
+    /// Every job of the batch has ended.
+    BatchEnded {
+        /// Which.
+        batch: BatchKey,
+    },
+    /// The network has been away for longer than allowed.
+    OutageTooLong {
+        /// How long, in seconds.
+        seconds: f64,
+    },
+}
+
+/// How a worker came to its end.
+#[derive(Debug, Clone, PartialEq)]
+pub enum WorkerEnd {
+    /// It said so.
+    Finished(WorkerOutcome),
+    /// It did not: crashed, killed, or not even started.
+    Crashed(Error),
+}
+
+/// The network, as far as it decides about jobs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Network {
+    /// Nothing is in the way.
+    #[default]
+    Up,
+    /// It is down.
+    Down {
+        /// Which link or route is missing, for people.
+        why: String,
+    },
+}

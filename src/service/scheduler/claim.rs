@@ -1,0 +1,148 @@
+//! Which job is next: order, slots, and what holds jobs back. Part of the core, so pure.
+
+use std::ops::Bound;
+
+use super::action::{Action, Network};
+use super::core::{Core, JobId, millis};
+use super::job::{Ending, Phase};
+use super::policy::{SPACE_RECHECK_S, SPACE_WAITERS_MAX};
+use crate::model::config::PauseScope;
+use crate::model::job::{JobState, WaitReason};
+
+impl Core {
+    pub(super) fn schedule(&mut self, now: f64) {
+        if self.stopping {
+            return;
+        }
+        self.hold_back(now);
+        let mut seen = None;
+        while self.slots.len() < self.policy.slots {
+            let next = match seen {
+                None => self.ready.first(),
+                Some(seen) => self.ready.range((Bound::Excluded(seen), Bound::Unbounded)).next(),
+            };
+            let Some(&(priority, id)) = next else { break };
+            seen = Some((priority, id));
+            if self.start_is_blocked(id) || self.batch_is_full(id) {
+                continue;
+            }
+            if self.job(id).phase == Phase::Suspended {
+                self.ready.remove(&(priority, id));
+                self.set_phase(id, Phase::Working);
+                let job = self.job(id);
+                job.facts.state = JobState::Running;
+                job.facts.waiting = None;
+                job.facts.waiting_since = None;
+                self.out.push(Action::Continue { job: id });
+            } else if self.space_waiters.len() < SPACE_WAITERS_MAX
+                || self.job(id).waits_for(WaitReason::DiskSpace)
+            {
+                self.ready.remove(&(priority, id));
+                self.set_phase(id, Phase::Probing);
+                self.out.push(Action::Probe { job: id });
+            }
+        }
+        self.settle_the_unclaimed(now);
+    }
+
+    /// What is paused, or needs a network that is away, waits for that; it is not merely queued.
+    pub(super) fn hold_back(&mut self, now: f64) {
+        if !self.paused && self.network == Network::Up {
+            return;
+        }
+        for (priority, id) in self.ready.clone() {
+            let (reason, detail) = if self.paused {
+                (WaitReason::Paused, "all work is paused".to_owned())
+            } else if let Some(detail) = self.network_blocks(id) {
+                (WaitReason::Network, detail)
+            } else {
+                continue;
+            };
+            self.ready.remove(&(priority, id));
+            self.wait(now, id, reason, detail);
+        }
+    }
+
+    /// Jobs whose wait is over but for which there is no slot are simply queued; those that wait
+    /// for room go on doing so.
+    pub(super) fn settle_the_unclaimed(&mut self, now: f64) {
+        for id in std::mem::take(&mut self.released) {
+            let Some(job) = self.jobs.get(&id) else { continue };
+            let key = (job.facts.priority, id);
+            if job.facts.state != JobState::Waiting || !self.ready.contains(&key) {
+                continue;
+            }
+            if job.waits_for(WaitReason::DiskSpace) {
+                self.ready.remove(&key);
+                self.space_waiters.insert(id);
+                self.next_space_check.get_or_insert(millis(now + SPACE_RECHECK_S));
+            } else {
+                self.requeue(id);
+            }
+        }
+    }
+
+    pub(super) fn start_is_blocked(&mut self, id: JobId) -> bool {
+        self.stopping
+            || self.paused
+            || (self.draining && self.job(id).phase != Phase::Suspended)
+            || self.network_blocks(id).is_some()
+    }
+
+    pub(super) fn network_blocks(&self, id: JobId) -> Option<String> {
+        let Network::Down { why } = &self.network else { return None };
+        let concerned = match self.policy.pause_scope {
+            PauseScope::All => true,
+            PauseScope::NetworkJobs => self.jobs.get(&id).is_some_and(|job| job.facts.needs_network),
+        };
+        (self.policy.pause_on_network_down && concerned).then(|| why.clone())
+    }
+
+    pub(super) fn batch_is_full(&self, id: JobId) -> bool {
+        let batch_of = |id: &JobId| self.jobs.get(id).map(|job| job.facts.batch);
+        let Some(limit) = batch_of(&id)
+            .and_then(|batch| self.batches.get(&batch))
+            .and_then(|batch| batch.facts.parallel_limit)
+        else {
+            return false;
+        };
+        self.slots.iter().filter(|other| batch_of(other) == batch_of(&id)).count() >= limit.max(1)
+    }
+
+    pub(super) fn fire_timers(&mut self, now: f64) {
+        let now_ms = millis(now);
+        while let Some((at, id)) = self.timers.first().copied() {
+            if at > now_ms {
+                break;
+            }
+            self.set_timer(id, None);
+            let job = self.job(id);
+            match job.phase {
+                Phase::Ending(_) => self.out.push(Action::Kill { job: id }),
+                _ if job.waits_for(WaitReason::Retry) => self.release(id),
+                _ if job.waits_for(WaitReason::Network) => self.network_wait_is_over(now, id),
+                _ => {}
+            }
+        }
+        if self.next_space_check.is_some_and(|at| at <= now_ms) {
+            for id in std::mem::take(&mut self.space_waiters) {
+                self.release(id);
+            }
+            self.next_space_check = None;
+        }
+        if let Some(since) = self.outage_since
+            && !self.outage_told
+            && now - since >= self.policy.max_network_wait_s
+        {
+            self.outage_told = true;
+            self.out.push(Action::OutageTooLong { seconds: now - since });
+        }
+    }
+
+    pub(super) fn network_wait_is_over(&mut self, now: f64, id: JobId) {
+        match self.job(id).phase {
+            Phase::Suspended => self.tell_to_end(now, id, Ending::Network),
+            _ => self.network_wait_failed(now, id),
+        }
+    }
+}
