@@ -21,6 +21,8 @@ pub enum Action {
         counters: Counters,
         /// Bytes that other jobs may still write to its file system.
         reserved_by_others: u64,
+        /// Bytes that stay free there.
+        kept_free: u64,
     },
     /// Record that it runs, then let its standing worker go on.
     Continue {

@@ -134,8 +134,8 @@ impl Scheduler {
     async fn perform(&mut self, action: &Action) -> Result<()> {
         match action {
             Action::Probe { job } => self.probe(*job).await,
-            Action::Start { job, counters, reserved_by_others } => {
-                self.start_worker(*job, counters, *reserved_by_others).await
+            Action::Start { job, counters, reserved_by_others, kept_free } => {
+                self.start_worker(*job, counters, (*reserved_by_others, *kept_free)).await
             }
             Action::Continue { job } => self.continue_worker(*job).await,
             Action::Cancel { job, error, clean: true } => {
@@ -187,7 +187,8 @@ impl Scheduler {
         Ok(())
     }
 
-    async fn start_worker(&mut self, job: JobId, counters: &Counters, reserved_by_others: u64) -> Result<()> {
+    /// `room`: what other jobs may still write to its file system, and what stays free there.
+    async fn start_worker(&mut self, job: JobId, counters: &Counters, room: (u64, u64)) -> Result<()> {
         let claim = self.claim(counters);
         let tries = tries(counters);
         let message = format!("attempt {} starts", counters.attempt);
@@ -196,9 +197,12 @@ impl Scheduler {
             .queue
             .with(move |db| {
                 db.atomically(|db| {
-                    db.set_tries(job, &Tries { attempt: tries.attempt.saturating_sub(1), ..tries.clone() })?;
+                    // After a failure progress begins anew; an attempt that was only cut short goes on.
+                    let failed = db.job(job)?.and_then(|row| row.waiting).map(|waiting| waiting.reason)
+                        == Some(WaitReason::Retry);
+                    let before = tries.attempt.saturating_sub(u32::from(failed));
+                    db.set_tries(job, &Tries { attempt: before, ..tries.clone() })?;
                     db.transition(job, claim, &message)?;
-                    db.set_tries(job, &tries)?;
                     Ok((db.job(job)?, db.plan(job)?))
                 })
             })
@@ -208,7 +212,7 @@ impl Scheduler {
         self.live.insert(job, Live::starting(&row));
         self.outlook.changed(row.batch_key, now_epoch());
         let log = self.settings.layout().job_log(&row.batch_id, &row.vm_id, counters.attempt);
-        let order = self.order(&row, plan, counters, reserved_by_others);
+        let order = self.order(&row, plan, counters, room);
         tracing::info!(job, batch = %row.batch_id, vm = %row.vm_id, attempt = counters.attempt, "running");
         if let Err(error) = self.supervisor.start(&order, &log).await {
             self.core.worker_ended(now_epoch(), job, WorkerEnd::Crashed(error));
@@ -222,11 +226,9 @@ impl Scheduler {
         row: &JobRow,
         plan: Plan,
         counters: &Counters,
-        reserved_by_others_bytes: u64,
+        (reserved_by_others_bytes, disk_reserve_bytes): (u64, u64),
     ) -> WorkOrder {
         let settings = &self.settings;
-        let total = crate::sys::fs::free_bytes(&plan.output.directory).map_or(0, |space| space.total);
-        let policy = super::Policy::of(settings);
         WorkOrder {
             job_id: row.job_id,
             batch_id: row.batch_id.clone(),
@@ -237,7 +239,7 @@ impl Scheduler {
                 stall_timeout_s: settings.stall_timeout_s,
                 read_roots: settings.paths.read.clone(),
                 write_roots: settings.paths.write.clone(),
-                disk_reserve_bytes: policy.reserve(total),
+                disk_reserve_bytes,
                 reserved_by_others_bytes,
                 sandbox_required: watchdog::is_supervised(),
                 child_memory_bytes: CHILD_MEMORY_BYTES,

@@ -117,11 +117,14 @@ impl Core {
         if self.start_is_blocked(id) {
             return self.release(id);
         }
-        let mut reserved_by_others = 0;
+        let (mut reserved_by_others, mut kept_free) = (0, 0);
         if let Some(probe) = probe {
             let need = exact.unwrap_or(probe.need);
             match self.ledger.reserve(id, &probe, need, &self.policy) {
-                Verdict::Fits { reserved_by_others: bytes } => reserved_by_others = bytes,
+                Verdict::Fits { reserved_by_others: bytes } => {
+                    reserved_by_others = bytes;
+                    kept_free = self.policy.reserve(probe.total);
+                }
                 Verdict::Full(detail) => {
                     self.space_waiters.insert(id);
                     self.next_space_check.get_or_insert(millis(now + SPACE_RECHECK_S));
@@ -138,7 +141,7 @@ impl Core {
         job.facts.state = JobState::Running;
         job.facts.waiting = None;
         let counters = job.facts.counters.clone();
-        self.out.push(Action::Start { job: id, counters, reserved_by_others });
+        self.out.push(Action::Start { job: id, counters, reserved_by_others, kept_free });
     }
 
     /// How far a worker is, and how many bytes it has written.
@@ -146,13 +149,6 @@ impl Core {
         if let Some(job) = self.jobs.get_mut(&id) {
             job.percentage = job.percentage.max(percentage);
             self.ledger.wrote(id, written);
-        }
-    }
-
-    /// What a worker measured that it needs, for the next attempt.
-    pub fn measured(&mut self, id: JobId, need: u64) {
-        if let Some(job) = self.jobs.get_mut(&id) {
-            job.facts.counters.exact_need = Some(need);
         }
     }
 
