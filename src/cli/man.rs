@@ -37,7 +37,7 @@ fn write_pages(directory: &Path) -> Result<usize> {
     let mut line = command_line();
     line.build();
     let mut pages = vec![("hyper2kvm.1".to_owned(), line.clone())];
-    for sub in line.get_subcommands().filter(|sub| sub.get_name() != "help") {
+    for sub in line.get_subcommands().filter(|sub| sub.get_name() != "help" && !sub.is_hide_set()) {
         let name = format!("hyper2kvm-{}", sub.get_name());
         pages.push((format!("{name}.1"), sub.clone().display_name(name)));
     }

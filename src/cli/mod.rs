@@ -5,6 +5,7 @@
 //! the daemon through its control socket, or call the rooms below.
 
 mod acting;
+mod bundle;
 mod cancel;
 mod check;
 mod client;
@@ -108,6 +109,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Tell what this machine can do; exit code 3 if conversions cannot work
     Doctor(doctor::DoctorArgs),
+    /// Pack a redacted archive for a bug report
+    Bundle(bundle::BundleArgs),
     /// Print the JSON Schema of a kind of file
     Schema(schema::SchemaArgs),
     /// Print the completion script of a shell
@@ -172,6 +175,7 @@ fn run(cli: &Cli) -> Exit {
         Command::Status(args) => status::run(args, &ui),
         Command::Check(args) => check::run(args, &ui),
         Command::Doctor(args) => doctor::run(args, &ui),
+        Command::Bundle(args) => bundle::run(args, &ui),
         Command::Schema(args) => schema::run(args, &ui),
         Command::Completions(args) => completions::run(args, &ui),
         Command::Man(args) => man::run(args, &ui),

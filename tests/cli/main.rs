@@ -6,6 +6,9 @@
 mod api;
 mod check;
 mod commands;
+mod doctor;
 mod fake;
+mod help;
 mod limits;
+mod local;
 mod run;
