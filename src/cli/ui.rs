@@ -8,17 +8,20 @@ use super::exit::{Exit, Failure};
 use crate::model::api::ErrorView;
 use crate::model::error::{Error, Kind};
 
+/// The heading of options that every command takes, below its own.
+pub(super) const GLOBAL: &str = "Everywhere";
+
 /// The options that every command takes.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct GlobalArgs {
     /// Print one JSON document instead of text; errors become one JSON object on standard error
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub json: bool,
     /// Say more (twice: still more)
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = GLOBAL, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// Say only what was asked for, and errors
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, help_heading = GLOBAL, conflicts_with = "verbose")]
     pub quiet: bool,
 }
 

@@ -3,7 +3,7 @@
 use crate::run::{run, run_at};
 
 /// The commands that this version has.
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 24] = [
     "daemon",
     "convert",
     "plan",
@@ -27,6 +27,7 @@ const COMMANDS: [&str; 23] = [
     "schema",
     "completions",
     "man",
+    "unit-settings",
 ];
 
 /// Commands of later versions.

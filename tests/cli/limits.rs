@@ -1,41 +1,16 @@
 //! The control API towards those who may not, who are slow, and who talk nonsense.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use crate::fake::Fake;
-use crate::run::{Done, run_at};
+use crate::run::{Done, parts, request, run_at, talk};
 
 /// A user without any rights.
 const NOBODY: &str = "65534";
-
-/// Sends bytes and reads all that comes back.
-fn talk(fake: &Fake, request: &[u8]) -> String {
-    let mut stream = UnixStream::connect(fake.socket()).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    // A server that has heard enough closes while we still talk.
-    let _ = stream.write_all(request);
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    String::from_utf8_lossy(&answer).into_owned()
-}
-
-fn request(head: &str, body: &str) -> Vec<u8> {
-    format!("{head} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len())
-        .into_bytes()
-}
-
-/// Status code and body of an answer.
-fn parts(answer: &str) -> (u16, Value) {
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {body}")))
-}
 
 /// A stranger's run of the built binary, on a socket that everybody can reach.
 fn run_as_nobody(fake: &Fake, words: &[&str]) -> Done {
@@ -135,7 +110,7 @@ fn nonsense_is_answered_with_a_typed_error() {
         ("POST /v1/jobs/1/retry", r#"{"from":"nowhere"}"#, 422),
         ("POST /v1/jobs/3/cancel", "", 409),
     ] {
-        let (got, refusal) = parts(&talk(&fake, &request(head, body)));
+        let (got, refusal) = parts(&talk(&fake.socket(), &request(head, body)));
         assert_eq!(got, status, "{head} {body}: {refusal}");
         assert!(refusal["code"].is_string() && refusal["error"]["cause"].is_string(), "{head}: {refusal}");
     }
@@ -147,11 +122,11 @@ fn what_is_no_http_is_refused_and_the_service_goes_on() {
     for garbage in
         [&b"status\n"[..], b"{\"command\":\"status\"}\n", b"\x00\xff\x00\xff\r\n\r\n", b"GET\r\n\r\n"]
     {
-        let answer = talk(&fake, garbage);
+        let answer = talk(&fake.socket(), garbage);
         assert!(answer.is_empty() || answer.contains(" 400 "), "{answer}");
     }
     let long = format!("GET /v1/status HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(1 << 20));
-    let answer = talk(&fake, long.as_bytes());
+    let answer = talk(&fake.socket(), long.as_bytes());
     assert!(answer.is_empty() || answer.contains(" 431 "), "{answer}");
     assert_eq!(run_at(fake.state(), &["status"]).code, 0);
 }
@@ -159,12 +134,13 @@ fn what_is_no_http_is_refused_and_the_service_goes_on() {
 #[test]
 fn a_body_that_is_too_large_is_refused() {
     let fake = Fake::start();
-    let (status, refusal) = parts(&talk(&fake, &request("POST /v1/jobs/1/cancel", &" ".repeat(70_000))));
+    let (status, refusal) =
+        parts(&talk(&fake.socket(), &request("POST /v1/jobs/1/cancel", &" ".repeat(70_000))));
     assert_eq!((status, &refusal["code"]), (413, &"invalid".into()));
     let head = "POST /v1/jobs HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 99999999\r\n\r\n";
     let mut whole = head.as_bytes().to_vec();
     whole.resize(21 << 20, b' ');
-    let (status, _) = parts(&talk(&fake, &whole));
+    let (status, _) = parts(&talk(&fake.socket(), &whole));
     assert_eq!(status, 413);
 }
 
@@ -201,7 +177,7 @@ fn strangers_cannot_take_all_connections() {
     let fake = Fake::start();
     let held: Vec<UnixStream> = (0..64).map(|_| UnixStream::connect(fake.socket()).unwrap()).collect();
     // Root holds all 64: the next one is refused with an answer, not left hanging.
-    let answer = talk(&fake, &request("GET /v1/status", ""));
+    let answer = talk(&fake.socket(), &request("GET /v1/status", ""));
     let (status, refusal) = parts(&answer);
     assert_eq!((status, &refusal["error"]["disposition"]), (503, &"transient".into()));
     drop(held);
@@ -219,7 +195,7 @@ fn status_answers_at_once_while_sixty_others_hold_connections() {
     let mut times: Vec<Duration> = (0..200)
         .map(|_| {
             let began = Instant::now();
-            let (status, _) = parts(&talk(&fake, &request("GET /v1/status", "")));
+            let (status, _) = parts(&talk(&fake.socket(), &request("GET /v1/status", "")));
             assert_eq!(status, 200);
             began.elapsed()
         })

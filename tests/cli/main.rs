@@ -3,6 +3,9 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test binary has no outside, and a test may fail")]
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod api;
 mod check;
 mod commands;
@@ -12,3 +15,4 @@ mod help;
 mod limits;
 mod local;
 mod run;
+mod service;
