@@ -35,6 +35,9 @@ use crate::sys::users;
 /// Threads of the runtime: everything that takes long happens in workers or on threads of its own.
 const RUNTIME_THREADS: usize = 2;
 
+/// Threads that may hang on file systems that are away; made only when needed.
+const BLOCKING_THREADS: usize = 64;
+
 /// Nothing here recurses deeply, and every thread's stack counts when it was used once.
 const STACK_BYTES: usize = 1 << 20;
 
@@ -57,7 +60,7 @@ pub fn run(source: ConfigurationSource, verbosity: i8) -> Result<()> {
     let lock = Lock::take(&settings.layout())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
-        .max_blocking_threads(16)
+        .max_blocking_threads(BLOCKING_THREADS)
         .thread_stack_size(STACK_BYTES)
         .thread_name("hyper2kvm")
         .enable_all()

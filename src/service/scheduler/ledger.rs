@@ -27,8 +27,22 @@ pub struct SpaceProbe {
 struct Reservation {
     file_system: u64,
     path: PathBuf,
+    free: u64,
     need: u64,
     written: u64,
+}
+
+/// A file system on which jobs have reserved room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reserved {
+    /// Which.
+    pub file_system: u64,
+    /// A directory on it.
+    pub path: PathBuf,
+    /// Bytes that were free when it was last looked at for a job.
+    pub free: u64,
+    /// Bytes that jobs may still write there.
+    pub bytes: u64,
 }
 
 impl Reservation {
@@ -73,8 +87,13 @@ impl Ledger {
                 human_size(kept),
             ));
         }
-        let reservation =
-            Reservation { file_system: probe.file_system, path: probe.path.clone(), need, written: 0 };
+        let reservation = Reservation {
+            file_system: probe.file_system,
+            path: probe.path.clone(),
+            free: probe.free,
+            need,
+            written: 0,
+        };
         self.by_job.insert(job, reservation);
         Verdict::Fits { reserved_by_others: others }
     }
@@ -97,15 +116,20 @@ impl Ledger {
         self.by_job.values().filter(|r| r.file_system == file_system).map(Reservation::open).sum()
     }
 
-    /// Every file system with a reservation: its id, a path on it, the bytes reserved.
+    /// Every file system with a reservation.
     #[must_use]
-    pub fn file_systems(&self) -> Vec<(u64, PathBuf, u64)> {
-        let mut found: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
+    pub fn file_systems(&self) -> Vec<Reserved> {
+        let mut found: BTreeMap<u64, Reserved> = BTreeMap::new();
         for reservation in self.by_job.values() {
-            let entry = found.entry(reservation.file_system).or_insert_with(|| (reservation.path.clone(), 0));
-            entry.1 += reservation.open();
+            let entry = found.entry(reservation.file_system).or_insert_with(|| Reserved {
+                file_system: reservation.file_system,
+                path: reservation.path.clone(),
+                free: reservation.free,
+                bytes: 0,
+            });
+            entry.bytes += reservation.open();
         }
-        found.into_iter().map(|(id, (path, bytes))| (id, path, bytes)).collect()
+        found.into_values().collect()
     }
 }
 

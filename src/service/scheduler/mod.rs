@@ -48,6 +48,7 @@ use super::watchdog;
 use crate::model::config::Settings;
 use crate::model::error::{Error, Result};
 use crate::model::protocol::WorkerEvent;
+use crate::sys::fs::Space;
 use crate::sys::time::now_epoch;
 
 /// Flags in the queue that outlive the daemon.
@@ -94,7 +95,7 @@ enum Report {
     Probed(JobId, Option<SpaceProbe>),
     Settled(BatchKey, Result<Settled>),
     Discarded { job: JobId, batch: BatchKey, error: Option<Error> },
-    Free(BTreeMap<String, (u64, u64)>),
+    OutputSpace(Option<Space>),
 }
 
 /// The task.
@@ -285,7 +286,10 @@ impl Scheduler {
             Report::Probed(job, probe) => self.core.probed(now_epoch(), job, probe),
             Report::Settled(batch, outcome) => self.settled(batch, outcome).await,
             Report::Discarded { job, batch, error } => self.discarded(job, batch, error),
-            Report::Free(free) => self.outlook.file_systems = free,
+            Report::OutputSpace(space) => {
+                self.outlook.is_measuring = false;
+                self.outlook.output_space = space;
+            }
         }
     }
 

@@ -1,10 +1,11 @@
 //! What the outside is shown, and when: progress files at most once a second and at once at an end,
 //! everything again after half a minute, nothing while nothing is there.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::core::BatchKey;
+use super::ledger::Reserved;
 use super::{Report, Scheduler, with_jobs};
 use crate::model::config::Settings;
 use crate::model::error::Result;
@@ -17,6 +18,7 @@ use crate::service::view::progress::{Shown, batch_progress};
 use crate::service::view::writer::{View, ViewWriter};
 use crate::service::view::{metrics, status};
 use crate::service::watchdog;
+use crate::sys::fs::Space;
 use crate::sys::time::now_epoch;
 
 /// A file is written at most this often.
@@ -56,9 +58,11 @@ pub(super) struct Outlook {
     pub(super) network: NetworkState,
     pub(super) last_error: Option<String>,
     pub(super) queue_error: Option<String>,
-    /// Free bytes and total by path, as last measured.
-    pub(super) file_systems: BTreeMap<String, (u64, u64)>,
+    /// Where results go by default, as last measured.
+    pub(super) output_space: Option<Space>,
     measured_at: f64,
+    /// A file system that does not answer is not asked by a second thread.
+    pub(super) is_measuring: bool,
 }
 
 fn millis(at: f64) -> u64 {
@@ -66,7 +70,7 @@ fn millis(at: f64) -> u64 {
 }
 
 impl Outlook {
-    pub(super) fn new(_settings: &Settings) -> Result<Outlook> {
+    pub(super) fn new(settings: &Settings) -> Result<Outlook> {
         Ok(Outlook {
             writer: ViewWriter::start()?,
             batches: HashMap::new(),
@@ -79,8 +83,9 @@ impl Outlook {
             network: NetworkState::unwatched("not asked yet"),
             last_error: None,
             queue_error: None,
-            file_systems: BTreeMap::new(),
+            output_space: crate::sys::fs::free_bytes(&settings.output_dir).ok(),
             measured_at: 0.0,
+            is_measuring: false,
         })
     }
 
@@ -239,7 +244,7 @@ impl Scheduler {
         self.outlook.status_written_at = now;
         self.outlook.status_due = now + HEARTBEAT_S;
         let Ok(status) = self.status().await else { return };
-        self.measure_file_systems(now);
+        self.measure_output_space(now);
         watchdog::status(&status::line(&status));
         if let Ok(mut bytes) = serde_json::to_vec_pretty(&status) {
             bytes.push(b'\n');
@@ -285,36 +290,41 @@ impl Scheduler {
         })
     }
 
+    /// Where results go by default, and every other file system that jobs write to.
     fn file_systems(&self) -> Vec<FilesystemStatus> {
-        let mut reserved: BTreeMap<String, u64> = BTreeMap::new();
-        reserved.insert(self.settings.output_dir.to_string_lossy().into_owned(), 0);
-        for (_, path, bytes) in self.core.ledger().file_systems() {
-            *reserved.entry(path.to_string_lossy().into_owned()).or_default() += bytes;
+        let measured = self.outlook.output_space;
+        let mut all = vec![FilesystemStatus {
+            path: self.settings.output_dir.to_string_lossy().into_owned(),
+            free: measured.map_or(0, |space| space.free),
+            reserved: 0,
+        }];
+        for Reserved { file_system, path, free, bytes } in self.core.ledger().file_systems() {
+            if measured.is_some_and(|space| space.fs_id == file_system) {
+                all[0].reserved += bytes;
+            } else {
+                all.push(FilesystemStatus {
+                    path: path.to_string_lossy().into_owned(),
+                    free,
+                    reserved: bytes,
+                });
+            }
         }
-        reserved
-            .into_iter()
-            .map(|(path, reserved)| {
-                let free = self.outlook.file_systems.get(&path).map_or(0, |(free, _)| *free);
-                FilesystemStatus { path, free, reserved }
-            })
-            .collect()
+        all
     }
 
-    /// Asks the file systems, elsewhere: one that is away may take for ever to answer.
-    fn measure_file_systems(&mut self, now: f64) {
+    /// Asks the file system, elsewhere: one that is away may take for ever to answer.
+    fn measure_output_space(&mut self, now: f64) {
         const EVERY_S: f64 = 5.0;
-        if now - self.outlook.measured_at < EVERY_S {
+        if self.outlook.is_measuring || now - self.outlook.measured_at < EVERY_S {
             return;
         }
         self.outlook.measured_at = now;
-        let paths: Vec<String> = self.file_systems().into_iter().map(|fs| fs.path).collect();
+        self.outlook.is_measuring = true;
+        let path = self.settings.output_dir.clone();
         let reports = self.reports.0.clone();
         tokio::task::spawn_blocking(move || {
-            let measure = |path: String| {
-                let space = crate::sys::fs::free_bytes(path.as_ref()).ok()?;
-                Some((path, (space.free, space.total)))
-            };
-            let _ = reports.blocking_send(Report::Free(paths.into_iter().filter_map(measure).collect()));
+            let space = crate::sys::fs::free_bytes(&path).ok();
+            let _ = reports.blocking_send(Report::OutputSpace(space));
         });
     }
 }
