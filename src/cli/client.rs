@@ -92,6 +92,14 @@ impl Client {
         })
     }
 
+    /// The service ended while it was being watched.
+    pub(super) fn ended_first(&self) -> Failure {
+        let at = self.socket.display();
+        let error = Error::new(Kind::Network, format!("the daemon at {at} has ended"))
+            .advice("its jobs go on when it is started again; look again then");
+        Failure::new(Exit::Unreachable, error)
+    }
+
     /// Waits, as interruptibly as everything else.
     pub(super) fn sleep(&self, duration: Duration) -> Result<(), Failure> {
         self.interruptible(async {

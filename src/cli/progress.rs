@@ -133,7 +133,7 @@ impl Bars {
             all: MultiProgress::new(),
             lines: HashMap::new(),
             vm_style: style("{msg}"),
-            disk_style: style("  {prefix:20.20} {bar:30} {binary_bytes}/{binary_total_bytes} {msg}"),
+            disk_style: style("  {prefix:20!} {bar:30} {binary_bytes}/{binary_total_bytes} {msg}"),
         }
     }
 
@@ -146,6 +146,7 @@ impl Bars {
                 if vm.state.is_final() {
                     if let Some(bar) = self.lines.remove(&key) {
                         bar.finish_and_clear();
+                        self.all.remove(&bar);
                     }
                     continue;
                 }

@@ -108,13 +108,15 @@ fn wait(client: &Client, ui: &Ui, jobs: &[JobView]) -> Result<Vec<JobView>, Fail
     let batches: BTreeMap<String, i64> = jobs.iter().map(|job| (job.batch_id.clone(), job.job_id)).collect();
     let mut view = ProgressView::beside_the_result(ui);
     for job_id in batches.values() {
+        let mut ended = false;
         client.watch(&job_path(&job_id.to_string(), "watch"), |progress: BatchProgress| {
             view.show(&progress)?;
-            Ok(match progress.state.is_final() {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            })
+            ended = progress.state.is_final();
+            Ok(if ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
+        if !ended {
+            return Err(client.ended_first());
+        }
     }
     view.finish();
     jobs.iter()

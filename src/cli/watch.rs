@@ -54,8 +54,7 @@ fn watch_job(client: &Client, ui: &Ui, name: &str) -> Result<Exit, Failure> {
         Ok(if exit.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
     view.finish();
-    // The service ended first: what is watched goes on when it is back.
-    Ok(exit.unwrap_or(Exit::Unreachable))
+    exit.ok_or_else(|| client.ended_first())
 }
 
 /// How it ended, if it has.
@@ -79,7 +78,7 @@ fn watch_everything(client: &Client, ui: &Ui) -> Result<Exit, Failure> {
         }
         Ok(ControlFlow::Continue(()))
     })?;
-    Ok(Exit::Unreachable)
+    Err(client.ended_first())
 }
 
 fn print_line(ui: &Ui, moment: &impl Serialize) -> Result<(), Failure> {

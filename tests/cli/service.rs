@@ -113,6 +113,28 @@ fn every_route_for_looking_answers_and_stop_ends_the_service() {
 }
 
 #[test]
+fn a_service_that_ends_while_it_is_watched_is_told_as_unreachable() {
+    let mut daemon = Daemon::start_new();
+    let path = input(&daemon, "web");
+    at(&daemon, &["pause"]);
+    let waiting = hyper2kvm()
+        .args(["submit", "--wait", &path])
+        .env("HYPER2KVM_STATE_DIR", daemon.state())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for("the job to be there", || {
+        let list = at(&daemon, &["list", "--json"]).json();
+        (!list["jobs"].as_array()?.is_empty()).then_some(())
+    });
+    daemon.stop();
+    let done: Done = waiting.wait_with_output().unwrap().into();
+    assert_eq!(done.code, 4, "{}{}", done.stdout, done.stderr);
+    assert!(!done.stderr.is_empty());
+}
+
+#[test]
 fn status_is_answered_at_once_while_a_thousand_manifests_arrive() {
     let daemon = Daemon::start_new();
     assert_eq!(at(&daemon, &["pause"]).code, 0);
