@@ -141,16 +141,12 @@ impl Bars {
         for vm in progress.vms.values() {
             let head = self.line(&vm.vm_id, &self.vm_style.clone());
             head.set_message(line(&progress.batch_id, vm));
+            if vm.state.is_final() {
+                self.clear_disks_of(&vm.vm_id);
+                continue;
+            }
             for (disk_id, disk) in &vm.disks {
-                let key = format!("{}\0{disk_id}", vm.vm_id);
-                if vm.state.is_final() {
-                    if let Some(bar) = self.lines.remove(&key) {
-                        bar.finish_and_clear();
-                        self.all.remove(&bar);
-                    }
-                    continue;
-                }
-                let bar = self.line(&key, &self.disk_style.clone());
+                let bar = self.line(&disk_key(&vm.vm_id, disk_id), &self.disk_style.clone());
                 bar.set_prefix(printable(disk_id));
                 bar.set_length(disk.bytes_total);
                 bar.set_position(disk.bytes_done);
@@ -160,6 +156,18 @@ impl Bars {
                 ));
             }
         }
+    }
+
+    fn clear_disks_of(&mut self, vm_id: &str) {
+        let all = &self.all;
+        self.lines.retain(|key, bar| {
+            let stays = !key.starts_with(&disk_key(vm_id, ""));
+            if !stays {
+                bar.finish_and_clear();
+                all.remove(bar);
+            }
+            stays
+        });
     }
 
     fn line(&mut self, key: &str, style: &ProgressStyle) -> ProgressBar {
@@ -175,6 +183,11 @@ impl Bars {
             bar.abandon();
         }
     }
+}
+
+/// No id holds a NUL, so this is no VM's.
+fn disk_key(vm_id: &str, disk_id: &str) -> String {
+    format!("{vm_id}\0{disk_id}")
 }
 
 /// `412.0 MiB/s, 04:10 left`.
