@@ -5,7 +5,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_inputs;
+mod crash;
 mod daemon;
+mod full_disk;
 mod intake;
 mod intake_support;
 mod queue;
@@ -13,5 +16,6 @@ mod queue_admission;
 mod queue_opening;
 mod queue_space;
 mod queue_support;
+mod redrops;
 mod scheduler;
 mod site;

@@ -67,7 +67,8 @@ pub fn sha256(path: &Path) -> String {
 
 /// SHA-256 of what the guest would see.
 pub fn content_sha256(path: &Path, driver: &str) -> String {
-    let flat = path.with_extension("content.raw");
+    let aside = tempfile::tempdir().unwrap();
+    let flat = aside.path().join("content.raw");
     let done = Command::new("qemu-img")
         .args(["convert", "-U", "-f", driver, "-O", "raw"])
         .arg(path)
@@ -75,9 +76,7 @@ pub fn content_sha256(path: &Path, driver: &str) -> String {
         .output()
         .unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    let sum = sha256(&flat);
-    std::fs::remove_file(&flat).unwrap();
-    sum
+    sha256(&flat)
 }
 
 /// A manifest for these disks (`(id, path, source_format)`), with further top-level lines.
