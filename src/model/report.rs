@@ -226,13 +226,26 @@ impl ErrorReport {
             field: details.place.field.clone(),
             line: details.place.line,
             column: details.place.column,
-            suggestion: details.advice.clone(),
+            suggestion: suggestion(error),
             source: details.source.clone(),
             output: details.output.clone(),
             console_tail: details.console_tail.clone(),
             log: None,
             failed_vms: None,
         }
+    }
+}
+
+/// What an error file suggests: the advice, what is allowed there, or at least where to read about it.
+fn suggestion(error: &Error) -> Option<String> {
+    let details = error.details();
+    let allowed = (!details.place.allowed.is_empty())
+        .then(|| format!("allowed here: {}", details.place.allowed.join(", ")));
+    let parts: Vec<String> = details.advice.iter().cloned().chain(allowed).collect();
+    match (parts.is_empty(), details.kind) {
+        (false, _) => Some(parts.join("; ")),
+        (true, Kind::Manifest) => Some("`hyper2kvm schema manifest` tells what may stand there".to_owned()),
+        (true, _) => None,
     }
 }
 

@@ -96,10 +96,6 @@ fn is_whole(bytes: &[u8]) -> bool {
 fn parse(bytes: &[u8], name: &OsString, places: &Places, settings: &Settings) -> Result<Submission> {
     let name = names::readable(name)
         .map_err(|why| not_a_drop(why).advice("give it a plain name and drop it again"))?;
-    if let Err(error) = std::str::from_utf8(bytes) {
-        return Err(not_a_drop(&format!("it is not UTF-8 text (at byte {})", error.valid_up_to()))
-            .advice("a manifest is YAML or JSON in UTF-8"));
-    }
     Submission::read(bytes, name, &places.incoming, settings)
 }
 
