@@ -6,6 +6,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    hyper2kvm::sys::failpoint::arm();
     match std::env::args_os().nth(1) {
         Some(word) if word == "stub" => hyper2kvm::sys::stub::main(),
         Some(word) if word == "worker" => hyper2kvm::pipeline::worker::process_main(),

@@ -1,9 +1,10 @@
 //! Named points at which a test may kill the process, compiled to nothing without the feature `failpoints`.
 //!
 //! `HYPER2KVM_FAILPOINT=name` makes the process SIGKILL itself when it gets there, `name:3` when it
-//! gets there the third time. With `HYPER2KVM_FAILPOINT_ONCE=<file>` it only dies if that file is
-//! not there yet (it is made first), so that the process that is started again goes on. A kill, not
-//! a panic: nothing may clean up, just as in a power cut.
+//! gets there the third time. With `HYPER2KVM_FAILPOINT_ONCE=<file>` only the first process to get
+//! there dies: it writes a byte into that file first, and where there is one the point is passed. The
+//! file is opened by [`arm`], at the start of the process: later its sandbox would forbid it. A kill,
+//! not a panic: nothing may clean up, just as in a power cut.
 
 /// Every name, in the order in which a job meets them. A name that is hit but not listed is a defect
 /// and panics in builds with the feature.
@@ -36,6 +37,17 @@ pub const ALL: &[&str] = &[
     "settle.after-move",
 ];
 
+/// Reads what a test asks for; to be called before anything else.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn arm() {}
+
+/// Reads what a test asks for; to be called before anything else.
+#[cfg(feature = "failpoints")]
+pub fn arm() {
+    armed::arm();
+}
+
 /// Dies here if a test asked for it.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
@@ -49,16 +61,25 @@ pub fn hit(name: &'static str) {
 
 #[cfg(feature = "failpoints")]
 mod armed {
+    use std::fs::File;
+    use std::io::Write;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+
+    use rustix::fs::FlockOperation;
 
     struct Armed {
         name: String,
         nth: u64,
         hits: AtomicU64,
+        once: Option<File>,
     }
 
     static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
+
+    pub(super) fn arm() {
+        ARMED.get_or_init(from_environment);
+    }
 
     pub(super) fn hit(name: &'static str) {
         assert!(super::ALL.contains(&name), "failpoint `{name}` is not listed in sys::failpoint::ALL");
@@ -66,12 +87,15 @@ mod armed {
         if armed.name != name || armed.hits.fetch_add(1, Ordering::SeqCst) + 1 != armed.nth {
             return;
         }
-        if let Some(once) = std::env::var_os("HYPER2KVM_FAILPOINT_ONCE")
-            && std::fs::File::create_new(once).is_err()
-        {
-            return;
+        if armed.once.as_ref().is_none_or(is_first) {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         }
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    }
+
+    /// Whether no process died here yet; if so, this one is about to.
+    fn is_first(mut once: &File) -> bool {
+        let locked = rustix::fs::flock(once, FlockOperation::LockExclusive).is_ok();
+        locked && once.metadata().is_ok_and(|found| found.len() == 0) && once.write_all(b"x").is_ok()
     }
 
     fn from_environment() -> Option<Armed> {
@@ -80,7 +104,9 @@ mod armed {
             Some((name, nth)) => (name.to_owned(), nth.parse().unwrap_or(1)),
             None => (asked, 1),
         };
-        Some(Armed { name, nth, hits: AtomicU64::new(0) })
+        let once = std::env::var_os("HYPER2KVM_FAILPOINT_ONCE")
+            .and_then(|path| File::options().read(true).append(true).create(true).open(path).ok());
+        Some(Armed { name, nth, hits: AtomicU64::new(0), once })
     }
 }
 
