@@ -16,7 +16,9 @@ use super::view::batch_report::{batch_report, summary};
 use crate::model::config::Layout;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::{BatchState, JobState};
+use crate::model::plan::Plan;
 use crate::model::report::{ErrorReport, FailedVm};
+use crate::pipeline::publish;
 use crate::sys::failpoint;
 use crate::sys::fs;
 use crate::sys::time::{date_utc, rfc3339_utc};
@@ -33,6 +35,8 @@ pub struct Settlement {
     pub batch: BatchRow,
     /// Its jobs, all ended.
     pub rows: Vec<JobRow>,
+    /// The plans of those that succeeded.
+    pub succeeded: Vec<Plan>,
     /// Its drop.
     pub dropped: DropRow,
     /// The state directory.
@@ -58,6 +62,7 @@ impl Settlement {
         if self.dropped.identity.is_some() && self.dropped.state == DropState::Accepted {
             return Ok(Settled::NotYet);
         }
+        self.forget_journals();
         let report =
             batch_report(&self.batch.batch_id, &self.dropped.name, &self.rows, self.vm_reports(), self.now);
         // An output directory that went away does not keep the drop from being moved.
@@ -76,6 +81,16 @@ impl Settlement {
         let place = self.move_with_sidecar(&found, &directory, suffix, &bytes)?;
         failpoint::hit("settle.after-move");
         Ok(Settled::Done(Some(place)))
+    }
+
+    /// A worker keeps its journal until the outcome is recorded. It is now; but a daemon that died
+    /// right after could not tell its worker any more.
+    fn forget_journals(&self) {
+        for plan in &self.succeeded {
+            if let Err(error) = publish::forget(plan) {
+                tracing::warn!(batch = %self.batch.batch_id, vm = %plan.vm_id, %error, "a journal stays beside a result");
+            }
+        }
     }
 
     fn is_good(&self) -> bool {

@@ -3,6 +3,7 @@
 use super::core::BatchKey;
 use super::{Report, Scheduler};
 use crate::model::error::{Error, Result};
+use crate::model::job::JobState;
 use crate::service::settle::{Settled, Settlement};
 use crate::sys::time::now_epoch;
 
@@ -51,8 +52,13 @@ impl Scheduler {
                 let output_directory =
                     row.output_directory.clone().unwrap_or_else(|| output_dir.join(&row.batch_id));
                 let rows = db.run_jobs(batch)?;
+                let succeeded = rows
+                    .iter()
+                    .filter(|row| row.state == JobState::Succeeded)
+                    .map(|row| db.plan(row.job_id))
+                    .collect::<Result<_>>()?;
                 let now = now_epoch();
-                Ok(Some(Settlement { batch: row, rows, dropped, layout, output_directory, now }))
+                Ok(Some(Settlement { batch: row, rows, succeeded, dropped, layout, output_directory, now }))
             })
             .await
     }
