@@ -243,8 +243,18 @@ fn prepare_drop_directory(path: &Path) -> Result<()> {
     if let Some(Err(error)) = given {
         tracing::warn!("the drop directory could not be given to group {SUBMIT_GROUP}: {error}");
     }
-    std::fs::set_permissions(path, PermissionsExt::from_mode(MODE))
-        .map_err(|error| Error::io(Kind::Output, "set the mode of", path, &error))
+    match std::fs::set_permissions(path, PermissionsExt::from_mode(MODE)) {
+        // The unit's sandbox forbids set-group-id; in the packaged place the directory is made before the start.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            tracing::warn!(
+                "{} is made without set-group-id, so dropped files keep the group of whoever drops them: `chmod 2770` it",
+                path.display()
+            );
+            std::fs::set_permissions(path, PermissionsExt::from_mode(MODE & 0o777))
+        }
+        other => other,
+    }
+    .map_err(|error| Error::io(Kind::Output, "set the mode of", path, &error))
 }
 
 /// The hold on a state directory.

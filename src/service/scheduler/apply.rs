@@ -115,6 +115,7 @@ impl Scheduler {
                 self.outlook.job_ended(row);
                 tracing::info!(
                     job, batch = %row.batch_id, vm = %row.vm_id,
+                    stage = row.error.as_ref().and_then(|error| error.details().stage).map(tracing::field::display),
                     error = row.error.as_ref().map(tracing::field::display), "{}", row.state
                 );
             }

@@ -257,6 +257,7 @@ impl Scheduler {
             Told::Nothing => {}
             Told::Numbers => self.outlook.changed(live.batch_key, now),
             Told::Stage => {
+                log_stage(job, live, &event);
                 self.outlook.changed(live.batch_key, now);
                 let (mark, resumed) = (live.mark(), live.resumed);
                 // Only for people after a restart: a queue that cannot be written now may miss it.
@@ -445,4 +446,16 @@ fn random() -> f64 {
 /// A failure of the daemon itself, as `status.json` tells it.
 fn outlook_error(what: &str, error: &Error) -> Option<String> {
     Some(format!("{what}: {error}"))
+}
+
+/// For the log: that a stage ended (that it began only for those who want to know more).
+fn log_stage(job: JobId, live: &Live, event: &WorkerEvent) {
+    let (batch, vm) = (&live.batch, &live.vm);
+    match event {
+        WorkerEvent::StageStarted { stage } => tracing::debug!(job, batch, vm, %stage, "begins"),
+        WorkerEvent::StageFinished { stage, seconds, .. } => {
+            tracing::info!(job, batch, vm, %stage, "took {seconds:.1} s");
+        }
+        _ => {}
+    }
 }

@@ -11,6 +11,10 @@ use crate::service::queue::{JobRow, StageMark};
 pub struct Live {
     /// The run of the batch that the job belongs to.
     pub batch_key: i64,
+    /// That batch's id, for the log.
+    pub batch: String,
+    /// The VM's id, for the log.
+    pub vm: String,
     /// Whether it goes on from an earlier attempt's partial results.
     pub resumed: bool,
     /// The stage it is at.
@@ -42,7 +46,13 @@ impl Live {
     /// A worker that starts now; within one attempt what was shown stays shown.
     #[must_use]
     pub fn starting(row: &JobRow) -> Live {
-        Live { batch_key: row.batch_key, percentage: row.progress_percentage, ..Live::default() }
+        Live {
+            batch_key: row.batch_key,
+            batch: row.batch_id.clone(),
+            vm: row.vm_id.clone(),
+            percentage: row.progress_percentage,
+            ..Live::default()
+        }
     }
 
     /// Takes in an event.

@@ -1,10 +1,12 @@
 //! Where log lines go and how they look.
 //!
 //! Under systemd they go to the journal with the fields `H2K_JOB`, `H2K_BATCH`, `H2K_VM`, `H2K_STAGE`
-//! (span fields of [`job_span`]); elsewhere to stderr, as text or JSON; besides, to a file if one is
+//! (what events and spans call `job`, `batch`, `vm`, `stage`); elsewhere to stderr, as text or JSON; besides, to a file if one is
 //! configured. `HYPER2KVM_LOG` overrides the level with a filter (`hyper2kvm=debug,rusqlite=warn`).
 //! What is not here: what a command prints, which is its output, and the worker's log, which the worker starts
 //! for itself (it knows nothing of a service).
+
+mod journal;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
@@ -12,7 +14,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tracing::Span;
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -21,6 +22,7 @@ use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::model::config::{LogFormat, LogSettings};
 use crate::model::error::{Error, Kind, Result};
+use journal::Journal;
 
 /// Overrides the level when set.
 pub const FILTER_VARIABLE: &str = "HYPER2KVM_LOG";
@@ -54,12 +56,6 @@ pub fn for_command(verbosity: i8) -> Logging {
     let settings = LogSettings { format: LogFormat::Text, file: None, journald: false };
     let short = fmt::layer().with_writer(io::stderr).with_ansi(colours()).without_time().with_target(false);
     start(vec![short.boxed()], verbosity.saturating_sub(1), None, settings)
-}
-
-/// A span for what concerns one job; all log lines within carry its fields.
-#[must_use]
-pub fn job_span(job: i64, batch: &str, vm: &str, stage: Option<&str>) -> Span {
-    tracing::info_span!("job", job, batch, vm, stage)
 }
 
 impl Logging {
@@ -122,13 +118,7 @@ fn journal(settings: &LogSettings) -> Option<BoxedLayer> {
     if !settings.journald || !stderr_is_journal() {
         return None;
     }
-    let layer = tracing_journald::layer().ok()?;
-    Some(
-        layer
-            .with_syslog_identifier("hyper2kvm".to_owned())
-            .with_field_prefix(Some("H2K".to_owned()))
-            .boxed(),
-    )
+    Journal::connect().ok().map(Layer::boxed)
 }
 
 /// systemd says in `JOURNAL_STREAM` which device and inode the journal's stream has; a child whose
