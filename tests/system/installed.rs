@@ -27,10 +27,10 @@ impl Installed {
         let package = package(VERSION);
         let installed = Installed { machine: Machine::boot() };
         installed.install(&package);
-        // Quick retries; and the machine's file system lies in memory, where little is free.
+        // Quick retries, room for two jobs; and the machine's file system lies in memory, where little is free.
         installed.configure(
             "10-test",
-            "retry: {base_delay_s: 0.2, max_delay_s: 1}\nlimits: {disk_reserve: 1MiB}\n",
+            "max_concurrent_jobs: 2\nretry: {base_delay_s: 0.2, max_delay_s: 1}\nlimits: {disk_reserve: 1MiB}\n",
         );
         installed.machine.sh("systemctl restart hyper2kvm && useradd -G hyper2kvm-submit,hyper2kvm anna");
         installed
@@ -122,7 +122,7 @@ pub fn package(version: &str) -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages");
     if built.insert(version.to_owned()) {
         let mut build = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/build"));
-        build.args(["--binary", env!("CARGO_BIN_EXE_hyper2kvm"), "--version", version, "--out"]);
+        build.args(["--binary", env!("CARGO_BIN_EXE_hyper2kvm"), "--version", version, "--quick", "--out"]);
         let done = run(build.arg(&directory).arg("deb"));
         assert!(done.status.success(), "{}", said(&done));
     }

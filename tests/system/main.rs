@@ -5,8 +5,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod installed;
 mod logging;
+mod machine;
 mod netns;
 mod network;
 mod notify;
+mod outage;
+mod packages;
 mod root;
+mod service;

@@ -51,7 +51,7 @@ fn the_service_runs_and_is_enabled_after_installing() {
     );
     assert_eq!(
         installed.machine.sh("ps -o user= -p $(systemctl show --value -p MainPID hyper2kvm)"),
-        "hyper2kv+"
+        "hyper2kvm"
     );
 }
 
@@ -59,11 +59,14 @@ fn the_service_runs_and_is_enabled_after_installing() {
 fn an_upgrade_waits_for_running_jobs_and_restarts_by_itself_when_none_is_left() {
     let installed = Installed::new();
     let machine = &installed.machine;
+    let (newer, newest) = (package("0.1.1"), package("0.1.2"));
     let old = installed.property("MainPID");
     installed.drop_disk("long", 200, "zlib");
     installed.wait_copying("long");
+    // However long the upgrade takes on this machine: the copy is not over before.
+    machine.sh("pkill -STOP -x qemu-img");
 
-    let told = installed.install(&package("0.1.1"));
+    let told = installed.install(&newer);
     assert!(told.contains("jobs are running, so the old version goes on"), "{told}");
     assert_eq!(installed.property("MainPID"), old, "the upgrade restarted the service over a running job");
     assert_eq!(machine.sh("systemctl is-active hyper2kvm-restart-when-idle.service"), "active");
@@ -71,6 +74,7 @@ fn an_upgrade_waits_for_running_jobs_and_restarts_by_itself_when_none_is_left() 
     // The old service can still start workers, though its program file is gone.
     installed.drop_disk("short", 4, "false");
     installed.wait_settled("processed", "short");
+    machine.sh("pkill -CONT -x qemu-img");
     installed.wait_settled("processed", "long");
     assert_eq!(installed.vm("long")["attempt"], 1, "the job was started again: {}", installed.vm("long"));
     installed.assert_result("long");
@@ -87,7 +91,7 @@ fn an_upgrade_waits_for_running_jobs_and_restarts_by_itself_when_none_is_left() 
 
     // Nothing runs now: the next upgrade restarts at once.
     let old = installed.property("MainPID");
-    let told = installed.install(&package("0.1.2"));
+    let told = installed.install(&newest);
     assert!(!told.contains("jobs are running"), "{told}");
     assert_ne!(installed.property("MainPID"), old);
     assert_eq!(machine.sh("systemctl is-active hyper2kvm"), "active");
@@ -132,7 +136,7 @@ fn the_rpm_has_the_same_files_and_never_removes_state() {
     let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/build");
     let made = text_of(
         Command::new(build)
-            .args(["--binary", env!("CARGO_BIN_EXE_hyper2kvm"), "--version", "0.1.0", "--out"])
+            .args(["--binary", env!("CARGO_BIN_EXE_hyper2kvm"), "--version", "0.1.0", "--quick", "--out"])
             .arg(out.path())
             .arg("rpm"),
     );

@@ -3,7 +3,6 @@
 use std::process::{Command, Output};
 
 /// A command that runs as root.
-#[allow(dead_code, reason = "machines use it")]
 pub fn as_root(program: &str) -> Command {
     if is_root() {
         return Command::new(program);
