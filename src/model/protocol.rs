@@ -52,6 +52,27 @@ pub struct WorkLimits {
     pub keep_partial: bool,
 }
 
+/// Address space for one child: qemu-img needs little, but maps much.
+pub const CHILD_MEMORY_BYTES: u64 = 4 << 30;
+
+impl WorkLimits {
+    /// For work outside a service: nobody else writes here, and only permissions bind.
+    #[must_use]
+    pub fn unbound(work_dir: PathBuf, stall_timeout_s: f64) -> WorkLimits {
+        WorkLimits {
+            work_dir,
+            stall_timeout_s,
+            read_roots: Vec::new(),
+            write_roots: Vec::new(),
+            disk_reserve_bytes: 0,
+            reserved_by_others_bytes: 0,
+            sandbox_required: false,
+            child_memory_bytes: CHILD_MEMORY_BYTES,
+            keep_partial: false,
+        }
+    }
+}
+
 /// What a running worker can be told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]

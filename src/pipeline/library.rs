@@ -18,9 +18,6 @@ use crate::model::protocol::{Published, WorkLimits, WorkOrder, WorkerEvent, Work
 use crate::sys::dir::Dir;
 use crate::sys::process::Launcher;
 
-/// Address space of a child.
-const CHILD_MEMORY_BYTES: u64 = 4 << 30;
-
 /// One VM, from a manifest to a published result.
 ///
 /// ```standalone_crate
@@ -79,17 +76,7 @@ impl Migration {
             batch_id: plan.vm_id.clone(),
             attempt: 1,
             plan,
-            limits: WorkLimits {
-                work_dir,
-                stall_timeout_s: 600.0,
-                read_roots: Vec::new(),
-                write_roots: Vec::new(),
-                disk_reserve_bytes: 0,
-                reserved_by_others_bytes: 0,
-                sandbox_required: false,
-                child_memory_bytes: CHILD_MEMORY_BYTES,
-                keep_partial: false,
-            },
+            limits: WorkLimits::unbound(work_dir, 600.0),
         };
         Migration { order, bench: Bench::default(), control: Control::new() }
     }

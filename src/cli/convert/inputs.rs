@@ -22,8 +22,6 @@ use crate::model::units::safe_id;
 
 /// What is needed while it runs lies here, beside the results; gone when all went well.
 pub(super) const SCRATCH: &str = ".hyper2kvm";
-/// Address space of a child: decompression of hostile images ends here, not in the machine's swap.
-const CHILD_MEMORY_BYTES: u64 = 4 << 30;
 /// Suffixes of files that hold a disk as it is, where the content cannot tell.
 const RAW_SUFFIXES: [&str; 2] = ["raw", "img"];
 
@@ -148,17 +146,7 @@ fn one(input: &Path, args: &ConvertArgs, base: &Path, several: bool) -> Result<W
             batch_id,
             attempt: 1,
             plan,
-            limits: WorkLimits {
-                work_dir,
-                stall_timeout_s: settings.stall_timeout_s,
-                read_roots: Vec::new(),
-                write_roots: Vec::new(),
-                disk_reserve_bytes: 0,
-                reserved_by_others_bytes: 0,
-                sandbox_required: false,
-                child_memory_bytes: CHILD_MEMORY_BYTES,
-                keep_partial: false,
-            },
+            limits: WorkLimits::unbound(work_dir, settings.stall_timeout_s),
         },
     })
 }

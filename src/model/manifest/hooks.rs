@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::values::{Free, HttpUrl, Line, PathText, Seconds, Whole};
+use crate::model::job::Stage;
 
 /// `hooks`: by stage, in the order in which they run.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
@@ -34,6 +35,60 @@ pub enum HookStage {
     OnSuccess,
     /// At a bad end.
     OnFailure,
+}
+
+impl HookStage {
+    /// Every point, in the order in which they are reached.
+    pub const ALL: [HookStage; 9] = [
+        HookStage::PreExtraction,
+        HookStage::PostExtraction,
+        HookStage::PreFix,
+        HookStage::PostFix,
+        HookStage::PreConvert,
+        HookStage::PostConvert,
+        HookStage::PostValidate,
+        HookStage::OnSuccess,
+        HookStage::OnFailure,
+    ];
+
+    /// The name in manifests.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            HookStage::PreExtraction => "pre_extraction",
+            HookStage::PostExtraction => "post_extraction",
+            HookStage::PreFix => "pre_fix",
+            HookStage::PostFix => "post_fix",
+            HookStage::PreConvert => "pre_convert",
+            HookStage::PostConvert => "post_convert",
+            HookStage::PostValidate => "post_validate",
+            HookStage::OnSuccess => "on_success",
+            HookStage::OnFailure => "on_failure",
+        }
+    }
+
+    /// The point before a stage, if it has one.
+    #[must_use]
+    pub fn before(stage: Stage) -> Option<HookStage> {
+        match stage {
+            Stage::Extraction => Some(HookStage::PreExtraction),
+            Stage::Fix => Some(HookStage::PreFix),
+            Stage::Convert => Some(HookStage::PreConvert),
+            _ => None,
+        }
+    }
+
+    /// The point after a stage, if it has one.
+    #[must_use]
+    pub fn after(stage: Stage) -> Option<HookStage> {
+        match stage {
+            Stage::Extraction => Some(HookStage::PostExtraction),
+            Stage::Fix => Some(HookStage::PostFix),
+            Stage::Convert => Some(HookStage::PostConvert),
+            Stage::Validate => Some(HookStage::PostValidate),
+            _ => None,
+        }
+    }
 }
 
 /// One hook.
@@ -119,4 +174,19 @@ pub enum RetryStrategy {
     Linear,
     /// Not.
     Constant,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_point_but_the_two_at_the_end_belongs_to_a_stage() {
+        let of_stages: Vec<HookStage> = Stage::ALL
+            .into_iter()
+            .flat_map(|stage| [HookStage::before(stage), HookStage::after(stage)])
+            .flatten()
+            .collect();
+        assert_eq!(of_stages, HookStage::ALL[..7]);
+    }
 }

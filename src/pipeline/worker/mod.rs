@@ -18,7 +18,7 @@ use std::time::Instant;
 pub use process::process_main;
 
 use super::checkpoint::Checkpoint;
-use super::hooks::{self, HookPoint};
+use super::hooks;
 use super::meter::Meter;
 use super::publish::{self, Names, Progress, Publication};
 use super::report::{self, StageResults};
@@ -27,6 +27,7 @@ use super::workplace::Workplace;
 use crate::disk::{Control, Engine, Interruption, Measure, SourceDisk};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
+use crate::model::manifest::HookStage;
 use crate::model::plan::Plan;
 use crate::model::protocol::{Published, WorkOrder, WorkerEvent, WorkerOutcome};
 use crate::model::report::Notice;
@@ -201,11 +202,11 @@ impl Job<'_> {
             if !self.plan.runs(stage) {
                 continue;
             }
-            if let Some(point) = HookPoint::before(stage) {
+            if let Some(point) = HookStage::before(stage) {
                 hooks::reached(point)?;
             }
             self.one_stage(stage).map_err(|error| error.stage(stage))?;
-            if let Some(point) = HookPoint::after(stage) {
+            if let Some(point) = HookStage::after(stage) {
                 hooks::reached(point)?;
             }
         }
@@ -265,7 +266,7 @@ impl Job<'_> {
             }
         };
         self.meter.complete();
-        hooks::reached(HookPoint::OnSuccess)?;
+        hooks::reached(HookStage::OnSuccess)?;
         Ok(published)
     }
 
@@ -315,7 +316,7 @@ impl Job<'_> {
                 tracing::error!(kind = %error.kind(), %error, "failed");
                 self.remove_cut_partials();
                 self.keep_what_is_worth_it();
-                if let Err(error) = hooks::reached(HookPoint::OnFailure) {
+                if let Err(error) = hooks::reached(HookStage::OnFailure) {
                     tracing::warn!(%error, "on_failure");
                 }
                 failed(error)

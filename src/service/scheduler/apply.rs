@@ -9,7 +9,7 @@ use super::{Report, Scheduler};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::{JobState, WaitReason};
 use crate::model::plan::Plan;
-use crate::model::protocol::{WorkLimits, WorkOrder, WorkerCommand};
+use crate::model::protocol::{CHILD_MEMORY_BYTES, WorkLimits, WorkOrder, WorkerCommand};
 use crate::pipeline::publish;
 use crate::service::queue::{Change, Db, JobRow, Tries};
 use crate::service::view::live::Live;
@@ -25,9 +25,6 @@ const CHUNK: usize = 500;
 
 /// So often the same thing is tried while the queue refuses it.
 const MAX_REFUSALS: u32 = 30;
-
-/// Address space of every child of a worker: qemu-img needs some hundred MiB, a bomb needs more.
-const CHILD_MEMORY_BYTES: u64 = 4 << 30;
 
 /// A worker that waits to hear that its outcome is recorded.
 pub(super) struct Ended {
