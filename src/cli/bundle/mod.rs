@@ -32,7 +32,7 @@ pub(super) struct BundleArgs {
     /// Jobs whose logs and reports go in: number, BATCH/VM, or unique VM name
     #[arg(value_name = "JOB")]
     jobs: Vec<String>,
-    /// Where the archive goes [default: hyper2kvm-bundle-<TIME>.tar here]; never overwrites
+    /// Where the archive goes [default: hyper2kvm-bundle-TIME.tar here]; never overwrites
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]

@@ -3,7 +3,7 @@
 //! Manifests, batches, profiles and configuration all come through [`parse`]: YAML or JSON, told
 //! apart by content. The [`Tree`] keeps line and column of every key and value, so that each later
 //! complaint (a wrong type, a path outside its roots, a feature that is not there) can point at the
-//! place. [`Tree::decode`] turns it into a type, strictly; [`merge`] lays trees over each other.
+//! place. [`Tree::decode`] turns it into a type, strictly; [`merge()`] lays trees over each other.
 //!
 //! Not here: reading files, and what any key means.
 

@@ -8,7 +8,7 @@ use crate::model::protocol::{Published, WorkerCommand, WorkerOutcome};
 /// What the shell has to do. Changes of state have happened in the core already.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
-    /// Measure the room for a job and answer with [`Core::probed`].
+    /// Measure the room for a job and answer with `Core::probed`.
     Probe {
         /// Which.
         job: JobId,
