@@ -201,3 +201,73 @@ fn kind_of(message: &LinkMessage, name: &str, info: Option<&InfoKind>) -> LinkKi
         _ => LinkKind::Plain,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_core::NetlinkHeader;
+    use rtnetlink::packet_route::route::RouteNextHop;
+
+    use super::*;
+
+    fn said(payload: NetlinkPayload<RouteNetlinkMessage>) -> bool {
+        matters(&NetlinkMessage::new(NetlinkHeader::default(), payload))
+    }
+
+    fn route(prefix_length: u8, table: u8, kind: RouteType) -> RouteMessage {
+        let mut route = RouteMessage::default();
+        route.header.destination_prefix_length = prefix_length;
+        route.header.table = table;
+        route.header.kind = kind;
+        route
+    }
+
+    #[test]
+    fn lost_events_lead_to_a_fresh_look() {
+        assert!(said(NetlinkPayload::Overrun(Vec::new())));
+    }
+
+    #[test]
+    fn of_routes_only_default_routes_of_the_main_table_matter() {
+        let told = |route| said(NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(route)));
+        assert!(told(route(0, 254, RouteType::Unicast)));
+        assert!(!told(route(24, 254, RouteType::Unicast)));
+        assert!(!told(route(0, 52, RouteType::Unicast)));
+        // The kernel keeps an "unreachable" default of its own for IPv6.
+        assert!(!told(route(0, 254, RouteType::Unreachable)));
+        // A number that does not fit the header is told as an attribute, and that one counts.
+        let mut policy = route(0, 254, RouteType::Unicast);
+        policy.attributes.push(RouteAttribute::Table(51820));
+        assert!(!told(policy));
+    }
+
+    #[test]
+    fn of_several_next_hops_each_interface_holds_the_route() {
+        let mut several = route(0, 254, RouteType::Unicast);
+        let hops = [7, 9].map(|index| {
+            let mut hop = RouteNextHop::default();
+            hop.interface_index = index;
+            hop
+        });
+        several.attributes.push(RouteAttribute::MultiPath(hops.to_vec()));
+        assert_eq!(interfaces(&several), [7, 9]);
+    }
+
+    #[test]
+    fn links_are_told_apart_by_what_the_kernel_says_of_them() {
+        let kind = |name: &str, layer, flags, info: Option<InfoKind>| {
+            let mut message = LinkMessage::default();
+            message.header.link_layer_type = layer;
+            message.header.flags = flags;
+            message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+            message.attributes.extend(info.map(|kind| LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)])));
+            read_link(&message).kind
+        };
+        let (ether, none, up) = (LinkLayerType::Ether, LinkLayerType::None, LinkFlags::Up);
+        assert_eq!(kind("lo", ether, up | LinkFlags::Loopback, None), LinkKind::Loopback);
+        assert_eq!(kind("vnet0", ether, up, Some(InfoKind::Tun)), LinkKind::Tap);
+        assert_eq!(kind("tun0", none, up, Some(InfoKind::Tun)), LinkKind::Plain);
+        assert_eq!(kind("team0", ether, up, Some(InfoKind::Team)), LinkKind::Bond);
+        assert_eq!(kind("sit0", none, up, None), LinkKind::Fallback);
+        assert_eq!(kind("eth0.100", ether, up, Some(InfoKind::Vlan)), LinkKind::Plain);
+    }
+}
