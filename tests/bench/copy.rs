@@ -11,8 +11,8 @@ use crate::figures::{Figures, median};
 use crate::support::disks;
 
 const DISK_MIB: u64 = 8192;
-const DATA_MIB: u64 = 2048;
-const ROUNDS: usize = 7;
+const DATA_MIB: u64 = 4096;
+const ROUNDS: usize = 5;
 
 /// Alternates the bare command and the whole program, so that both meet the same machine.
 pub fn measure(figures: &mut Figures) {
