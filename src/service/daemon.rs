@@ -53,7 +53,7 @@ const SUBMIT_GROUP: &str = "hyper2kvm-submit";
 /// Runs the service until it is told to stop.
 pub fn run(source: ConfigurationSource, verbosity: i8) -> Result<()> {
     let settings = source.load()?;
-    let level = verbosity.saturating_add(i8::try_from(settings.verbose).unwrap_or(i8::MAX));
+    let level = verbosity.saturating_add(settings.verbosity());
     let logs = logging::for_daemon(&settings.log, level)?;
     second_signal_ends_at_once()?;
     prepare_directories(&settings)?;

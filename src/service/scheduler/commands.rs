@@ -354,7 +354,7 @@ impl Scheduler {
         let old = Arc::clone(&self.settings);
         let changes = changes(&old, settings);
         if let Some(logging) = &self.parts.logging {
-            logging.set_verbosity(i8::try_from(settings.verbose).unwrap_or(i8::MAX));
+            logging.set_verbosity(settings.verbosity());
             if let Err(error) = logging.reopen() {
                 tracing::warn!(%error, "the log file could not be opened again");
             }
