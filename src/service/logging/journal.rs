@@ -1,54 +1,51 @@
-//! Log lines for the journal, with their fields, in its native protocol.
+//! Log lines for the journal, told as sentences.
 //!
 //! The journal shows a person only `MESSAGE`, so that has to read as a whole: whose job it is, what
-//! happened, and why. The same values are sent as fields of their own besides, to be searched for. (The
-//! crate that usually does this sends the bare message: "failed", of nobody, for no reason.)
+//! happened, and why. `tracing-journald` sends fields and the bare message ("failed", of nobody, for no
+//! reason); [`Sentences`] stands before it and hands it the same event with a message that says it all.
+//! The fields are sent as they are, to be searched for. What is not here: the journal's protocol.
 
 use std::fmt::{self, Write as _};
 use std::io;
-use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
 
-use tracing::field::{Field, Visit};
+use tracing::field::{Field, Value, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Subscriber};
+use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
-/// Where journald listens.
-const SOCKET: &str = "/run/systemd/journal/socket";
 /// Before the name of every field of ours.
-const PREFIX: &str = "H2K_";
+const PREFIX: &str = "H2K";
 /// A datagram holds about 200 KiB; a value that is longer than this is cut.
 const MAX_VALUE_BYTES: usize = 16 * 1024;
 /// Told in the message's own words, so not once more behind it.
 const IN_THE_WORDS: [&str; 5] = ["job", "batch", "vm", "stage", "error"];
 
-/// Sends events to the journal.
+/// The journal of this machine; an error if there is none.
+pub(super) fn connect() -> io::Result<Sentences<tracing_journald::Layer>> {
+    let journal = tracing_journald::layer()?
+        .with_syslog_identifier("hyper2kvm".to_owned())
+        .with_field_prefix(Some(PREFIX.to_owned()))
+        .with_priority_mappings(PriorityMappings {
+            info: Priority::Informational,
+            debug: Priority::Debug,
+            ..PriorityMappings::new()
+        });
+    Ok(Sentences { inner: journal })
+}
+
+/// Hands every event on with a message that reads as a whole.
 #[derive(Debug)]
-pub(super) struct Journal {
-    socket: UnixDatagram,
-    path: PathBuf,
+pub(super) struct Sentences<L> {
+    inner: L,
 }
 
-impl Journal {
-    /// The journal of this machine; an error if there is none.
-    pub(super) fn connect() -> io::Result<Journal> {
-        Journal::at(Path::new(SOCKET))
-    }
-
-    fn at(path: &Path) -> io::Result<Journal> {
-        let socket = UnixDatagram::unbound()?;
-        // journald ignores an empty datagram; that it can be sent means that somebody listens.
-        socket.send_to(&[], path)?;
-        Ok(Journal { socket, path: path.to_owned() })
-    }
-}
-
-impl<S> Layer<S> for Journal
+impl<S, L> Layer<S> for Sentences<L>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
+    L: Layer<S>,
 {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         let mut fields = Fields::default();
@@ -56,6 +53,7 @@ where
         if let Some(span) = context.span(id) {
             span.extensions_mut().insert(fields);
         }
+        self.inner.on_new_span(attributes, id, context);
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
@@ -64,6 +62,7 @@ where
         {
             values.record(fields);
         }
+        self.inner.on_record(id, values, context);
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
@@ -74,8 +73,46 @@ where
             }
         }
         event.record(&mut fields);
-        // There is nowhere to tell that telling failed.
-        let _ = self.socket.send_to(&datagram(event.metadata(), &fields), &self.path);
+        let mut told =
+            Told { sentence: fields.sentence(), values: vec![None; event.metadata().fields().len()] };
+        event.record(&mut told);
+        let values: Vec<Option<&dyn Value>> =
+            told.values.iter().map(|value| value.as_ref().map(|text| text as &dyn Value)).collect();
+        let values = event.metadata().fields().value_set_all(&values);
+        self.inner.on_event(&Event::new(event.metadata(), &values), context);
+    }
+}
+
+/// The event as it is handed on: the sentence for its message, all else as text.
+struct Told {
+    sentence: String,
+    values: Vec<Option<String>>,
+}
+
+impl Told {
+    fn take(&mut self, field: &Field, mut value: String) {
+        if field.name() == "message" {
+            value.clone_from(&self.sentence);
+        }
+        let mut length = value.len().min(MAX_VALUE_BYTES);
+        while !value.is_char_boundary(length) {
+            length -= 1;
+        }
+        value.truncate(length);
+        // Those that the bridge from the `log` crate makes speak about itself.
+        if !field.name().starts_with("log.") {
+            self.values[field.index()] = Some(value);
+        }
+    }
+}
+
+impl Visit for Told {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.take(field, value.to_owned());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.take(field, format!("{value:?}"));
     }
 }
 
@@ -141,92 +178,44 @@ impl Visit for Fields {
     }
 }
 
-fn datagram(metadata: &tracing::Metadata<'_>, fields: &Fields) -> Vec<u8> {
-    let priority = match *metadata.level() {
-        Level::ERROR => "3",
-        Level::WARN => "4",
-        Level::INFO => "6",
-        _ => "7",
-    };
-    let mut bytes = Vec::new();
-    put(&mut bytes, "MESSAGE", &fields.sentence());
-    put(&mut bytes, "PRIORITY", priority);
-    put(&mut bytes, "SYSLOG_IDENTIFIER", "hyper2kvm");
-    put(&mut bytes, "TARGET", metadata.target());
-    for (name, value) in &fields.values {
-        put(&mut bytes, &journal_name(name), value);
-    }
-    bytes
-}
-
-/// Upper-case letters, digits and underscores are what the journal takes.
-fn journal_name(name: &str) -> String {
-    let plain = name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' });
-    PREFIX.chars().chain(plain).collect()
-}
-
-/// One field, in the form that may hold line breaks.
-fn put(bytes: &mut Vec<u8>, name: &str, value: &str) {
-    let mut length = value.len().min(MAX_VALUE_BYTES);
-    while !value.is_char_boundary(length) {
-        length -= 1;
-    }
-    bytes.extend_from_slice(name.as_bytes());
-    bytes.push(b'\n');
-    bytes.extend_from_slice(&(length as u64).to_le_bytes());
-    bytes.extend_from_slice(&value.as_bytes()[..length]);
-    bytes.push(b'\n');
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::{Arc, Mutex};
 
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
 
-    /// The fields of every datagram that `log` sends.
-    fn heard(log: impl FnOnce()) -> Vec<BTreeMap<String, String>> {
-        let scratch = tempfile::tempdir().unwrap();
-        let path = scratch.path().join("socket");
-        let socket = UnixDatagram::bind(&path).unwrap();
-        socket.set_nonblocking(true).unwrap();
-        let journal = Journal::at(&path).unwrap();
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(journal), log);
-        let mut found = Vec::new();
-        let mut buffer = vec![0; 256 * 1024];
-        while let Ok(length) = socket.recv(&mut buffer) {
-            if length > 0 {
-                found.push(parse(&buffer[..length]));
-            }
+    /// In the journal's place: keeps what it is handed.
+    #[derive(Clone, Default)]
+    struct Heard(Arc<Mutex<Vec<BTreeMap<&'static str, String>>>>);
+
+    impl<S: Subscriber> Layer<S> for Heard {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            let mut fields = Fields::default();
+            event.record(&mut fields);
+            let mut all: BTreeMap<_, _> = fields.values.into_iter().collect();
+            all.insert("message", fields.message);
+            self.0.lock().unwrap().push(all);
         }
-        found
     }
 
-    fn parse(mut bytes: &[u8]) -> BTreeMap<String, String> {
-        let mut fields = BTreeMap::new();
-        while !bytes.is_empty() {
-            let end = bytes.iter().position(|byte| *byte == b'\n').unwrap();
-            let (name, rest) = (std::str::from_utf8(&bytes[..end]).unwrap(), &bytes[end + 1..]);
-            let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
-            fields.insert(name.to_owned(), String::from_utf8(rest[8..8 + length].to_vec()).unwrap());
-            assert_eq!(rest[8 + length], b'\n');
-            bytes = &rest[8 + length + 1..];
-        }
-        fields
+    fn heard(log: impl FnOnce()) -> Vec<BTreeMap<&'static str, String>> {
+        let heard = Heard::default();
+        let layer = Sentences { inner: heard.clone() };
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
+        let lines = heard.0.lock().unwrap();
+        lines.clone()
     }
 
     #[test]
-    fn what_happens_to_a_job_reads_as_a_sentence_and_is_found_by_its_fields() {
+    fn what_happens_to_a_job_reads_as_a_sentence_and_keeps_its_fields() {
         let heard = heard(|| {
             tracing::error!(job = 17, batch = "night", vm = %"web01", error = %"no room", attempt = 2, "failed");
         });
-        assert_eq!(heard[0]["MESSAGE"], "night/web01: failed: no room (attempt=2)");
-        assert_eq!(heard[0]["PRIORITY"], "3");
-        for (field, value) in
-            [("H2K_JOB", "17"), ("H2K_BATCH", "night"), ("H2K_VM", "web01"), ("H2K_ATTEMPT", "2")]
-        {
+        assert_eq!(heard[0]["message"], "night/web01: failed: no room (attempt=2)");
+        for (field, value) in [("job", "17"), ("batch", "night"), ("vm", "web01"), ("attempt", "2")] {
             assert_eq!(heard[0][field], value);
         }
     }
@@ -234,29 +223,25 @@ mod tests {
     #[test]
     fn what_has_no_job_is_just_told() {
         let heard = heard(|| tracing::info!("ready after {} ms", 12));
-        assert_eq!(heard[0]["MESSAGE"], "ready after 12 ms");
-        assert!(!heard[0].keys().any(|name| name.starts_with("H2K_")));
+        assert_eq!(heard[0]["message"], "ready after 12 ms");
+        assert_eq!(heard[0].len(), 1);
     }
 
     #[test]
-    fn fields_of_spans_count_as_well() {
+    fn fields_of_spans_are_part_of_the_sentence() {
         let heard = heard(|| {
             let span =
                 tracing::info_span!("job", batch = "night", vm = "web01", stage = tracing::field::Empty);
             span.record("stage", "convert");
             span.in_scope(|| tracing::warn!("is slow"));
         });
-        assert_eq!(heard[0]["MESSAGE"], "night/web01: convert is slow");
-        assert_eq!(heard[0]["H2K_STAGE"], "convert");
+        assert_eq!(heard[0]["message"], "night/web01: convert is slow");
     }
 
     #[test]
-    fn line_breaks_stay_in_their_field_and_long_values_are_cut() {
-        let heard = heard(|| {
-            tracing::info!(text = "a\nMESSAGE=forged", "first");
-            tracing::info!(text = "ä".repeat(100_000), "second");
-        });
-        assert_eq!(heard[0]["H2K_TEXT"], "a\nMESSAGE=forged");
-        assert!(heard[1]["H2K_TEXT"].len() <= MAX_VALUE_BYTES);
+    fn long_values_are_cut_where_a_character_ends() {
+        let heard = heard(|| tracing::info!(text = "ä".repeat(100_000), "second"));
+        assert!(heard[0]["text"].len() <= MAX_VALUE_BYTES);
+        assert!(heard[0]["message"].len() <= MAX_VALUE_BYTES);
     }
 }

@@ -22,7 +22,6 @@ use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::model::config::{LogFormat, LogSettings};
 use crate::model::error::{Error, Kind, Result};
-use journal::Journal;
 
 /// Overrides the level when set.
 pub const FILTER_VARIABLE: &str = "HYPER2KVM_LOG";
@@ -118,7 +117,7 @@ fn journal(settings: &LogSettings) -> Option<BoxedLayer> {
     if !settings.journald || !stderr_is_journal() {
         return None;
     }
-    Journal::connect().ok().map(Layer::boxed)
+    journal::connect().ok().map(Layer::boxed)
 }
 
 /// systemd says in `JOURNAL_STREAM` which device and inode the journal's stream has; a child whose
