@@ -9,7 +9,7 @@
 use std::io;
 
 use super::checkpoint::{Checkpoint, Intent, Rename, journal_name, lock_name, vm_of_journal};
-use crate::model::error::{Error, Kind, Result};
+use crate::model::error::{Disposition, Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::plan::{OnExists, Plan};
 use crate::model::protocol::Published;
@@ -259,6 +259,15 @@ fn take_back(dir: &Dir, intent: &Intent) {
         }
     }
     let _ = dir.sync();
+}
+
+/// After a failure: takes back what another attempt would not finish, and tells whether nothing of the
+/// intent has a final name any more.
+pub(super) fn is_undone(dir: &Dir, intent: &Intent, error: &Error) -> bool {
+    if error.disposition() == Disposition::Permanent {
+        take_back(dir, intent);
+    }
+    intent.renames.iter().all(|rename| matches!(rename.file.is_at(dir, &rename.to), Ok(false)))
 }
 
 /// How far an intent that was found has been carried out.

@@ -33,6 +33,18 @@ fn a_report_that_is_there_counts_as_a_result() {
 }
 
 #[test]
+fn publishing_that_fails_at_the_report_can_be_tried_again() {
+    let site = Site::new(&["raw"]);
+    let in_the_way = site.out().join(".report.json.partial");
+    std::fs::create_dir_all(&in_the_way).unwrap();
+    assert_eq!(site.fail().kind(), Kind::Output);
+    assert!(!site.out().join("disk0.qcow2").exists(), "a final name means a complete result");
+    std::fs::remove_dir(&in_the_way).unwrap();
+    site.succeed();
+    site.assert_only(&["disk0.qcow2", "report.json"]);
+}
+
+#[test]
 fn a_suffix_puts_the_whole_result_beside_the_old_one() {
     let mut site = Site::new(&["raw", "raw"]);
     site.order.plan.output.on_exists = OnExists::Suffix;

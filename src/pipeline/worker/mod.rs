@@ -260,8 +260,12 @@ impl Job<'_> {
         let published = match publish::carry_out(dir, intent) {
             Ok(published) => published,
             Err(error) => {
-                self.checkpoint.intent = None;
-                self.save_quietly();
+                // While a file has its final name, the intent is the only proof that it is ours: the
+                // next attempt finishes it.
+                if publish::is_undone(dir, intent, &error) {
+                    self.checkpoint.intent = None;
+                    self.save_quietly();
+                }
                 return Err(error);
             }
         };
