@@ -47,15 +47,16 @@ async fn prune_partials(queue: &QueueHandle, before: f64, pruned: &mut Pruned) -
         .await?;
     for (row, plan) in old {
         let job = row.job_id;
-        let (count, bytes) = off_thread(move || {
+        let removed = off_thread(move || {
             let found = partials(&plan);
             if !dry_run && let Err(error) = publish::abandon(&plan) {
-                tracing::warn!(job, %error, "its partial results could not be removed");
-                return (0, 0);
+                tracing::warn!(job, %error, "its partial results could not be removed; tried again next time");
+                return None;
             }
-            found
+            Some(found)
         })
         .await?;
+        let Some((count, bytes)) = removed else { continue };
         pruned.partials += count;
         pruned.bytes += bytes;
         if !dry_run {

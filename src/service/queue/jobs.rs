@@ -266,10 +266,16 @@ impl Db {
     }
 
     /// Failed jobs that ended before then (epoch seconds) and whose partial results have not been removed.
+    ///
+    /// Not those whose directory a later job is at: what lies there is that job's.
     pub fn jobs_with_old_partials(&self, ended_before: f64) -> Result<Vec<JobRow>> {
         self.rows(
             &format!(
                 "{} WHERE job.state = 'failed' AND job.partials_removed = 0 AND job.completed_at < ?1
+                     AND NOT EXISTS (
+                         SELECT 1 FROM job later
+                         WHERE later.output_directory = job.output_directory AND later.job_id <> job.job_id
+                             AND later.state IN ('queued', 'running', 'waiting'))
                  ORDER BY job.job_id",
                 select()
             ),
@@ -348,7 +354,8 @@ impl Db {
             Change::Retry => {
                 self.let_go(id, state)?;
                 self.execute(
-                    "UPDATE job SET error = NULL, failures = 0, first_failure_at = NULL, started_at = NULL
+                    "UPDATE job SET error = NULL, failures = 0, first_failure_at = NULL, started_at = NULL,
+                         partials_removed = 0
                      WHERE job_id = ?1",
                     [id],
                 )?;
