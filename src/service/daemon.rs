@@ -6,7 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::command::{Command, SchedulerHandle};
 use super::configuration::ConfigurationSource;
 use super::control::{self, ControlContext, ControlSocket};
-use super::intake::{Intake, IntakeParts};
+use super::intake::{self, Intake, IntakeParts};
 use super::leftovers;
 use super::logging;
 use super::network::NetworkMonitor;
@@ -30,7 +30,6 @@ use super::view::metrics;
 use super::watchdog;
 use crate::model::config::{Layout, Settings};
 use crate::model::error::{Error, Kind, Result};
-use crate::sys::users;
 
 /// Threads of the runtime: everything that takes long happens in workers or on threads of its own.
 const RUNTIME_THREADS: usize = 2;
@@ -46,9 +45,6 @@ const COMMANDS: usize = 256;
 
 /// How long open connections of the control socket may take at the end.
 const CONTROL_FAREWELL: Duration = Duration::from_secs(1);
-
-/// Members may put files into the drop directory, where such a group exists.
-const SUBMIT_GROUP: &str = "hyper2kvm-submit";
 
 /// Runs the service until it is told to stop.
 pub fn run(source: ConfigurationSource, verbosity: i8) -> Result<()> {
@@ -221,7 +217,7 @@ fn prepare_directories(settings: &Settings) -> Result<()> {
     ] {
         make(&path, mode)?;
     }
-    prepare_drop_directory(&settings.intake.dir)
+    intake::prepare_drop_directory(&settings.intake.dir)
 }
 
 fn make(path: &Path, mode: u32) -> Result<()> {
@@ -229,32 +225,6 @@ fn make(path: &Path, mode: u32) -> Result<()> {
         Error::io(Kind::Output, "make", path, &error)
             .advice("name a state directory that this user may write, with --state-dir")
     })
-}
-
-/// Members of the submitting group may drop, where that group exists and we may give it the directory.
-fn prepare_drop_directory(path: &Path) -> Result<()> {
-    const MODE: u32 = 0o2770;
-    if path.exists() {
-        return Ok(());
-    }
-    make(path, MODE & 0o777)?;
-    let group = users::group_id(SUBMIT_GROUP).ok().flatten();
-    let given = group.map(|group| std::os::unix::fs::chown(path, None, Some(group)));
-    if let Some(Err(error)) = given {
-        tracing::warn!("the drop directory could not be given to group {SUBMIT_GROUP}: {error}");
-    }
-    match std::fs::set_permissions(path, PermissionsExt::from_mode(MODE)) {
-        // The unit's sandbox forbids set-group-id; in the packaged place the directory is made before the start.
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            tracing::warn!(
-                "{} is made without set-group-id, so dropped files keep the group of whoever drops them: `chmod 2770` it",
-                path.display()
-            );
-            std::fs::set_permissions(path, PermissionsExt::from_mode(MODE & 0o777))
-        }
-        other => other,
-    }
-    .map_err(|error| Error::io(Kind::Output, "set the mode of", path, &error))
 }
 
 /// The hold on a state directory.
@@ -307,6 +277,8 @@ impl Lock {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

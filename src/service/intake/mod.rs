@@ -16,6 +16,7 @@ mod place;
 mod take;
 mod wake;
 
+pub(in crate::service) use place::prepare_drop_directory;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
