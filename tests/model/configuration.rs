@@ -142,14 +142,15 @@ fn sizes_and_durations_are_read_as_people_write_them() {
 #[test]
 fn the_seeds_keys_keep_their_names() {
     let settings = settings(
-        "enable_recovery: false\nverbose: 1\nnetwork_monitor: {enabled: true, required_interfaces: [eth0], max_network_wait_s: 60, pause_on_network_down: true, pause_scope: network_jobs}\n",
+        "enable_recovery: true\nverbose: 1\nnetwork_monitor: {enabled: true, required_interfaces: [eth0], max_network_wait_s: 60, pause_on_network_down: true, pause_scope: network_jobs}\n",
     )
     .unwrap();
-    assert!(!settings.enable_recovery);
+    assert!(settings.enable_recovery);
     assert_eq!(settings.network_monitor.pause_scope, PauseScope::NetworkJobs);
     assert_eq!(settings.network_monitor.max_network_wait_s, 60.0);
-    let later = refused("vc_connection_max_retries: 3\n");
-    assert_eq!(later.kind().name(), "unsupported");
+    for later in ["vc_connection_max_retries: 3\n", "enable_recovery: false\n"] {
+        assert_eq!(refused(later).kind().name(), "unsupported", "{later}");
+    }
 }
 
 #[test]

@@ -63,6 +63,11 @@ pub(super) fn refuse(tree: &mut Tree) -> Result<()> {
             }
         }
     }
+    if tree.node("enable_recovery").is_some_and(|node| node.value == Value::Bool(false)) {
+        return Err(tree
+            .error(Kind::Unsupported, "enable_recovery", "finished disks are always gone on from".to_owned())
+            .advice("remove it; `hyper2kvm retry --from load` begins a job from the beginning"));
+    }
     for (key, advice) in RENAMED {
         if tree.root.get(key).is_some() {
             return Err(tree.error(Kind::Manifest, key, format!("unknown key `{key}`")).advice(advice));
