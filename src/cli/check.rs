@@ -246,6 +246,7 @@ mod tests {
             heartbeat_at: 1000.0,
             ready: true,
             network: "up".to_owned(),
+            network_missing: Vec::new(),
             paused: false,
             draining: false,
             counts: BTreeMap::from([("running".to_owned(), 2)]),

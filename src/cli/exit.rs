@@ -95,6 +95,7 @@ impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Failure {
         let exit = match refusal.code {
             RefusalCode::NoSuchJob => Exit::NoSuchJob,
+            RefusalCode::Invalid if refusal.error.kind() == Kind::Unsupported => Exit::Lacking,
             RefusalCode::Invalid => Exit::Usage,
             RefusalCode::WrongState | RefusalCode::NotAllowed | RefusalCode::Failed => Exit::Failed,
         };
@@ -121,7 +122,7 @@ mod tests {
             (RefusalCode::Invalid, Exit::Usage),
             (RefusalCode::NotAllowed, Exit::Failed),
         ] {
-            let refusal = Refusal { code, error: Error::internal("x") };
+            let refusal = Refusal { code, error: Error::new(Kind::Manifest, "x") };
             assert_eq!(Failure::from(refusal).exit, exit);
         }
     }

@@ -69,7 +69,11 @@ fn describe(status: &Status, color: bool) -> String {
         &format!("{}, version {}, process {}", paint.on(&mode, color), status.version, status.pid),
     );
     line("since", &moment(status.started_at));
-    line("network", &printable(&status.network));
+    let missing = match status.network_missing.as_slice() {
+        [] => String::new(),
+        names => format!(" (required but not here: {})", names.join(", ")),
+    };
+    line("network", &printable(&format!("{}{missing}", status.network)));
     line("jobs", &work_words(status));
     if status.bytes_per_second > 0 {
         line("speed", &format!("{}/s", human_size(status.bytes_per_second)));

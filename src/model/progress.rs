@@ -155,6 +155,9 @@ pub struct Status {
     pub ready: bool,
     /// `up`, `down`, or `unwatched`.
     pub network: String,
+    /// `network_monitor.required_interfaces` that do not exist here.
+    #[serde(default)]
+    pub network_missing: Vec<String>,
     /// Whether all work is paused.
     pub paused: bool,
     /// Whether nothing new is started.

@@ -198,6 +198,7 @@ impl Jobs {
             heartbeat_at: now(),
             ready: true,
             network: "up".to_owned(),
+            network_missing: Vec::new(),
             paused: self.paused,
             draining: self.draining,
             counts,

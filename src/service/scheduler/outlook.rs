@@ -272,6 +272,7 @@ impl Scheduler {
             heartbeat_at: now_epoch(),
             ready: outlook.ready,
             network: outlook.network.name().to_owned(),
+            network_missing: outlook.network.missing_required.clone(),
             paused: self.core.is_paused(),
             draining: self.core.is_draining(),
             estimated_time_remaining: status::estimate(

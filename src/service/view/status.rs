@@ -78,6 +78,7 @@ pub(super) mod tests {
             heartbeat_at: 1_737_558_050.0,
             ready: true,
             network: "up".to_owned(),
+            network_missing: Vec::new(),
             paused: false,
             draining: false,
             counts: map(&[
