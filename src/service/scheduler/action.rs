@@ -102,6 +102,26 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// The job it is about, if it is about one.
+    #[must_use]
+    pub fn job(&self) -> Option<JobId> {
+        match self {
+            Action::Probe { job }
+            | Action::Start { job, .. }
+            | Action::Continue { job }
+            | Action::Wait { job, .. }
+            | Action::Requeue { job, .. }
+            | Action::Succeed { job, .. }
+            | Action::Fail { job, .. }
+            | Action::Cancel { job, .. }
+            | Action::Tell { job, .. }
+            | Action::Kill { job } => Some(*job),
+            Action::BatchEnded { .. } | Action::OutageTooLong { .. } => None,
+        }
+    }
+}
+
 /// How a worker came to its end.
 #[derive(Debug, Clone, PartialEq)]
 pub enum WorkerEnd {

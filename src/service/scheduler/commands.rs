@@ -6,16 +6,15 @@ use super::core::JobId;
 use super::outlook_error;
 use super::{PAUSED_FLAG, Policy, Scheduler, with_jobs};
 use crate::model::api::{
-    Acted, JobDetails, JobFilter, JobList, JobView, Refusal, RefusalCode, RetryRequest, SubmitRequest,
+    Acted, JobDetails, JobFilter, JobList, JobView, Refusal, RefusalCode, SubmitRequest,
 };
 use crate::model::config::{Settings, changes};
 use crate::model::error::{Error, Kind};
 use crate::model::job::BatchState;
 use crate::model::planner::Submission;
 use crate::model::progress::BatchProgress;
-use crate::pipeline::publish;
 use crate::service::command::{Command, Reply};
-use crate::service::queue::{Admission, Change, JobRow, NewDrop, Target};
+use crate::service::queue::{Admission, JobRow, NewDrop, Target};
 use crate::service::view::progress::{Shown, batch_progress};
 use crate::service::view::status;
 use crate::service::{retention, watchdog};
@@ -29,10 +28,10 @@ pub(super) struct Pending {
 }
 
 /// What a person named, found.
-struct Named {
-    jobs: Vec<JobRow>,
+pub(super) struct Named {
+    pub(super) jobs: Vec<JobRow>,
     /// A batch, of which only those jobs are meant that can be acted on.
-    is_batch: bool,
+    pub(super) is_batch: bool,
 }
 
 impl Scheduler {
@@ -213,61 +212,6 @@ impl Scheduler {
         }
     }
 
-    async fn retry(&mut self, target: &str, request: &RetryRequest) -> Result<Acted, Refusal> {
-        let named = self.find(target).await?;
-        let is_meant = |row: &&JobRow| match named.is_batch {
-            true if request.failed => row.state.name() == "failed",
-            true => matches!(row.state.name(), "failed" | "cancelled"),
-            false => true,
-        };
-        let meant: Vec<&JobRow> = named.jobs.iter().filter(is_meant).collect();
-        if meant.is_empty() {
-            let error = Error::new(Kind::Cancelled, format!("no job of `{target}` failed or was cancelled"))
-                .advice("`hyper2kvm list` shows their states");
-            return Err(Refusal { code: RefusalCode::WrongState, error });
-        }
-        for row in &meant {
-            if row.state.after(crate::model::job::JobChange::Retry).is_err() {
-                return Err(wrong_state(row, "retry", "has not failed"));
-            }
-        }
-        if let Some(stage) = request.from {
-            for row in &meant {
-                let job = row.job_id;
-                let plan = self.parts.queue.with(move |db| db.plan(job)).await?;
-                let rewound = tokio::task::spawn_blocking(move || publish::rewind(&plan, stage)).await;
-                rewound.map_err(|_| Error::internal("rewinding broke off"))??;
-            }
-        }
-        let jobs: Vec<JobId> = meant.iter().map(|row| row.job_id).collect();
-        let all = jobs.clone();
-        let message = match request.from {
-            Some(stage) => format!("retried by the operator from {stage}"),
-            None => "retried by the operator".to_owned(),
-        };
-        let changed = self.parts.queue.with(move |db| {
-            let batches = db.atomically(|db| {
-                let mut keys = Vec::new();
-                for job in jobs {
-                    let row = db.transition(job, Change::Retry, &message)?;
-                    keys.push(row.batch_key);
-                }
-                keys.dedup();
-                keys.into_iter().map(|key| db.batch_run(key)).collect::<Result<Vec<_>, _>>()
-            })?;
-            with_jobs(db, batches.into_iter().flatten().collect())
-        });
-        for (batch, rows) in changed.await? {
-            self.unsettled.remove(&batch.batch_key);
-            for row in &rows {
-                self.live.remove(&row.job_id);
-            }
-            self.take_in(&batch, rows);
-        }
-        self.carry_out().await;
-        self.acted("queued again", all).await
-    }
-
     async fn set_priority(&mut self, target: &str, priority: i64) -> Result<Acted, Refusal> {
         let named = self.find(target).await?;
         let open: Vec<JobId> =
@@ -377,7 +321,7 @@ impl Scheduler {
     }
 
     /// The jobs that a person means.
-    async fn find(&self, target: &str) -> Result<Named, Refusal> {
+    pub(super) async fn find(&self, target: &str) -> Result<Named, Refusal> {
         let asked = target.to_owned();
         let (found, rows) = self
             .parts
@@ -411,7 +355,7 @@ impl Scheduler {
         Ok(rows.iter().map(JobRow::view).collect())
     }
 
-    async fn acted(&self, message: &str, jobs: Vec<JobId>) -> Result<Acted, Refusal> {
+    pub(super) async fn acted(&self, message: &str, jobs: Vec<JobId>) -> Result<Acted, Refusal> {
         Ok(Acted { message: message.to_owned(), jobs: self.views(jobs).await? })
     }
 }
@@ -431,7 +375,7 @@ fn ambiguous(target: &str, rows: &[JobRow]) -> Refusal {
     Refusal { code: RefusalCode::Invalid, error }
 }
 
-fn wrong_state(row: &JobRow, verb: &str, why: &str) -> Refusal {
+pub(super) fn wrong_state(row: &JobRow, verb: &str, why: &str) -> Refusal {
     let cause = if row.state.is_final() || why == "has not failed" {
         format!("cannot {verb} job {} ({}/{}): it is {}", row.job_id, row.batch_id, row.vm_id, row.state)
     } else {

@@ -23,6 +23,7 @@ mod moves;
 mod outcome;
 mod outlook;
 mod policy;
+mod retry;
 mod settling;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
