@@ -52,6 +52,31 @@ fn a_change_that_the_state_machine_does_not_know_changes_nothing() {
     assert_eq!((db.job(job).unwrap(), db.events(job).unwrap()), before);
 }
 
+#[test]
+fn an_end_that_was_retried_meanwhile_is_not_recorded_as_settled_only_where_its_drop_lies() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut db = Db::open(&directory.path().join("queue.db")).unwrap();
+    let job = jobs_of(&accept(&mut db, directory.path(), single("a", "1")))[0];
+    let end = |db: &mut Db| {
+        db.transition(job, claim(1), "started").unwrap();
+        db.transition(job, Change::Fail(Error::new(Kind::Source, "no such disk")), "failed").unwrap();
+        db.unsettled_batches().unwrap().remove(0)
+    };
+    let first = end(&mut db);
+    db.transition(job, Change::Retry, "retried").unwrap();
+    let second = end(&mut db);
+    let (first_end, second_end) = (first.ended_at.unwrap(), second.ended_at.unwrap());
+    assert_ne!(first_end, second_end);
+
+    let place = directory.path().join("failed/a.json");
+    assert!(!db.batch_settled(first.batch_key, first_end, Some(&place)).unwrap());
+    assert_eq!(db.unsettled_batches().unwrap().len(), 1);
+    assert_eq!(db.dropped(first.drop_id).unwrap().unwrap().settled_path, Some(place.clone()));
+    assert!(db.batch_settled(second.batch_key, second_end, None).unwrap());
+    assert!(db.unsettled_batches().unwrap().is_empty());
+    assert_eq!(db.dropped(first.drop_id).unwrap().unwrap().settled_path, Some(place));
+}
+
 #[tokio::test]
 async fn the_handle_serves_in_order_and_survives_a_closure_that_panics() {
     let directory = tempfile::tempdir().unwrap();

@@ -77,19 +77,34 @@ impl Db {
     }
 
     /// The reports of an ended run are written and its drop lies at `settled_path` (if there was a file).
-    pub fn batch_settled(&mut self, batch_key: i64, settled_path: Option<&std::path::Path>) -> Result<()> {
+    ///
+    /// Answers false if that end (`ended_at`) is not the batch's last any more, because it was retried
+    /// meanwhile: then only the place of its drop counts, so that the next settlement finds it there.
+    pub fn batch_settled(
+        &mut self,
+        batch_key: i64,
+        ended_at: f64,
+        settled_path: Option<&std::path::Path>,
+    ) -> Result<bool> {
         let at = now();
         self.atomically(|db| {
             db.execute(
-                "UPDATE batch SET settled_at = ?2 WHERE batch_key = ?1 AND ended_at IS NOT NULL",
-                params![batch_key, at],
+                "UPDATE dropped SET settled_path = coalesce(?2, settled_path)
+                 WHERE drop_id = (SELECT drop_id FROM batch WHERE batch_key = ?1)",
+                params![batch_key, settled_path.map(|path| path.to_string_lossy())],
             )?;
-            db.execute(
-                "UPDATE dropped SET state = 'settled', settled_path = coalesce(?2, settled_path), settled_at = ?3
-                 WHERE drop_id = (SELECT drop_id FROM batch WHERE batch_key = ?1 AND ended_at IS NOT NULL)",
-                params![batch_key, settled_path.map(|path| path.to_string_lossy()), at],
-            )?;
-            Ok(())
+            let is_its_end = db.execute(
+                "UPDATE batch SET settled_at = ?3 WHERE batch_key = ?1 AND ended_at = ?2",
+                params![batch_key, ended_at, at],
+            )? > 0;
+            if is_its_end {
+                db.execute(
+                    "UPDATE dropped SET state = 'settled', settled_at = ?2
+                     WHERE drop_id = (SELECT drop_id FROM batch WHERE batch_key = ?1)",
+                    params![batch_key, at],
+                )?;
+            }
+            Ok(is_its_end)
         })
     }
 

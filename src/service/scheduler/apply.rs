@@ -150,7 +150,7 @@ impl Scheduler {
                 Ok(())
             }
             Action::BatchEnded { batch } => {
-                self.unsettled.insert(*batch, now_epoch());
+                self.unsettled.due_at(*batch, now_epoch());
                 self.outlook.at_once(*batch, now_epoch());
                 Ok(())
             }

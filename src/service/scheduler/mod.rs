@@ -26,7 +26,7 @@ mod policy;
 mod retry;
 mod settling;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,7 @@ use self::commands::Pending;
 use self::core::{Action, BatchFacts, BatchKey, Core, Counters, JobFacts, JobId, Network, SpaceProbe};
 use self::outlook::Outlook;
 use self::policy::Policy;
+use self::settling::Settling;
 use super::command::Command;
 use super::configuration::ConfigurationSource;
 use super::logging::Logging;
@@ -94,7 +95,7 @@ pub struct SchedulerParts {
 /// What arrives from threads that looked something up or wrote something.
 enum Report {
     Probed(JobId, Option<SpaceProbe>),
-    Settled(BatchKey, Result<Settled>),
+    Settled { batch: BatchKey, ended_at: f64, outcome: Result<Settled> },
     Discarded { job: JobId, batch: BatchKey, error: Option<Error> },
     OutputSpace(Option<Space>),
 }
@@ -121,7 +122,7 @@ pub struct Scheduler {
     loaded_up_to: BatchKey,
     more_rows: bool,
     queue_rests_until: Option<f64>,
-    unsettled: BTreeMap<BatchKey, f64>,
+    unsettled: Settling,
     next_round: f64,
     next_retention: f64,
     next_ping: Option<Instant>,
@@ -153,7 +154,7 @@ impl Scheduler {
             loaded_up_to: 0,
             more_rows: true,
             queue_rests_until: None,
-            unsettled: BTreeMap::new(),
+            unsettled: Settling::default(),
             next_round: 0.0,
             next_retention: now_epoch() + 60.0,
             next_ping: watchdog::watchdog_interval().map(|interval| Instant::now() + interval),
@@ -286,7 +287,7 @@ impl Scheduler {
     async fn take_report(&mut self, report: Report) {
         match report {
             Report::Probed(job, probe) => self.core.probed(now_epoch(), job, probe),
-            Report::Settled(batch, outcome) => self.settled(batch, outcome).await,
+            Report::Settled { batch, ended_at, outcome } => self.settled(batch, ended_at, outcome).await,
             Report::Discarded { job, batch, error } => self.discarded(job, batch, error),
             Report::OutputSpace(space) => {
                 self.outlook.is_measuring = false;
@@ -342,7 +343,7 @@ impl Scheduler {
         let now = now_epoch();
         let line = self.queue_rests_until.filter(|_| !self.line.is_empty() || self.more_rows);
         let round = (!self.supervisor.is_empty()).then_some(self.next_round);
-        let settle = self.unsettled.values().copied().reduce(f64::min);
+        let settle = self.unsettled.next_due();
         let due = [
             self.core.next_deadline(),
             line,

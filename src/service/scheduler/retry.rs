@@ -58,7 +58,7 @@ impl Scheduler {
             with_jobs(db, batches.into_iter().flatten().collect())
         });
         for (batch, rows) in changed.await? {
-            self.unsettled.remove(&batch.batch_key);
+            self.unsettled.reopened(batch.batch_key);
             for row in &rows {
                 self.live.remove(&row.job_id);
             }

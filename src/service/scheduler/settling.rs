@@ -1,5 +1,7 @@
 //! Ended batches on their way out: reports and moves happen elsewhere, and are recorded when done.
 
+use std::collections::{HashMap, HashSet};
+
 use super::core::BatchKey;
 use super::{Report, Scheduler};
 use crate::model::error::{Error, Result};
@@ -13,27 +15,74 @@ const SETTLE_AGAIN_S: f64 = 0.05;
 /// Settling that failed (a full disk) is tried again after this.
 const SETTLE_RETRY_S: f64 = 5.0;
 
+/// Which batches are to be settled, and when.
+///
+/// One settlement of a batch at a time: a retry may end the batch again while the settlement of its
+/// earlier end still writes and moves, and the later one has to have the last word.
+#[derive(Debug, Default)]
+pub(super) struct Settling {
+    due: HashMap<BatchKey, f64>,
+    under_way: HashSet<BatchKey>,
+}
+
+impl Settling {
+    /// To be settled then, or earlier if that was said before.
+    pub(super) fn due_at(&mut self, batch: BatchKey, at: f64) {
+        let due = self.due.entry(batch).or_insert(at);
+        *due = due.min(at);
+    }
+
+    /// A retry has opened it again.
+    pub(super) fn reopened(&mut self, batch: BatchKey) {
+        self.due.remove(&batch);
+    }
+
+    /// When the next one is due that is not being settled already.
+    pub(super) fn next_due(&self) -> Option<f64> {
+        let waiting = self.due.iter().filter(|(batch, _)| !self.under_way.contains(batch));
+        waiting.map(|(_, at)| *at).reduce(f64::min)
+    }
+
+    /// What is due now, in the order of the batches; each is under way from here on.
+    fn begin(&mut self, now: f64) -> Vec<BatchKey> {
+        let is_due = |(batch, at): (&BatchKey, &f64)| {
+            (*at <= now && !self.under_way.contains(batch)).then_some(*batch)
+        };
+        let mut due: Vec<BatchKey> = self.due.iter().filter_map(is_due).collect();
+        due.sort_unstable();
+        for batch in &due {
+            self.due.remove(batch);
+            self.under_way.insert(*batch);
+        }
+        due
+    }
+
+    /// Its settlement has come to an end, good or bad.
+    fn ended(&mut self, batch: BatchKey) {
+        self.under_way.remove(&batch);
+    }
+}
+
 impl Scheduler {
     /// Ended batches whose reports are due.
     pub(super) async fn settle_due(&mut self) {
         let now = now_epoch();
-        let due: Vec<BatchKey> =
-            self.unsettled.iter().filter(|(_, at)| **at <= now).map(|(key, _)| *key).collect();
-        for batch in due {
-            self.unsettled.remove(&batch);
+        for batch in self.unsettled.begin(now) {
             match self.settlement(batch).await {
-                Ok(None) => {}
+                Ok(None) => self.unsettled.ended(batch),
                 Ok(Some(settlement)) => {
                     let reports = self.reports.0.clone();
                     tokio::spawn(async move {
+                        let ended_at = settlement.batch.ended_at.unwrap_or_default();
                         let done = tokio::task::spawn_blocking(move || settlement.carry_out()).await;
                         let outcome = done.unwrap_or_else(|_| Err(Error::internal("settling broke off")));
-                        let _ = reports.send(Report::Settled(batch, outcome)).await;
+                        let _ = reports.send(Report::Settled { batch, ended_at, outcome }).await;
                     });
                 }
                 Err(error) => {
                     self.queue_failed(&error);
-                    self.unsettled.insert(batch, now + SETTLE_RETRY_S);
+                    self.unsettled.ended(batch);
+                    self.unsettled.due_at(batch, now + SETTLE_RETRY_S);
                 }
             }
         }
@@ -63,17 +112,24 @@ impl Scheduler {
             .await
     }
 
-    pub(super) async fn settled(&mut self, batch: BatchKey, outcome: Result<Settled>) {
+    /// `ended_at`: which end of the batch was settled.
+    pub(super) async fn settled(&mut self, batch: BatchKey, ended_at: f64, outcome: Result<Settled>) {
+        self.unsettled.ended(batch);
         match outcome {
-            Ok(Settled::NotYet) => drop(self.unsettled.insert(batch, now_epoch() + SETTLE_AGAIN_S)),
+            Ok(Settled::NotYet) => self.unsettled.due_at(batch, now_epoch() + SETTLE_AGAIN_S),
             Ok(Settled::Done(place)) => {
-                let recorded =
-                    self.parts.queue.with(move |db| db.batch_settled(batch, place.as_deref())).await;
+                let recorded = self
+                    .parts
+                    .queue
+                    .with(move |db| db.batch_settled(batch, ended_at, place.as_deref()))
+                    .await;
                 match recorded {
-                    Ok(()) => self.forget_batch(batch),
+                    Ok(true) => self.forget_batch(batch),
+                    // A retry came in between; its end is settled in its turn.
+                    Ok(false) => {}
                     Err(error) => {
                         self.queue_failed(&error);
-                        self.unsettled.insert(batch, now_epoch() + SETTLE_RETRY_S);
+                        self.unsettled.due_at(batch, now_epoch() + SETTLE_RETRY_S);
                     }
                 }
             }
@@ -81,7 +137,7 @@ impl Scheduler {
                 tracing::error!(%error, "an ended batch could not be put away; tried again");
                 self.outlook.last_error = Some(error.to_string());
                 self.outlook.status_changed();
-                self.unsettled.insert(batch, now_epoch() + SETTLE_RETRY_S);
+                self.unsettled.due_at(batch, now_epoch() + SETTLE_RETRY_S);
             }
         }
     }
@@ -90,5 +146,33 @@ impl Scheduler {
         let live = &mut self.live;
         self.outlook.forget(batch);
         live.retain(|job, live| live.batch_key != batch || self.core.knows(*job));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_ends_again_waits_for_the_settlement_of_its_earlier_end() {
+        let mut settling = Settling::default();
+        settling.due_at(1, 10.0);
+        settling.due_at(2, 20.0);
+        assert_eq!(settling.begin(15.0), [1]);
+        settling.reopened(1);
+        settling.due_at(1, 16.0);
+        assert_eq!(settling.next_due(), Some(20.0), "what waits for a report is not waited for by the clock");
+        assert_eq!(settling.begin(30.0), [2]);
+        settling.ended(1);
+        assert_eq!(settling.next_due(), Some(16.0));
+        assert_eq!(settling.begin(30.0), [1]);
+    }
+
+    #[test]
+    fn a_reopened_batch_is_not_settled() {
+        let mut settling = Settling::default();
+        settling.due_at(1, 10.0);
+        settling.reopened(1);
+        assert!(settling.begin(30.0).is_empty());
     }
 }
