@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::queue::{BatchRow, DropRow, DropState, JobRow};
+use super::queue::{BatchRow, DropRow, JobRow};
 use super::view::batch_report::{batch_report, summary};
 use crate::model::config::Layout;
 use crate::model::error::{Error, Kind, Result};
@@ -37,7 +37,7 @@ pub struct Settlement {
     pub rows: Vec<JobRow>,
     /// The plans of those that succeeded.
     pub succeeded: Vec<Plan>,
-    /// Its drop.
+    /// Its drop, no longer on its way to `processing/`.
     pub dropped: DropRow,
     /// The state directory.
     pub layout: Layout,
@@ -47,21 +47,9 @@ pub struct Settlement {
     pub now: f64,
 }
 
-/// How far it came.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Settled {
-    /// All is done; the drop lies there, if there is a file.
-    Done(Option<PathBuf>),
-    /// The drop is still on its way to `processing/`: again in a moment.
-    NotYet,
-}
-
 impl Settlement {
-    /// Writes the reports and moves the drop.
-    pub fn carry_out(&self) -> Result<Settled> {
-        if self.dropped.identity.is_some() && self.dropped.state == DropState::Accepted {
-            return Ok(Settled::NotYet);
-        }
+    /// Writes the reports and moves the drop; answers where it lies now, if there is a file.
+    pub fn carry_out(&self) -> Result<Option<PathBuf>> {
         self.forget_journals();
         let report =
             batch_report(&self.batch.batch_id, &self.dropped.name, &self.rows, self.vm_reports(), self.now);
@@ -69,7 +57,7 @@ impl Settlement {
         if let Err(error) = self.write_beside_results(&encode(&report)?, &summary(&report)) {
             tracing::warn!(batch = %self.batch.batch_id, %error, "the batch's report is only beside its drop");
         }
-        let Some(found) = self.find_file() else { return Ok(Settled::Done(None)) };
+        let Some(found) = self.find_file() else { return Ok(None) };
         let (directory, suffix, bytes) = if self.is_good() {
             (self.layout.processed(), ".report.json", encode(&report)?)
         } else {
@@ -80,7 +68,7 @@ impl Settlement {
         self.remove_old_sidecar(&found);
         let place = self.move_with_sidecar(&found, &directory, suffix, &bytes)?;
         failpoint::hit("settle.after-move");
-        Ok(Settled::Done(Some(place)))
+        Ok(Some(place))
     }
 
     /// A worker keeps its journal until the outcome is recorded. It is now; but a daemon that died

@@ -27,6 +27,7 @@ mod retry;
 mod settling;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,6 @@ use super::configuration::ConfigurationSource;
 use super::logging::Logging;
 use super::network::{NetworkMonitor, NetworkState, Verdict};
 use super::queue::{BatchRow, Db, JobRow, QueueHandle};
-use super::settle::Settled;
 use super::supervisor::{Heard, Supervisor};
 use super::view::live::{Live, Told};
 use super::watchdog;
@@ -95,7 +95,7 @@ pub struct SchedulerParts {
 /// What arrives from threads that looked something up or wrote something.
 enum Report {
     Probed(JobId, Option<SpaceProbe>),
-    Settled { batch: BatchKey, ended_at: f64, outcome: Result<Settled> },
+    Settled { batch: BatchKey, ended_at: f64, outcome: Result<Option<PathBuf>> },
     Discarded { job: JobId, batch: BatchKey, error: Option<Error> },
     OutputSpace(Option<Space>),
 }

@@ -1,19 +1,31 @@
 //! Ended batches on their way out: reports and moves happen elsewhere, and are recorded when done.
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 
 use super::core::BatchKey;
 use super::{Report, Scheduler};
 use crate::model::error::{Error, Result};
 use crate::model::job::JobState;
-use crate::service::settle::{Settled, Settlement};
+use crate::service::queue::DropState;
+use crate::service::settle::Settlement;
 use crate::sys::time::now_epoch;
 
-/// A drop that is still on its way is looked at again after this.
+/// A drop that is still on its way is looked at again after this, and then after twice as long each
+/// time: usually it is there in a moment, but its move can be stuck for as long as a disk is full.
 const SETTLE_AGAIN_S: f64 = 0.05;
 
-/// Settling that failed (a full disk) is tried again after this.
+/// Settling that failed (a full disk) is tried again after this. Nothing waits longer.
 const SETTLE_RETRY_S: f64 = 5.0;
+
+/// What there is to do for a batch that is to be settled.
+enum Next {
+    /// It is open again, or gone.
+    Nothing,
+    /// The drop is still on its way to `processing/`: again in a moment.
+    NotYet,
+    Settle(Box<Settlement>),
+}
 
 /// Which batches are to be settled, and when.
 ///
@@ -23,6 +35,8 @@ const SETTLE_RETRY_S: f64 = 5.0;
 pub(super) struct Settling {
     due: HashMap<BatchKey, f64>,
     under_way: HashSet<BatchKey>,
+    /// How long a batch has last waited for its drop.
+    waits: HashMap<BatchKey, f64>,
 }
 
 impl Settling {
@@ -60,6 +74,16 @@ impl Settling {
     /// Its settlement has come to an end, good or bad.
     fn ended(&mut self, batch: BatchKey) {
         self.under_way.remove(&batch);
+        self.waits.remove(&batch);
+    }
+
+    /// Its drop is still on its way to `processing/`.
+    fn not_yet(&mut self, batch: BatchKey, now: f64) {
+        let last = self.waits.get(&batch);
+        let wait = last.map_or(SETTLE_AGAIN_S, |last| (last * 2.0).min(SETTLE_RETRY_S));
+        self.under_way.remove(&batch);
+        self.waits.insert(batch, wait);
+        self.due_at(batch, now + wait);
     }
 }
 
@@ -69,8 +93,9 @@ impl Scheduler {
         let now = now_epoch();
         for batch in self.unsettled.begin(now) {
             match self.settlement(batch).await {
-                Ok(None) => self.unsettled.ended(batch),
-                Ok(Some(settlement)) => {
+                Ok(Next::Nothing) => self.unsettled.ended(batch),
+                Ok(Next::NotYet) => self.unsettled.not_yet(batch, now),
+                Ok(Next::Settle(settlement)) => {
                     let reports = self.reports.0.clone();
                     tokio::spawn(async move {
                         let ended_at = settlement.batch.ended_at.unwrap_or_default();
@@ -88,16 +113,20 @@ impl Scheduler {
         }
     }
 
-    async fn settlement(&self, batch: BatchKey) -> Result<Option<Settlement>> {
+    async fn settlement(&self, batch: BatchKey) -> Result<Next> {
         let layout = self.settings.layout();
         let output_dir = self.settings.output_dir.clone();
         self.parts
             .queue
             .with(move |db| {
                 let Some(row) = db.batch_run(batch)?.filter(|row| row.ended_at.is_some()) else {
-                    return Ok(None);
+                    return Ok(Next::Nothing);
                 };
-                let Some(dropped) = db.dropped(row.drop_id)? else { return Ok(None) };
+                let Some(dropped) = db.dropped(row.drop_id)? else { return Ok(Next::Nothing) };
+                // Before everything else is read: this is asked again and again.
+                if dropped.identity.is_some() && dropped.state == DropState::Accepted {
+                    return Ok(Next::NotYet);
+                }
                 let output_directory =
                     row.output_directory.clone().unwrap_or_else(|| output_dir.join(&row.batch_id));
                 let rows = db.run_jobs(batch)?;
@@ -107,17 +136,19 @@ impl Scheduler {
                     .map(|row| db.plan(row.job_id))
                     .collect::<Result<_>>()?;
                 let now = now_epoch();
-                Ok(Some(Settlement { batch: row, rows, succeeded, dropped, layout, output_directory, now }))
+                let batch = row;
+                let settlement =
+                    Settlement { batch, rows, succeeded, dropped, layout, output_directory, now };
+                Ok(Next::Settle(Box::new(settlement)))
             })
             .await
     }
 
     /// `ended_at`: which end of the batch was settled.
-    pub(super) async fn settled(&mut self, batch: BatchKey, ended_at: f64, outcome: Result<Settled>) {
+    pub(super) async fn settled(&mut self, batch: BatchKey, ended_at: f64, outcome: Result<Option<PathBuf>>) {
         self.unsettled.ended(batch);
         match outcome {
-            Ok(Settled::NotYet) => self.unsettled.due_at(batch, now_epoch() + SETTLE_AGAIN_S),
-            Ok(Settled::Done(place)) => {
+            Ok(place) => {
                 let recorded = self
                     .parts
                     .queue
@@ -166,6 +197,26 @@ mod tests {
         settling.ended(1);
         assert_eq!(settling.next_due(), Some(16.0));
         assert_eq!(settling.begin(30.0), [1]);
+    }
+
+    #[test]
+    fn a_drop_that_is_stuck_is_looked_at_ever_less_often() {
+        let mut settling = Settling::default();
+        let mut now = 0.0;
+        settling.due_at(1, now);
+        let mut waits = Vec::new();
+        for _ in 0..9 {
+            assert_eq!(settling.begin(now), [1]);
+            settling.not_yet(1, now);
+            let next = settling.next_due().unwrap();
+            waits.push(((next - now) * 100.0).round());
+            now = next;
+        }
+        assert_eq!(waits, [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 500.0, 500.0]);
+        assert_eq!(settling.begin(now), [1]);
+        settling.ended(1);
+        settling.not_yet(1, now);
+        assert_eq!(settling.next_due(), Some(now + SETTLE_AGAIN_S), "another end begins anew");
     }
 
     #[test]
