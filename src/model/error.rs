@@ -267,6 +267,15 @@ impl Error {
         self
     }
 
+    /// Forgets file, line and column: they name a text that no person wrote.
+    #[must_use]
+    pub fn without_file(mut self) -> Self {
+        self.0.place.file = None;
+        self.0.place.line = None;
+        self.0.place.column = None;
+        self
+    }
+
     /// Says what is allowed there.
     #[must_use]
     pub fn allowed<S: Into<String>>(mut self, allowed: impl IntoIterator<Item = S>) -> Self {

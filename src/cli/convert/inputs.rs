@@ -105,7 +105,7 @@ fn one(input: &Path, args: &ConvertArgs, base: &Path, several: bool) -> Result<W
         Some(format) => {
             let (document, filename) = document_of_disk(input, format)?;
             refuse_its_own_source(input, args, base, several)?;
-            plan_document(document, &filename, base, args, base, several)?
+            plan_document(document, &filename, base, args, base, several).map_err(Error::without_file)?
         }
         None => {
             let file = Input::read(input)?;
