@@ -8,15 +8,14 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{CWD, OFlags, RenameFlags};
 
 /// Bytes of a block as `stat` counts them.
 const STAT_BLOCK_BYTES: u64 = 512;
 
-/// Distinguishes temporary files of one process.
-static COUNTER: AtomicU64 = AtomicU64::new(0);
+/// More temporary names of one file than this are never in use at a time.
+const TEMPORARY_NAMES: u32 = 64;
 
 /// Room on a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,14 +30,14 @@ pub struct Space {
 
 /// Writes a file so that, whatever happens, either the old or the new content is there, durable on return.
 pub fn atomic_write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let temporary = write_temporary(path, bytes, mode, true)?;
+    let (_held, temporary) = write_temporary(path, bytes, mode, true)?;
     rename_or_remove(&temporary, path)?;
     sync_dir(parent_of(path))
 }
 
 /// Like [`atomic_write`] but not durable: for files that are rewritten all the time and made again after a crash.
 pub fn atomic_replace_unsynced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let temporary = write_temporary(path, bytes, mode, false)?;
+    let (_held, temporary) = write_temporary(path, bytes, mode, false)?;
     rename_or_remove(&temporary, path)
 }
 
@@ -150,27 +149,61 @@ pub fn parent_of(path: &Path) -> &Path {
     }
 }
 
-fn write_temporary(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> io::Result<PathBuf> {
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut hidden = OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}-{}.tmp", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
-    let temporary = parent_of(path).join(hidden);
-    let write = || {
-        // A process of the same id that died here may have left its file.
-        if let Err(error) = std::fs::remove_file(&temporary)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(error);
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+/// Writes a file beside its final place. Its writer holds a lock on it until the rename, so one that
+/// nobody locks was left by a process that died: the next writer of the same name takes it over.
+fn write_temporary(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> io::Result<(File, PathBuf)> {
+    let (mut file, temporary) = take_temporary(path, mode)?;
+    let mut write = || {
+        file.set_len(0)?;
         // The umask may have taken bits that were asked for.
         rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(mode))?;
         file.write_all(bytes)?;
         if durable { file.sync_all() } else { Ok(()) }
     };
     write().inspect_err(|_| drop(std::fs::remove_file(&temporary)))?;
-    Ok(temporary)
+    Ok((file, temporary))
+}
+
+/// The first temporary name of `path` that nobody is writing, locked.
+fn take_temporary(path: &Path, mode: u32) -> io::Result<(File, PathBuf)> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    for number in 0..TEMPORARY_NAMES {
+        let mut hidden = OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{number}.tmp"));
+        let temporary = parent_of(path).join(hidden);
+        // Whatever else lies under that name is not followed, not waited for, and not ours.
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let opened = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(mode)
+            .custom_flags(flags)
+            .open(&temporary);
+        let file = match opened
+            .map_err(|error| (error.raw_os_error().map(rustix::io::Errno::from_raw_os_error), error))
+        {
+            Ok(file) => file,
+            Err((Some(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO | rustix::io::Errno::ISDIR), _)) => {
+                continue;
+            }
+            Err((_, error)) => return Err(error),
+        };
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        let ours = file.metadata()?;
+        // Its writer may have renamed it between our open and our lock.
+        let is_there = std::fs::symlink_metadata(&temporary)
+            .is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()));
+        if is_there && ours.is_file() && ours.nlink() == 1 {
+            return Ok((file, temporary));
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, "every temporary name is taken"))
 }
 
 fn rename_or_remove(temporary: &Path, path: &Path) -> io::Result<()> {
@@ -180,6 +213,29 @@ fn rename_or_remove(temporary: &Path, path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_writer_that_died_left_goes_with_the_next_write() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(".status.json.0.tmp"), "half of somethi").unwrap();
+        atomic_write(&dir.path().join("status.json"), b"{}", 0o644).unwrap();
+        let names: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["status.json"]);
+        assert_eq!(std::fs::read(dir.path().join("status.json")).unwrap(), b"{}");
+    }
+
+    #[test]
+    fn another_file_under_the_temporary_name_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        std::fs::write(&victim, "precious").unwrap();
+        std::fs::hard_link(&victim, dir.path().join(".x.0.tmp")).unwrap();
+        std::os::unix::fs::symlink(&victim, dir.path().join(".x.1.tmp")).unwrap();
+        atomic_write(&dir.path().join("x"), b"new", 0o600).unwrap();
+        assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+        assert_eq!(std::fs::read(dir.path().join("x")).unwrap(), b"new");
+    }
 
     #[test]
     fn an_atomic_write_replaces_whole_files_and_leaves_nothing_else() {
