@@ -179,8 +179,8 @@ impl Scheduler {
                 break;
             }
             let pause = self.until_next();
+            // In no fixed order: whoever keeps asking must not keep the workers from being heard.
             tokio::select! {
-                biased;
                 command = self.parts.commands.recv() => match command {
                     Some(command) => self.obey(command).await,
                     // Everybody who could ask is gone: the daemon is ending.
