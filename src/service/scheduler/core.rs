@@ -159,6 +159,11 @@ impl Core {
             Phase::Ending(ending) => Some(ending),
             _ => None,
         };
+        // One that was resumed and waits for a slot (so is ready) is not held any more.
+        let held = job.phase == Phase::Suspended
+            && job.waits_for(WaitReason::Paused)
+            && !self.ready.contains(&(job.facts.priority, id));
+        let held = held.then(|| job.facts.waiting_detail.clone());
         self.set_timer(id, None);
         self.set_phase(id, Phase::Idle);
         if self.ledger.release(id) && !self.space_waiters.is_empty() {
@@ -193,6 +198,13 @@ impl Core {
             (None, WorkerEnd::Finished(WorkerOutcome::Failed { error }) | WorkerEnd::Crashed(error)) => {
                 self.failed(now, id, error);
             }
+        }
+        // The failure counts, but a job that is held goes on only when it is let go.
+        if let Some(detail) = held
+            && self.knows(id)
+        {
+            self.withdraw(id);
+            self.wait(now, id, WaitReason::Paused, detail);
         }
     }
 

@@ -393,6 +393,17 @@ fn a_paused_job_frees_its_slot_and_takes_the_next_free_one_when_resumed() {
 }
 
 #[test]
+fn a_paused_job_stays_paused_when_its_worker_dies() {
+    let mut core = core(1);
+    load_each(&mut core, vec![job(1)]);
+    run(&mut core, 0.0);
+    core.pause(1.0, 1).unwrap();
+    core.worker_ended(2.0, 1, crash());
+    assert_eq!(waits(&run(&mut core, 2.0)).last(), Some(&(1, WaitReason::Paused, false)));
+    assert_eq!((started(&run(&mut core, 99.0)), core.next_deadline()), (vec![], None));
+}
+
+#[test]
 fn draining_starts_nothing_new() {
     let mut core = core(1);
     load_each(&mut core, vec![job(1), job(2)]);
