@@ -36,8 +36,10 @@ impl Scheduler {
     pub(super) async fn carry_out(&mut self) {
         self.line.extend(self.core.actions(now_epoch()));
         while !self.line.is_empty() && !self.queue_rests(now_epoch()) {
+            // After a refusal one by one, so that only what is refused itself is ever given up.
+            let most = if self.refusals == 0 { CHUNK } else { 1 };
             let recordable =
-                self.line.iter().take(CHUNK).take_while(|action| change(action).is_some()).count();
+                self.line.iter().take(most).take_while(|action| change(action).is_some()).count();
             if recordable > 0 {
                 let group: Vec<Action> = self.line.iter().take(recordable).cloned().collect();
                 match self.record(&group).await {
@@ -64,12 +66,13 @@ impl Scheduler {
         }
     }
 
-    /// What could not be done is done again. Only room comes back by itself: what the queue refuses
-    /// for another reason again and again is our defect, and must not hold up everything behind it.
+    /// What could not be done is done again. A disk that is full or fails may come back, and what was
+    /// decided is as true then; but what is refused as our own defect again and again must not hold
+    /// up everything behind it.
     fn stand_in_line(&mut self, error: &Error) {
         self.queue_failed(error);
         self.refusals += 1;
-        if error.kind() != Kind::DiskSpace && self.refusals > MAX_REFUSALS {
+        if error.kind() == Kind::Internal && self.refusals > MAX_REFUSALS {
             let action = self.line.pop_front();
             tracing::error!(%error, ?action, "given up");
             self.refusals = 0;
