@@ -42,7 +42,7 @@ impl Core {
                 self.out.push(Action::Probe { job: id });
             }
         }
-        self.settle_the_unclaimed(now);
+        self.settle_the_unclaimed();
     }
 
     /// What is paused, or needs a network that is away, waits for that; it is not merely queued.
@@ -63,20 +63,17 @@ impl Core {
         }
     }
 
-    /// Jobs whose wait is over but for which there is no slot are simply queued; those that wait
-    /// for room go on doing so.
-    pub(super) fn settle_the_unclaimed(&mut self, now: f64) {
+    /// Jobs whose wait is over but for which there is no slot are simply queued. Those that wait for
+    /// room stay ready until they were asked: else the first of them would be asked again and again,
+    /// and one that fits behind them never.
+    pub(super) fn settle_the_unclaimed(&mut self) {
         for id in std::mem::take(&mut self.released) {
             let Some(job) = self.jobs.get(&id) else { continue };
             let key = (job.facts.priority, id);
             if job.facts.state != JobState::Waiting || !self.ready.contains(&key) {
                 continue;
             }
-            if job.waits_for(WaitReason::DiskSpace) {
-                self.ready.remove(&key);
-                self.space_waiters.insert(id);
-                self.next_space_check.get_or_insert(millis(now + SPACE_RECHECK_S));
-            } else {
+            if !job.waits_for(WaitReason::DiskSpace) {
                 self.requeue(id);
             }
         }
@@ -124,6 +121,9 @@ impl Core {
                 _ => {}
             }
         }
+        if self.next_space_check.is_some_and(|at| at <= now_ms) && self.room_is_still_asked_for() {
+            self.next_space_check = Some(millis(now + SPACE_RECHECK_S));
+        }
         if self.next_space_check.is_some_and(|at| at <= now_ms) {
             for id in std::mem::take(&mut self.space_waiters) {
                 self.release(id);
@@ -137,6 +137,15 @@ impl Core {
             self.outage_told = true;
             self.out.push(Action::OutageTooLong { seconds: now - since });
         }
+    }
+
+    /// Whether some of those that wait for room have not been asked in this round, and could be.
+    fn room_is_still_asked_for(&self) -> bool {
+        self.ready.iter().any(|(_, id)| {
+            self.jobs.get(id).is_some_and(|job| job.waits_for(WaitReason::DiskSpace))
+                && !self.batch_is_full(*id)
+                && self.network_blocks(*id).is_none()
+        })
     }
 
     pub(super) fn network_wait_is_over(&mut self, now: f64, id: JobId) {

@@ -9,6 +9,9 @@ use crate::model::config::{OnNetworkTimeout, PauseScope, Settings};
 use crate::model::error::{Error, Kind};
 use crate::model::protocol::{Published, WorkerCommand};
 
+#[path = "space_tests.rs"]
+mod space;
+
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
@@ -256,42 +259,6 @@ fn a_permanent_failure_ends_the_job_at_once() {
     let actions = run(&mut core, 1.0);
     assert!(matches!(&actions[0], Action::Fail { job: 1, error, .. } if error.kind() == Kind::Source));
     assert_eq!(actions[1], Action::BatchEnded { batch: 1 });
-}
-
-#[test]
-fn what_does_not_fit_waits_with_need_free_and_path_and_a_smaller_one_goes_ahead() {
-    let mut core = core(2);
-    load_each(&mut core, vec![job(1), job(2)]);
-    let actions = run_with(&mut core, 0.0, |id| probe(if id == 1 { 20 * GIB } else { GIB }, 10 * GIB));
-    assert_eq!(started(&actions), [(2, 1)]);
-    let Some(Action::Wait { reason, detail, .. }) = actions.first() else { panic!("{actions:?}") };
-    assert_eq!(*reason, WaitReason::DiskSpace);
-    assert_eq!(detail, "needs 20.0 GiB at /out, 10.0 GiB free (0 B reserved by others, 0 B kept free)");
-    assert_eq!(core.next_deadline(), Some(SPACE_RECHECK_S));
-    assert_eq!(started(&run_with(&mut core, 5.0, |_| probe(20 * GIB, 30 * GIB))), [(1, 1)]);
-}
-
-#[test]
-fn what_another_job_gives_back_is_looked_at_at_once() {
-    let mut core = core(2);
-    load_each(&mut core, vec![job(1), job(2)]);
-    let actions = run_with(&mut core, 0.0, |_| probe(6 * GIB, 10 * GIB));
-    assert_eq!((started(&actions).len(), waits(&actions).len()), (1, 1));
-    core.worker_ended(1.0, 1, success());
-    assert_eq!(started(&run_with(&mut core, 1.0, |_| probe(6 * GIB, 10 * GIB))), [(2, 1)]);
-}
-
-#[test]
-fn a_worker_that_ran_out_of_room_waits_for_what_it_measured_and_loses_no_attempt() {
-    let mut core = core(1);
-    load_each(&mut core, vec![job(1)]);
-    run(&mut core, 0.0);
-    let error = Error::new(Kind::DiskSpace, "no room").space(50 * GIB, 10 * GIB);
-    core.worker_ended(1.0, 1, WorkerEnd::Finished(WorkerOutcome::Failed { error }));
-    assert_eq!(waits(&run(&mut core, 1.0)), [(1, WaitReason::DiskSpace, false)]);
-    let actions = run_with(&mut core, 6.0, |_| probe(GIB, 40 * GIB));
-    assert_eq!(started(&actions), [], "what the worker measured counts, not the estimate");
-    assert_eq!(started(&run_with(&mut core, 11.0, |_| probe(GIB, 60 * GIB))), [(1, 1)]);
 }
 
 #[test]
