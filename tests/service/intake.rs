@@ -275,6 +275,11 @@ fn a_drop_that_was_accepted_and_then_deleted_is_written_from_the_queue() {
     fs::remove_file(scene.incoming().join("web.json")).unwrap();
     scene.start();
     assert_eq!(scene.wait_for_file("processing", "web-web.json"), manifest("web"));
+    let inode = fs::metadata(scene.state.path().join("processing/web-web.json")).unwrap().ino();
+    wait_for("the queue to know the file by which the drop is found when it settles", || {
+        let row = scene.queue.with_blocking(|db| db.dropped(1)).unwrap().unwrap();
+        (row.identity.unwrap().inode == inode).then_some(())
+    });
 }
 
 #[test]

@@ -32,7 +32,7 @@ use self::pending::{Hint, Pending};
 use self::place::Places;
 use self::take::{CHUNK_BYTES, CHUNK_DROPS, Candidate, Outcome, Taken};
 use self::wake::{Wake, Watch};
-use super::queue::{DropRow, FileIdentity, QueueHandle};
+use super::queue::{DropRow, FileIdentity, MovedDrop, QueueHandle};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 
@@ -300,6 +300,14 @@ impl Worker {
             return Ok(());
         }
         self.places.sync_moves()?;
+        let moved: Vec<MovedDrop> = moved
+            .into_iter()
+            .map(|(drop_id, name)| MovedDrop {
+                drop_id,
+                identity: self.places.identity_in_processing(&name),
+                processing_name: name,
+            })
+            .collect();
         self.parts.queue.with_blocking(move |db| db.drops_moved(&moved))
     }
 

@@ -180,6 +180,11 @@ impl Places {
         })
     }
 
+    /// Which file lies in `processing/` under this name.
+    pub(super) fn identity_in_processing(&self, name: &str) -> Option<FileIdentity> {
+        file::look(&self.processing.join(name)).ok()?.identity()
+    }
+
     /// Makes the moves to `processing/` durable.
     pub(super) fn sync_moves(&self) -> Result<()> {
         for directory in [&self.processing, &self.incoming] {

@@ -51,16 +51,35 @@ impl Db {
     }
 
     /// The files of these drops lie in `processing/` under these names, durably.
-    pub fn drops_moved(&mut self, moved: &[(i64, String)]) -> Result<()> {
+    pub fn drops_moved(&mut self, moved: &[MovedDrop]) -> Result<()> {
         self.atomically(|db| {
-            for (drop_id, processing_name) in moved {
+            for drop in moved {
                 db.execute(
-                    "UPDATE dropped SET state = 'moved', processing_name = ?2
+                    "UPDATE dropped SET state = 'moved', processing_name = ?2, dev = coalesce(?3, dev),
+                         inode = coalesce(?4, inode), size = coalesce(?5, size), mtime_ns = coalesce(?6, mtime_ns)
                      WHERE drop_id = ?1 AND state IN ('accepted', 'moved')",
-                    params![drop_id, processing_name],
+                    params![
+                        drop.drop_id,
+                        drop.processing_name,
+                        drop.identity.map(|file| file.dev as i64),
+                        drop.identity.map(|file| file.inode as i64),
+                        drop.identity.map(|file| file.size as i64),
+                        drop.identity.map(|file| file.mtime_ns),
+                    ],
                 )?;
             }
             Ok(())
         })
     }
+}
+
+/// A drop whose file lies in `processing/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MovedDrop {
+    /// Which.
+    pub drop_id: i64,
+    /// Under which name.
+    pub processing_name: String,
+    /// Which file it is: another than was accepted, where that had to be written again.
+    pub identity: Option<FileIdentity>,
 }

@@ -35,6 +35,7 @@ use tokio::sync::oneshot;
 pub use accept::{Admission, NewDrop, PlanFn};
 pub use batches::Target;
 pub use db::Db;
+pub use drops::MovedDrop;
 pub use history::{Counts, PrunedBatch};
 pub use jobs::{Change, StageMark, Tries};
 pub(in crate::service) use place::network_file_system;
