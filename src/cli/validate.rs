@@ -7,7 +7,7 @@ use super::table::{Paint, printable};
 use super::{Exit, Failure, StateArgs, Ui};
 use crate::model::api::{Checked, InputCheck};
 use crate::model::config::Settings;
-use crate::service::preflight;
+use crate::service::preflight::{self, Document};
 
 /// Arguments of `validate`.
 #[derive(Debug, clap::Args)]
@@ -32,14 +32,15 @@ pub(super) fn run(args: &ValidateArgs, ui: &Ui) -> Result<Exit, Failure> {
 fn check(path: &Path, settings: &Settings, deep: bool) -> InputCheck {
     let given = path.display().to_string();
     match Input::read(path) {
-        Ok(input) => preflight::check_file(
-            &given,
-            &input.bytes,
-            &input.filename,
-            &input.base_directory,
-            settings,
-            deep,
-        ),
+        Ok(input) => {
+            let document = Document {
+                given: &given,
+                bytes: &input.bytes,
+                filename: &input.filename,
+                base_directory: &input.base_directory,
+            };
+            preflight::check_file(document, settings, deep)
+        }
         Err(error) => InputCheck::of(&given, &[error]),
     }
 }

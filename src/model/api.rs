@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Kind};
 use super::job::{BatchState, JobState, Stage, WaitReason};
+use super::parse::MAX_COMPLAINTS;
 use super::progress::Status;
 
 /// A job as `list`, `show` and `submit` print it.
@@ -309,7 +310,7 @@ pub struct InputCheck {
     pub path: String,
     /// Whether nothing is wrong.
     pub ok: bool,
-    /// All that is wrong.
+    /// All that is wrong, in the order of the file's lines; of very many the first.
     pub errors: Vec<ErrorView>,
     /// What a person should know, though nothing is wrong.
     pub warnings: Vec<String>,
@@ -323,14 +324,20 @@ pub struct Checked {
 }
 
 impl InputCheck {
-    /// What is wrong with this input.
+    /// What is wrong with this input: in the order of its lines, and no more than a person reads.
     #[must_use]
     pub fn of(path: &str, errors: &[Error]) -> InputCheck {
+        let mut errors: Vec<ErrorView> = errors.iter().map(ErrorView::from).collect();
+        let is_more = errors.len() > MAX_COMPLAINTS;
+        errors.truncate(MAX_COMPLAINTS);
+        // What stands in no line comes last.
+        errors.sort_by_key(|error| (error.line.is_none(), error.line, error.column));
+        let more = format!("more than {MAX_COMPLAINTS} errors: the others are told when these are mended");
         InputCheck {
             path: path.to_owned(),
             ok: errors.is_empty(),
-            errors: errors.iter().map(ErrorView::from).collect(),
-            warnings: Vec::new(),
+            errors,
+            warnings: is_more.then_some(more).into_iter().collect(),
         }
     }
 }

@@ -4,61 +4,71 @@ use std::path::Path;
 
 use crate::disk::{Control, Engine, OpenPolicy, open_source};
 use crate::model::api::{InputCheck, SubmitRequest};
-use crate::model::config::{Fragment, Settings, check_fragment};
+use crate::model::config::{Fragment, Settings, check_fragment, names_what_comes_later};
 use crate::model::error::{Error, Kind};
 use crate::model::manifest::Profile;
 use crate::model::parse;
 use crate::model::plan::{OnExists, Plan};
-use crate::model::planner::{BatchName, Submission};
+use crate::model::planner::{BatchName, Submission, complaints};
 use crate::model::schema::{SchemaKind, schema};
 use crate::sys::process::Launcher;
+
+/// A file that is looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Document<'a> {
+    /// What the answer calls it.
+    pub given: &'a str,
+    /// Its content.
+    pub bytes: &'a [u8],
+    /// Its name without directories.
+    pub filename: &'a str,
+    /// What relative paths in it count from (absolute).
+    pub base_directory: &'a Path,
+}
 
 /// Checks a submission as the service would take it.
 #[must_use]
 pub fn check_submission(request: &SubmitRequest, settings: &Settings) -> InputCheck {
-    let base = Path::new(&request.base_directory);
-    check_manifest(&request.filename, request.content.as_bytes(), &request.filename, base, settings, true)
-}
-
-/// Checks a file's bytes, whatever it is: manifest, batch, profile or configuration. `given` is what the answer
-/// calls it; `deep` opens the sources of a manifest too.
-#[must_use]
-pub fn check_file(
-    given: &str,
-    bytes: &[u8],
-    filename: &str,
-    base_directory: &Path,
-    settings: &Settings,
-    deep: bool,
-) -> InputCheck {
-    let path = base_directory.join(filename);
-    let outcome = match kind_of(bytes, filename) {
-        SchemaKind::Config => check_fragment(&Fragment { path, bytes: bytes.to_vec() }),
-        SchemaKind::Profile => {
-            parse::parse(bytes, filename).and_then(|tree| tree.decode::<Profile>()).map(|_| ())
-        }
-        _ => return check_manifest(given, bytes, filename, base_directory, settings, deep),
+    let document = Document {
+        given: &request.filename,
+        bytes: request.content.as_bytes(),
+        filename: &request.filename,
+        base_directory: Path::new(&request.base_directory),
     };
-    InputCheck::of(given, outcome.err().as_slice())
+    check_manifest(document, settings, true)
 }
 
-fn check_manifest(
-    given: &str,
-    bytes: &[u8],
-    filename: &str,
-    base_directory: &Path,
-    settings: &Settings,
-    deep: bool,
-) -> InputCheck {
+/// Checks a file, whatever it is: manifest, batch, profile or configuration. `deep` opens the sources of a
+/// manifest too.
+#[must_use]
+pub fn check_file(document: Document<'_>, settings: &Settings, deep: bool) -> InputCheck {
+    let Document { given, bytes, filename, base_directory } = document;
+    let errors = match kind_of(bytes, filename) {
+        SchemaKind::Config => {
+            check_fragment(&Fragment { path: base_directory.join(filename), bytes: bytes.to_vec() })
+        }
+        SchemaKind::Profile => match parse::parse(bytes, filename) {
+            Ok(tree) => tree.complaints::<Profile>(),
+            Err(error) => vec![error],
+        },
+        _ => return check_manifest(document, settings, deep),
+    };
+    InputCheck::of(given, &errors)
+}
+
+fn check_manifest(document: Document<'_>, settings: &Settings, deep: bool) -> InputCheck {
+    let Document { given, bytes, filename, base_directory } = document;
     let plans = match plans(bytes, filename, base_directory, settings) {
         Ok(plans) => plans,
-        Err(error) => return InputCheck::of(given, &[error]),
+        Err(first) => {
+            let all = complaints(bytes, filename, base_directory, settings);
+            return InputCheck::of(given, if all.is_empty() { std::slice::from_ref(&first) } else { &all });
+        }
     };
     let errors = if deep { look_at_sources(&plans, settings) } else { Vec::new() };
-    InputCheck {
-        warnings: plans.into_iter().flat_map(|plan| plan.warnings).collect(),
-        ..InputCheck::of(given, &errors)
-    }
+    let mut checked = InputCheck::of(given, &errors);
+    checked.warnings.extend(plans.into_iter().flat_map(|plan| plan.warnings));
+    checked
 }
 
 /// The plans that a file's bytes come to, in a batch that nothing stands in the way of.
@@ -86,7 +96,8 @@ fn kind_of(bytes: &[u8], filename: &str) -> SchemaKind {
     }
     let known = schema(SchemaKind::Config);
     let is_setting = |key: &str| known["properties"].get(key).is_some();
-    match tree.root.entries().iter().any(|(key, _)| is_setting(&key.name)) {
+    let has_setting = tree.root.entries().iter().any(|(key, _)| is_setting(&key.name));
+    match has_setting || names_what_comes_later(&tree) {
         true => SchemaKind::Config,
         false => SchemaKind::Manifest,
     }
@@ -131,6 +142,10 @@ mod tests {
             ("manifest_version: \"1.0\"\n", SchemaKind::Manifest),
             ("batch_version: \"1.0\"\nvms: []\n", SchemaKind::Manifest),
             ("max_concurrent_jobs: 2\n", SchemaKind::Config),
+            ("libvirt: {uri: qemu:///system}\n", SchemaKind::Config),
+            ("hooks: {allowed_dirs: [/etc/hooks]}\n", SchemaKind::Config),
+            ("hooks: {pre_fix: []}\n", SchemaKind::Manifest),
+            ("watch_dir: /srv/drops\n", SchemaKind::Config),
             ("extends: production\npipeline: {}\n", SchemaKind::Profile),
             ("what: ever\n", SchemaKind::Manifest),
             ("{", SchemaKind::Manifest),

@@ -69,6 +69,43 @@ fn a_manifest_that_is_wrong_is_told_by_place() {
 }
 
 #[test]
+fn all_that_is_wrong_with_a_file_is_told_in_the_order_of_its_lines() {
+    let dir = site();
+    let text = "manifest_version: \"1.0\"\nfrmat: qcow2\ndisks:\n  - {id: a, source_format: vmkd, local_path: a.vmdk}\n  - {id: b, local_path: 7}\n\
+                vm:\n  cpu: 0\n";
+    let path = write(&dir, "bad.yaml", text);
+    let document = at(&dir, &["validate", "--json", &path]).json();
+    let errors = document["inputs"][0]["errors"].as_array().unwrap();
+    let told: Vec<(u64, &str)> = errors
+        .iter()
+        .map(|error| (error["line"].as_u64().unwrap(), error["field"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (2, "frmat"),
+            (4, "disks[0].source_format"),
+            (5, "disks[1].source_format"),
+            (5, "disks[1].local_path"),
+            (7, "vm.cpu")
+        ]
+    );
+    let text = at(&dir, &["validate", &path]).stdout;
+    assert_eq!(text.lines().count(), 5, "{text}");
+
+    let many: String = (0..70).map(|number| format!("key{number}: 1\n")).collect();
+    let input = &at(&dir, &["validate", "--json", &write(&dir, "many.yaml", &many)]).json()["inputs"][0];
+    assert_eq!(input["errors"].as_array().unwrap().len(), 50);
+    assert!(input["warnings"][0].as_str().unwrap().contains("more than 50"), "{input}");
+
+    let config = "verbose: loud\nlibvirt: {uri: qemu:///system}\nwatch_dir: /srv\nretry: {jiter: 1}\n";
+    let input = &at(&dir, &["validate", "--json", &write(&dir, "c.yaml", config)]).json()["inputs"][0];
+    let lines: Vec<u64> =
+        input["errors"].as_array().unwrap().iter().map(|error| error["line"].as_u64().unwrap()).collect();
+    assert_eq!(lines, [1, 2, 3, 4], "{input}");
+}
+
+#[test]
 fn every_input_is_checked_whatever_it_is_and_one_that_is_wrong_decides_the_exit_code() {
     let dir = site();
     let good = dir.path().join("vm.yaml").to_str().unwrap().to_owned();

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use hyper2kvm::model::config::Settings;
-use hyper2kvm::model::planner::Submission;
+use hyper2kvm::model::planner::{Submission, complaints};
 
 use crate::golden;
 
@@ -28,6 +28,11 @@ fn every_bad_manifest_is_refused_at_the_right_place_in_the_right_words() {
             Ok(_) => panic!("{name} was accepted"),
             Err(error) => error,
         };
+        let all = complaints(&bytes, name, Path::new("/drops"), &settings);
+        assert!(
+            all.contains(&error),
+            "{name}: all that is wrong with it lacks what it is refused for: {all:?}"
+        );
         let place = &error.details().place;
         assert!(place.file.is_some(), "{name}: the file is not named");
         let number = |number: Option<u32>| number.map_or("-".to_owned(), |number| number.to_string());

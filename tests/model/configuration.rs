@@ -210,7 +210,7 @@ fn a_mistake_is_found_also_where_a_later_file_would_hide_it() {
     let fragments = [fragment("/etc/one.yaml", "verbose: loud\n"), fragment("/etc/two.yaml", "verbose: 1\n")];
     let error = resolve(&fragments, &Overrides::default(), 8).unwrap_err();
     assert!(error.to_string().starts_with("/etc/one.yaml:1:10: verbose: "), "{error}");
-    assert!(check_fragment(&fragments[0]).is_err() && check_fragment(&fragments[1]).is_ok());
+    assert!(!check_fragment(&fragments[0]).is_empty() && check_fragment(&fragments[1]).is_empty());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use hyper2kvm::model::config::{Fragment, Overrides, Settings, resolve};
 use hyper2kvm::model::parse::{Node, Value, parse};
-use hyper2kvm::model::planner::Submission;
+use hyper2kvm::model::planner::{Submission, complaints};
 use proptest::prelude::*;
 
 fn read(bytes: &[u8], filename: &str) -> Result<Submission, hyper2kvm::model::error::Error> {
@@ -51,7 +51,12 @@ proptest! {
 
     #[test]
     fn nothing_that_looks_like_a_manifest_makes_the_reader_panic(text in nearly()) {
-        if let Err(error) = read(text.as_bytes(), "x.yaml") {
+        let settings = Settings::defaults(Path::new("/state"), 2);
+        let all = complaints(text.as_bytes(), "x.yaml", Path::new("/drops"), &settings);
+        let refused = read(text.as_bytes(), "x.yaml");
+        prop_assert_eq!(refused.is_err(), !all.is_empty());
+        if let Err(error) = refused {
+            prop_assert!(all.contains(&error), "{} is not in {:?}", error, all);
             let place = &error.details().place;
             let lines = u32::try_from(text.lines().count()).unwrap() + 1;
             prop_assert!(place.line.is_none_or(|line| (1..=lines).contains(&line)), "{error}");

@@ -1,6 +1,6 @@
 //! Keys of the format whose feature this version lacks: refused by name, so that nobody believes them in force.
 
-use crate::model::error::{Error, Kind, Result};
+use crate::model::error::{Error, Kind};
 use crate::model::parse::{Tree, Value};
 
 /// A key (or all keys below it) and what it belongs to.
@@ -43,14 +43,15 @@ const RENAMED: [(&str, &str); 10] = [
     ("daemon", "remove it: the command line says what is done"),
 ];
 
-/// Refuses what belongs to features that this version lacks, and takes out what only says so again.
-pub(super) fn refuse(tree: &mut Tree) -> Result<()> {
+/// Takes out what belongs to features that this version lacks, and tells why it is refused.
+pub(super) fn take_out(tree: &mut Tree) -> Vec<Error> {
+    let mut refused = Vec::new();
     for (field, feature) in LATER {
         let Some(node) = tree.node(field) else { continue };
         // Switching off what does not exist is true.
         let is_off = field == "intake.accept_disks" && node.value == Value::Bool(false);
         if node.says_something() && !is_off {
-            return Err(refusal(tree, field, feature));
+            refused.push(refusal(tree, field, feature));
         }
         match field.rsplit_once('.') {
             Some((parent, key)) => {
@@ -64,16 +65,33 @@ pub(super) fn refuse(tree: &mut Tree) -> Result<()> {
         }
     }
     if tree.node("enable_recovery").is_some_and(|node| node.value == Value::Bool(false)) {
-        return Err(tree
-            .error(Kind::Unsupported, "enable_recovery", "finished disks are always gone on from".to_owned())
-            .advice("remove it; `hyper2kvm retry --from load` begins a job from the beginning"));
+        refused.push(
+            tree.error(
+                Kind::Unsupported,
+                "enable_recovery",
+                "finished disks are always gone on from".to_owned(),
+            )
+            .advice("remove it; `hyper2kvm retry --from load` begins a job from the beginning"),
+        );
     }
     for (key, advice) in RENAMED {
         if tree.root.get(key).is_some() {
-            return Err(tree.error(Kind::Manifest, key, format!("unknown key `{key}`")).advice(advice));
+            refused.push(tree.error(Kind::Manifest, key, format!("unknown key `{key}`")).advice(advice));
+            tree.root.take(key);
         }
     }
-    Ok(())
+    refused
+}
+
+/// Whether a file says something that only a configuration could, by its names alone.
+#[must_use]
+pub fn is_named_in(tree: &Tree) -> bool {
+    // `hooks` is a manifest's word too; what stands in it differs.
+    let names = LATER.iter().map(|(field, _)| *field).filter(|field| *field != "hooks");
+    names
+        .chain(["hooks.allowed_dirs"])
+        .chain(RENAMED.iter().map(|(key, _)| *key))
+        .any(|field| tree.node(field).is_some())
 }
 
 fn refusal(tree: &Tree, field: &str, feature: &str) -> Error {

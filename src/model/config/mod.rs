@@ -18,5 +18,6 @@ pub use file::{
     ConfigFile, ControlFile, IntakeFile, LimitsFile, LogFile, MetricsFile, NetworkFile, PathsFile,
     RetentionFile, RetryFile, SettleFile,
 };
+pub use later::is_named_in as names_what_comes_later;
 pub use resolve::{Fragment, Overrides, check_fragment, resolve};
 pub use settings::*;

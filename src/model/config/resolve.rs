@@ -57,25 +57,42 @@ pub fn resolve(fragments: &[Fragment], overrides: &Overrides, cores: u32) -> Res
     Ok(settings)
 }
 
-/// Whether one file by itself is a configuration (for `validate`).
-pub fn check_fragment(fragment: &Fragment) -> Result<()> {
-    resolve(std::slice::from_ref(fragment), &Overrides::default(), 2).map(|_| ())
+/// All that is wrong with one file by itself as a configuration (for `validate`).
+#[must_use]
+pub fn check_fragment(fragment: &Fragment) -> Vec<Error> {
+    let mut tree = match tree_of(fragment) {
+        Ok(tree) => tree,
+        Err(error) => return vec![error],
+    };
+    let mut found = later::take_out(&mut tree);
+    found.extend(tree.complaints::<ConfigFile>());
+    if found.is_empty() {
+        found.extend(resolve(std::slice::from_ref(fragment), &Overrides::default(), 2).err());
+    }
+    found
 }
 
 fn read(fragment: &Fragment) -> Result<Tree> {
-    let file = fragment.path.display().to_string();
-    if fragment.bytes.iter().all(u8::is_ascii_whitespace) {
-        return Ok(Tree::of(Node::made(Value::Map(Vec::new())), &file));
+    let mut tree = tree_of(fragment)?;
+    if let Some(error) = later::take_out(&mut tree).into_iter().next() {
+        return Err(error);
     }
-    let mut tree = match parse(&fragment.bytes, &file) {
-        // A file whose every line is a comment says nothing, which is allowed here.
-        Err(_) if only_comments(&fragment.bytes) => Tree::of(Node::made(Value::Map(Vec::new())), &file),
-        parsed => parsed?,
-    };
-    later::refuse(&mut tree)?;
     // Each file by itself, so that a mistake that a later file would hide is found all the same.
     tree.decode::<ConfigFile>()?;
     Ok(tree)
+}
+
+fn tree_of(fragment: &Fragment) -> Result<Tree> {
+    let file = fragment.path.display().to_string();
+    let says_nothing = || Tree::of(Node::made(Value::Map(Vec::new())), &file);
+    if fragment.bytes.iter().all(u8::is_ascii_whitespace) {
+        return Ok(says_nothing());
+    }
+    match parse(&fragment.bytes, &file) {
+        // A file whose every line is a comment says nothing, which is allowed here.
+        Err(_) if only_comments(&fragment.bytes) => Ok(says_nothing()),
+        parsed => parsed,
+    }
 }
 
 fn only_comments(bytes: &[u8]) -> bool {

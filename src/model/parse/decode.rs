@@ -2,205 +2,72 @@
 //! what was probably meant.
 //!
 //! Types say what they want with serde's derive (`deny_unknown_fields`; no `flatten`, no untagged or
-//! internally tagged enums, which lose the place). Types that check their value say why they refuse one
-//! with [`refuse`].
+//! internally tagged enums, which lose the place). What is said is in [`problem`](super::problem).
 
-use std::fmt;
+use std::collections::BTreeSet;
 
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, Visitor};
 
 use super::super::error::{Error, Kind, Result};
-use super::{Key, Node, Tree, Value, closest};
+use super::problem::{Found, Path, Problem};
+use super::{Key, Node, Tree, Value};
 
-/// Why a value is refused by the type that should hold it.
-///
-/// Serde lets a type complain only with a text, so the parts travel in one, kept apart by a character
-/// that no manifest may contain.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    cause: String,
-    advice: String,
-    allowed: String,
-}
+/// More complaints than these about one file help nobody; one more is looked for, so that it is known whether
+/// there are.
+pub const MAX_COMPLAINTS: usize = 50;
 
-const APART: char = '\u{1f}';
+/// Nodes that were complained about and are passed over from then on, by where they lie in memory.
+type Passed = BTreeSet<*const Node>;
 
-/// Why a value is refused, and what to do about it.
-#[must_use]
-pub fn refuse(cause: impl Into<String>, advice: impl Into<String>) -> Refusal {
-    Refusal { cause: cause.into(), advice: advice.into(), allowed: String::new() }
-}
-
-impl Refusal {
-    /// What is allowed there.
-    #[must_use]
-    pub fn allowed(mut self, allowed: impl Into<String>) -> Refusal {
-        self.allowed = allowed.into();
-        self
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{APART}{}{APART}{}", self.cause, self.advice, self.allowed)
-    }
+fn is_passed(passed: &Passed, node: &Node) -> bool {
+    !passed.is_empty() && passed.contains(&std::ptr::from_ref(node))
 }
 
 impl Tree {
     /// The type that this tree describes, or the first thing in it that the type does not allow.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
-        let decoder = Decoder { node: &self.root, path: &Path::Root };
-        T::deserialize(decoder).map_err(|problem| {
-            let problem = problem.at(&self.root, None, &Path::Root);
-            let Found { path, place } = *problem.found.unwrap_or_default();
-            let mut error = Error::new(Kind::Manifest, problem.cause).allowed(problem.allowed);
-            if let Some(advice) = problem.advice {
-                error = error.advice(advice);
+        self.walk(&Passed::new()).map_err(|problem| self.told(problem).0)
+    }
+
+    /// All that the type does not allow, each once, at most one more than [`MAX_COMPLAINTS`].
+    ///
+    /// Serde ends at the first error. So what was complained about is passed over and the rest walked through
+    /// again, until nothing is left to complain about. Of several keys that one map lacks the first is told, once
+    /// those that it has are right.
+    #[must_use]
+    pub fn complaints<T: DeserializeOwned>(&self) -> Vec<Error> {
+        let mut passed = Passed::new();
+        let mut errors = Vec::new();
+        // What follows from a complaint costs a walk and tells nothing.
+        for _ in 0..4 * MAX_COMPLAINTS {
+            let Err(problem) = self.walk::<T>(&passed) else { break };
+            let lacks_key = problem.key.is_some();
+            let (error, found) = self.told(problem);
+            // A key that seems to be missing because its value was passed over.
+            let follows = lacks_key && self.node(&found.path).is_some();
+            if !follows {
+                errors.push(error);
             }
-            self.pointed(error, &path, place)
-        })
-    }
-}
-
-#[derive(Debug, Default)]
-struct Found {
-    path: String,
-    place: (u32, u32, u16),
-}
-
-#[derive(Debug)]
-struct Problem {
-    cause: String,
-    advice: Option<String>,
-    allowed: Vec<String>,
-    /// A key below the place where the problem is found (a missing one).
-    key: Option<&'static str>,
-    found: Option<Box<Found>>,
-}
-
-impl Problem {
-    fn new(cause: impl Into<String>) -> Problem {
-        Problem { cause: cause.into(), advice: None, allowed: Vec::new(), key: None, found: None }
-    }
-
-    fn advice(mut self, advice: impl Into<String>) -> Problem {
-        self.advice = Some(advice.into());
-        self
-    }
-
-    /// Says where, unless something nearer has said so.
-    fn at(mut self, node: &Node, key: Option<&Key>, path: &Path<'_>) -> Problem {
-        if self.found.is_none() {
-            let place = match (&node.value, key) {
-                (Value::Map(_) | Value::List(_) | Value::Null, Some(key)) => {
-                    (key.line, key.column, node.layer)
-                }
-                _ => (node.line, node.column, node.layer),
-            };
-            let path = match self.key {
-                Some(key) => Path::Key(path, key).to_string(),
-                None => path.to_string(),
-            };
-            self.found = Some(Box::new(Found { path, place }));
-        }
-        self
-    }
-
-    fn at_key(mut self, key: &Key, layer: u16, path: &Path<'_>) -> Problem {
-        if self.found.is_none() {
-            let path = Path::Key(path, &key.name).to_string();
-            self.found = Some(Box::new(Found { path, place: (key.line, key.column, layer) }));
-        }
-        self
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.cause)
-    }
-}
-
-impl std::error::Error for Problem {}
-
-impl de::Error for Problem {
-    fn custom<T: fmt::Display>(message: T) -> Problem {
-        let message = message.to_string();
-        let mut parts = message.split(APART);
-        let mut problem = Problem::new(parts.next().unwrap_or_default());
-        problem.advice = parts.next().filter(|advice| !advice.is_empty()).map(str::to_owned);
-        problem.allowed =
-            parts.next().filter(|part| !part.is_empty()).map(str::to_owned).into_iter().collect();
-        problem
-    }
-
-    fn invalid_type(given: de::Unexpected<'_>, expected: &dyn de::Expected) -> Problem {
-        // What was given is named by its sort alone: it may be a secret.
-        let given = match given {
-            de::Unexpected::Bool(_) => "true/false",
-            de::Unexpected::Unsigned(_) | de::Unexpected::Signed(_) | de::Unexpected::Float(_) => "a number",
-            de::Unexpected::Str(_) => "text",
-            de::Unexpected::Seq => "a list",
-            de::Unexpected::Map => "a map",
-            _ => "nothing",
-        };
-        Problem::new(format!("{expected} is expected here, not {given}"))
-    }
-
-    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Problem {
-        let mut problem = Problem::new(format!("unknown key `{field}`"));
-        problem.advice = Some(match closest(field, expected.iter().copied()) {
-            Some(meant) => format!("did you mean `{meant}`?"),
-            None => "remove it".to_owned(),
-        });
-        problem.allowed = expected.iter().map(|&name| name.to_owned()).collect();
-        problem
-    }
-
-    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Problem {
-        let mut problem = Problem::new(format!("`{variant}` is not allowed here"));
-        problem.advice =
-            closest(variant, expected.iter().copied()).map(|meant| format!("did you mean `{meant}`?"));
-        problem.allowed = expected.iter().map(|&name| name.to_owned()).collect();
-        problem
-    }
-
-    fn missing_field(field: &'static str) -> Problem {
-        let mut problem = Problem::new(format!("`{field}` is required")).advice("add it");
-        problem.key = Some(field);
-        problem
-    }
-}
-
-/// Where the decoder is; on the stack, because it is rarely asked for.
-enum Path<'a> {
-    Root,
-    Key(&'a Path<'a>, &'a str),
-    Index(&'a Path<'a>, usize),
-}
-
-impl Path<'_> {
-    /// Whether what stands here must not be repeated in messages.
-    fn is_secret(&self) -> bool {
-        match self {
-            Path::Root => false,
-            Path::Index(up, _) => up.is_secret(),
-            Path::Key(up, name) => {
-                ["password", "passphrase", "secret", "token"].iter().any(|word| name.contains(word))
-                    || up.is_secret()
+            let is_all = std::ptr::eq(found.node, &self.root);
+            if errors.len() > MAX_COMPLAINTS || is_all || !passed.insert(found.node) {
+                break;
             }
         }
+        errors
     }
-}
 
-impl fmt::Display for Path<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Path::Root => Ok(()),
-            Path::Key(Path::Root, key) => f.write_str(key),
-            Path::Key(up, key) => write!(f, "{up}.{key}"),
-            Path::Index(up, index) => write!(f, "{up}[{index}]"),
+    fn walk<T: DeserializeOwned>(&self, passed: &Passed) -> Result<T, Problem> {
+        let decoder = Decoder { node: &self.root, path: &Path::Root, passed };
+        T::deserialize(decoder).map_err(|problem| problem.at(&self.root, None, &Path::Root))
+    }
+
+    fn told(&self, problem: Problem) -> (Error, Found) {
+        let found = problem.found.map_or_else(|| Found::at(&self.root, String::new()), |found| *found);
+        let mut error = Error::new(Kind::Manifest, problem.cause).allowed(problem.allowed);
+        if let Some(advice) = problem.advice {
+            error = error.advice(advice);
         }
+        (self.pointed(error, &found.path, found.place), found)
     }
 }
 
@@ -208,6 +75,7 @@ impl fmt::Display for Path<'_> {
 struct Decoder<'a> {
     node: &'a Node,
     path: &'a Path<'a>,
+    passed: &'a Passed,
 }
 
 impl<'a> Decoder<'a> {
@@ -268,7 +136,7 @@ impl<'de> de::Deserializer<'de> for Decoder<'_> {
             Value::Int(value) => visitor.visit_i64(*value),
             Value::Float(value) => visitor.visit_f64(*value),
             Value::Text(text) => visitor.visit_str(text),
-            Value::List(items) => visitor.visit_seq(List { items, path: self.path, next: 0 }),
+            Value::List(items) => visitor.visit_seq(List::new(items, self)),
             Value::Map(entries) => visitor.visit_map(Map::new(entries, self)),
         }
     }
@@ -329,8 +197,8 @@ impl<'de> de::Deserializer<'de> for Decoder<'_> {
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
         match &self.node.value {
-            Value::List(items) => visitor.visit_seq(List { items, path: self.path, next: 0 }),
-            Value::Null => visitor.visit_seq(List { items: &[], path: self.path, next: 0 }),
+            Value::List(items) => visitor.visit_seq(List::new(items, self)),
+            Value::Null => visitor.visit_seq(List::new(&[], self)),
             _ => Err(self.wrong("a list")),
         }
     }
@@ -380,17 +248,27 @@ impl<'de> de::Deserializer<'de> for Decoder<'_> {
 struct List<'a> {
     items: &'a [Node],
     path: &'a Path<'a>,
+    passed: &'a Passed,
     next: usize,
+}
+
+impl<'a> List<'a> {
+    fn new(items: &'a [Node], decoder: Decoder<'a>) -> List<'a> {
+        List { items, path: decoder.path, passed: decoder.passed, next: 0 }
+    }
 }
 
 impl<'de> de::SeqAccess<'de> for List<'_> {
     type Error = Problem;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Problem> {
-        let Some(node) = self.items.get(self.next) else { return Ok(None) };
-        let path = Path::Index(self.path, self.next);
-        self.next += 1;
-        seed.deserialize(Decoder { node, path: &path })
+        let mut left = self.items.iter().enumerate().skip(self.next);
+        let Some((index, node)) = left.find(|(_, node)| !is_passed(self.passed, node)) else {
+            return Ok(None);
+        };
+        let path = Path::Index(self.path, index);
+        self.next = index + 1;
+        seed.deserialize(Decoder { node, path: &path, passed: self.passed })
             .map(Some)
             .map_err(|problem| problem.at(node, None, &path))
     }
@@ -399,13 +277,14 @@ impl<'de> de::SeqAccess<'de> for List<'_> {
 struct Map<'a> {
     entries: &'a [(Key, Node)],
     path: &'a Path<'a>,
+    passed: &'a Passed,
     layer: u16,
     next: usize,
 }
 
 impl<'a> Map<'a> {
     fn new(entries: &'a [(Key, Node)], decoder: Decoder<'a>) -> Map<'a> {
-        Map { entries, path: decoder.path, layer: decoder.node.layer, next: 0 }
+        Map { entries, path: decoder.path, passed: decoder.passed, layer: decoder.node.layer, next: 0 }
     }
 }
 
@@ -413,9 +292,12 @@ impl<'de> de::MapAccess<'de> for Map<'_> {
     type Error = Problem;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Problem> {
-        let Some((key, _)) = self.entries.get(self.next) else { return Ok(None) };
-        let name: de::value::StrDeserializer<'_, Problem> = key.name.as_str().into_deserializer();
-        seed.deserialize(name).map(Some).map_err(|problem| problem.at_key(key, self.layer, self.path))
+        while self.entries.get(self.next).is_some_and(|(_, node)| is_passed(self.passed, node)) {
+            self.next += 1;
+        }
+        let Some(entry) = self.entries.get(self.next) else { return Ok(None) };
+        let name: de::value::StrDeserializer<'_, Problem> = entry.0.name.as_str().into_deserializer();
+        seed.deserialize(name).map(Some).map_err(|problem| problem.at_key(entry, self.layer, self.path))
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Problem> {
@@ -424,6 +306,73 @@ impl<'de> de::MapAccess<'de> for Map<'_> {
         };
         self.next += 1;
         let path = Path::Key(self.path, &key.name);
-        seed.deserialize(Decoder { node, path: &path }).map_err(|problem| problem.at(node, Some(key), &path))
+        seed.deserialize(Decoder { node, path: &path, passed: self.passed })
+            .map_err(|problem| problem.at(node, Some(key), &path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::model::parse::parse;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only decoded")]
+    struct Rack {
+        name: String,
+        height: u8,
+        hosts: Vec<Host>,
+        labels: Option<BTreeMap<String, String>>,
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only decoded")]
+    struct Host {
+        id: String,
+        cores: Option<u8>,
+    }
+
+    fn fields(text: &str) -> Vec<String> {
+        let complaints = parse(text.as_bytes(), "rack.yaml").unwrap().complaints::<Rack>();
+        complaints.iter().map(|error| error.details().place.field.clone().unwrap_or_default()).collect()
+    }
+
+    #[test]
+    fn what_is_right_is_not_complained_about() {
+        assert_eq!(fields("name: a\nheight: 42\nhosts: [{id: x}, {id: y, cores: 4}]\n"), [""; 0]);
+    }
+
+    #[test]
+    fn each_mistake_is_told_once_and_at_its_own_place() {
+        let text = "name: a\nhosts:\n  - {id: a, cores: 400}\n  - {cores: x, colour: red}\n  - {id: c}\n  - {id: [], size: 1}\n\
+                    labels: {a: 1, b: two, c: 3}\nheigth: 2\n";
+        let expected = [
+            "hosts[0].cores",
+            "hosts[1].cores",
+            "hosts[1].colour",
+            "hosts[1].id",
+            "hosts[3].id",
+            "hosts[3].size",
+            "labels.a",
+            "labels.c",
+            "heigth",
+            "height",
+        ];
+        assert_eq!(fields(text), expected);
+    }
+
+    #[test]
+    fn what_only_follows_from_a_complaint_is_not_one() {
+        assert_eq!(fields("name: 5\nheight: 1\nhosts: all\n"), ["name", "hosts"]);
+    }
+
+    #[test]
+    fn of_a_file_full_of_mistakes_one_more_than_the_most_is_looked_for() {
+        let text: String = (0..500).map(|number| format!("key{number}: 1\n")).collect();
+        assert_eq!(fields(&text).len(), MAX_COMPLAINTS + 1);
     }
 }

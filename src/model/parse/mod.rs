@@ -3,13 +3,15 @@
 //! Manifests, batches, profiles and configuration all come through [`parse`]: YAML or JSON, told
 //! apart by content. The [`Tree`] keeps line and column of every key and value, so that each later
 //! complaint (a wrong type, a path outside its roots, a feature that is not there) can point at the
-//! place. [`Tree::decode`] turns it into a type, strictly; [`merge()`] lays trees over each other.
+//! place. [`Tree::decode`] turns it into a type, strictly
+//! ([`Tree::complaints`] tells all that is wrong with it); [`merge()`] lays trees over each other.
 //!
 //! Not here: reading files, and what any key means.
 
 mod decode;
 mod json;
 mod merge;
+mod problem;
 mod suggest;
 mod yaml;
 
@@ -17,8 +19,9 @@ use std::path::Path;
 
 use super::error::{Error, Kind, Result};
 
-pub use decode::{Refusal, refuse};
+pub use decode::MAX_COMPLAINTS;
 pub use merge::{Leaf, merge, without};
+pub use problem::{Refusal, refuse};
 pub use suggest::closest;
 
 /// The largest text that is looked at.
@@ -196,28 +199,13 @@ impl Node {
     }
 
     fn entry(&self, key: &str) -> Option<(&Key, &Node)> {
-        match &self.value {
-            Value::Map(entries) => entries.iter().find(|(k, _)| k.name == key).map(|(key, node)| (key, node)),
-            Value::Null
-            | Value::Bool(_)
-            | Value::Int(_)
-            | Value::Float(_)
-            | Value::Text(_)
-            | Value::List(_) => None,
-        }
+        self.entries().iter().find(|(k, _)| k.name == key).map(|(key, node)| (key, node))
     }
 
     /// The same, to be changed.
     pub fn get_mut(&mut self, key: &str) -> Option<&mut Node> {
-        match &mut self.value {
-            Value::Map(entries) => entries.iter_mut().find(|(k, _)| k.name == key).map(|(_, node)| node),
-            Value::Null
-            | Value::Bool(_)
-            | Value::Int(_)
-            | Value::Float(_)
-            | Value::Text(_)
-            | Value::List(_) => None,
-        }
+        let Value::Map(entries) = &mut self.value else { return None };
+        entries.iter_mut().find(|(k, _)| k.name == key).map(|(_, node)| node)
     }
 
     /// Takes a key out of a map.
@@ -230,43 +218,19 @@ impl Node {
     /// The items of a list (none of anything else).
     #[must_use]
     pub fn items(&self) -> &[Node] {
-        match &self.value {
-            Value::List(items) => items,
-            Value::Null
-            | Value::Bool(_)
-            | Value::Int(_)
-            | Value::Float(_)
-            | Value::Text(_)
-            | Value::Map(_) => &[],
-        }
+        if let Value::List(items) = &self.value { items } else { &[] }
     }
 
     /// The entries of a map (none of anything else).
     #[must_use]
     pub fn entries(&self) -> &[(Key, Node)] {
-        match &self.value {
-            Value::Map(entries) => entries,
-            Value::Null
-            | Value::Bool(_)
-            | Value::Int(_)
-            | Value::Float(_)
-            | Value::Text(_)
-            | Value::List(_) => &[],
-        }
+        if let Value::Map(entries) = &self.value { entries } else { &[] }
     }
 
     /// The text, if it is text.
     #[must_use]
     pub fn text(&self) -> Option<&str> {
-        match &self.value {
-            Value::Text(text) => Some(text),
-            Value::Null
-            | Value::Bool(_)
-            | Value::Int(_)
-            | Value::Float(_)
-            | Value::List(_)
-            | Value::Map(_) => None,
-        }
+        if let Value::Text(text) = &self.value { Some(text) } else { None }
     }
 
     /// Whether it says anything: not nothing, and not an empty map or list.

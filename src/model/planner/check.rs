@@ -15,20 +15,27 @@ use crate::model::manifest::{BatchManifest, Compress, Disk, Manifest, Source, Vs
 use crate::model::parse::Tree;
 use crate::model::plan::{Compression, OutputFormat, Preallocation};
 
-/// Refuses what cannot succeed.
-pub(super) fn check(effective: &Effective, settings: &Settings) -> Result<()> {
+/// What cannot succeed, in the order above: of each sort the first.
+pub(super) fn complaints(effective: &Effective, settings: &Settings) -> Vec<Error> {
     let Effective { tree, manifest } = effective;
-    if let Some(source) = &manifest.source {
-        check_secrets(tree, source)?;
-    }
-    check_origin(tree, manifest)?;
-    check_features(tree, manifest)?;
-    check_stages(tree)?;
-    check_machine(tree, manifest)?;
-    check_output(tree, manifest)?;
     let disks = manifest.disks.as_deref().unwrap_or_default();
-    check_disks(tree, disks, &settings.paths.read)?;
-    check_directory(tree, manifest, disks, &settings.paths.write)?;
+    [
+        manifest.source.as_ref().map_or(Ok(()), |source| check_secrets(tree, source)),
+        check_origin(tree, manifest),
+        check_features(tree, manifest),
+        check_stages(tree),
+        check_machine(tree, manifest),
+        check_output(tree, manifest),
+        check_disks(tree, disks, &settings.paths.read),
+        check_directory(tree, manifest, disks, &settings.paths.write),
+        check_dependencies(tree, manifest),
+    ]
+    .into_iter()
+    .filter_map(Result::err)
+    .collect()
+}
+
+fn check_dependencies(tree: &Tree, manifest: &Manifest) -> Result<()> {
     if manifest.depends_on.as_ref().is_some_and(|ids| !ids.is_empty()) {
         return Err(tree
             .error(Kind::Manifest, "depends_on[0]", "there is no such VM: this manifest is a batch of one")

@@ -149,6 +149,27 @@ pub fn origins(
     Ok(vec![VmOrigins { vm_id, values: effective.origins() }])
 }
 
+/// All that is wrong with a file's bytes: what [`Submission::read`] tells the first of.
+#[must_use]
+pub fn complaints(bytes: &[u8], filename: &str, base_directory: &Path, settings: &Settings) -> Vec<Error> {
+    let tree = match parse::parse(bytes, filename) {
+        Ok(tree) => tree,
+        Err(error) => return vec![error],
+    };
+    let written = match refuse_batch(&tree) {
+        Err(_) if tree.root.get("batch_version").is_some() => tree.complaints::<BatchManifest>(),
+        Err(error) => return vec![error],
+        Ok(()) => tree.complaints::<Manifest>(),
+    };
+    if !written.is_empty() {
+        return written;
+    }
+    match refuse_batch(&tree).and_then(|()| Effective::of(tree, base_directory)) {
+        Ok(effective) => check::complaints(&effective, settings),
+        Err(error) => vec![error],
+    }
+}
+
 fn read_effective(
     bytes: &[u8],
     filename: &str,
@@ -156,27 +177,29 @@ fn read_effective(
     settings: &Settings,
 ) -> Result<Effective> {
     let tree = parse::parse(bytes, filename)?;
+    refuse_batch(&tree)?;
+    let effective = Effective::of(tree, base_directory)?;
+    match check::complaints(&effective, settings).into_iter().next() {
+        Some(error) => Err(error),
+        None => Ok(effective),
+    }
+}
+
+/// A batch manifest is read to its end, so that what is wrong with it is said first.
+fn refuse_batch(tree: &Tree) -> Result<()> {
     if tree.root.get("batch_version").is_some() {
-        return Err(refuse_batch(&tree));
+        let batch = tree.decode::<BatchManifest>()?;
+        check::check_batch(tree, &batch)?;
+        return Err(tree
+            .error(Kind::Unsupported, "batch_version", "this version of hyper2kvm has no batch manifests")
+            .advice("drop one manifest per VM"));
     }
     if tree.root.get("manifest_version").is_none() && tree.root.get("vms").is_some() {
         return Err(tree
             .error(Kind::Manifest, "batch_version", "`batch_version` is required where there are `vms`")
             .advice("add `batch_version: \"1.0\"`"));
     }
-    let effective = Effective::of(tree, base_directory)?;
-    check::check(&effective, settings)?;
-    Ok(effective)
-}
-
-/// A batch manifest is read to its end, so that what is wrong with it is said first.
-fn refuse_batch(tree: &Tree) -> Error {
-    match tree.decode::<BatchManifest>().and_then(|batch| check::check_batch(tree, &batch)) {
-        Err(error) => error,
-        Ok(()) => tree
-            .error(Kind::Unsupported, "batch_version", "this version of hyper2kvm has no batch manifests")
-            .advice("drop one manifest per VM"),
-    }
+    Ok(())
 }
 
 /// A file's name without its last suffix.
