@@ -1,8 +1,9 @@
 //! The caller's hand on running work: pause, go on, stop, cancel.
 //!
 //! One [`Control`] per job, shared between the thread that works and the thread that hears commands.
-//! Children register themselves, so that a command reaches them at once; work without a child asks
-//! [`Control::checkpoint`] between blocks.
+//! Children register themselves, so that a command reaches them at once, also where two run at the same
+//! time; work without a child asks [`Control::checkpoint`] between blocks. Work that goes on beside other
+//! work can end all of it with [`Control::give_up`].
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -21,7 +22,7 @@ pub enum Interruption {
     },
 }
 
-/// Shared flags and the child that runs now. Clones are the same hand.
+/// Shared flags and the children that run now. Clones are the same hand.
 #[derive(Debug, Clone, Default)]
 pub struct Control(Arc<Shared>);
 
@@ -35,7 +36,9 @@ struct Shared {
 struct State {
     paused: bool,
     interruption: Option<Interruption>,
-    child: Option<Group>,
+    failure: Option<Error>,
+    children: Vec<(u64, Group)>,
+    next_child: u64,
 }
 
 impl Control {
@@ -45,22 +48,18 @@ impl Control {
         Control::default()
     }
 
-    /// Lets work and its child stand still.
+    /// Lets work and its children stand still.
     pub fn pause(&self) {
         let mut state = self.lock();
         state.paused = true;
-        if let Some(child) = &state.child {
-            child.pause();
-        }
+        state.children.iter().for_each(|(_, child)| child.pause());
     }
 
     /// Lets it go on.
     pub fn resume(&self) {
         let mut state = self.lock();
         state.paused = false;
-        if let Some(child) = &state.child {
-            child.resume();
-        }
+        state.children.iter().for_each(|(_, child)| child.resume());
         self.0.changed.notify_all();
     }
 
@@ -72,6 +71,14 @@ impl Control {
     /// Ends it for good.
     pub fn cancel(&self, keep_partial: bool) {
         self.interrupt(Interruption::Cancel { keep_partial });
+    }
+
+    /// Ends everything because a part of it failed for good: what else runs ends at once, with this error.
+    pub fn give_up(&self, error: Error) {
+        let mut state = self.lock();
+        state.failure.get_or_insert(error);
+        state.end_children();
+        self.0.changed.notify_all();
     }
 
     /// Whether it stands still.
@@ -86,33 +93,32 @@ impl Control {
         self.lock().interruption
     }
 
-    /// Waits while paused; an error (kind `cancelled`) once stopped or cancelled.
+    /// Waits while paused; an error (kind `cancelled`) once stopped or cancelled, or what made it give up.
     pub fn checkpoint(&self) -> Result<()> {
         let mut state = self.lock();
-        while state.paused && state.interruption.is_none() {
+        while state.paused && state.ended().is_ok() {
             state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        match state.interruption {
-            None => Ok(()),
-            Some(interruption) => Err(interrupted(interruption)),
-        }
+        state.ended()
     }
 
-    /// The error of work that was ended from outside, if it was.
+    /// The error of work that was ended by somebody else, if it was.
     pub(crate) fn ended(&self) -> Result<()> {
-        self.interruption().map_or(Ok(()), |interruption| Err(interrupted(interruption)))
+        self.lock().ended()
     }
 
     /// Makes a child obey until the guard is dropped; commands that came before reach it now.
     pub(crate) fn attach(&self, child: &Group) -> Attached {
         let mut state = self.lock();
-        if state.interruption.is_some() {
+        if state.ended().is_err() {
             child.kill();
         } else if state.paused {
             child.pause();
         }
-        state.child = Some(child.clone());
-        Attached(self.clone())
+        let number = state.next_child;
+        state.next_child += 1;
+        state.children.push((number, child.clone()));
+        Attached(self.clone(), number)
     }
 
     fn interrupt(&self, interruption: Interruption) {
@@ -121,9 +127,7 @@ impl Control {
             Some(Interruption::Cancel { .. }) => {}
             Some(Interruption::Stop) | None => state.interruption = Some(interruption),
         }
-        if let Some(child) = &state.child {
-            child.kill();
-        }
+        state.end_children();
         self.0.changed.notify_all();
     }
 
@@ -132,13 +136,27 @@ impl Control {
     }
 }
 
+impl State {
+    fn ended(&self) -> Result<()> {
+        match (self.interruption, &self.failure) {
+            (Some(interruption), _) => Err(interrupted(interruption)),
+            (None, Some(failure)) => Err(failure.clone()),
+            (None, None) => Ok(()),
+        }
+    }
+
+    fn end_children(&self) {
+        self.children.iter().for_each(|(_, child)| child.kill());
+    }
+}
+
 /// While this lives the child obeys its control.
 #[derive(Debug)]
-pub(crate) struct Attached(Control);
+pub(crate) struct Attached(Control, u64);
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        self.0.lock().child = None;
+        self.0.lock().children.retain(|(number, _)| *number != self.1);
     }
 }
 
@@ -176,5 +194,17 @@ mod tests {
         control.stop();
         assert_eq!(control.checkpoint().unwrap_err().kind(), Kind::Cancelled);
         assert_eq!(control.interruption(), Some(Interruption::Cancel { keep_partial: true }));
+    }
+
+    #[test]
+    fn work_that_gave_up_tells_its_first_reason_and_an_end_from_outside_outranks_it() {
+        let control = Control::new();
+        control.pause();
+        control.give_up(Error::new(Kind::Guest, "no operating system"));
+        control.give_up(Error::new(Kind::Guest, "and more"));
+        assert_eq!(control.checkpoint().unwrap_err().details().cause, "no operating system");
+        assert_eq!(control.interruption(), None);
+        control.stop();
+        assert_eq!(control.checkpoint().unwrap_err().kind(), Kind::Cancelled);
     }
 }

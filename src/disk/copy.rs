@@ -123,7 +123,7 @@ pub(crate) fn run(
     })
 }
 
-fn create(path: &Path) -> Result<File> {
+pub(crate) fn create(path: &Path) -> Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let made = std::fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
     made.map_err(|error| {
@@ -143,7 +143,7 @@ fn create(path: &Path) -> Result<File> {
 ///
 /// Left alone, the kernel would keep gigabytes of dirty pages until the last fsync, which then waits
 /// for all of them. The thread starts no children, so it may end before they do.
-fn flushing<T>(file: &File, work: impl FnOnce() -> T) -> T {
+pub(crate) fn flushing<T>(file: &File, work: impl FnOnce() -> T) -> T {
     std::thread::scope(|scope| {
         let (ended, end) = mpsc::channel::<()>();
         scope.spawn(move || {

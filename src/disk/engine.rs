@@ -199,9 +199,9 @@ impl Engine {
         ChildSpec {
             program: self.qemu_img.clone(),
             args,
-            env: Vec::new(),
             limits,
             sandbox: Some(Rules { read, write, execute, required: self.sandbox_required, network: false }),
+            ..ChildSpec::default()
         }
     }
 
@@ -215,7 +215,7 @@ impl Engine {
     }
 
     /// Runs a short call that has to succeed.
-    fn run(&self, spec: &ChildSpec, call: &Call<'_>, control: &Control) -> Result<Output> {
+    pub(crate) fn run(&self, spec: &ChildSpec, call: &Call<'_>, control: &Control) -> Result<Output> {
         let output = self.run_any(spec, call, control)?;
         if output.status.success() { Ok(output) } else { Err(call.failed(&output)) }
     }
@@ -230,7 +230,7 @@ impl Engine {
     }
 }
 
-fn short_limits() -> ChildLimits {
+pub(crate) fn short_limits() -> ChildLimits {
     ChildLimits {
         memory_bytes: Some(INFO_MEMORY_BYTES),
         cpu_s: Some(INFO_CPU_S),

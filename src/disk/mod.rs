@@ -17,6 +17,7 @@ mod inspect;
 mod measure;
 mod node;
 mod open;
+mod overlay;
 pub mod verify;
 mod watch;
 

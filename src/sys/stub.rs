@@ -6,10 +6,12 @@
 //! the kernel's memory killer, no new privileges, the sandbox, a clean environment. Then it calls exec.
 //! It never returns: on failure it writes one line and exits with a code of its own.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 
+use rustix::fs::MemfdFlags;
 use rustix::process::{Resource, Rlimit, Signal};
 
 use crate::sys::process::{ChildLimits, ChildSpec, STUB_FAILURE, STUB_FAILURE_CODE, StubOrder};
@@ -44,8 +46,10 @@ fn become_the_child() -> String {
         return detail;
     }
     let spec = order.spec;
-    let error = command(&spec).exec();
-    format!("exec: {error}")
+    match command(&spec) {
+        Ok(mut command) => format!("exec: {}", command.exec()),
+        Err(error) => format!("standard input: {error}"),
+    }
 }
 
 fn read_order() -> Result<StubOrder, String> {
@@ -95,9 +99,9 @@ fn limit(limits: &ChildLimits) -> Result<(), String> {
     Ok(())
 }
 
-fn command(spec: &ChildSpec) -> Command {
+fn command(spec: &ChildSpec) -> io::Result<Command> {
     let mut command = Command::new(&spec.program);
-    command.args(&spec.args).env_clear().stdin(Stdio::null());
+    command.args(&spec.args).env_clear().stdin(input(&spec.input)?);
     for name in KEPT_ENVIRONMENT {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
@@ -105,5 +109,16 @@ fn command(spec: &ChildSpec) -> Command {
     }
     // Messages are parsed and shown: one language for all machines.
     command.env("LC_ALL", "C").envs(spec.env.iter().map(|(name, value)| (name, value)));
-    command
+    Ok(command)
+}
+
+/// A file in memory, without a name that anybody could open it by; nobody has to keep on writing a pipe.
+fn input(text: &str) -> io::Result<Stdio> {
+    if text.is_empty() {
+        return Ok(Stdio::null());
+    }
+    let mut file = File::from(rustix::fs::memfd_create("input", MemfdFlags::CLOEXEC)?);
+    file.write_all(text.as_bytes())?;
+    file.rewind()?;
+    Ok(file.into())
 }

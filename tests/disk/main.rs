@@ -8,6 +8,7 @@ mod support;
 mod children;
 mod copies;
 mod hostile;
+mod overlays;
 mod sources;
 
 use std::path::Path;

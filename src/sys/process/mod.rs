@@ -47,6 +47,8 @@ pub struct ChildSpec {
     pub limits: ChildLimits,
     /// What it may open; none: whatever its user may.
     pub sandbox: Option<Rules>,
+    /// What it reads on its standard input, which else is empty. Shows nowhere: it may hold secrets.
+    pub input: String,
 }
 
 /// What a child may use; none: unlimited.
