@@ -117,6 +117,14 @@ pub enum Preallocation {
     Full,
 }
 
+impl Preallocation {
+    /// Whether a result occupies its whole size from its beginning.
+    #[must_use]
+    pub fn lays_out(self) -> bool {
+        matches!(self, Preallocation::Falloc | Preallocation::Full)
+    }
+}
+
 /// What to do when a result of that name is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

@@ -181,6 +181,11 @@ pub enum WorkerEvent {
         /// How far.
         percentage: f64,
     },
+    /// What it will still write where its results go, now that it has looked at its sources.
+    Room {
+        /// Bytes.
+        bytes: u64,
+    },
     /// Alive, though nothing else is to be told.
     Heartbeat,
     /// Something a person should know.

@@ -216,7 +216,8 @@ impl Party {
                 let vm_id = &self.vms[index].work.order.plan.vm_id;
                 self.ui.note(&format!("{vm_id}: {message}"));
             }
-            WorkerEvent::Heartbeat
+            WorkerEvent::Room { .. }
+            | WorkerEvent::Heartbeat
             | WorkerEvent::Paused
             | WorkerEvent::Resumed
             | WorkerEvent::Finished(_) => {}

@@ -15,6 +15,7 @@ use crate::disk::{Engine, FileIdentity, Measure, OpenPolicy, SourceDisk, open_so
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::plan::{PlannedDisk, Preallocation, Preflight};
+use crate::model::protocol::WorkerEvent;
 use crate::model::units::human_size;
 use crate::pipeline::meter::Pass;
 use crate::pipeline::publish::Names;
@@ -41,7 +42,9 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     job.engine = Some(engine);
     keep_what_is_finished(job)?;
     announce(job);
-    check_room(job)?;
+    let room = still_to_write(job);
+    job.meter.tell(WorkerEvent::Room { bytes: room });
+    check_room(job, room)?;
     check_sums(job)?;
     Ok(json!({ "disks": described }))
 }
@@ -152,17 +155,19 @@ fn announce(job: &mut Job<'_>) {
     }
 }
 
-/// What is still to be written has to fit, with what others have reserved and what has to stay free.
-fn check_room(job: &Job<'_>) -> Result<()> {
-    let path = job.place.results.path();
-    let need: u64 = job
-        .plan
+fn still_to_write(job: &Job<'_>) -> u64 {
+    job.plan
         .disks
         .iter()
         .zip(&job.sources)
         .filter(|(disk, _)| !job.checkpoint.disks.contains_key(&disk.id))
         .map(|(_, opened)| room(job, &opened.source, &opened.measure))
-        .sum();
+        .sum()
+}
+
+/// What is still to be written has to fit, with what others have reserved and what has to stay free.
+fn check_room(job: &Job<'_>, need: u64) -> Result<()> {
+    let path = job.place.results.path();
     let space = free_bytes(path).map_err(|error| Error::io(Kind::Output, "look at", path, &error))?;
     let limits = &job.order.limits;
     let others = limits.reserved_by_others_bytes;

@@ -210,7 +210,7 @@ impl Scheduler {
             .await?;
         let Some(row) = row else { return Err(Error::internal("a claimed job is not in the queue")) };
         failpoint::hit("scheduler.before-spawn");
-        self.live.insert(job, Live::starting(&row));
+        self.live.insert(job, Live::starting(&row, &plan));
         self.outlook.changed(row.batch_key, now_epoch());
         let log = self.settings.layout().job_log(&row.batch_id, &row.vm_id, counters.attempt);
         let order = self.order(&row, plan, counters, room);

@@ -1,5 +1,6 @@
 //! Which job is next: order, slots, and what holds jobs back. Part of the core, so pure.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use super::action::{Action, Network};
@@ -15,6 +16,7 @@ impl Core {
             return;
         }
         self.hold_back(now);
+        let crowded = self.crowded();
         let mut seen = None;
         while self.slots.len() < self.policy.slots {
             let next = match seen {
@@ -34,8 +36,8 @@ impl Core {
                 job.facts.waiting = None;
                 job.facts.waiting_since = None;
                 self.out.push(Action::Continue { job: id });
-            } else if self.space_waiters.len() < SPACE_WAITERS_MAX
-                || self.job(id).waits_for(WaitReason::DiskSpace)
+            } else if self.job(id).waits_for(WaitReason::DiskSpace)
+                || self.job(id).file_system.is_none_or(|file_system| !crowded.contains(&file_system))
             {
                 self.ready.remove(&(priority, id));
                 self.set_phase(id, Phase::Probing);
@@ -43,6 +45,28 @@ impl Core {
             }
         }
         self.settle_the_unclaimed();
+    }
+
+    /// File systems on which so many jobs wait for room that those behind them are not even asked.
+    fn crowded(&self) -> BTreeSet<u64> {
+        let mut waiters: BTreeMap<u64, usize> = BTreeMap::new();
+        let of = |id: &JobId| self.jobs.get(id).and_then(|job| job.file_system);
+        for file_system in self.space_waiters.iter().filter_map(of) {
+            *waiters.entry(file_system).or_default() += 1;
+        }
+        waiters
+            .into_iter()
+            .filter(|(_, count)| *count >= SPACE_WAITERS_MAX)
+            .map(|(file_system, _)| file_system)
+            .collect()
+    }
+
+    /// Whether a job for which there is no room stays queued behind all those that wait for some.
+    pub(super) fn is_behind_many(&self, id: JobId) -> bool {
+        self.jobs.get(&id).is_some_and(|job| {
+            !job.waits_for(WaitReason::DiskSpace)
+                && job.file_system.is_some_and(|file_system| self.crowded().contains(&file_system))
+        })
     }
 
     /// What is paused, or needs a network that is away, waits for that; it is not merely queued.

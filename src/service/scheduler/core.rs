@@ -91,7 +91,10 @@ impl Core {
         self.batches.insert(key, Batch { facts: batch, unfinished });
         for facts in new {
             let (id, state, waiting) = (facts.id, facts.state, facts.waiting);
-            self.jobs.insert(id, Job { facts, phase: Phase::Idle, percentage: 0.0, timer: None });
+            self.jobs.insert(
+                id,
+                Job { facts, phase: Phase::Idle, percentage: 0.0, file_system: None, timer: None },
+            );
             match (state, waiting) {
                 (JobState::Running, _) => {
                     self.job(id).facts.counters.take_back();
@@ -119,12 +122,14 @@ impl Core {
         }
         let (mut reserved_by_others, mut kept_free) = (0, 0);
         if let Some(probe) = probe {
+            self.job(id).file_system = Some(probe.file_system);
             let need = exact.unwrap_or(probe.need);
             match self.ledger.reserve(id, &probe, need, &self.policy) {
                 Verdict::Fits { reserved_by_others: bytes } => {
                     reserved_by_others = bytes;
                     kept_free = self.policy.reserve(probe.total);
                 }
+                Verdict::Full(_) if self.is_behind_many(id) => return self.release(id),
                 Verdict::Full(detail) => {
                     self.space_waiters.insert(id);
                     self.next_space_check.get_or_insert(millis(now + SPACE_RECHECK_S));
@@ -149,6 +154,13 @@ impl Core {
         if let Some(job) = self.jobs.get_mut(&id) {
             job.percentage = job.percentage.max(percentage);
             self.ledger.wrote(id, written);
+        }
+    }
+
+    /// What a worker will still write, now that it has looked: better than the estimate before its start.
+    pub fn measured(&mut self, now: f64, id: JobId, still: u64) {
+        if self.ledger.measured(id, still) && !self.space_waiters.is_empty() {
+            self.next_space_check = Some(millis(now));
         }
     }
 

@@ -103,6 +103,8 @@ pub(super) struct Job {
     pub(super) phase: Phase,
     /// How far this attempt is.
     pub(super) percentage: f64,
+    /// The file system that its results go to, once that was looked at.
+    pub(super) file_system: Option<u64>,
     /// When the scheduler looks at it again.
     pub(super) timer: Option<u64>,
 }

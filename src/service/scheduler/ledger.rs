@@ -105,6 +105,14 @@ impl Ledger {
         }
     }
 
+    /// What a job will still write, measured by its worker; tells whether that gives room back.
+    pub fn measured(&mut self, job: JobId, still: u64) -> bool {
+        let Some(reservation) = self.by_job.get_mut(&job) else { return false };
+        let before = reservation.open();
+        reservation.need = reservation.written.saturating_add(still);
+        reservation.open() < before
+    }
+
     /// Gives a job's share back; tells whether there was one.
     pub fn release(&mut self, job: JobId) -> bool {
         self.by_job.remove(&job).is_some()
@@ -183,6 +191,20 @@ mod tests {
         assert_eq!(ledger.reserved(1), 0);
         assert!(ledger.release(1));
         assert!(!ledger.release(1));
+    }
+
+    #[test]
+    fn what_a_worker_measures_takes_the_place_of_the_estimate() {
+        let mut ledger = Ledger::default();
+        ledger.reserve(1, &probe(100 * MIB), 20 * MIB, &policy());
+        ledger.wrote(1, 5 * MIB);
+        assert!(!ledger.measured(1, 60 * MIB));
+        assert_eq!(ledger.reserved(1), 60 * MIB);
+        ledger.wrote(1, 25 * MIB);
+        assert_eq!(ledger.reserved(1), 40 * MIB);
+        assert!(ledger.measured(1, 10 * MIB));
+        assert_eq!(ledger.reserved(1), 10 * MIB);
+        assert!(!ledger.measured(2, MIB), "a job without a share");
     }
 
     #[test]

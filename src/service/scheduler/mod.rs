@@ -274,7 +274,10 @@ impl Scheduler {
                 }
             }
         }
-        self.core.progressed(job, live.percentage, live.bytes_done());
+        self.core.progressed(job, live.percentage, live.bytes_written());
+        if let WorkerEvent::Room { bytes } = event {
+            self.core.measured(now, job, bytes);
+        }
         if let WorkerEvent::Warning { message, .. } = &event {
             let message = format!("warning: {message}");
             tracing::warn!(job, "{message}");

@@ -11,7 +11,7 @@ pub(super) const STOP_PATIENCE_S: f64 = 6.0;
 /// Room on a file system is looked at again this often while a job waits for it.
 pub(super) const SPACE_RECHECK_S: f64 = 5.0;
 
-/// So many jobs are tried against a full file system; those behind them stay queued.
+/// So many jobs wait for room on one file system; those behind them stay queued.
 pub(super) const SPACE_WAITERS_MAX: usize = 64;
 
 /// What a change of the settings can change in the scheduler.

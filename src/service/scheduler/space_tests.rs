@@ -1,7 +1,7 @@
 //! What waits for room, in what order it is asked, and what goes ahead meanwhile.
 
 use super::*;
-use crate::service::scheduler::policy::SPACE_RECHECK_S;
+use crate::service::scheduler::policy::{SPACE_RECHECK_S, SPACE_WAITERS_MAX};
 
 #[test]
 fn what_does_not_fit_waits_with_need_free_and_path_and_a_smaller_one_goes_ahead() {
@@ -59,4 +59,37 @@ fn a_round_that_takes_long_is_finished_before_the_next_begins() {
     let asked: Vec<Action> =
         core.actions(30.0).into_iter().filter(|action| matches!(action, Action::Probe { .. })).collect();
     assert_eq!(asked, [Action::Probe { job: 2 }], "not the first one again");
+}
+
+#[test]
+fn however_many_wait_for_a_full_disk_a_job_on_another_is_found() {
+    let mut core = core(2);
+    let last = SPACE_WAITERS_MAX as JobId + 20;
+    load_each(&mut core, (1..=last).map(job).collect());
+    let room = |id| match id == last {
+        true => probe(GIB, 90 * GIB).map(|probe| SpaceProbe { file_system: 2, ..probe }),
+        false => probe(20 * GIB, GIB),
+    };
+    for now in [0.0, SPACE_RECHECK_S] {
+        let actions = run_with(&mut core, now, room);
+        let expected: &[(JobId, u32)] = if now == 0.0 { &[(last, 1)] } else { &[] };
+        assert_eq!(started(&actions), expected);
+        let waiting: Vec<JobId> = core.waiting_for(WaitReason::DiskSpace).collect();
+        assert!((SPACE_WAITERS_MAX..SPACE_WAITERS_MAX + 2).contains(&waiting.len()), "{}", waiting.len());
+        assert!(!waiting.contains(&(last - 1)), "those behind so many stay queued");
+    }
+}
+
+#[test]
+fn what_a_worker_measures_holds_others_back_or_lets_them_in() {
+    let mut core = core(2);
+    load_each(&mut core, vec![job(1), job(2)]);
+    core.pause(0.0, 2).unwrap();
+    run_with(&mut core, 0.0, |_| probe(GIB, 10 * GIB));
+    core.measured(1.0, 1, 8 * GIB);
+    core.resume(1.0, 2).unwrap();
+    let actions = run_with(&mut core, 1.0, |_| probe(6 * GIB, 10 * GIB));
+    assert_eq!((started(&actions), waits(&actions)), (vec![], vec![(2, WaitReason::DiskSpace, false)]));
+    core.measured(2.0, 1, 3 * GIB);
+    assert_eq!(started(&run_with(&mut core, 2.0, |_| probe(6 * GIB, 10 * GIB))), [(2, 1)]);
 }

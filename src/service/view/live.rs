@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::job::Stage;
+use crate::model::plan::Plan;
 use crate::model::protocol::{DiskProgress, WorkerEvent};
 use crate::service::queue::{JobRow, StageMark};
 
@@ -27,6 +28,8 @@ pub struct Live {
     pub completed: Vec<Stage>,
     /// 0 to 100; never falls within an attempt.
     pub percentage: f64,
+    /// Whether a disk takes all of its room before its first byte is copied.
+    pub lays_out: bool,
     /// Bytes, by disk.
     pub disks: BTreeMap<String, DiskProgress>,
 }
@@ -45,12 +48,13 @@ pub enum Told {
 impl Live {
     /// A worker that starts now; within one attempt what was shown stays shown.
     #[must_use]
-    pub fn starting(row: &JobRow) -> Live {
+    pub fn starting(row: &JobRow, plan: &Plan) -> Live {
         Live {
             batch_key: row.batch_key,
             batch: row.batch_id.clone(),
             vm: row.vm_id.clone(),
             percentage: row.progress_percentage,
+            lays_out: plan.output.preallocation.lays_out(),
             ..Live::default()
         }
     }
@@ -87,7 +91,8 @@ impl Live {
                 self.percentage = self.percentage.max(percentage.clamp(0.0, 100.0));
                 Told::Numbers
             }
-            WorkerEvent::Heartbeat
+            WorkerEvent::Room { .. }
+            | WorkerEvent::Heartbeat
             | WorkerEvent::Warning { .. }
             | WorkerEvent::Paused
             | WorkerEvent::Resumed
@@ -100,10 +105,11 @@ impl Live {
         self.disks.values_mut().for_each(|disk| disk.bytes_per_second = 0);
     }
 
-    /// Bytes copied so far.
+    /// Bytes that the results occupy so far.
     #[must_use]
-    pub fn bytes_done(&self) -> u64 {
-        self.disks.values().map(|disk| disk.bytes_done).sum()
+    pub fn bytes_written(&self) -> u64 {
+        let laid_out = |disk: &DiskProgress| self.lays_out && disk.bytes_done > 0;
+        self.disks.values().map(|disk| if laid_out(disk) { disk.virtual_size } else { disk.bytes_done }).sum()
     }
 
     /// Bytes still to be copied.
@@ -152,6 +158,19 @@ mod tests {
             live.hear(&WorkerEvent::Progress { percentage }, 0.0);
         }
         assert_eq!(live.percentage, 100.0);
+    }
+
+    #[test]
+    fn a_disk_that_is_laid_out_beforehand_takes_all_of_its_room_at_its_first_byte() {
+        let mut live = Live::default();
+        for (disk, bytes_done) in [("boot", 1), ("data", 0)] {
+            let progress =
+                DiskProgress { bytes_total: 5, bytes_done, virtual_size: 100, ..DiskProgress::default() };
+            live.hear(&WorkerEvent::Disk { disk: disk.to_owned(), progress }, 0.0);
+        }
+        assert_eq!(live.bytes_written(), 1);
+        live.lays_out = true;
+        assert_eq!(live.bytes_written(), 100);
     }
 
     #[test]
