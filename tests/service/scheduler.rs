@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::site::{SLOW, drop_disk, only_vm, source, wait_copying, wait_vm};
-use super::support::{Daemon, wait_for, within};
+use super::support::{Daemon, disks, wait_for, within};
 
 fn state_of(daemon: &Daemon, job: &str) -> String {
     daemon.client(&["show", job])["state"].as_str().unwrap().to_owned()
@@ -41,6 +41,57 @@ fn a_cancelled_job_leaves_nothing_behind_and_can_be_retried() {
     });
     assert!(daemon.settled("failed", "vm.yaml").is_none(), "the drop has moved on");
     assert!(daemon.settled("failed", "vm.yaml.error.json").is_none(), "and what was said of it is gone");
+}
+
+#[test]
+fn a_retry_from_a_stage_that_is_refused_throws_nothing_away() {
+    let daemon = Daemon::start_new();
+    let (boot, data) = (source(&daemon, "boot", "raw", 8), source(&daemon, "data", "raw", 128));
+    let manifest = disks::manifest(&[("boot", &boot, "raw"), ("data", &data, "raw")], SLOW);
+    daemon.drop_file("vm.yaml", &manifest);
+    wait_vm(&daemon, "vm", "at its second disk", |vm| {
+        vm["disks"]["data"]["bytes_done"].as_u64().is_some_and(|bytes| bytes > 0)
+    });
+    let older = daemon.client(&["show", "vm"])["job_id"].to_string();
+    daemon.client(&["cancel", "vm", "--keep-partial"]);
+    daemon.wait_settled("failed", "vm.yaml");
+    let kept = partials(&daemon);
+    assert!(kept > 0);
+
+    daemon.client(&["pause"]);
+    daemon.drop_file("vm.yaml", &manifest);
+    wait_for("the batch to continue", || {
+        (daemon.client(&["list"])["jobs"].as_array().unwrap().len() == 2).then_some(())
+    });
+    let refused = daemon.run_client(&["retry", &older, "--from", "load"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("earlier run"), "{refused:?}");
+    assert_eq!(partials(&daemon), kept, "they are the newer job's now");
+
+    daemon.client(&["resume"]);
+    let progress = wait_for("the newer run to be shown as ended", || {
+        daemon.progress("vm").filter(|progress| progress["state"] == "completed")
+    });
+    assert_eq!(only_vm(&progress)["resumed"], true, "{progress}");
+}
+
+#[test]
+fn a_retry_from_a_stage_throws_away_what_was_made_and_begins_again() {
+    let daemon = Daemon::start_new();
+    let (boot, data) = (source(&daemon, "boot", "raw", 8), source(&daemon, "data", "raw", 128));
+    daemon.drop_file("vm.yaml", disks::manifest(&[("boot", &boot, "raw"), ("data", &data, "raw")], SLOW));
+    wait_vm(&daemon, "vm", "at its second disk", |vm| {
+        vm["disks"]["data"]["bytes_done"].as_u64().is_some_and(|bytes| bytes > 0)
+    });
+    daemon.client(&["cancel", "vm", "--keep-partial"]);
+    assert!(partials(&daemon) > 0);
+    daemon.client(&["pause"]);
+    let acted = daemon.client(&["retry", "vm", "--from", "extraction"]);
+    assert_eq!(acted["message"], "queued again");
+    assert_eq!(partials(&daemon), 0);
+    assert_eq!(daemon.run_client(&["retry", "vm"]).status.code(), Some(1), "it has not ended");
+    daemon.client(&["resume"]);
+    daemon.wait_settled("processed", "vm.yaml");
 }
 
 #[test]

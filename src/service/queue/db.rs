@@ -1,7 +1,7 @@
 //! The database as the owning thread sees it: a connection, and what "all or nothing" means on it.
 //!
-//! The methods that read and write live beside this file, by what they are about (`jobs`, `batches`,
-//! `drops`, `accept`, `history`). Each is a transaction of its own; called inside
+//! The methods that read and write live beside this file, by what they are about (`jobs`, `rivals`,
+//! `batches`, `drops`, `accept`, `history`). Each is a transaction of its own; called inside
 //! [`Db::atomically`] it becomes part of that one.
 
 use std::path::Path;

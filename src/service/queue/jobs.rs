@@ -4,9 +4,6 @@
 //! is not in that table cannot get into the database. It also keeps what hangs on a job's state
 //! true: a batch ends with its last job.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-
 use rusqlite::{ToSql, params};
 use serde::Serialize;
 
@@ -385,67 +382,6 @@ impl Db {
         Ok(())
     }
 
-    /// Marks older jobs whose result files this one's have replaced.
-    fn supersede_older(&mut self, job_id: i64, outputs: &BTreeMap<PathBuf, Option<String>>) -> Result<()> {
-        let Some(directory) = outputs.keys().next().and_then(|path| path.parent()) else { return Ok(()) };
-        let older = self.rows(
-            "SELECT job_id, outputs FROM job WHERE output_directory = ?1 AND job_id <> ?2 AND replaced_by IS NULL
-                 AND state IN ('succeeded', 'skipped')",
-            params![directory.to_string_lossy(), job_id],
-            |row| Ok((row.get::<_, i64>(0)?, json::<BTreeMap<PathBuf, Option<String>>>(row, "outputs")?)),
-        )?;
-        for (older, its_outputs) in older {
-            if its_outputs.keys().any(|path| outputs.contains_key(path)) {
-                self.execute("UPDATE job SET replaced_by = ?2 WHERE job_id = ?1", [older, job_id])?;
-            }
-        }
-        Ok(())
-    }
-
-    /// An ended job is not tried again where a newer one has taken its place.
-    fn refuse_superseded(&self, job: &JobRow) -> Result<()> {
-        let newer: Option<i64> = self.first(
-            "SELECT batch_key FROM batch WHERE batch_id = ?1 AND batch_key > ?2 ORDER BY run DESC LIMIT 1",
-            params![job.batch_id, job.batch_key],
-            |row| row.get(0),
-        )?;
-        if newer.is_some() {
-            return Err(Error::new(
-                Kind::Duplicate,
-                format!(
-                    "job {} belongs to an earlier run of batch `{}`, which has continued since",
-                    job.job_id, job.batch_id
-                ),
-            )
-            .advice(format!("retry `{}/{}`, its newest job", job.batch_id, job.vm_id)));
-        }
-        self.refuse_taken_output(&job.output_directory, job.job_id)
-    }
-
-    /// Two jobs that have not ended never write to one place.
-    pub(super) fn refuse_taken_output(&self, directory: &std::path::Path, but_for: i64) -> Result<()> {
-        let taken = self.first(
-            "SELECT job.job_id, batch.batch_id, job.vm_id FROM job JOIN batch USING (batch_key)
-             WHERE job.output_directory = ?1 AND job.job_id <> ?2
-                 AND job.state IN ('queued', 'running', 'waiting') LIMIT 1",
-            params![directory.to_string_lossy(), but_for],
-            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?)),
-        )?;
-        match taken {
-            None => Ok(()),
-            Some((job_id, batch_id, vm_id)) => Err(Error::new(
-                Kind::Exists,
-                format!(
-                    "{} is where job {job_id} ({batch_id}/{vm_id}) will put its result",
-                    directory.display()
-                ),
-            )
-            .field("output.directory")
-            .output(directory)
-            .advice("name another output directory, or wait until that job has ended")),
-        }
-    }
-
     /// Keeps the end of a batch true to its jobs' states.
     pub(super) fn follow_batch(&mut self, batch_key: i64) -> Result<()> {
         let states =
@@ -473,7 +409,7 @@ pub(super) fn select() -> String {
     format!("SELECT {JOB_COLUMNS} FROM job JOIN batch USING (batch_key)")
 }
 
-fn no_such_job(job_id: i64) -> Error {
+pub(super) fn no_such_job(job_id: i64) -> Error {
     Error::internal(format!("there is no job {job_id} in the queue"))
 }
 

@@ -22,6 +22,7 @@ mod failure;
 mod history;
 mod jobs;
 mod place;
+mod rivals;
 mod rows;
 mod schema;
 

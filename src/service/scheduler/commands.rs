@@ -46,7 +46,7 @@ impl Scheduler {
                 self.cancel(&target, keep_partial, reply).await;
             }
             Command::Retry { target, request, reply } => {
-                drop(reply.send(self.retry(&target, &request).await));
+                self.retry(&target, &request, reply).await;
             }
             Command::Priority { target, priority, reply } => {
                 drop(reply.send(self.set_priority(&target, priority).await));

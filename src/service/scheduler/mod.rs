@@ -39,7 +39,7 @@ use self::core::{Action, BatchFacts, BatchKey, Core, Counters, JobFacts, JobId, 
 use self::outlook::Outlook;
 use self::policy::Policy;
 use self::settling::Settling;
-use super::command::Command;
+use super::command::{Command, Reply};
 use super::configuration::ConfigurationSource;
 use super::logging::Logging;
 use super::network::{NetworkMonitor, NetworkState, Verdict};
@@ -47,8 +47,10 @@ use super::queue::{BatchRow, Db, JobRow, QueueHandle};
 use super::supervisor::{Heard, Supervisor};
 use super::view::live::{Live, Told};
 use super::watchdog;
+use crate::model::api::Acted;
 use crate::model::config::Settings;
 use crate::model::error::{Error, Result};
+use crate::model::job::Stage;
 use crate::model::protocol::WorkerEvent;
 use crate::sys::fs::Space;
 use crate::sys::time::now_epoch;
@@ -97,6 +99,7 @@ enum Report {
     Probed(JobId, Option<SpaceProbe>),
     Settled { batch: BatchKey, ended_at: f64, outcome: Result<Option<PathBuf>> },
     Discarded { job: JobId, batch: BatchKey, error: Option<Error> },
+    Rewound { jobs: Vec<JobId>, stage: Stage, reply: Option<Reply<Acted>> },
     OutputSpace(Option<Space>),
 }
 
@@ -114,6 +117,8 @@ pub struct Scheduler {
     refusals: u32,
     /// Cancelled jobs whose partial results are being removed.
     discarding: HashSet<JobId>,
+    /// Ended jobs whose results a retry throws away.
+    rewinding: HashSet<JobId>,
     /// Outcomes that workers wait to hear are recorded.
     ended: HashMap<JobId, Ended>,
     /// Commands whose answer waits for jobs to end.
@@ -127,7 +132,7 @@ pub struct Scheduler {
     next_retention: f64,
     next_ping: Option<Instant>,
     network: watch::Receiver<NetworkState>,
-    stopping: Option<Vec<super::command::Reply<String>>>,
+    stopping: Option<Vec<Reply<String>>>,
 }
 
 impl Scheduler {
@@ -148,6 +153,7 @@ impl Scheduler {
             line: VecDeque::new(),
             refusals: 0,
             discarding: HashSet::new(),
+            rewinding: HashSet::new(),
             ended: HashMap::new(),
             pending: Vec::new(),
             reports: mpsc::channel(64),
@@ -292,6 +298,7 @@ impl Scheduler {
             Report::Probed(job, probe) => self.core.probed(now_epoch(), job, probe),
             Report::Settled { batch, ended_at, outcome } => self.settled(batch, ended_at, outcome).await,
             Report::Discarded { job, batch, error } => self.discarded(job, batch, error),
+            Report::Rewound { jobs, stage, reply } => self.rewound(jobs, stage, reply).await,
             Report::OutputSpace(space) => {
                 self.outlook.is_measuring = false;
                 self.outlook.output_space = space;
@@ -388,7 +395,7 @@ impl Scheduler {
         }
     }
 
-    fn begin_stop(&mut self, reply: Option<super::command::Reply<String>>) {
+    fn begin_stop(&mut self, reply: Option<Reply<String>>) {
         let first = self.stopping.is_none();
         self.stopping.get_or_insert_default().extend(reply);
         if first {

@@ -1,50 +1,112 @@
 //! Jobs that have ended, brought back by the operator.
+//!
+//! `--from STAGE` throws files away, on a file system that may be away itself. So whatever can refuse
+//! a retry is asked first; then the files go on another thread, within a limit; and when that comes
+//! back as a fact, the jobs are queued again, if they still may be.
 
 use std::collections::{HashSet, VecDeque};
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
 
 use super::commands::wrong_state;
 use super::core::{Action, Core, JobId};
-use super::{Scheduler, with_jobs};
+use super::{Report, Scheduler, with_jobs};
 use crate::model::api::{Acted, Refusal, RefusalCode, RetryRequest};
-use crate::model::error::{Error, Kind};
+use crate::model::error::{Error, Kind, Result};
+use crate::model::job::{JobChange, Stage};
 use crate::pipeline::publish;
+use crate::service::command::Reply;
 use crate::service::queue::{Change, JobRow};
+
+/// How long an output directory may take to let go of what one VM left in it.
+const REWIND_LIMIT: Duration = Duration::from_secs(10);
 
 impl Scheduler {
     /// Brings back what failed or was cancelled.
-    pub(super) async fn retry(&mut self, target: &str, request: &RetryRequest) -> Result<Acted, Refusal> {
+    pub(super) async fn retry(&mut self, target: &str, request: &RetryRequest, reply: Reply<Acted>) {
+        let meant = match self.meant(target, request).await {
+            Ok(meant) => meant,
+            Err(refusal) => return drop(reply.send(Err(refusal))),
+        };
+        match request.from {
+            None => drop(reply.send(self.queue_again(&meant, "retried by the operator").await)),
+            Some(stage) => self.rewind(&meant, stage, reply).await,
+        }
+    }
+
+    /// Of what is named, the jobs that a retry is about.
+    async fn meant(&self, target: &str, request: &RetryRequest) -> Result<Vec<JobRow>, Refusal> {
         let named = self.find(target).await?;
-        let is_meant = |row: &&JobRow| match named.is_batch {
+        let is_meant = |row: &JobRow| match named.is_batch {
             true if request.failed => row.state.name() == "failed",
             true => matches!(row.state.name(), "failed" | "cancelled"),
             false => true,
         };
-        let meant: Vec<&JobRow> = named.jobs.iter().filter(is_meant).collect();
+        let meant: Vec<JobRow> = named.jobs.into_iter().filter(is_meant).collect();
         if meant.is_empty() {
             let error = Error::new(Kind::Cancelled, format!("no job of `{target}` failed or was cancelled"))
                 .advice("`hyper2kvm list` shows their states");
             return Err(Refusal { code: RefusalCode::WrongState, error });
         }
-        for row in &meant {
-            if row.state.after(crate::model::job::JobChange::Retry).is_err() {
-                return Err(wrong_state(row, "retry", "has not failed"));
-            }
+        Ok(meant)
+    }
+
+    /// Throws away, elsewhere, what `stage` and those behind it made. Nothing is touched unless all of
+    /// the jobs may be tried again.
+    async fn rewind(&mut self, rows: &[JobRow], stage: Stage, reply: Reply<Acted>) {
+        if let Err(refusal) = self.refuse_what_may_not(rows).await {
+            return drop(reply.send(Err(refusal)));
         }
-        self.refuse_while_ending(&meant).await?;
-        if let Some(stage) = request.from {
-            for row in &meant {
-                let job = row.job_id;
-                let plan = self.parts.queue.with(move |db| db.plan(job)).await?;
-                let rewound = tokio::task::spawn_blocking(move || publish::rewind(&plan, stage)).await;
-                rewound.map_err(|_| Error::internal("rewinding broke off"))??;
-            }
-        }
-        let jobs: Vec<JobId> = meant.iter().map(|row| row.job_id).collect();
-        let all = jobs.clone();
-        let message = match request.from {
-            Some(stage) => format!("retried by the operator from {stage}"),
-            None => "retried by the operator".to_owned(),
+        let jobs: Vec<JobId> = rows.iter().map(|row| row.job_id).collect();
+        let asked = jobs.clone();
+        let plans = self.parts.queue.with(move |db| asked.iter().map(|job| db.plan_to_retry(*job)).collect());
+        let plans: Vec<_> = match plans.await {
+            Ok(plans) => plans,
+            Err(error) => return drop(reply.send(Err(error.into()))),
         };
+        self.rewinding.extend(&jobs);
+        let reports = self.reports.0.clone();
+        tokio::spawn(async move {
+            let mut reply = Some(reply);
+            for plan in plans {
+                let directory = plan.output.directory.clone();
+                let rewound = within(REWIND_LIMIT, &directory, move || publish::rewind(&plan, stage)).await;
+                let Err((error, stuck)) = rewound else { continue };
+                // An asker that is gone does not matter.
+                let _ = reply.take().map(|reply| reply.send(Err(error.into())));
+                if let Some(stuck) = stuck {
+                    // Nobody else may come to these files before that thread has let go of them.
+                    let _ = stuck.await;
+                }
+                break;
+            }
+            let _ = reports.send(Report::Rewound { jobs, stage, reply }).await;
+        });
+    }
+
+    /// Their files are thrown away, or the retry was refused for them (there is no `reply` then).
+    pub(super) async fn rewound(&mut self, jobs: Vec<JobId>, stage: Stage, reply: Option<Reply<Acted>>) {
+        self.rewinding.retain(|job| !jobs.contains(job));
+        let Some(reply) = reply else { return };
+        let rows = self.parts.queue.with(move |db| jobs.iter().map(|job| db.job(*job)).collect());
+        let rows: Result<Vec<Option<JobRow>>> = rows.await;
+        let answer = match rows {
+            Ok(rows) => {
+                let rows: Vec<JobRow> = rows.into_iter().flatten().collect();
+                self.queue_again(&rows, &format!("retried by the operator from {stage}")).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        drop(reply.send(answer));
+    }
+
+    /// All of them, or none.
+    async fn queue_again(&mut self, rows: &[JobRow], message: &str) -> Result<Acted, Refusal> {
+        self.refuse_what_may_not(rows).await?;
+        let all: Vec<JobId> = rows.iter().map(|row| row.job_id).collect();
+        let (jobs, message) = (all.clone(), message.to_owned());
         let changed = self.parts.queue.with(move |db| {
             let batches = db.atomically(|db| {
                 let mut keys = Vec::new();
@@ -53,7 +115,7 @@ impl Scheduler {
                     keys.push(row.batch_key);
                 }
                 keys.dedup();
-                keys.into_iter().map(|key| db.batch_run(key)).collect::<Result<Vec<_>, _>>()
+                keys.into_iter().map(|key| db.batch_run(key)).collect::<Result<Vec<_>>>()
             })?;
             with_jobs(db, batches.into_iter().flatten().collect())
         });
@@ -68,13 +130,26 @@ impl Scheduler {
         self.acted("queued again", all).await
     }
 
+    /// Jobs in a state that cannot be retried, or at which something is still being done.
+    async fn refuse_what_may_not(&self, rows: &[JobRow]) -> Result<(), Refusal> {
+        for row in rows {
+            if row.state.after(JobChange::Retry).is_err() {
+                return Err(wrong_state(row, "retry", "has not failed"));
+            }
+            if self.rewinding.contains(&row.job_id) {
+                return Err(still_rewinding(row));
+            }
+        }
+        self.refuse_while_ending(rows).await
+    }
+
     /// A retry loads the whole batch again. A job of it that has ended here and not yet in the queue
     /// would be loaded as one that is open, and would run once more.
-    async fn refuse_while_ending(&self, meant: &[&JobRow]) -> Result<(), Refusal> {
-        let mut batches: Vec<_> = meant.iter().map(|row| row.batch_key).collect();
+    async fn refuse_while_ending(&self, rows: &[JobRow]) -> Result<(), Refusal> {
+        let mut batches: Vec<_> = rows.iter().map(|row| row.batch_key).collect();
         batches.dedup();
         let members = self.parts.queue.with(move |db| {
-            let members: Result<Vec<_>, Error> = batches.into_iter().map(|key| db.run_jobs(key)).collect();
+            let members: Result<Vec<_>> = batches.into_iter().map(|key| db.run_jobs(key)).collect();
             Ok(members?.concat())
         });
         let ending = members.await?.into_iter().find(|row| {
@@ -84,10 +159,48 @@ impl Scheduler {
     }
 }
 
+/// A thread that is still at what it was given.
+type Stuck = JoinHandle<Result<()>>;
+
+/// Does work on files of `directory` on a thread of its own. After `limit` it counts as failed, although
+/// it is not over.
+async fn within(
+    limit: Duration,
+    directory: &Path,
+    work: impl FnOnce() -> Result<()> + Send + 'static,
+) -> Result<(), (Error, Option<Stuck>)> {
+    let mut work = tokio::task::spawn_blocking(work);
+    match tokio::time::timeout(limit, &mut work).await {
+        Ok(Ok(outcome)) => outcome.map_err(|error| (error, None)),
+        Ok(Err(_)) => Err((Error::internal("throwing results away broke off"), None)),
+        Err(_) => Err((does_not_answer(directory), Some(work))),
+    }
+}
+
+fn does_not_answer(directory: &Path) -> Error {
+    Error::new(Kind::Output, format!("the output directory {} does not answer", directory.display()))
+        .output(directory)
+        .advice("nothing was queued: mend the file system it lies on, then retry once more")
+}
+
 /// Whether the core has let go of a job whose end the queue does not know yet: what it left behind
 /// is being removed, or the queue cannot be written.
 fn is_ending(job: JobId, core: &Core, discarding: &HashSet<JobId>, line: &VecDeque<Action>) -> bool {
     !core.knows(job) && (discarding.contains(&job) || line.iter().any(|action| action.job() == Some(job)))
+}
+
+fn still_rewinding(row: &JobRow) -> Refusal {
+    let cause = format!(
+        "cannot retry job {} ({}/{}) yet: an earlier retry still throws away what it left in {}",
+        row.job_id,
+        row.batch_id,
+        row.vm_id,
+        row.output_directory.display()
+    );
+    let error = Error::new(Kind::Cancelled, cause)
+        .output(&row.output_directory)
+        .advice("try again when the file system of that directory answers");
+    Refusal { code: RefusalCode::WrongState, error }
 }
 
 fn still_ending(row: &JobRow) -> Refusal {
@@ -109,6 +222,22 @@ mod tests {
     use super::*;
     use crate::model::config::Settings;
     use crate::model::job::JobState;
+
+    #[tokio::test]
+    async fn a_directory_that_does_not_answer_is_given_up_and_its_thread_is_not_forgotten() {
+        let (answer, hangs) = std::sync::mpsc::channel::<()>();
+        let work = move || hangs.recv().map_err(|_| Error::internal("not asked"));
+        let outcome = within(Duration::from_millis(10), Path::new("/away/vm"), work).await;
+        let (error, stuck) = outcome.unwrap_err();
+        assert_eq!(error.kind(), Kind::Output);
+        assert_eq!(error.details().cause, "the output directory /away/vm does not answer");
+        answer.send(()).unwrap();
+        stuck.unwrap().await.unwrap().unwrap();
+
+        let outcome = within(REWIND_LIMIT, Path::new("/out"), || Err(Error::internal("no"))).await;
+        assert!(outcome.unwrap_err().1.is_none(), "what has failed is over");
+        within(REWIND_LIMIT, Path::new("/out"), || Ok(())).await.unwrap();
+    }
 
     #[test]
     fn a_job_is_ending_while_only_the_queue_thinks_that_it_is_open() {
