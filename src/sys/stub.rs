@@ -102,6 +102,9 @@ fn limit(limits: &ChildLimits) -> Result<(), String> {
 fn command(spec: &ChildSpec) -> io::Result<Command> {
     let mut command = Command::new(&spec.program);
     command.args(&spec.args).env_clear().stdin(input(&spec.input)?);
+    if let Some(directory) = &spec.directory {
+        command.current_dir(directory);
+    }
     for name in KEPT_ENVIRONMENT {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);

@@ -72,6 +72,19 @@ fn a_child_has_a_clean_environment_no_input_and_no_way_to_more_privileges() {
 }
 
 #[test]
+fn relative_names_of_a_child_count_from_the_directory_that_it_was_given() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("note"), "found").unwrap();
+    let spec = ChildSpec {
+        directory: Some(dir.path().to_owned()),
+        ..confined("cat note && echo there > answer", &[], &[dir.path()])
+    };
+    let output = launcher().run_short(&spec, &mut |_| ()).unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "found", "{}", output.complaint());
+    assert_eq!(std::fs::read_to_string(dir.path().join("answer")).unwrap(), "there\n");
+}
+
+#[test]
 fn a_program_that_is_not_there_is_told_as_such() {
     let error = launcher().run_short(&ChildSpec::new("/not/there", [""; 0]), &mut |_| ()).unwrap_err();
     assert!(error.to_string().contains("No such file"), "{error}");

@@ -49,6 +49,9 @@ pub struct ChildSpec {
     pub sandbox: Option<Rules>,
     /// What it reads on its standard input, which else is empty. Shows nowhere: it may hold secrets.
     pub input: String,
+    /// Where it works: relative names count from there, sockets too (whose paths are short). None: where we work.
+    #[serde(default)]
+    pub directory: Option<PathBuf>,
 }
 
 /// What a child may use; none: unlimited.
