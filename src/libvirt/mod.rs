@@ -1,6 +1,9 @@
-//! The machine outside the guest: libvirt. In this version only whether it is there, for `doctor`.
+//! The machine outside the guest: libvirt. Whether it is there, for `doctor`, and how a machine is told to it.
 //!
-//! The only user of the crate `virt`, which is behind the Cargo feature `libvirt`.
+//! The only user of the crate `virt`, which is behind the Cargo feature `libvirt`; [`xml`] needs neither.
+
+mod element;
+pub mod xml;
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,6 +7,7 @@ pub mod api;
 pub mod config;
 pub mod error;
 pub mod job;
+pub mod machine;
 pub mod manifest;
 pub mod parse;
 pub mod plan;

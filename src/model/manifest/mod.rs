@@ -16,7 +16,7 @@ pub mod values;
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::plan::{OnExists, OutputFormat, Preallocation, Preflight, SourceFormat};
 use super::planner::Rerun;
@@ -164,7 +164,7 @@ pub enum DiskBus {
 }
 
 /// The model of a network card.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NicModel {
     /// virtio-net.

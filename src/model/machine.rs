@@ -1,0 +1,332 @@
+//! What the target machine is made of: the facts from which its domain is written and a test machine started.
+//!
+//! Facts come from what a person wrote (the manifest's `vm` and `nics`), from the source, and from what
+//! was found in the disk; the defaults for what nobody says stand here. What is not here: how any
+//! of it is said to libvirt ([`crate::libvirt`]) or to QEMU.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::manifest::{self, Manifest, NicModel};
+use super::plan::SourceFormat;
+
+/// Processors of a machine of which nobody says how many it has.
+pub const DEFAULT_VCPUS: u32 = 2;
+/// Memory of a machine of which nobody says how much it has, MiB.
+pub const DEFAULT_MEMORY_MIB: u64 = 2048;
+/// QEMU's machine type with PCI Express: the one that UEFI with secure boot needs, and that will be maintained longest.
+pub const DEFAULT_MACHINE: &str = "q35";
+/// libvirt's own network, which every installation has.
+pub const DEFAULT_NETWORK: &str = "default";
+
+/// A virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Its name.
+    pub name: String,
+    /// SMBIOS UUID; none: whoever defines it makes one up.
+    pub uuid: Option<String>,
+    /// SMBIOS serial number.
+    pub serial: Option<String>,
+    /// Processors.
+    pub vcpus: u32,
+    /// Memory, MiB.
+    pub memory_mib: u64,
+    /// What starts it; none as long as nobody said it and nobody looked at the disk.
+    pub firmware: Option<Firmware>,
+    /// Whether only signed boot loaders run; needs UEFI.
+    pub secure_boot: bool,
+    /// Whether it has a TPM (2.0).
+    pub tpm: bool,
+    /// QEMU machine type.
+    pub machine_type: String,
+    /// Which processor the guest sees.
+    pub cpu: CpuModel,
+    /// The disks, the one to boot from first.
+    pub disks: Vec<MachineDisk>,
+    /// The network cards, in the guest's order.
+    pub nics: Vec<MachineNic>,
+    /// What its clock counts.
+    pub rtc: RtcBase,
+    /// What runs on it, as somebody said: `linux`, `windows`, or anything.
+    pub os_hint: Option<String>,
+}
+
+/// What starts a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Firmware {
+    /// SeaBIOS.
+    Bios,
+    /// OVMF.
+    Uefi,
+}
+
+impl Firmware {
+    /// The name in manifests and reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Firmware::Bios => "bios",
+            Firmware::Uefi => "uefi",
+        }
+    }
+}
+
+/// Which processor a guest sees.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CpuModel {
+    /// As much of the host's as can be moved to another host.
+    #[default]
+    HostModel,
+    /// One that libvirt knows by this name.
+    Named(String),
+}
+
+/// What a machine's clock counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RtcBase {
+    /// Universal time: everything but Windows.
+    #[default]
+    Utc,
+    /// The time on the wall.
+    Localtime,
+}
+
+/// The bus of a disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskBus {
+    /// The fastest and simplest.
+    #[default]
+    VirtioBlk,
+    /// SCSI over virtio.
+    VirtioScsi,
+    /// What any guest since 2006 has a driver for.
+    Sata,
+}
+
+impl From<manifest::DiskBus> for DiskBus {
+    fn from(bus: manifest::DiskBus) -> DiskBus {
+        match bus {
+            manifest::DiskBus::Virtio => DiskBus::VirtioBlk,
+            manifest::DiskBus::Scsi => DiskBus::VirtioScsi,
+            // q35 has no IDE; its SATA controller answers to drivers of IDE times as well as anything there.
+            manifest::DiskBus::Sata | manifest::DiskBus::Ide => DiskBus::Sata,
+        }
+    }
+}
+
+/// One disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineDisk {
+    /// Its id in the manifest.
+    pub id: String,
+    /// The image (absolute).
+    pub path: PathBuf,
+    /// The image's format.
+    pub format: SourceFormat,
+    /// What it hangs on.
+    pub bus: DiskBus,
+    /// Serial number, as the guest sees it.
+    pub serial: Option<String>,
+    /// Lowest boots; none: never.
+    pub boot_order: Option<u32>,
+}
+
+/// One network card.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineNic {
+    /// Its address; none: whoever defines it makes one up.
+    pub mac: Option<String>,
+    /// Its model.
+    pub model: NicModel,
+    /// What it is plugged into on the target host.
+    pub link: NicLink,
+}
+
+/// What a network card is plugged into on the target host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NicLink {
+    /// A network of libvirt.
+    Network(String),
+    /// A bridge of the host.
+    Bridge(String),
+}
+
+impl Machine {
+    /// A machine of which nothing is known but its name: the defaults, without disks and network cards.
+    pub fn new(name: impl Into<String>) -> Machine {
+        Machine {
+            name: name.into(),
+            uuid: None,
+            serial: None,
+            vcpus: DEFAULT_VCPUS,
+            memory_mib: DEFAULT_MEMORY_MIB,
+            firmware: None,
+            secure_boot: false,
+            tpm: false,
+            machine_type: DEFAULT_MACHINE.to_owned(),
+            cpu: CpuModel::default(),
+            disks: Vec::new(),
+            nics: Vec::new(),
+            rtc: RtcBase::default(),
+            os_hint: None,
+        }
+    }
+
+    /// The machine that a manifest describes, around these images (id, path, format; the one to boot from first).
+    pub fn of_manifest(
+        name: &str,
+        manifest: &Manifest,
+        images: impl IntoIterator<Item = (String, PathBuf, SourceFormat)>,
+    ) -> Machine {
+        let mut machine = Machine::new(name);
+        let vm = manifest.vm.as_ref();
+        if let Some(vm) = vm {
+            machine.take(vm);
+        }
+        let bus = vm.and_then(|vm| vm.disk_bus).map(DiskBus::from).unwrap_or_default();
+        machine.disks = images
+            .into_iter()
+            .zip(1..)
+            .map(|((id, path, format), order)| MachineDisk {
+                id,
+                path,
+                format,
+                bus,
+                serial: None,
+                boot_order: Some(order),
+            })
+            .collect();
+        let model = vm.and_then(|vm| vm.nic_model).unwrap_or(NicModel::Virtio);
+        machine.nics = manifest.nics.iter().flatten().map(|nic| nic_of(nic, model)).collect();
+        machine
+    }
+
+    fn take(&mut self, vm: &manifest::Vm) {
+        if let Some(count) = vm.cpu.and_then(|count| u32::try_from(count.get()).ok()) {
+            self.vcpus = count;
+        }
+        let gib = vm.mem_gb.map(|gib| gib.get().unsigned_abs() * 1024);
+        if let Some(mib) = vm.mem_mb.map(|mib| mib.get().unsigned_abs()).or(gib) {
+            self.memory_mib = mib;
+        }
+        self.uuid = vm.uuid.as_ref().map(|uuid| uuid.as_str().to_owned());
+        self.serial = vm.serial.as_ref().map(|serial| serial.as_str().to_owned());
+        self.secure_boot = vm.secureboot.unwrap_or(false);
+        self.tpm = vm.tpm.unwrap_or(false);
+        self.firmware = match vm.firmware {
+            Some(manifest::Firmware::Bios) => Some(Firmware::Bios),
+            Some(manifest::Firmware::Uefi) => Some(Firmware::Uefi),
+            Some(manifest::Firmware::Auto | manifest::Firmware::Unknown) | None => None,
+        };
+        if let Some(machine_type) = &vm.machine {
+            self.machine_type = machine_type.as_str().to_owned();
+        }
+        self.os_hint = vm.os_hint.as_ref().map(|hint| hint.as_str().to_owned());
+        if self.os_hint.as_deref().is_some_and(|hint| hint.eq_ignore_ascii_case("windows")) {
+            self.rtc = RtcBase::Localtime;
+        }
+    }
+
+    /// Takes what the disk is set up for where nobody said what starts the machine.
+    #[must_use]
+    pub fn found(mut self, firmware: Option<Firmware>) -> Machine {
+        self.firmware = self.firmware.or(firmware);
+        self
+    }
+
+    /// What starts it: what was said or found; secure boot exists only with UEFI; else BIOS.
+    #[must_use]
+    pub fn starts_with(&self) -> Firmware {
+        match self.firmware {
+            Some(firmware) => firmware,
+            None if self.secure_boot => Firmware::Uefi,
+            None => Firmware::Bios,
+        }
+    }
+
+    /// The same machine of parts that need no driver of ours: for a guest that was not repaired.
+    #[must_use]
+    pub fn emulated(mut self) -> Machine {
+        for disk in &mut self.disks {
+            disk.bus = DiskBus::Sata;
+        }
+        for nic in &mut self.nics {
+            nic.model = NicModel::E1000e;
+        }
+        self
+    }
+}
+
+fn nic_of(nic: &manifest::Nic, model: NicModel) -> MachineNic {
+    MachineNic {
+        mac: nic.mac.as_ref().map(|mac| mac.as_str().to_owned()),
+        model: nic.model.unwrap_or(model),
+        link: match &nic.bridge {
+            Some(bridge) => NicLink::Bridge(bridge.as_str().to_owned()),
+            // `nics[].network` is the source's network, which the target does not have.
+            None => NicLink::Network(DEFAULT_NETWORK.to_owned()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(manifest: &str) -> Machine {
+        let manifest: Manifest = serde_yaml::from_str(manifest).unwrap();
+        let images = ["boot", "data"]
+            .map(|id| (id.to_owned(), PathBuf::from(format!("/out/{id}.qcow2")), SourceFormat::Qcow2));
+        Machine::of_manifest("web", &manifest, images)
+    }
+
+    #[test]
+    fn what_nobody_says_is_a_plain_modern_machine() {
+        let machine = machine("{}");
+        assert_eq!((machine.vcpus, machine.memory_mib, machine.machine_type.as_str()), (2, 2048, "q35"));
+        assert_eq!((machine.firmware, machine.starts_with()), (None, Firmware::Bios));
+        assert_eq!(machine.disks.iter().map(|disk| disk.boot_order).collect::<Vec<_>>(), [Some(1), Some(2)]);
+        assert!(machine.disks.iter().all(|disk| disk.bus == DiskBus::VirtioBlk));
+        assert!(machine.nics.is_empty() && machine.uuid.is_none() && !machine.tpm);
+    }
+
+    #[test]
+    fn what_the_manifest_says_is_taken() {
+        let machine = machine(
+            "{vm: {cpu: 4, mem_gb: 3, firmware: uefi, secureboot: true, tpm: true, serial: VMware-56, os_hint: Windows,
+               uuid: 564D1C2A-0000-1111-2222-333344445555, disk_bus: scsi, nic_model: e1000},
+              nics: [{mac: 00-50-56-AA-BB-CC, network: VM Network}, {bridge: br0, model: virtio}]}",
+        );
+        assert_eq!((machine.vcpus, machine.memory_mib), (4, 3072));
+        assert_eq!((machine.starts_with(), machine.secure_boot, machine.tpm), (Firmware::Uefi, true, true));
+        assert_eq!(machine.uuid.as_deref(), Some("564d1c2a-0000-1111-2222-333344445555"));
+        assert_eq!(machine.rtc, RtcBase::Localtime);
+        assert_eq!(machine.disks[0].bus, DiskBus::VirtioScsi);
+        assert_eq!(machine.nics[0].mac.as_deref(), Some("00:50:56:aa:bb:cc"));
+        assert_eq!(machine.nics[0].link, NicLink::Network("default".to_owned()));
+        assert_eq!((machine.nics[0].model, machine.nics[1].model), (NicModel::E1000, NicModel::Virtio));
+        assert_eq!(machine.nics[1].link, NicLink::Bridge("br0".to_owned()));
+    }
+
+    #[test]
+    fn what_is_found_in_the_disk_counts_only_where_nobody_said_it() {
+        let said = machine("vm: {firmware: bios}");
+        assert_eq!(said.found(Some(Firmware::Uefi)).starts_with(), Firmware::Bios);
+        assert_eq!(machine("{}").found(Some(Firmware::Uefi)).starts_with(), Firmware::Uefi);
+        assert_eq!(machine("vm: {secureboot: true}").starts_with(), Firmware::Uefi);
+    }
+
+    #[test]
+    fn a_guest_that_was_not_repaired_gets_parts_that_need_no_driver_of_ours() {
+        let machine = machine("nics: [{mac: '52:54:00:00:00:01'}]").emulated();
+        assert!(machine.disks.iter().all(|disk| disk.bus == DiskBus::Sata));
+        assert_eq!(machine.nics[0].model, NicModel::E1000e);
+    }
+}
