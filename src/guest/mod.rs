@@ -1,9 +1,28 @@
-//! The machine inside the disk: libguestfs. In this version only whether it is there, for `doctor`.
+//! The machine inside the disk: who it is, and what it needs to run under KVM.
 //!
-//! The library is looked for at run time, so that the program builds and starts without it.
+//! ```text
+//!   work ─▶ appliance (libguestfs) ─▶ inspect ─▶ facts ─▶ fix ─▶ linux/… ─▶ tree ─▶ appliance
+//! ```
+//!
+//! A guest is opened only inside an appliance, never by this host's kernel. Everything read from it is hostile. What is not here: disks
+//! and their formats, the process in which this runs, and what the machine around the guest looks like.
 
 #[cfg(feature = "guestfs")]
-mod appliance;
+pub mod appliance;
+#[cfg(feature = "guestfs")]
+pub mod diff;
+#[cfg(feature = "guestfs")]
+pub mod facts;
+#[cfg(feature = "guestfs")]
+pub mod fix;
+#[cfg(feature = "guestfs")]
+pub mod inspect;
+#[cfg(feature = "guestfs")]
+pub mod linux;
+#[cfg(feature = "guestfs")]
+pub mod tree;
+#[cfg(feature = "guestfs")]
+pub mod work;
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 pub mod api;
 pub mod config;
 pub mod error;
+pub mod guest;
 pub mod job;
 pub mod machine;
 pub mod manifest;

@@ -1,0 +1,251 @@
+//! What is asked of the appliance: libguestfs' functions by their meaning, each with the shape that `guestfs.h` gives it.
+//!
+//! The one table of names. Paths are the guest's, and are resolved inside the appliance below the guest's root: a link of the guest
+//! leads nowhere else. What is not here: what the answers are used for.
+
+use super::library::{Room, Stat};
+use super::{Appliance, Failure};
+
+type Answer<T> = Result<T, Failure>;
+
+/// Storage.
+impl Appliance {
+    /// Whole disks, in the order in which they were attached.
+    pub fn devices(&self) -> Answer<Vec<String>> {
+        self.handle.list("guestfs_list_devices", &[])
+    }
+
+    /// Partitions of all disks.
+    pub fn partitions(&self) -> Answer<Vec<String>> {
+        self.handle.list("guestfs_list_partitions", &[])
+    }
+
+    /// md arrays that the appliance has put together.
+    pub fn md_devices(&self) -> Answer<Vec<String>> {
+        self.handle.list("guestfs_list_md_devices", &[])
+    }
+
+    /// Logical volumes.
+    pub fn logical_volumes(&self) -> Answer<Vec<String>> {
+        self.handle.list("guestfs_lvs", &[])
+    }
+
+    /// Looks for volume groups again and activates all: needed after something was unlocked.
+    pub fn activate_volumes(&self) -> Answer<()> {
+        self.handle.status("guestfs_vgscan", &[])?;
+        self.handle.status_then_number("guestfs_vg_activate_all", &[], 1).map(drop)
+    }
+
+    /// What is on a device, in libblkid's words: `ext4`, `crypto_LUKS`, `LVM2_member`; empty where nothing is known.
+    pub fn content_of(&self, device: &str) -> Answer<String> {
+        self.handle.string("guestfs_vfs_type", &[device])
+    }
+
+    /// All that libblkid says of a device: `TYPE`, `UUID`, `LABEL`, `PARTUUID`, `PARTLABEL`.
+    pub fn blkid(&self, device: &str) -> Answer<Vec<(String, String)>> {
+        Ok(pairs(self.handle.list("guestfs_blkid", &[device])?))
+    }
+
+    /// `gpt`, `msdos`; an error where there is no table.
+    pub fn partition_table(&self, disk: &str) -> Answer<String> {
+        self.handle.string("guestfs_part_get_parttype", &[disk])
+    }
+
+    /// The GPT type of a partition, upper case.
+    pub fn gpt_type(&self, disk: &str, number: i32) -> Answer<String> {
+        self.handle.text_of_number("guestfs_part_get_gpt_type", disk, number)
+    }
+
+    /// The disk of a partition.
+    pub fn disk_of(&self, partition: &str) -> Answer<String> {
+        self.handle.string("guestfs_part_to_dev", &[partition])
+    }
+
+    /// The number of a partition.
+    pub fn number_of(&self, partition: &str) -> Answer<i32> {
+        self.handle.status("guestfs_part_to_partnum", &[partition])
+    }
+
+    /// Bytes of a device.
+    pub fn device_bytes(&self, device: &str) -> Answer<u64> {
+        self.handle.large("guestfs_blockdev_getsize64", &[device]).map(i64::cast_unsigned)
+    }
+
+    /// The name that is usual for a device: of LVM, `/dev/vg/lv`.
+    pub fn device_name(&self, device: &str) -> Answer<String> {
+        self.handle.string("guestfs_canonical_device_name", &[device])
+    }
+
+    /// Opens a LUKS device as `/dev/mapper/<name>`.
+    pub fn unlock(&self, device: &str, key: &str, name: &str) -> Answer<()> {
+        self.handle.status_without_options("guestfs_cryptsetup_open_argv", &[device, key, name]).map(drop)
+    }
+
+    /// Mounts with options (`ro`, `subvol=@`).
+    pub fn mount(&self, options: &str, device: &str, at: &str) -> Answer<()> {
+        self.handle.status("guestfs_mount_options", &[options, device, at]).map(drop)
+    }
+
+    /// Takes all file systems off.
+    pub fn unmount_all(&self) -> Answer<()> {
+        self.handle.status("guestfs_umount_all", &[]).map(drop)
+    }
+
+    /// Has the appliance write out all that it holds back.
+    pub fn sync(&self) -> Answer<()> {
+        self.handle.status("guestfs_sync", &[]).map(drop)
+    }
+
+    /// How full the file system of a path is.
+    pub fn room(&self, path: &str) -> Answer<Room> {
+        self.handle.room(path)
+    }
+
+    /// Gives blocks that a file system does not use back to the disk.
+    pub fn trim(&self, mountpoint: &str) -> Answer<()> {
+        self.handle.status_without_options("guestfs_fstrim_argv", &[mountpoint]).map(drop)
+    }
+
+    /// Runs a command of the *appliance*, not of the guest: nothing of the guest is executed. Its standard output.
+    pub fn appliance_command(&self, script: &str) -> Answer<String> {
+        self.handle.string_of_list("guestfs_debug", &["sh"], &[script])
+    }
+
+    /// Runs a program of the *guest*, inside the appliance and below the guest's root. Its standard output.
+    pub fn guest_command(&self, words: &[&str]) -> Answer<String> {
+        self.handle.string_of_list("guestfs_command", &[], words)
+    }
+}
+
+/// Files.
+impl Appliance {
+    /// What is at a path itself, a link not followed.
+    pub fn lstat(&self, path: &str) -> Answer<Stat> {
+        self.handle.lstat(path)
+    }
+
+    /// Whether anything is there; a link counts, wherever it leads.
+    pub fn exists(&self, path: &str) -> Answer<bool> {
+        self.handle.status("guestfs_exists", &[path]).map(|answer| answer == 1)
+    }
+
+    /// Whether a directory is there itself, links not followed.
+    pub fn is_directory(&self, path: &str) -> Answer<bool> {
+        self.handle.status_without_options("guestfs_is_dir_opts_argv", &[path]).map(|answer| answer == 1)
+    }
+
+    /// Whether a plain file is there itself, links not followed.
+    pub fn is_file(&self, path: &str) -> Answer<bool> {
+        self.handle.status_without_options("guestfs_is_file_opts_argv", &[path]).map(|answer| answer == 1)
+    }
+
+    /// Whether a link is there.
+    pub fn is_link(&self, path: &str) -> Answer<bool> {
+        self.handle.status("guestfs_is_symlink", &[path]).map(|answer| answer == 1)
+    }
+
+    /// Where a link points.
+    pub fn link_target(&self, path: &str) -> Answer<String> {
+        self.handle.string("guestfs_readlink", &[path])
+    }
+
+    /// The path with all links followed, inside the guest.
+    pub fn real_path(&self, path: &str) -> Answer<String> {
+        self.handle.string("guestfs_realpath", &[path])
+    }
+
+    /// Names in a directory, sorted.
+    pub fn list(&self, directory: &str) -> Answer<Vec<String>> {
+        self.handle.list("guestfs_ls", &[directory])
+    }
+
+    /// Paths below a directory, without the directory's own.
+    pub fn find(&self, directory: &str) -> Answer<Vec<String>> {
+        self.handle.list("guestfs_find", &[directory])
+    }
+
+    /// Paths that a pattern of the shell matches.
+    pub fn glob(&self, pattern: &str) -> Answer<Vec<String>> {
+        self.handle.list("guestfs_glob_expand", &[pattern])
+    }
+
+    /// A file's content; the caller has looked at its size.
+    pub fn read(&self, path: &str) -> Answer<Vec<u8>> {
+        self.handle.bytes("guestfs_read_file", &[path])
+    }
+
+    /// Writes a file's content in place: an existing one keeps its inode, mode, owner and labels.
+    pub fn write(&self, path: &str, content: &[u8]) -> Answer<()> {
+        self.handle.write(path, content)
+    }
+
+    /// Copies a file from this machine into the guest.
+    pub fn upload(&self, here: &str, there: &str) -> Answer<()> {
+        self.handle.status("guestfs_upload", &[here, there]).map(drop)
+    }
+
+    /// Copies a file from the guest to this machine.
+    pub fn download(&self, there: &str, here: &str) -> Answer<()> {
+        self.handle.status("guestfs_download", &[there, here]).map(drop)
+    }
+
+    /// Makes a directory with all above it.
+    pub fn make_directories(&self, path: &str) -> Answer<()> {
+        self.handle.status("guestfs_mkdir_p", &[path]).map(drop)
+    }
+
+    /// Removes a file or a link.
+    pub fn remove(&self, path: &str) -> Answer<()> {
+        self.handle.status("guestfs_rm_f", &[path]).map(drop)
+    }
+
+    /// Removes a tree; links in it are not followed.
+    pub fn remove_tree(&self, path: &str) -> Answer<()> {
+        self.handle.status("guestfs_rm_rf", &[path]).map(drop)
+    }
+
+    /// Renames.
+    pub fn rename(&self, from: &str, to: &str) -> Answer<()> {
+        self.handle.status("guestfs_rename", &[from, to]).map(drop)
+    }
+
+    /// Copies with owner, mode, times and attributes.
+    pub fn copy(&self, from: &str, to: &str) -> Answer<()> {
+        self.handle.status("guestfs_cp_a", &[from, to]).map(drop)
+    }
+
+    /// Makes a symbolic link, replacing what was there.
+    pub fn make_link(&self, target: &str, link: &str) -> Answer<()> {
+        self.handle.status("guestfs_ln_sf", &[target, link]).map(drop)
+    }
+
+    /// Sets permissions.
+    pub fn set_mode(&self, path: &str, mode: u32) -> Answer<()> {
+        self.handle.numbers_then_path("guestfs_chmod", &[i32::try_from(mode & 0o7777).unwrap_or(0)], path)
+    }
+
+    /// Sets owner and group, a link not followed.
+    pub fn set_owner(&self, path: &str, uid: u32, gid: u32) -> Answer<()> {
+        let number = |id: u32| i32::try_from(id).map_err(|_| format!("{id} is too large an id"));
+        self.handle.numbers_then_path("guestfs_lchown", &[number(uid)?, number(gid)?], path)
+    }
+
+    /// An extended attribute; an error where there is none of that name.
+    pub fn attribute(&self, path: &str, name: &str) -> Answer<Vec<u8>> {
+        self.handle.bytes("guestfs_lgetxattr", &[path, name])
+    }
+
+    /// Sets an extended attribute.
+    pub fn set_attribute(&self, path: &str, name: &str, value: &[u8]) -> Answer<()> {
+        self.handle.set_attribute(path, name, value)
+    }
+}
+
+fn pairs(list: Vec<String>) -> Vec<(String, String)> {
+    let mut pairs = Vec::with_capacity(list.len() / 2);
+    let mut items = list.into_iter();
+    while let (Some(key), Some(value)) = (items.next(), items.next()) {
+        pairs.push((key, value));
+    }
+    pairs
+}

@@ -1,0 +1,78 @@
+//! Where the library and its appliance write what they do: one file per job, bounded.
+//!
+//! Guests decide about part of what is written (file names, messages of their file systems), so the size is limited, and what cannot
+//! be shown is escaped. What is not here: the job's own log.
+
+use std::fs::File;
+use std::io::Write;
+
+/// A guest that makes the appliance talk without end does not fill the disk.
+const LIMIT_BYTES: usize = 16 * 1024 * 1024;
+
+/// A bounded log.
+#[derive(Debug)]
+pub(super) struct Log {
+    file: Option<File>,
+    left: usize,
+}
+
+impl Log {
+    /// Writes into this file, or nowhere.
+    #[must_use]
+    pub(super) fn new(file: Option<File>) -> Log {
+        Log { file, left: LIMIT_BYTES }
+    }
+
+    /// Adds what was said. Never panics and never fails: it is called from C, and a log that cannot be written stops nothing.
+    pub(super) fn add(&mut self, bytes: &[u8]) {
+        let Some(file) = &mut self.file else { return };
+        let mut line: Vec<u8> = Vec::with_capacity(bytes.len() + 1);
+        for &byte in bytes.iter().take(self.left) {
+            match byte {
+                b'\n' | b'\t' | 0x20..=0x7e | 0x80..=0xff => line.push(byte),
+                b'\r' => {}
+                _ => line.extend_from_slice(b"."),
+            }
+        }
+        if !line.ends_with(b"\n") {
+            line.push(b'\n');
+        }
+        self.left = self.left.saturating_sub(line.len());
+        if self.left == 0 {
+            line.extend_from_slice(b"(the log ends here: it reached its limit)\n");
+        }
+        if file.write_all(&line).is_err() || self.left == 0 {
+            self.file = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek};
+
+    use super::*;
+
+    #[test]
+    fn a_line_is_kept_and_what_moves_the_cursor_is_not() {
+        let mut file = tempfile::tempfile().unwrap();
+        let mut log = Log::new(Some(file.try_clone().unwrap()));
+        log.add(b"mounted \x1b[2J/dev/sda1\r\n");
+        log.add(b"done");
+        file.rewind().unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "mounted .[2J/dev/sda1\ndone\n");
+    }
+
+    #[test]
+    fn a_log_that_reached_its_limit_says_so_and_ends() {
+        let file = tempfile::tempfile().unwrap();
+        let mut log = Log::new(Some(file.try_clone().unwrap()));
+        for _ in 0..40 {
+            log.add(&vec![b'x'; 1024 * 1024]);
+        }
+        assert!(log.file.is_none());
+        assert!(file.metadata().unwrap().len() < 18 * 1024 * 1024);
+    }
+}

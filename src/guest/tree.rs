@@ -1,0 +1,315 @@
+//! The guest's files, with a record of everything that is changed.
+//!
+//! All changes go through here. That makes three things possible without a fix thinking of them: a report that says what was changed,
+//! a dry run that prints a diff (the same changes, made to an overlay that is thrown away), and backups inside the guest. A file that
+//! is there is written in place, so that it keeps its inode, mode, owner and labels; writing what is there already is no change.
+//! What is not here: what to write.
+
+use std::collections::BTreeMap;
+
+use super::appliance::{Appliance, Stat};
+use crate::model::error::{Error, Kind, Result};
+
+/// Configuration is small; what is larger is not configuration.
+const READ_LIMIT_BYTES: u64 = 16 * 1024 * 1024;
+/// Where the old content of files is kept inside the guest: not beside them, where a directory of drop-ins would read it.
+pub const BACKUP_ROOT: &str = "/var/lib/hyper2kvm/backup";
+const TYPE_MASK: u32 = 0o170_000;
+const REGULAR: u32 = 0o100_000;
+
+/// What was done to a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Its content was changed.
+    Changed,
+    /// It was made.
+    Created,
+    /// It was removed.
+    Removed,
+    /// A link was made or turned.
+    Linked,
+}
+
+impl Action {
+    /// As in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Action::Changed => "changed",
+            Action::Created => "created",
+            Action::Removed => "removed",
+            Action::Linked => "linked",
+        }
+    }
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edit {
+    /// The fix that made it.
+    pub fix: &'static str,
+    /// What.
+    pub path: String,
+    /// How.
+    pub action: Action,
+    /// Why, for people.
+    pub detail: String,
+    /// The content before, where it is text of moderate size.
+    pub before: Option<Vec<u8>>,
+    /// The content after, likewise.
+    pub after: Option<Vec<u8>>,
+    /// Where the old content is kept in the guest.
+    pub backup: Option<String>,
+}
+
+/// The mounted tree of a guest.
+#[derive(Debug)]
+pub struct Tree {
+    appliance: Appliance,
+    fix: &'static str,
+    backups: bool,
+    edits: Vec<Edit>,
+    backed_up: BTreeMap<String, String>,
+}
+
+impl Tree {
+    /// Of a guest whose file systems are mounted.
+    #[must_use]
+    pub fn new(appliance: Appliance, backups: bool) -> Tree {
+        Tree { appliance, fix: "", backups, edits: Vec::new(), backed_up: BTreeMap::new() }
+    }
+
+    /// The appliance, for what is not a file.
+    #[must_use]
+    pub fn appliance(&self) -> &Appliance {
+        &self.appliance
+    }
+
+    /// Gives the appliance back.
+    #[must_use]
+    pub fn into_appliance(self) -> (Appliance, Vec<Edit>) {
+        (self.appliance, self.edits)
+    }
+
+    /// Says which fix makes the changes that follow.
+    pub fn begin(&mut self, fix: &'static str) {
+        self.fix = fix;
+    }
+
+    /// All changes so far.
+    #[must_use]
+    pub fn edits(&self) -> &[Edit] {
+        &self.edits
+    }
+
+    /// What is at a path itself, a link not followed.
+    pub fn stat(&self, path: &str) -> Result<Option<Stat>> {
+        // libguestfs has no code for "not there" in this call, so that is asked first.
+        if !self.appliance.exists(path).map_err(failed("look at", path))? {
+            return Ok(None);
+        }
+        self.appliance.lstat(path).map(Some).map_err(failed("look at", path))
+    }
+
+    /// Whether anything is there, links followed.
+    pub fn exists(&self, path: &str) -> Result<bool> {
+        self.real(path).map(|real| real.is_some())
+    }
+
+    /// The path with all links followed; `None` where nothing is there or a link leads nowhere.
+    pub fn real(&self, path: &str) -> Result<Option<String>> {
+        if !self.appliance.exists(path).map_err(failed("look at", path))? {
+            return Ok(None);
+        }
+        // What cannot be resolved is a link to nothing, or a circle of them.
+        Ok(self.appliance.real_path(path).ok())
+    }
+
+    /// Whether a directory is there, links followed.
+    pub fn is_directory(&self, path: &str) -> Result<bool> {
+        let Some(real) = self.real(path)? else { return Ok(false) };
+        self.appliance.is_directory(&real).map_err(failed("look at", path))
+    }
+
+    /// Where a link points; `None` where there is no link.
+    pub fn link_target(&self, path: &str) -> Result<Option<String>> {
+        if !self.appliance.is_link(path).map_err(failed("look at", path))? {
+            return Ok(None);
+        }
+        self.appliance.link_target(path).map(Some).map_err(failed("read the link", path))
+    }
+
+    /// Names in a directory, sorted; none where there is no such directory.
+    pub fn list(&self, directory: &str) -> Result<Vec<String>> {
+        if !self.is_directory(directory)? {
+            return Ok(Vec::new());
+        }
+        self.appliance.list(directory).map_err(failed("list", directory))
+    }
+
+    /// A plain file's content; `None` where there is none (a link to one is followed).
+    pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        let Some(real) = self.real(path)? else { return Ok(None) };
+        let stat = self.appliance.lstat(&real).map_err(failed("look at", path))?;
+        if stat.mode & TYPE_MASK != REGULAR {
+            return Ok(None);
+        }
+        if stat.size > READ_LIMIT_BYTES {
+            return Err(Error::new(
+                Kind::Guest,
+                format!("{} of the guest is {} bytes large", shown(path), stat.size),
+            )
+            .advice("a file of that name should be small: look at it in the source machine"));
+        }
+        self.appliance.read(&real).map(Some).map_err(failed("read", path))
+    }
+
+    /// A plain file's text; what is not UTF-8 in it is kept by [`Tree::read`] only, so it is refused here.
+    pub fn read_text(&self, path: &str) -> Result<Option<String>> {
+        let Some(bytes) = self.read(path)? else { return Ok(None) };
+        String::from_utf8(bytes).map(Some).map_err(|_| {
+            Error::new(Kind::Guest, format!("{} of the guest is not UTF-8 text", shown(path)))
+                .advice("mend that file in the source machine, or switch the repair of it off")
+        })
+    }
+
+    /// Changes a file's content, or makes it (mode 0644 of root, its directories too). Does nothing if it says that already.
+    pub fn write(&mut self, path: &str, content: &[u8], detail: &str) -> Result<()> {
+        self.write_with_mode(path, content, 0o644, detail)
+    }
+
+    /// The same; the mode counts only where the file is made.
+    pub fn write_with_mode(&mut self, path: &str, content: &[u8], mode: u32, detail: &str) -> Result<()> {
+        let before = self.read(path)?;
+        if before.as_deref() == Some(content) {
+            return Ok(());
+        }
+        let backup = if before.is_some() { self.back_up(path)? } else { None };
+        if before.is_none() {
+            self.make_parent(path)?;
+        }
+        self.appliance.write(path, content).map_err(|why| self.cannot_write(path, &why))?;
+        if before.is_none() {
+            self.appliance.set_mode(path, mode).map_err(failed("set the mode of", path))?;
+        }
+        let action = if before.is_some() { Action::Changed } else { Action::Created };
+        self.record(path, action, detail, before, Some(content.to_vec()), backup);
+        Ok(())
+    }
+
+    /// Removes a file or a link, if it is there.
+    pub fn remove(&mut self, path: &str, detail: &str) -> Result<()> {
+        if self.stat(path)?.is_none() {
+            return Ok(());
+        }
+        let is_link = self.appliance.is_link(path).map_err(failed("look at", path))?;
+        let before = if is_link { None } else { self.read(path)? };
+        let backup = if before.is_some() { self.back_up(path)? } else { None };
+        self.appliance.remove(path).map_err(|why| self.cannot_write(path, &why))?;
+        self.record(path, Action::Removed, detail, before, None, backup);
+        Ok(())
+    }
+
+    /// Removes a directory with all in it, if it is there; nothing of it is backed up.
+    pub fn remove_tree(&mut self, path: &str, detail: &str) -> Result<()> {
+        if self.stat(path)?.is_none() {
+            return Ok(());
+        }
+        self.appliance.remove_tree(path).map_err(|why| self.cannot_write(path, &why))?;
+        self.record(path, Action::Removed, detail, None, None, None);
+        Ok(())
+    }
+
+    /// Makes a symbolic link, or turns one that is there.
+    pub fn link(&mut self, target: &str, path: &str, detail: &str) -> Result<()> {
+        if self.link_target(path)?.as_deref() == Some(target) {
+            return Ok(());
+        }
+        self.make_parent(path)?;
+        self.appliance.make_link(target, path).map_err(|why| self.cannot_write(path, &why))?;
+        self.record(path, Action::Linked, detail, None, Some(format!("{target}\n").into_bytes()), None);
+        Ok(())
+    }
+
+    /// Says that something else changed a path: a tool of the appliance or the guest.
+    pub fn changed_by_tool(&mut self, path: &str, action: Action, detail: &str, backup: Option<String>) {
+        self.record(path, action, detail, None, None, backup);
+    }
+
+    /// Keeps a file's present content inside the guest, once, if backups are wanted; the first one stays.
+    pub fn back_up(&mut self, path: &str) -> Result<Option<String>> {
+        if !self.backups {
+            return Ok(None);
+        }
+        if let Some(kept) = self.backed_up.get(path) {
+            return Ok(Some(kept.clone()));
+        }
+        let kept = format!("{BACKUP_ROOT}{path}");
+        if !self.exists(&kept)? {
+            self.make_parent(&kept)?;
+            self.appliance.copy(path, &kept).map_err(|why| self.cannot_write(&kept, &why))?;
+            // Read by root alone: what is kept may have been secret.
+            self.appliance.set_mode(BACKUP_ROOT, 0o700).map_err(failed("set the mode of", BACKUP_ROOT))?;
+        }
+        self.backed_up.insert(path.to_owned(), kept.clone());
+        Ok(Some(kept))
+    }
+
+    fn make_parent(&self, path: &str) -> Result<()> {
+        match path.rsplit_once('/') {
+            Some((parent, _)) if !parent.is_empty() => {
+                self.appliance.make_directories(parent).map_err(|why| self.cannot_write(parent, &why))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn record(
+        &mut self,
+        path: &str,
+        action: Action,
+        detail: &str,
+        before: Option<Vec<u8>>,
+        after: Option<Vec<u8>>,
+        backup: Option<String>,
+    ) {
+        tracing::info!(fix = self.fix, path = shown(path), action = action.name(), detail, "guest changed");
+        self.edits.push(Edit {
+            fix: self.fix,
+            path: path.to_owned(),
+            action,
+            detail: detail.to_owned(),
+            before,
+            after,
+            backup,
+        });
+    }
+
+    fn cannot_write(&self, path: &str, why: &str) -> Error {
+        let advice = if why.contains("No space left") {
+            "the guest's file system is full: free some room in the source machine, or grow the disk with `resize`"
+        } else if why.contains("Operation not permitted") {
+            "the file may be immutable: `chattr -i` it in the source machine"
+        } else if why.contains("Read-only file system") {
+            "the file system could not be mounted for writing: check it in the source machine"
+        } else {
+            "look at the file system in the source machine"
+        };
+        Error::new(Kind::Guest, format!("{} of the guest cannot be written: {}", shown(path), shown(why)))
+            .advice(advice)
+            .permanent()
+    }
+}
+
+/// A guest's words as they may stand in a log: nothing in them moves a cursor or begins a new line.
+#[must_use]
+pub fn shown(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+fn failed<'a>(what: &'a str, path: &'a str) -> impl FnOnce(String) -> Error + 'a {
+    move |why| {
+        Error::new(Kind::Guest, format!("cannot {what} {} in the guest: {}", shown(path), shown(&why)))
+            .advice("check the guest's file systems in the source machine, then try again")
+    }
+}

@@ -1,0 +1,210 @@
+//! The work on one guest: launch, look, repair, end; told as it goes.
+//!
+//! Runs in a process of its own (see `pipeline::guest_child`), because libguestfs may crash or hang and guests may make it do so. An
+//! order comes in, events go out, both as data. What is not here: that process, and what becomes of the overlays.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::appliance::{Appliance, Drive, Settings};
+use super::facts::FixOptions;
+use super::fix::{self, Guest};
+use super::tree::Tree;
+use super::{inspect, linux};
+use crate::model::error::{Error, Kind, Result};
+use crate::model::guest::{GuestIdentity, GuestType};
+use crate::model::report::FixReport;
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    /// Whether KVM works here.
+    pub kvm: bool,
+    /// Memory of the appliance, MiB, where it is not the usual.
+    pub memory_mb: Option<u32>,
+    /// A directory of this job's own, for sockets and small files.
+    pub temp: PathBuf,
+    /// Where the appliance logs.
+    pub log: Option<PathBuf>,
+    /// The VM's disks, in the plan's order.
+    pub drives: Vec<OrderedDrive>,
+    /// Keys for encrypted volumes.
+    pub keys: Vec<Key>,
+    /// What is to be repaired; nothing is written without it.
+    pub fix: Option<FixOptions>,
+    /// Tell a diff of every file that was changed.
+    pub diffs: bool,
+}
+
+/// One disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderedDrive {
+    /// Its id in the plan.
+    pub id: String,
+    /// The image: an overlay, where something is to be repaired.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: String,
+}
+
+/// A key for an encrypted volume. Secret: it is passed on standard input and never shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    /// Of the volume with this UUID; of any, if neither this nor a device is given.
+    pub uuid: Option<String>,
+    /// Of this device, in the guest's words: `/dev/sda3`.
+    pub device: Option<String>,
+    /// The passphrase.
+    pub passphrase: String,
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Key").field("uuid", &self.uuid).field("device", &self.device).finish_non_exhaustive()
+    }
+}
+
+/// What is told on the way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The appliance runs.
+    Launched {
+        /// How long that took.
+        seconds: f64,
+    },
+    /// The guest was looked at.
+    Inspected {
+        /// What it is.
+        identity: Box<GuestIdentity>,
+        /// How long that took.
+        seconds: f64,
+    },
+    /// A repair begins.
+    Fixing {
+        /// Its name.
+        name: String,
+    },
+    /// All repairs are made and verified.
+    Fixed {
+        /// What was changed.
+        fixes: Vec<FixReport>,
+        /// How long that took.
+        seconds: f64,
+    },
+    /// How one file changed, where diffs were asked for.
+    Diff {
+        /// Which.
+        path: String,
+        /// In the unified form; of a file without text, one line that says so.
+        text: String,
+    },
+    /// A person should know.
+    Warning {
+        /// What.
+        message: String,
+    },
+    /// All is written out, and the appliance has ended.
+    Done,
+    /// It ended with an error.
+    Failed {
+        /// Which.
+        error: Error,
+    },
+}
+
+/// Does the work.
+pub fn run(order: &Order, emit: &mut dyn FnMut(Event)) -> Result<()> {
+    let start = Instant::now();
+    let readonly = order.fix.is_none();
+    let settings = Settings {
+        kvm: order.kvm,
+        memory_mb: order.memory_mb,
+        temp: order.temp.clone(),
+        log: order.log.clone(),
+    };
+    let drives: Vec<Drive> = order
+        .drives
+        .iter()
+        .map(|drive| Drive { path: drive.path.clone(), format: drive.format.clone(), readonly })
+        .collect();
+    let appliance = Appliance::launch(&settings, &drives)?;
+    emit(Event::Launched { seconds: start.elapsed().as_secs_f64() });
+
+    let start = Instant::now();
+    let root = order.fix.as_ref().and_then(|options| options.root.as_deref());
+    let facts = inspect::look(&appliance, &order.keys, root, readonly)?;
+    emit(Event::Inspected {
+        identity: Box::new(facts.identity.clone()),
+        seconds: start.elapsed().as_secs_f64(),
+    });
+    let Some(options) = &order.fix else {
+        appliance.finish()?;
+        emit(Event::Done);
+        return Ok(());
+    };
+
+    let start = Instant::now();
+    let fixes = match facts.identity.kind {
+        GuestType::Linux => linux::ALL,
+        GuestType::Windows => {
+            return Err(Error::new(Kind::Unsupported, "this version cannot repair Windows guests")
+                .field("pipeline.fix")
+                .advice("convert it without repair (`pipeline: {fix: {enabled: false}}`) and give it SATA and e1000e"));
+        }
+        GuestType::Unknown => return Err(inspect::unknown_system(&facts)),
+    };
+    let mut guest =
+        Guest { tree: Tree::new(appliance, options.backup), facts, options, warnings: Vec::new() };
+    fix::carry_out(fixes, &mut guest, &mut |name| emit(Event::Fixing { name: name.to_owned() }))?;
+    for message in std::mem::take(&mut guest.warnings) {
+        emit(Event::Warning { message });
+    }
+    let reports = reports(order, &guest);
+    if order.diffs {
+        tell_diffs(&guest, emit);
+    }
+    let (appliance, _) = guest.tree.into_appliance();
+    appliance.finish()?;
+    emit(Event::Fixed { fixes: reports, seconds: start.elapsed().as_secs_f64() });
+    emit(Event::Done);
+    Ok(())
+}
+
+fn reports(order: &Order, guest: &Guest<'_>) -> Vec<FixReport> {
+    let disk_of = |path: &str| {
+        let layout = &guest.facts.layout;
+        let device = layout.file_system_of(path).map(|mounted| mounted.device.as_str());
+        let index = device.and_then(|device| layout.volume(device)).and_then(|volume| volume.disk);
+        index.and_then(|index| order.drives.get(index)).or(order.drives.first())
+    };
+    guest
+        .tree
+        .edits()
+        .iter()
+        .map(|edit| FixReport {
+            name: edit.fix.to_owned(),
+            disk: disk_of(&edit.path).map_or_else(String::new, |drive| drive.id.clone()),
+            path: edit.path.clone(),
+            action: edit.action.name().to_owned(),
+            detail: edit.detail.clone(),
+            backup: edit.backup.clone(),
+        })
+        .collect()
+}
+
+fn tell_diffs(guest: &Guest<'_>, emit: &mut dyn FnMut(Event)) {
+    let edits = guest.tree.edits();
+    let mut told: Vec<&str> = Vec::new();
+    for edit in edits {
+        if told.contains(&edit.path.as_str()) {
+            continue;
+        }
+        told.push(&edit.path);
+        let text = fix::diff(edits, &edit.path)
+            .unwrap_or_else(|| format!("{} {}: {}\n", edit.path, edit.action.name(), edit.detail));
+        emit(Event::Diff { path: edit.path.clone(), text });
+    }
+}

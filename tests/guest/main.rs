@@ -1,0 +1,5 @@
+//! The guest room against the real libguestfs.
+
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test binary has no outside, and a test may fail")]
+
+mod appliance;
