@@ -209,8 +209,8 @@ impl Settlement {
             report.vm_id = Some(row.vm_id.clone());
             report.job_id = Some(row.job_id);
             report.attempts = Some(row.attempt);
-            let log = self.layout.job_log(&row.batch_id, &row.vm_id, row.attempt.max(1));
-            report.log = log.exists().then_some(log);
+            let log = self.layout.job_log(&row.batch_id, &row.vm_id, row.attempt);
+            report.log = Some(log).filter(|log| row.attempt > 0 && log.exists());
         }
         if self.rows.len() > 1 {
             let entry = |row: &&JobRow| FailedVm {

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attempts;
 mod bad_inputs;
 mod crash;
 mod daemon;

@@ -1,5 +1,7 @@
 //! Batches: finding them, and finding jobs by what people call them.
 
+use std::collections::BTreeMap;
+
 use rusqlite::params;
 
 use super::db::Db;
@@ -63,6 +65,17 @@ impl Db {
             params![batch_key, limit],
             BatchRow::read,
         )
+    }
+
+    /// The highest attempt that runs of this batch before this one made of each VM.
+    pub fn attempts_before(&self, batch: &BatchRow) -> Result<BTreeMap<String, u32>> {
+        let pairs = self.rows(
+            "SELECT vm_id, max(attempt) FROM job JOIN batch USING (batch_key)
+             WHERE batch.batch_id = ?1 AND batch.run < ?2 GROUP BY vm_id",
+            params![batch.batch_id, batch.run],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        Ok(pairs.into_iter().collect())
     }
 
     /// The runs that have ended and whose drops have not been moved yet, oldest first.

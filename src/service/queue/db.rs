@@ -13,6 +13,10 @@ use super::schema;
 use crate::model::error::{Error, Result};
 use crate::sys::failpoint;
 
+/// Every commit is on the disk before it counts; how the database is opened (see [`schema`]), and how it
+/// is again after [`Db::lightly`].
+const DURABLE: &str = "PRAGMA synchronous = FULL";
+
 /// The queue's database. Only the owning thread has one; see [`super::QueueHandle`].
 #[derive(Debug)]
 pub struct Db {
@@ -48,6 +52,15 @@ impl Db {
         outcome
     }
 
+    /// The same for what may be lost in a power cut, but not when the process is killed: it waits for no
+    /// disk. Whatever is made durable after it makes it durable too.
+    pub fn lightly<T>(&mut self, work: impl FnOnce(&mut Db) -> Result<T>) -> Result<T> {
+        self.run("PRAGMA synchronous = NORMAL")?;
+        let outcome = self.atomically(work);
+        self.run(DURABLE)?;
+        outcome
+    }
+
     fn run_end(&self, end: &str, depth: u32) -> Result<()> {
         if depth > 0 {
             return self.run(end);
@@ -62,6 +75,9 @@ impl Db {
     pub(super) fn reset(&mut self) {
         self.depth = 0;
         self.undo(0);
+        if let Err(error) = self.run(DURABLE) {
+            tracing::error!(%error, "the queue is not durable");
+        }
     }
 
     /// Takes back to `depth`. SQLite may have rolled back by itself (full disk), so failing here is no news.

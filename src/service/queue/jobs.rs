@@ -93,8 +93,10 @@ pub struct StageMark {
 /// What has been tried for a job.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Tries {
-    /// The newest attempt that counts.
+    /// The newest attempt.
     pub attempt: u32,
+    /// It was cut short: the next start goes on under its number.
+    pub cut_short: bool,
     /// Failures in a row without progress in between.
     pub failures: u32,
     /// The first of them.
@@ -226,11 +228,12 @@ impl Db {
     /// What has been tried so far, as the scheduler counts it.
     pub fn set_tries(&mut self, job_id: i64, tries: &Tries) -> Result<()> {
         self.execute(
-            "UPDATE job SET attempt = ?2, failures = ?3, first_failure_at = ?4, need_bytes = coalesce(?5, need_bytes)
-             WHERE job_id = ?1",
+            "UPDATE job SET attempt = ?2, cut_short = ?3, failures = ?4, first_failure_at = ?5,
+                 need_bytes = coalesce(?6, need_bytes) WHERE job_id = ?1",
             params![
                 job_id,
                 tries.attempt,
+                tries.cut_short,
                 tries.failures,
                 tries.first_failure_at,
                 tries.need_bytes.map(|bytes| bytes as i64)
@@ -294,7 +297,7 @@ impl Db {
                 self.execute(
                     "UPDATE job SET state = 'running', owner = ?2, lease_until = ?3, waiting_reason = NULL,
                          waiting_detail = NULL, waiting_since = NULL, not_before = NULL, attempt = ?4,
-                         need_bytes = coalesce(?5, need_bytes), started_at = coalesce(started_at, ?6)
+                         cut_short = 0, need_bytes = coalesce(?5, need_bytes), started_at = coalesce(started_at, ?6)
                      WHERE job_id = ?1",
                     params![id, owner, lease_until, attempt, need_bytes.map(|bytes| bytes as i64), at],
                 )?;
@@ -352,11 +355,10 @@ impl Db {
                 self.let_go(id, state)?;
                 self.execute(
                     "UPDATE job SET error = NULL, failures = 0, first_failure_at = NULL, started_at = NULL,
-                         partials_removed = 0
+                         cut_short = 0, partials_removed = 0
                      WHERE job_id = ?1",
                     [id],
                 )?;
-                self.clear_marks(id)?;
             }
         }
         Ok(())

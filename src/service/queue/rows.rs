@@ -187,6 +187,8 @@ pub struct JobRow {
     pub priority: i64,
     /// Which attempt; 0 before the first.
     pub attempt: u32,
+    /// Whether that attempt was cut short by no fault of the job, so that its number is used again.
+    pub cut_short: bool,
     /// Failures since it last made progress.
     pub failures: u32,
     /// The first of them.
@@ -234,7 +236,7 @@ pub struct JobRow {
 /// The columns of a job; the query joins `job` with `batch`.
 pub(super) const JOB_COLUMNS: &str = "job.job_id, job.batch_key, batch.batch_id, job.vm_id, job.vm_name, \
      job.state, job.waiting_reason, job.waiting_detail, job.waiting_since, job.not_before, job.priority, \
-     job.attempt, job.failures, job.first_failure_at, job.submitted_at, job.started_at, job.completed_at, \
+     job.attempt, job.cut_short, job.failures, job.first_failure_at, job.submitted_at, job.started_at, job.completed_at, \
      job.owner, job.lease_until, job.need_bytes, job.needs_network, job.depends_on, job.content_sha256, \
      job.output_directory, job.outputs, job.report, job.resumed, job.current_stage, job.stage_detail, \
      job.stage_started_at, job.stages_completed, job.progress_percentage, job.error";
@@ -260,6 +262,7 @@ impl JobRow {
             not_before: row.get("not_before")?,
             priority: row.get("priority")?,
             attempt: row.get("attempt")?,
+            cut_short: row.get("cut_short")?,
             failures: row.get("failures")?,
             first_failure_at: row.get("first_failure_at")?,
             submitted_at: row.get("submitted_at")?,

@@ -11,7 +11,7 @@ use crate::model::job::{JobState, WaitReason};
 use crate::model::plan::Plan;
 use crate::model::protocol::{CHILD_MEMORY_BYTES, WorkLimits, WorkOrder, WorkerCommand};
 use crate::pipeline::publish;
-use crate::service::queue::{Change, Db, JobRow, Tries};
+use crate::service::queue::{Change, Db, JobRow, StageMark, Tries};
 use crate::service::view::live::Live;
 use crate::service::{space, watchdog};
 use crate::sys::failpoint;
@@ -81,7 +81,11 @@ impl Scheduler {
 
     /// Several changes of rows as one transaction.
     async fn record(&self, group: &[Action]) -> Result<Vec<JobRow>> {
-        let changes: Vec<Recorded> = group.iter().filter_map(change).collect();
+        let with_mark = |recorded: Recorded| {
+            let mark = self.live.get(&recorded.job).map(Live::mark);
+            Recorded { mark, ..recorded }
+        };
+        let changes: Vec<Recorded> = group.iter().filter_map(change).map(with_mark).collect();
         let ends = group.iter().any(|action| matches!(action, Action::Succeed { .. } | Action::Fail { .. }));
         if ends {
             failpoint::hit("outcome.before-record");
@@ -191,24 +195,12 @@ impl Scheduler {
     /// `room`: what other jobs may still write to its file system, and what stays free there.
     async fn start_worker(&mut self, job: JobId, counters: &Counters, room: (u64, u64)) -> Result<()> {
         let claim = self.claim(counters);
-        let tries = tries(counters);
         let message = format!("attempt {} starts", counters.attempt);
-        let (row, plan) = self
+        let claimed = self
             .parts
             .queue
-            .with(move |db| {
-                db.atomically(|db| {
-                    // After a failure progress begins anew; an attempt that was only cut short goes on.
-                    let failed = db.job(job)?.and_then(|row| row.waiting).map(|waiting| waiting.reason)
-                        == Some(WaitReason::Retry);
-                    let before = tries.attempt.saturating_sub(u32::from(failed));
-                    db.set_tries(job, &Tries { attempt: before, ..tries.clone() })?;
-                    db.transition(job, claim, &message)?;
-                    Ok((db.job(job)?, db.plan(job)?))
-                })
-            })
-            .await?;
-        let Some(row) = row else { return Err(Error::internal("a claimed job is not in the queue")) };
+            .with(move |db| db.atomically(|db| Ok((db.transition(job, claim, &message)?, db.plan(job)?))));
+        let (row, plan) = claimed.await?;
         failpoint::hit("scheduler.before-spawn");
         self.live.insert(job, Live::starting(&row, &plan));
         self.outlook.changed(row.batch_key, now_epoch());
@@ -328,12 +320,17 @@ struct Recorded {
     tries: Option<Tries>,
     error: Option<Error>,
     message: String,
+    /// How far its worker had come, so that what was shown stays shown.
+    mark: Option<StageMark>,
 }
 
 impl Recorded {
     fn write(self, db: &mut Db) -> Result<JobRow> {
         let missing = || Error::internal("a job that is being decided about is not in the queue");
         let before = db.job(self.job)?.ok_or_else(missing)?;
+        if let Some(mark) = &self.mark {
+            db.mark_stage(self.job, mark)?;
+        }
         match (&self.change, before.state) {
             // The same wait in other words.
             (Change::Wait { reason, detail, .. }, JobState::Waiting)
@@ -369,6 +366,7 @@ impl Recorded {
 fn tries(counters: &Counters) -> Tries {
     Tries {
         attempt: counters.attempt,
+        cut_short: counters.cut_short,
         failures: counters.failures,
         first_failure_at: counters.first_failure_at,
         need_bytes: counters.exact_need,
@@ -389,6 +387,7 @@ fn change(action: &Action) -> Option<Recorded> {
             tries: Some(tries(counters)),
             error: None,
             message: format!("waits ({reason}): {detail}"),
+            mark: None,
         },
         Action::Requeue { job, counters } => Recorded {
             job: *job,
@@ -396,6 +395,7 @@ fn change(action: &Action) -> Option<Recorded> {
             tries: Some(tries(counters)),
             error: None,
             message: "queued".to_owned(),
+            mark: None,
         },
         Action::Succeed { job, counters, published } => Recorded {
             job: *job,
@@ -403,6 +403,7 @@ fn change(action: &Action) -> Option<Recorded> {
             tries: Some(Tries { failures: 0, first_failure_at: None, ..tries(counters) }),
             error: None,
             message: "succeeded".to_owned(),
+            mark: None,
         },
         Action::Fail { job, counters, error } => Recorded {
             job: *job,
@@ -410,6 +411,7 @@ fn change(action: &Action) -> Option<Recorded> {
             tries: Some(tries(counters)),
             error: None,
             message: format!("failed ({}): {error}", error.kind()),
+            mark: None,
         },
         Action::Cancel { job, error, clean: false } => Recorded {
             job: *job,
@@ -420,6 +422,7 @@ fn change(action: &Action) -> Option<Recorded> {
                 Some(error) => format!("cancelled: {error}"),
                 None => "cancelled".to_owned(),
             },
+            mark: None,
         },
         _ => return None,
     };

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::core::JobId;
+use super::loading::with_jobs;
 use super::outlook_error;
-use super::{PAUSED_FLAG, Policy, Scheduler, with_jobs};
+use super::{PAUSED_FLAG, Policy, Scheduler};
 use crate::model::api::{
     Acted, JobDetails, JobFilter, JobList, JobView, Refusal, RefusalCode, SubmitRequest,
 };
@@ -122,11 +123,10 @@ impl Scheduler {
             })
             .await?;
         let layout = self.settings.layout();
-        // An attempt that was taken back has logged under its number all the same.
-        let log = [row.attempt + 1, row.attempt]
-            .into_iter()
+        let log = Some(row.attempt)
+            .filter(|attempt| *attempt > 0)
             .map(|attempt| layout.job_log(&row.batch_id, &row.vm_id, attempt))
-            .find(|path| path.exists());
+            .filter(|path| path.exists());
         Ok(JobDetails {
             job: row.view(),
             batch_state: BatchState::of(states),

@@ -139,9 +139,7 @@ impl Core {
         }
         self.set_phase(id, Phase::Working);
         let job = self.job(id);
-        let counters = &mut job.facts.counters;
-        counters.attempt += 1;
-        counters.retry_at = None;
+        job.facts.counters.begin_attempt();
         job.percentage = 0.0;
         job.facts.state = JobState::Running;
         job.facts.waiting = None;

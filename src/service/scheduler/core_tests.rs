@@ -193,6 +193,33 @@ fn a_job_of_a_dead_daemon_is_queued_again_in_the_same_attempt() {
 }
 
 #[test]
+fn an_attempt_that_was_cut_short_keeps_its_number_and_one_that_failed_does_not() {
+    let mut core = core(1);
+    let counters = Counters { attempt: 2, cut_short: true, ..Counters::default() };
+    load_each(&mut core, vec![JobFacts { counters, ..job(1) }]);
+    assert_eq!(started(&run(&mut core, 0.0)), [(1, 2)]);
+    core.worker_ended(1.0, 1, failure(Kind::DiskSpace));
+    let actions = run_with(&mut core, 1.0, |_| probe(GIB, 0));
+    let Action::Wait { counters, .. } = &actions[0] else { panic!("{actions:?}") };
+    assert_eq!((counters.attempt, counters.cut_short), (2, true), "the number is shown on");
+    assert_eq!(started(&run(&mut core, 60.0)), [(1, 2)]);
+    core.worker_ended(61.0, 1, crash());
+    run(&mut core, 61.0);
+    assert_eq!(started(&run(&mut core, 99.0)), [(1, 3)]);
+}
+
+#[test]
+fn attempts_go_on_behind_those_of_earlier_runs_of_the_batch() {
+    let mut core = core(1);
+    let counters = Counters { used_before: 4, ..Counters::default() };
+    load_each(&mut core, vec![JobFacts { counters, ..job(1) }]);
+    assert_eq!(started(&run(&mut core, 0.0)), [(1, 5)]);
+    core.worker_ended(1.0, 1, crash());
+    run(&mut core, 1.0);
+    assert_eq!(started(&run(&mut core, 11.0)), [(1, 6)]);
+}
+
+#[test]
 fn what_was_paused_stays_paused_over_a_restart_and_a_retry_keeps_its_time() {
     let mut core = core(4);
     let waiting = |id, reason, retry_at| JobFacts {
@@ -423,7 +450,7 @@ fn stopping_checkpoints_every_worker_and_costs_no_attempt() {
         core.worker_ended(2.0, id, WorkerEnd::Finished(WorkerOutcome::Stopped));
     }
     let actions = run(&mut core, 2.0);
-    let open = Counters { attempt: 0, ..Counters::default() };
+    let open = Counters { attempt: 1, cut_short: true, ..Counters::default() };
     assert_eq!(actions[0], Action::Requeue { job: 1, counters: open.clone() });
     assert!(matches!(&actions[1], Action::Wait { job: 2, reason: WaitReason::Paused, counters, .. }
         if *counters == open));

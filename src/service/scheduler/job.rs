@@ -8,9 +8,12 @@ use crate::model::job::{JobState, WaitReason};
 /// What has been tried, as it is kept with the job so that a restart does not forget it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Counters {
-    /// Number of the newest attempt; 0 before the first. One that was cut short by no fault of the
-    /// job is taken back, so that its number is used again.
+    /// Number of the newest attempt; 0 before the first.
     pub attempt: u32,
+    /// It was cut short by no fault of the job: the next start goes on under its number.
+    pub cut_short: bool,
+    /// Numbers up to this one were used by earlier runs of the batch, and so their logs have them.
+    pub used_before: u32,
     /// Failures in a row without progress in between.
     pub failures: u32,
     /// When the first of them was.
@@ -24,9 +27,17 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// A worker starts.
+    pub(super) fn begin_attempt(&mut self) {
+        if !std::mem::take(&mut self.cut_short) {
+            self.attempt = self.attempt.max(self.used_before) + 1;
+        }
+        self.retry_at = None;
+    }
+
     /// The attempt under way does not count.
     pub(super) fn take_back(&mut self) {
-        self.attempt = self.attempt.saturating_sub(1);
+        self.cut_short = self.attempt > 0;
     }
 }
 

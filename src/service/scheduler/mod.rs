@@ -19,6 +19,7 @@ mod commands;
 pub mod core;
 mod job;
 mod ledger;
+mod loading;
 mod moves;
 mod outcome;
 mod outlook;
@@ -35,7 +36,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use self::apply::Ended;
 use self::commands::Pending;
-use self::core::{Action, BatchFacts, BatchKey, Core, Counters, JobFacts, JobId, Network, SpaceProbe};
+use self::core::{Action, BatchKey, Core, JobId, Network, SpaceProbe};
 use self::outlook::Outlook;
 use self::policy::Policy;
 use self::settling::Settling;
@@ -43,7 +44,7 @@ use super::command::{Command, Reply};
 use super::configuration::ConfigurationSource;
 use super::logging::Logging;
 use super::network::{NetworkMonitor, NetworkState, Verdict};
-use super::queue::{BatchRow, Db, JobRow, QueueHandle};
+use super::queue::QueueHandle;
 use super::supervisor::{Heard, Supervisor};
 use super::view::live::{Live, Told};
 use super::watchdog;
@@ -57,9 +58,6 @@ use crate::sys::time::now_epoch;
 
 /// Flags in the queue that outlive the daemon.
 const PAUSED_FLAG: &str = "paused";
-
-/// So many batches are taken in at a time, so that commands are answered in between.
-const LOAD_CHUNK: u32 = 200;
 
 /// How long a queue that failed is left alone.
 const QUEUE_REST_S: f64 = 1.0;
@@ -212,41 +210,6 @@ impl Scheduler {
             && self.supervisor.is_empty()
             && self.discarding.is_empty()
             && (self.line.is_empty() || self.queue_rests_until.is_some())
-    }
-
-    /// New rows of the queue, in chunks.
-    async fn take_in_rows(&mut self) {
-        if !self.more_rows || self.stopping.is_some() || self.queue_rests(now_epoch()) {
-            return;
-        }
-        let after = self.loaded_up_to;
-        let rows = self.parts.queue.with(move |db| {
-            let batches = db.unsettled_after(after, LOAD_CHUNK)?;
-            with_jobs(db, batches)
-        });
-        match rows.await {
-            Err(error) => self.queue_failed(&error),
-            Ok(rows) => {
-                self.more_rows = rows.len() == LOAD_CHUNK as usize;
-                for (batch, jobs) in rows {
-                    self.loaded_up_to = self.loaded_up_to.max(batch.batch_key);
-                    self.take_in(&batch, jobs);
-                }
-            }
-        }
-    }
-
-    /// One run of a batch, new or of an earlier daemon or brought back by a retry.
-    fn take_in(&mut self, batch: &BatchRow, jobs: Vec<JobRow>) {
-        let facts = BatchFacts {
-            key: batch.batch_key,
-            parallel_limit: batch.parallel_limit.map(|limit| limit as usize),
-            continue_on_error: batch.continue_on_error.unwrap_or(true),
-            members: jobs.iter().map(|row| (row.vm_id.clone(), row.state)).collect(),
-        };
-        let open = jobs.into_iter().filter(|row| !row.state.is_final()).map(facts_of).collect();
-        self.outlook.changed(batch.batch_key, now_epoch());
-        self.core.load(now_epoch(), facts, open);
     }
 
     /// What a worker tells.
@@ -412,41 +375,6 @@ impl Scheduler {
         for reply in self.stopping.take().unwrap_or_default() {
             let _ = reply.send(Ok("stopped".to_owned()));
         }
-    }
-}
-
-/// Runs with their jobs.
-fn with_jobs(db: &mut Db, batches: Vec<BatchRow>) -> Result<Vec<(BatchRow, Vec<JobRow>)>> {
-    batches
-        .into_iter()
-        .map(|batch| {
-            let jobs = db.run_jobs(batch.batch_key)?;
-            Ok((batch, jobs))
-        })
-        .collect()
-}
-
-fn facts_of(row: JobRow) -> JobFacts {
-    let waiting = row.waiting;
-    JobFacts {
-        id: row.job_id,
-        batch: row.batch_key,
-        vm: row.vm_id,
-        state: row.state,
-        waiting: waiting.as_ref().map(|waiting| waiting.reason),
-        waiting_since: waiting.as_ref().map(|waiting| waiting.since),
-        waiting_detail: waiting.map(|waiting| waiting.detail).unwrap_or_default(),
-        priority: row.priority,
-        needs_network: row.needs_network,
-        depends_on: row.depends_on,
-        counters: Counters {
-            attempt: row.attempt,
-            failures: row.failures,
-            first_failure_at: row.first_failure_at,
-            best_percentage: if row.failures > 0 { row.progress_percentage } else { 0.0 },
-            retry_at: row.not_before,
-            exact_need: row.need_bytes,
-        },
     }
 }
 

@@ -4,15 +4,16 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use super::core::BatchKey;
+use super::core::{BatchKey, JobId};
 use super::ledger::Reserved;
-use super::{Report, Scheduler, with_jobs};
+use super::loading::with_jobs;
+use super::{Report, Scheduler};
 use crate::model::config::Settings;
 use crate::model::error::Result;
 use crate::model::job::JobState;
 use crate::model::progress::{FilesystemStatus, Status};
 use crate::service::network::NetworkState;
-use crate::service::queue::{BatchRow, Counts, JobRow};
+use crate::service::queue::{BatchRow, Counts, JobRow, StageMark};
 use crate::service::view::checkpoint::batch_checkpoint;
 use crate::service::view::progress::{Shown, batch_progress};
 use crate::service::view::writer::{View, ViewWriter};
@@ -183,7 +184,13 @@ impl Scheduler {
         let now = now_epoch();
         let keys = self.outlook.take_due(now);
         if !keys.is_empty() {
+            let marks = self.marks_to_keep(&keys);
             let rows = self.parts.queue.with(move |db| {
+                let kept =
+                    db.lightly(|db| marks.iter().try_for_each(|(job, mark)| db.mark_stage(*job, mark)));
+                if let Err(error) = kept {
+                    tracing::debug!(%error, "how far jobs are was not recorded");
+                }
                 let runs: Result<Vec<Option<BatchRow>>> =
                     keys.into_iter().map(|key| db.batch_run(key)).collect();
                 with_jobs(db, runs?.into_iter().flatten().collect())
@@ -200,6 +207,13 @@ impl Scheduler {
         if self.outlook.status_due <= now {
             self.show_status(now).await;
         }
+    }
+
+    /// How far the workers of these batches are, as it is about to be shown: a daemon that is killed
+    /// after that must not show less.
+    fn marks_to_keep(&mut self, batches: &[BatchKey]) -> Vec<(JobId, StageMark)> {
+        let shown = self.live.iter_mut().filter(|(_, live)| batches.contains(&live.batch_key));
+        shown.filter_map(|(job, live)| Some((*job, live.mark_to_keep()?))).collect()
     }
 
     fn show_batch(&mut self, batch: &BatchRow, mut rows: Vec<JobRow>, now: f64) {

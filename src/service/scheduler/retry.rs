@@ -12,7 +12,8 @@ use tokio::task::JoinHandle;
 
 use super::commands::wrong_state;
 use super::core::{Action, Core, JobId};
-use super::{Report, Scheduler, with_jobs};
+use super::loading::to_load;
+use super::{Report, Scheduler};
 use crate::model::api::{Acted, Refusal, RefusalCode, RetryRequest};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::{JobChange, Stage};
@@ -117,14 +118,14 @@ impl Scheduler {
                 keys.dedup();
                 keys.into_iter().map(|key| db.batch_run(key)).collect::<Result<Vec<_>>>()
             })?;
-            with_jobs(db, batches.into_iter().flatten().collect())
+            to_load(db, batches.into_iter().flatten().collect())
         });
-        for (batch, rows) in changed.await? {
-            self.unsettled.reopened(batch.batch_key);
-            for row in &rows {
+        for run in changed.await? {
+            self.unsettled.reopened(run.batch.batch_key);
+            for row in &run.jobs {
                 self.live.remove(&row.job_id);
             }
-            self.take_in(&batch, rows);
+            self.take_in(run);
         }
         self.carry_out().await;
         self.acted("queued again", all).await

@@ -32,6 +32,8 @@ pub struct Live {
     pub lays_out: bool,
     /// Bytes, by disk.
     pub disks: BTreeMap<String, DiskProgress>,
+    /// The percentage that the queue knows.
+    pub kept: f64,
 }
 
 /// What an event means for those who watch.
@@ -55,6 +57,7 @@ impl Live {
             vm: row.vm_id.clone(),
             percentage: row.progress_percentage,
             lays_out: plan.output.preallocation.lays_out(),
+            kept: row.progress_percentage,
             ..Live::default()
         }
     }
@@ -136,6 +139,13 @@ impl Live {
         }
     }
 
+    /// The mark to be kept before this is shown, if it is further than what was kept.
+    pub fn mark_to_keep(&mut self) -> Option<StageMark> {
+        let is_further = self.percentage > self.kept;
+        self.kept = self.percentage;
+        is_further.then(|| self.mark())
+    }
+
     /// Lays what was told over a row of the queue.
     pub fn lay_over(&self, row: &mut JobRow) {
         row.resumed = self.resumed;
@@ -171,6 +181,15 @@ mod tests {
         assert_eq!(live.bytes_written(), 1);
         live.lays_out = true;
         assert_eq!(live.bytes_written(), 100);
+    }
+
+    #[test]
+    fn progress_is_kept_once() {
+        let mut live = Live::default();
+        assert_eq!(live.mark_to_keep(), None);
+        live.hear(&WorkerEvent::Progress { percentage: 7.0 }, 0.0);
+        assert_eq!(live.mark_to_keep().unwrap().progress_percentage, 7.0);
+        assert_eq!(live.mark_to_keep(), None);
     }
 
     #[test]

@@ -160,6 +160,7 @@ pub(super) mod tests {
             not_before: None,
             priority: 100,
             attempt: u32::from(state != JobState::Queued),
+            cut_short: false,
             failures: 0,
             first_failure_at: None,
             submitted_at: 1_737_557_990.0,
