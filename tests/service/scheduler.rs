@@ -150,6 +150,30 @@ fn pausing_everything_outlives_the_daemon() {
 }
 
 #[test]
+fn a_job_paused_by_its_own_name_stays_paused_when_all_work_is_resumed() {
+    let mut daemon = Daemon::start_new();
+    let disk = source(&daemon, "disk", "raw", 8);
+    daemon.client(&["pause"]);
+    for name in ["held", "free"] {
+        drop_disk(&daemon, name, &disk, "raw", &format!("name: {name}\n"));
+        wait_vm(&daemon, name, "paused", |vm| vm["waiting_reason"] == "paused");
+    }
+    daemon.client(&["pause", "held"]);
+    daemon.stop();
+    daemon.start();
+    let acted = daemon.client(&["resume"]);
+    assert!(acted["message"].as_str().unwrap().contains("by its own name"), "{acted}");
+    let named: Vec<&str> =
+        acted["jobs"].as_array().unwrap().iter().map(|job| job["vm_id"].as_str().unwrap()).collect();
+    assert_eq!(named, ["held"], "{acted}");
+    assert_eq!(daemon.wait_batch("free")["state"], "completed");
+    assert_eq!(state_of(&daemon, "held"), "waiting");
+    assert_eq!(daemon.client(&["resume"])["message"], acted["message"], "however often");
+    daemon.client(&["resume", "held"]);
+    assert_eq!(daemon.wait_batch("held")["state"], "completed");
+}
+
+#[test]
 fn the_more_urgent_job_goes_first() {
     let daemon = Daemon::prepare();
     daemon.configure("max_concurrent_jobs: 1\n");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use super::action::{Action, Network};
-use super::core::{Core, JobId, millis};
+use super::core::{ALL_PAUSED, Core, JobId, millis};
 use super::job::{Ending, Phase};
 use super::policy::{SPACE_RECHECK_S, SPACE_WAITERS_MAX};
 use crate::model::config::PauseScope;
@@ -76,7 +76,7 @@ impl Core {
         }
         for (priority, id) in self.ready.clone() {
             let (reason, detail) = if self.paused {
-                (WaitReason::Paused, "all work is paused".to_owned())
+                (WaitReason::Paused, ALL_PAUSED.to_owned())
             } else if let Some(detail) = self.network_blocks(id) {
                 (WaitReason::Network, detail)
             } else {

@@ -239,7 +239,14 @@ impl Scheduler {
             self.core.pause_all(now_epoch(), pause);
             self.carry_out().await;
             self.outlook.status_changed();
-            return Ok(Acted { message: format!("all work is {word}"), jobs: Vec::new() });
+            let held = if pause { Vec::new() } else { self.core.held().into_iter().collect() };
+            let message = match held.as_slice() {
+                [] => format!("all work is {word}"),
+                _ => "all work is resumed, except what was paused by its own name: \
+                      `hyper2kvm resume JOB` lets that go on"
+                    .to_owned(),
+            };
+            return self.acted(&message, held).await;
         };
         let named = self.find(&target).await?;
         let mut done = Vec::new();

@@ -21,6 +21,10 @@ pub type JobId = i64;
 /// The number of one run of a batch in the queue.
 pub type BatchKey = i64;
 
+/// What a job waits for that stands still with everything else. One that was paused by its own name waits
+/// for something else, and goes on only by its own name: this text is how the queue keeps the difference.
+pub(super) const ALL_PAUSED: &str = "all work is paused";
+
 /// The decisions and what they rest on.
 #[derive(Debug)]
 pub struct Core {
@@ -100,7 +104,8 @@ impl Core {
                     self.job(id).facts.counters.take_back();
                     self.requeue(id);
                 }
-                (JobState::Waiting, Some(WaitReason::Paused | WaitReason::Auth)) => {}
+                (JobState::Waiting, Some(WaitReason::Auth)) => {}
+                (JobState::Waiting, Some(WaitReason::Paused)) if self.paused || self.job(id).is_held() => {}
                 (JobState::Waiting, Some(WaitReason::Retry)) => {
                     let due = self.job(id).facts.counters.retry_at.unwrap_or(now);
                     self.set_timer(id, Some(due));
@@ -257,17 +262,19 @@ impl Core {
         }
     }
 
-    /// Everything stands still, running jobs too; or may go on.
+    /// Everything stands still, running jobs too; or may go on, but for what was paused by its own name.
     pub fn pause_all(&mut self, now: f64, paused: bool) {
         self.paused = paused;
         if paused {
             for id in self.slots.clone() {
                 if self.job(id).phase == Phase::Working {
-                    self.suspend(now, id, WaitReason::Paused, "all work is paused".to_owned());
+                    self.suspend(now, id, WaitReason::Paused, ALL_PAUSED.to_owned());
                 }
             }
         } else {
-            let waiting: Vec<JobId> = self.waiting_for(WaitReason::Paused).collect();
+            let held = self.held();
+            let waiting = self.waiting_for(WaitReason::Paused).filter(|id| !held.contains(id));
+            let waiting: Vec<JobId> = waiting.collect();
             let mut batches = BTreeSet::new();
             for id in waiting {
                 self.release(id);
@@ -279,6 +286,12 @@ impl Core {
         }
     }
 
+    /// Jobs that were paused by their own names.
+    #[must_use]
+    pub fn held(&self) -> BTreeSet<JobId> {
+        self.jobs.iter().filter(|(_, job)| job.is_held()).map(|(id, _)| *id).collect()
+    }
+
     /// One job stands still.
     pub fn pause(&mut self, now: f64, id: JobId) -> Result<(), &'static str> {
         const DETAIL: &str = "paused by the operator";
@@ -286,7 +299,7 @@ impl Core {
             Phase::Ending(_) => return Err("is being ended"),
             Phase::Working => self.suspend(now, id, WaitReason::Paused, DETAIL.to_owned()),
             Phase::Probing | Phase::Idle | Phase::Suspended => {
-                if !self.job(id).waits_for(WaitReason::Paused) {
+                if !self.job(id).is_held() {
                     let standing = self.job(id).phase == Phase::Suspended;
                     self.withdraw(id);
                     if !standing {

@@ -9,6 +9,8 @@ use crate::model::config::{OnNetworkTimeout, PauseScope, Settings};
 use crate::model::error::{Error, Kind};
 use crate::model::protocol::{Published, WorkerCommand};
 
+#[path = "pause_tests.rs"]
+mod pause;
 #[path = "space_tests.rs"]
 mod space;
 
@@ -351,50 +353,6 @@ fn where_an_outage_is_to_fail_jobs_it_uses_up_their_attempts() {
     assert!(actions.contains(&Action::Tell { job: 1, command: WorkerCommand::Stop }));
     core.worker_ended(300.0, 1, WorkerEnd::Finished(WorkerOutcome::Stopped));
     assert_eq!(waits(&run(&mut core, 300.0)), [(1, WaitReason::Retry, false)]);
-}
-
-#[test]
-fn pausing_everything_holds_what_runs_and_what_comes_and_resuming_lets_it_go_on() {
-    let mut core = core(1);
-    load_each(&mut core, vec![job(1), job(2)]);
-    run(&mut core, 0.0);
-    core.pause_all(1.0, true);
-    let actions = run(&mut core, 1.0);
-    assert_eq!(waits(&actions), [(1, WaitReason::Paused, true), (2, WaitReason::Paused, false)]);
-    load_each(&mut core, vec![job(3)]);
-    assert_eq!(waits(&run(&mut core, 1.0)), [(3, WaitReason::Paused, false)]);
-    assert!(core.resume(1.0, 1).is_err());
-    core.pause_all(2.0, false);
-    let actions = run(&mut core, 2.0);
-    assert_eq!(actions[0], Action::Continue { job: 1 });
-    assert_eq!(started(&actions), []);
-}
-
-#[test]
-fn a_paused_job_frees_its_slot_and_takes_the_next_free_one_when_resumed() {
-    let mut core = core(1);
-    load_each(&mut core, vec![job(1), job(2)]);
-    run(&mut core, 0.0);
-    core.pause(1.0, 1).unwrap();
-    let actions = run(&mut core, 1.0);
-    assert_eq!(waits(&actions), [(1, WaitReason::Paused, true)]);
-    assert_eq!(started(&actions), [(2, 1)]);
-    core.resume(2.0, 1).unwrap();
-    let actions = run(&mut core, 2.0);
-    assert!(matches!(actions[..], [Action::Requeue { job: 1, .. }]), "{actions:?}");
-    core.worker_ended(3.0, 2, success());
-    assert!(run(&mut core, 3.0).contains(&Action::Continue { job: 1 }));
-}
-
-#[test]
-fn a_paused_job_stays_paused_when_its_worker_dies() {
-    let mut core = core(1);
-    load_each(&mut core, vec![job(1)]);
-    run(&mut core, 0.0);
-    core.pause(1.0, 1).unwrap();
-    core.worker_ended(2.0, 1, crash());
-    assert_eq!(waits(&run(&mut core, 2.0)).last(), Some(&(1, WaitReason::Paused, false)));
-    assert_eq!((started(&run(&mut core, 99.0)), core.next_deadline()), (vec![], None));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::core::{BatchKey, JobId};
+use super::core::{ALL_PAUSED, BatchKey, JobId};
 use crate::model::job::{JobState, WaitReason};
 
 /// What has been tried, as it is kept with the job so that a restart does not forget it.
@@ -123,6 +123,11 @@ pub(super) struct Job {
 impl Job {
     pub(super) fn waits_for(&self, reason: WaitReason) -> bool {
         self.facts.state == JobState::Waiting && self.facts.waiting == Some(reason)
+    }
+
+    /// Whether it was paused by its own name.
+    pub(super) fn is_held(&self) -> bool {
+        self.waits_for(WaitReason::Paused) && self.facts.waiting_detail != ALL_PAUSED
     }
 
     pub(super) fn has_worker(&self) -> bool {
