@@ -1,4 +1,4 @@
-//! `plan`: what would be done and why, touching nothing.
+//! `plan`: what the service would do with a manifest, or `convert` with a disk, and why; touching nothing.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::input::Input;
 use super::table::{Paint, Table, cell, printable};
-use super::{Exit, Failure, StateArgs, Ui};
+use super::{Exit, Failure, StateArgs, Ui, convert};
 use crate::model::plan::Plan;
 use crate::model::planner::{VmOrigins, origins};
 use crate::service::preflight;
@@ -15,7 +15,7 @@ use crate::service::preflight;
 /// Arguments of `plan`.
 #[derive(Debug, clap::Args)]
 pub(super) struct PlanArgs {
-    /// A manifest, as YAML or JSON
+    /// A manifest, as YAML or JSON, or a disk
     #[arg(value_name = "INPUT")]
     input: PathBuf,
     /// Also show where each value comes from
@@ -35,11 +35,10 @@ struct PlanDocument {
 
 /// Prints it.
 pub(super) fn run(args: &PlanArgs, ui: &Ui) -> Result<Exit, Failure> {
-    let settings = args.state.settings_or_defaults()?;
-    let input = Input::read(&args.input)?;
-    let Input { bytes, filename, base_directory, .. } = &input;
-    let plans = preflight::plans(bytes, filename, base_directory, &settings)?;
-    let origins = args.origins.then(|| origins(bytes, filename, base_directory, &settings)).transpose()?;
+    let (plans, origins) = match convert::plan_of_disk(&args.input)? {
+        Some((plan, origins)) => (vec![plan], args.origins.then_some(origins)),
+        None => of_manifest(args)?,
+    };
     if ui.json {
         ui.print_json(&PlanDocument { plans, origins })?;
         return Ok(Exit::Done);
@@ -51,6 +50,14 @@ pub(super) fn run(args: &PlanArgs, ui: &Ui) -> Result<Exit, Failure> {
         ui.print(&describe_origins(vm, ui.color))?;
     }
     Ok(Exit::Done)
+}
+
+fn of_manifest(args: &PlanArgs) -> Result<(Vec<Plan>, Option<Vec<VmOrigins>>), Failure> {
+    let settings = args.state.settings_or_defaults()?;
+    let Input { bytes, filename, base_directory, .. } = &Input::read(&args.input)?;
+    let plans = preflight::plans(bytes, filename, base_directory, &settings)?;
+    let origins = args.origins.then(|| origins(bytes, filename, base_directory, &settings)).transpose()?;
+    Ok((plans, origins))
 }
 
 /// One VM's plan, for a person.

@@ -57,6 +57,22 @@ fn a_plan_tells_every_stage_with_its_reason_and_touches_nothing() {
 }
 
 #[test]
+fn the_plan_of_a_disk_is_what_converting_it_would_do() {
+    let dir = site();
+    let here =
+        |words: &[&str]| -> Done { hyper2kvm().args(words).current_dir(dir.path()).output().unwrap().into() };
+    let planned = here(&["plan", "--json", "a.vmdk"]);
+    assert_eq!(planned.code, 0, "{}", planned.stderr);
+    assert_eq!(planned.json(), here(&["convert", "--dry-run", "--json", "a.vmdk"]).json());
+    let text = here(&["plan", "--origins", "a.vmdk"]).stdout;
+    assert!(text.contains("a.qcow2") && text.contains("profile production"), "{text}");
+    assert!(!text.contains("line "), "nobody wrote a line: {text}");
+    let later = here(&["plan", "x.ova"]);
+    assert!(later.stderr.contains("OVA appliances"), "{}", later.stderr);
+    assert_eq!(later.code, here(&["convert", "x.ova"]).code);
+}
+
+#[test]
 fn a_manifest_that_is_wrong_is_told_by_place() {
     let dir = site();
     let path = write(&dir, "bad.yaml", "manifest_version: \"1.0\"\ndisks: []\nfrmat: qcow2\n");

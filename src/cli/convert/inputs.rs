@@ -16,7 +16,7 @@ use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::parse;
 use crate::model::plan::{Plan, SourceFormat};
-use crate::model::planner::{BatchName, Submission};
+use crate::model::planner::{BatchName, Submission, VmOrigins, origins};
 use crate::model::protocol::{WorkLimits, WorkOrder};
 use crate::model::units::safe_id;
 
@@ -64,6 +64,29 @@ pub(super) fn understand(args: &ConvertArgs) -> Result<Vec<Work>> {
         }
     }
     Ok(works)
+}
+
+/// Where the values come from by which a disk would be converted; `None` if the input is no disk.
+pub(super) fn origins_of_disk(input: &Path, args: &ConvertArgs) -> Result<Option<Vec<VmOrigins>>> {
+    refuse_what_comes_later(input)?;
+    // What is not there or empty is told as of a manifest.
+    if !fs::metadata(input).is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0) {
+        return Ok(None);
+    }
+    let Some(format) = bare_disk(input)? else { return Ok(None) };
+    let base = base_directory(args)?;
+    let (document, filename) = document_of_disk(input, format)?;
+    let (document, _) = with_options(document, args, &base, false);
+    let settings = Settings::defaults(&base, cores());
+    let mut vms =
+        origins(document.to_string().as_bytes(), &filename, &base, &settings).map_err(Error::without_file)?;
+    for value in vms.iter_mut().flat_map(|vm| &mut vm.values) {
+        // The manifest is one that nobody wrote.
+        if value.origin.starts_with("manifest") {
+            value.origin = "disk".to_owned();
+        }
+    }
+    Ok(Some(vms))
 }
 
 /// The command line again, with `--resume`.
@@ -151,21 +174,27 @@ fn one(input: &Path, args: &ConvertArgs, base: &Path, several: bool) -> Result<W
     })
 }
 
-/// Plans a document with the options put into it; also says whether it names its directory itself.
-fn plan_document(
-    mut document: Value,
-    filename: &str,
-    directory: &Path,
-    args: &ConvertArgs,
-    base: &Path,
-    several: bool,
-) -> Result<(Submission, Settings, bool)> {
+/// A document with the options put into it; also says whether it names its directory itself.
+fn with_options(mut document: Value, args: &ConvertArgs, base: &Path, several: bool) -> (Value, bool) {
     let named = args.output.is_none()
         && document.pointer("/output/directory").is_some_and(|directory| !directory.is_null());
     put_options(&mut document, args);
     if !named && !several && document.is_object() {
         put(&mut document, &["output", "directory"], json!(base));
     }
+    (document, named)
+}
+
+/// Plans a document with the options put into it; also says whether it names its directory itself.
+fn plan_document(
+    document: Value,
+    filename: &str,
+    directory: &Path,
+    args: &ConvertArgs,
+    base: &Path,
+    several: bool,
+) -> Result<(Submission, Settings, bool)> {
+    let (document, named) = with_options(document, args, base, several);
     let settings = Settings::defaults(base, cores());
     let submission = Submission::read(document.to_string().as_bytes(), filename, directory, &settings)?;
     Ok((submission, settings, named))

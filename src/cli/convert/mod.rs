@@ -8,19 +8,20 @@ mod ending;
 mod inputs;
 mod running;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::plan;
 use super::{Exit, Failure, Ui};
 use crate::model::error::{Error, Kind, Result};
-use crate::model::plan::OutputFormat;
+use crate::model::plan::{OutputFormat, Plan};
+use crate::model::planner::VmOrigins;
 use crate::pipeline::checkpoint;
 use crate::pipeline::publish::Names;
 use crate::sys::dir::Dir;
 use inputs::Work;
 
 /// Arguments of `convert`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(super) struct ConvertArgs {
     /// Manifests (YAML or JSON) or disks
     #[arg(value_name = "INPUT", required = true)]
@@ -76,6 +77,15 @@ pub(super) fn run(args: &ConvertArgs, ui: &Ui) -> Result<Exit, Failure> {
     }
     let ended = running::convert(works, args, ui)?;
     ending::tell(&ended, ui)
+}
+
+/// What converting a disk without any option would do, and where its values come from; `None` if the input is a
+/// manifest.
+pub(super) fn plan_of_disk(input: &Path) -> Result<Option<(Plan, Vec<VmOrigins>)>> {
+    let args = ConvertArgs { inputs: vec![input.to_owned()], ..ConvertArgs::default() };
+    let Some(origins) = inputs::origins_of_disk(input, &args)? else { return Ok(None) };
+    let plan = inputs::understand(&args)?.pop().map(|work| work.order.plan);
+    Ok(plan.map(|plan| (plan, origins)))
 }
 
 fn tell_plans(works: &[Work], ui: &Ui) -> Result<Exit, Failure> {
