@@ -201,7 +201,7 @@ dracut_image() {
   write /etc/dracut.conf.d/10-vmware.conf <<DRACUT
 hostonly="no"
 add_drivers+=" $vmware_drivers ${root_drivers:-ext4} "
-omit_drivers+=" virtio virtio_blk virtio_scsi virtio_net virtio_pci virtio_ring virtio_rng virtio_balloon virtio_console virtio_gpu virtio_mmio virtio_input virtio_mem virtio_pmem virtio_iommu "
+omit_drivers+=" virtio.* "
 DRACUT
   in_tree dracut --quiet --force "/boot/initrd.img-$version" "$version" </dev/null >&2
   drivers_are_vmware_s "$version" lsinitrd
