@@ -17,6 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::admission::Results;
 use super::command::{Command, SchedulerHandle};
 use super::configuration::ConfigurationSource;
 use super::control::{self, ControlContext, ControlSocket};
@@ -86,11 +87,13 @@ async fn serve(
     let (settings_now, settings_seen) = watch::channel(Arc::new(settings.clone()));
     let (draining, draining_seen) = watch::channel(false);
     let accepted = Arc::new(Notify::new());
+    let results = Results::default();
     let intake = Intake::start(IntakeParts {
         settings: settings_seen.clone(),
         queue: queue.clone(),
         draining: draining_seen,
         accepted: Arc::clone(&accepted),
+        results: results.clone(),
     })?;
     let socket = ControlSocket::bind(&settings.socket(), &settings.control.group)?;
     tracing::info!(
@@ -110,6 +113,7 @@ async fn serve(
         draining,
         network,
         intake_error: intake.last_error(),
+        results,
         logging: Some(logs),
         owner: lock.owner.clone(),
     })

@@ -7,6 +7,7 @@ pub mod dir;
 pub mod failpoint;
 pub mod fs;
 pub mod kvm;
+pub mod mounts;
 pub mod process;
 pub mod retry;
 pub mod sandbox;

@@ -1,19 +1,25 @@
 //! When a drop is taken, what is refused, and that nothing is lost or taken twice.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use hyper2kvm::model::error::Kind;
+use hyper2kvm::model::job::JobState;
 use hyper2kvm::model::planner::Submission;
-use hyper2kvm::service::queue::{FileIdentity, NewDrop};
+use hyper2kvm::model::protocol::Published;
+use hyper2kvm::service::admission::{Known, Results};
+use hyper2kvm::service::queue::{Change, FileIdentity, NewDrop};
 use rustix::fs::{CWD, FileType, mknodat};
-use sha2::{Digest, Sha256};
 
 use crate::intake_support::{Scene, manifest};
+use crate::queue::claim;
 use crate::support::{wait_for, within};
 
 /// Long enough that only a hint can make a file complete within a test.
@@ -238,18 +244,15 @@ fn accepted_but_not_moved(scene: &Scene, name: &str) {
     let bytes = fs::read(&path).unwrap();
     let metadata = fs::metadata(&path).unwrap();
     let settings = scene.settings.as_ref().clone();
-    let drop = NewDrop {
-        sha256: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
-        identity: Some(FileIdentity {
-            dev: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            mtime_ns: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
-        }),
-        submission: Submission::read(&bytes, name, scene.incoming(), &settings).unwrap(),
-        bytes,
+    let identity = FileIdentity {
+        dev: metadata.dev(),
+        inode: metadata.ino(),
+        size: metadata.size(),
+        mtime_ns: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
     };
-    scene.queue.with_blocking(move |db| db.accept(&[drop], &settings)).unwrap();
+    let submission = Submission::read(&bytes, name, scene.incoming(), &settings).unwrap();
+    let drop = NewDrop::new(bytes, Some(identity), submission);
+    scene.queue.with_blocking(move |db| db.accept(&[drop], &settings, &Known::default())).unwrap();
 }
 
 #[test]
@@ -340,4 +343,48 @@ fn more_drops_than_an_inotify_queue_holds_are_all_taken_and_only_once() {
     assert_eq!(queued(), DROPS as u64);
     assert_eq!(fs::read_dir(scene.state.path().join("processing")).unwrap().count(), DROPS);
     assert!(scene.refused().is_empty());
+}
+
+#[test]
+fn a_drop_whose_earlier_result_lies_on_a_mount_that_is_away_stays_until_it_is_back_and_holds_nobody_up() {
+    let (back, away) = mpsc::channel::<()>();
+    let away = Mutex::new(away);
+    let mut scene = Scene::new(SHORT_S);
+    // Like a hard NFS mount: the question hangs.
+    let hangs = move |_: &Path| {
+        let _ = away.lock().unwrap().recv();
+        Ok(true)
+    };
+    scene.results = Results::with(hangs, Duration::from_millis(100));
+    scene.start();
+    scene.rename_in("web.json", &manifest("web"));
+    let job = scene.wait_for_jobs(1).remove(0).job_id;
+    let published = Published {
+        directory: "/away/web".into(),
+        outputs: BTreeMap::from([("/away/web/boot.qcow2".into(), None)]),
+        ..Published::default()
+    };
+    let done = scene.queue.with_blocking(move |db| {
+        db.transition(job, claim(1), "started")?;
+        db.transition(job, Change::Succeed(published), "published")
+    });
+    assert_eq!(done.unwrap().state, JobState::Succeeded);
+    scene.wait_for_file("processing", "web-web.json");
+
+    let again = manifest("web").replacen('{', "{\"rerun\": \"all\", ", 1);
+    scene.rename_in("web.json", &again);
+    let trouble =
+        wait_for("intake to say what it waits for", || scene.intake().last_error().borrow().clone());
+    assert!(trouble.contains("does not answer"), "{trouble}");
+    scene.rename_in("other.json", &manifest("other"));
+    scene.wait_for_jobs(2);
+    assert_eq!(fs::read_to_string(scene.incoming().join("web.json")).unwrap(), again);
+    assert!(scene.refused().is_empty());
+
+    drop(back);
+    // Sooner than intake would look by itself.
+    scene.rename_in("web.json", &again);
+    let jobs = scene.wait_for_jobs(3);
+    assert!(jobs.iter().any(|job| job.output_directory.ends_with("web/web-2")), "{jobs:#?}");
+    wait_for("nothing to be wrong", || scene.intake().last_error().borrow().is_none().then_some(()));
 }

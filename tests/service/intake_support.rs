@@ -8,6 +8,7 @@ use std::sync::Arc;
 use hyper2kvm::model::api::JobFilter;
 use hyper2kvm::model::config::Settings;
 use hyper2kvm::model::report::ErrorReport;
+use hyper2kvm::service::admission::Results;
 use hyper2kvm::service::intake::{Intake, IntakeParts};
 use hyper2kvm::service::queue::{JobRow, QueueHandle};
 use tokio::sync::{Notify, watch};
@@ -21,6 +22,7 @@ pub(crate) struct Scene {
     pub(crate) queue: QueueHandle,
     pub(crate) draining: watch::Sender<bool>,
     pub(crate) accepted: Arc<Notify>,
+    pub(crate) results: Results,
     runtime: tokio::runtime::Runtime,
     intake: Option<Intake>,
 }
@@ -49,6 +51,7 @@ impl Scene {
             queue,
             draining: watch::channel(false).0,
             accepted: Arc::new(Notify::new()),
+            results: Results::default(),
             runtime: tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(1)
                 .enable_all()
@@ -72,6 +75,7 @@ impl Scene {
             queue: self.queue.clone(),
             draining: self.draining.subscribe(),
             accepted: Arc::clone(&self.accepted),
+            results: self.results.clone(),
         });
         self.intake = Some(intake.unwrap());
     }

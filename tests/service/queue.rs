@@ -3,6 +3,7 @@
 use hyper2kvm::model::error::{Error, Kind};
 use hyper2kvm::model::job::{JobState, WaitReason};
 use hyper2kvm::model::protocol::Published;
+use hyper2kvm::service::admission::Known;
 use hyper2kvm::service::queue::{Change, Db, QueueHandle, Target};
 
 use crate::queue_support::{accept, batch, drop_of, jobs_of, plans_below, single};
@@ -84,7 +85,7 @@ async fn the_handle_serves_in_order_and_survives_a_closure_that_panics() {
     let queue = QueueHandle::open(&path).unwrap();
     let root = directory.path().to_owned();
     let admissions = queue
-        .with(move |db| db.accept_with(&[drop_of(single("a", "1"))], &plans_below(&root)))
+        .with(move |db| db.accept_with(&[drop_of(single("a", "1"))], &plans_below(&root), &Known::default()))
         .await
         .unwrap();
     let job = jobs_of(&admissions[0])[0];

@@ -1,17 +1,21 @@
 //! What a second drop means, through the real database: rows, skipped jobs, places of results.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use hyper2kvm::model::api::JobFilter;
 use hyper2kvm::model::error::{Error, Kind};
 use hyper2kvm::model::job::{BatchState, JobState};
 use hyper2kvm::model::planner::{BatchName, Rerun, Submission};
 use hyper2kvm::model::protocol::Published;
+use hyper2kvm::service::admission::Known;
 use hyper2kvm::service::queue::{Admission, Change, Db, JobRow};
 
 use crate::queue::claim;
-use crate::queue_support::{accept, batch, drop_of, jobs_of, plan, plans_below, single, submission};
+use crate::queue_support::{
+    accept, accept_with, batch, drop_of, jobs_of, plan, plans_below, single, submission,
+};
 
 struct Scene {
     root: tempfile::TempDir,
@@ -42,7 +46,7 @@ impl Scene {
     fn refused(&mut self, submission: Submission) -> Error {
         match self.drop(submission) {
             Admission::Refused(error) => error,
-            Admission::Accepted { batch_id, .. } => panic!("accepted as {batch_id}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -150,17 +154,12 @@ fn a_result_that_was_replaced_stands_for_nothing_any_more() {
     let first = scene.accepted(single("web", "A")).remove(0);
     scene.succeed(&first);
     // As with `on_exists: replace`: the new result takes the old one's place.
-    let second = jobs_of(
-        &scene
-            .db
-            .accept_with(&[drop_of(rerun(single("web", "B"), Rerun::Changed))], &{
-                let directory = first.output_directory.clone();
-                move |submission: &Submission, _: &str, _: &str| {
-                    Ok(submission.vms.iter().map(|vm| plan(vm, directory.clone())).collect())
-                }
-            })
-            .unwrap()[0],
-    )[0];
+    let directory = first.output_directory.clone();
+    let in_its_place = move |submission: &Submission, _: &str, _: &str| {
+        Ok(submission.vms.iter().map(|vm| plan(vm, directory.clone())).collect())
+    };
+    let changed = drop_of(rerun(single("web", "B"), Rerun::Changed));
+    let second = jobs_of(&accept_with(&mut scene.db, &[changed], &in_its_place)[0])[0];
     let second = scene.db.job(second).unwrap().unwrap();
     scene.succeed(&second);
     let back = scene.accepted(rerun(single("web", "A"), Rerun::Changed)).remove(0);
@@ -186,12 +185,12 @@ fn no_two_jobs_write_to_one_place() {
         Ok(submission.vms.iter().map(|vm| plan(vm, directory.clone())).collect())
     };
     let both = drop_of(batch("b", &[("one", "1"), ("two", "2")]));
-    match &scene.db.accept_with(&[both], &plans).unwrap()[0] {
+    match &accept_with(&mut scene.db, &[both], &plans)[0] {
         Admission::Refused(error) => assert_eq!(error.kind(), Kind::Manifest),
         accepted => panic!("{accepted:?}"),
     }
     let drops = [drop_of(single("a", "1")), drop_of(single("b", "2"))];
-    let admissions = scene.db.accept_with(&drops, &plans).unwrap();
+    let admissions = accept_with(&mut scene.db, &drops, &plans);
     assert_eq!(jobs_of(&admissions[0]).len(), 1);
     match &admissions[1] {
         Admission::Refused(error) => {
@@ -228,7 +227,32 @@ fn a_refused_drop_does_not_touch_the_others_of_its_transaction() {
     let mut scene = Scene::new();
     let root = scene.root().to_owned();
     let drops = [drop_of(single("a", "1")), drop_of(single("b", "1")), drop_of(single("c", "2"))];
-    let admissions = scene.db.accept_with(&drops, &plans_below(&root)).unwrap();
+    let admissions = accept_with(&mut scene.db, &drops, &plans_below(&root));
     assert!(matches!(admissions[1], Admission::Refused(_)));
     assert_eq!(scene.db.unfinished_jobs().unwrap().len(), 2);
+}
+
+#[test]
+fn acceptance_asks_for_what_it_has_to_know_and_looks_at_no_file_itself() {
+    let mut scene = Scene::new();
+    let first = scene.accepted(batch("b", &[("one", "1"), ("two", "2")]));
+    scene.succeed(&first[0]);
+    scene.fail(&first[1]);
+    let result = first[0].output_directory.join("disk-0.qcow2");
+    let again = [drop_of(batch("b", &[("one", "1"), ("two", "2 mended")]))];
+    let plans = plans_below(scene.root());
+    let before = scene.db.jobs(&JobFilter::default()).unwrap().len();
+    assert_eq!(
+        scene.db.accept_with(&again, &plans, &Known::default()).unwrap(),
+        [Admission::Asks(BTreeSet::from([result.clone()]))]
+    );
+    assert_eq!(scene.db.jobs(&JobFilter::default()).unwrap().len(), before, "a question writes nothing");
+    // The file is there; what counts is what was told.
+    let mut told = Known::default();
+    told.learn(result.clone(), false);
+    assert!(result.exists());
+    let admissions = scene.db.accept_with(&again, &plans, &told).unwrap();
+    let states: Vec<JobState> =
+        jobs_of(&admissions[0]).into_iter().map(|job| scene.db.job(job).unwrap().unwrap().state).collect();
+    assert_eq!(states, [JobState::Queued, JobState::Queued]);
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use hyper2kvm::model::error::Kind;
+use hyper2kvm::service::admission::Known;
 use hyper2kvm::service::queue::Db;
 use rusqlite::Connection;
 
@@ -68,12 +69,12 @@ fn a_commit_without_room_fails_whole_and_the_queue_goes_on_when_there_is_some() 
     let mut plans_root = root.clone();
     plans_root.push("out");
     let plans = plans_below(&plans_root);
-    db.accept_with(&[big(0)], &plans).unwrap();
+    db.accept_with(&[big(0)], &plans, &Known::default()).unwrap();
     let ballast = fill(&root, 64 << 10);
     let mut accepted = 1_isize;
     let mut refused = 0;
     for number in 1..20 {
-        match db.accept_with(&[big(number)], &plans) {
+        match db.accept_with(&[big(number)], &plans, &Known::default()) {
             Ok(_) => accepted += 1,
             Err(error) => {
                 assert_eq!(error.kind(), Kind::DiskSpace, "{error}");
@@ -89,7 +90,7 @@ fn a_commit_without_room_fails_whole_and_the_queue_goes_on_when_there_is_some() 
         "it can still be read, and nothing is half done"
     );
     fs::remove_file(&ballast).unwrap();
-    db.accept_with(&[big(100)], &plans).unwrap();
+    db.accept_with(&[big(100)], &plans, &Known::default()).unwrap();
     drop(db);
     let raw = Connection::open(&path).unwrap();
     let check: String = raw.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();

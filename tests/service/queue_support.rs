@@ -1,5 +1,6 @@
 //! Submissions and plans made by hand, so that the queue's tests do not hang on the manifest's grammar.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use hyper2kvm::model::error::Result;
@@ -9,7 +10,8 @@ use hyper2kvm::model::plan::{
     Preallocation, Preflight, SourceFormat,
 };
 use hyper2kvm::model::planner::{BatchName, Rerun, Submission, VmSubmission};
-use hyper2kvm::service::queue::{Admission, Db, FileIdentity, NewDrop};
+use hyper2kvm::service::admission::{Known, Results};
+use hyper2kvm::service::queue::{Admission, Db, FileIdentity, NewDrop, PlanFn};
 
 /// A submission of these VMs (id and content).
 pub(crate) fn submission(name: BatchName, rerun: Rerun, vms: &[(&str, &str)]) -> Submission {
@@ -114,7 +116,28 @@ pub(crate) fn plan(vm: &VmSubmission, directory: PathBuf) -> Plan {
 
 /// Accepts one submission whose results lie below `root`.
 pub(crate) fn accept(db: &mut Db, root: &Path, submission: Submission) -> Admission {
-    db.accept_with(&[drop_of(submission)], &plans_below(root)).unwrap().remove(0)
+    accept_with(db, &[drop_of(submission)], &plans_below(root)).remove(0)
+}
+
+/// Accepts drops as the service does: what it asks about earlier results is looked up.
+pub(crate) fn accept_with(db: &mut Db, drops: &[NewDrop], plans: &PlanFn<'_>) -> Vec<Admission> {
+    let mut known = Known::default();
+    loop {
+        let admissions = db.accept_with(drops, plans, &known).unwrap();
+        let asked: BTreeSet<PathBuf> = admissions
+            .iter()
+            .filter_map(|admission| match admission {
+                Admission::Asks(paths) => Some(paths.clone()),
+                Admission::Accepted { .. } | Admission::Refused(_) => None,
+            })
+            .flatten()
+            .collect();
+        if asked.is_empty() {
+            return admissions;
+        }
+        assert_eq!(drops.len(), 1, "the others of several would be accepted twice");
+        Results::default().find_out(&asked, &mut known).unwrap();
+    }
 }
 
 /// Its jobs; it has to have been accepted.
@@ -122,5 +145,6 @@ pub(crate) fn jobs_of(admission: &Admission) -> Vec<i64> {
     match admission {
         Admission::Accepted { jobs, .. } => jobs.clone(),
         Admission::Refused(error) => panic!("refused: {error}"),
+        Admission::Asks(paths) => panic!("asks for {paths:?}"),
     }
 }

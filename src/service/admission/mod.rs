@@ -1,8 +1,9 @@
 //! What a drop means: new work, more of a batch that ran before, nothing to do, or a refusal.
 //!
 //! Pure decisions over what the queue knows; the queue looks that up and calls this inside the
-//! transaction that accepts the drop, so that no two drops decide on the same knowledge. The rules,
-//! in the order in which they are asked:
+//! transaction that accepts the drop, so that no two drops decide on the same knowledge. What has to be
+//! looked up in the file system, `results` does before, elsewhere. The rules, in the order in which they
+//! are asked:
 //!
 //! 1. The same content as a batch that has not ended is a duplicate of it.
 //! 2. Content that wholly succeeded before is done: every VM is skipped (unless `rerun: all`).
@@ -12,6 +13,12 @@
 //! 6. In a batch that continues, a VM that succeeded with this content and whose results are still
 //!    there is skipped; failed, cancelled and new ones run; one that succeeded with other content
 //!    is refused unless `rerun` says `changed` or `all`, and its result then lies beside the old one.
+
+mod results;
+mod submit;
+
+pub use results::{Known, Results};
+pub(in crate::service) use submit::{MAX_OFFERS, submit, unsteady};
 
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::{BatchState, JobState};

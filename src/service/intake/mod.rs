@@ -32,6 +32,7 @@ use self::pending::{Hint, Pending};
 use self::place::Places;
 use self::take::{CHUNK_BYTES, CHUNK_DROPS, Candidate, Outcome, Taken};
 use self::wake::{Wake, Watch};
+use super::admission::Results;
 use super::queue::{DropRow, FileIdentity, MovedDrop, QueueHandle};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
@@ -52,6 +53,8 @@ pub struct IntakeParts {
     pub draining: watch::Receiver<bool>,
     /// Told whenever jobs were accepted.
     pub accepted: Arc<Notify>,
+    /// Looks at results of earlier runs.
+    pub results: Results,
 }
 
 /// The running intake; ends when it is stopped or dropped.
@@ -453,7 +456,7 @@ impl Worker {
         if chunk.is_empty() {
             return Ok(());
         }
-        let outcomes = take::offer(&self.parts.queue, &self.places, chunk, settings)?;
+        let outcomes = take::offer(&self.parts.queue, &self.places, &self.parts.results, chunk, settings)?;
         if outcomes.iter().any(|(_, _, outcome)| matches!(outcome, Outcome::Accepted(..))) {
             self.parts.accepted.notify_one();
         }
@@ -466,6 +469,10 @@ impl Worker {
                     if let Err(error) = self.refuse(&name, identity, &error) {
                         self.put_off(name, &error);
                     }
+                    continue;
+                }
+                Outcome::PutOff(error) => {
+                    self.put_off(name, &error);
                     continue;
                 }
             };

@@ -3,10 +3,10 @@
 //! Files are taken in chunks: one transaction for the rows, one sync for the moves, one transaction
 //! for the marks. A chunk is small, because everybody else who asks the queue waits for it.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::Arc;
-
-use sha2::{Digest, Sha256};
 
 use super::file::{self, Content, MAX_BYTES};
 use super::names;
@@ -16,6 +16,7 @@ use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::planner::Submission;
 use crate::model::units::human_size;
+use crate::service::admission::{Known, MAX_OFFERS, Results, unsteady};
 use crate::service::queue::{Admission, Db, DropRow, DropState, FileIdentity, NewDrop, QueueHandle};
 use crate::sys::failpoint;
 
@@ -36,6 +37,10 @@ pub(super) struct Candidate {
 impl Candidate {
     pub(super) fn bytes(&self) -> usize {
         self.drop.bytes.len()
+    }
+
+    fn put_off(self, error: Error) -> Offered {
+        (self.name, self.identity, Outcome::PutOff(error))
     }
 }
 
@@ -77,8 +82,7 @@ pub(super) fn take(
     };
     match parse(&bytes, name, places, settings) {
         Ok(submission) if certainty == Certainty::Complete || is_whole(&bytes) => {
-            let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-            let drop = NewDrop { bytes, sha256, identity: Some(identity), submission };
+            let drop = NewDrop::new(bytes, Some(identity), submission);
             Ok(Taken::Candidate(Box::new(Candidate { name: name.clone(), identity, drop })))
         }
         Err(error) if certainty == Certainty::Complete => Ok(Taken::Refused(identity, error)),
@@ -133,25 +137,65 @@ pub(super) enum Outcome {
     Known(DropRow),
     /// It is refused.
     Refused(Error),
+    /// What has to be known about earlier runs cannot be found out now: it is offered again later.
+    PutOff(Error),
 }
 
-/// Offers a chunk to the queue: all of it is durable when this returns, or none of it was accepted.
+/// A candidate's name and file, and what became of it.
+type Offered = (OsString, FileIdentity, Outcome);
+
+/// What one offer came to.
+enum Answer {
+    Decided(Offered),
+    /// First it has to be known which of these results of earlier runs are there.
+    Asks(Candidate, BTreeSet<PathBuf>),
+}
+
+/// Offers a chunk to the queue: what is accepted is durable when this returns.
+///
+/// Drops about which something has to be found out first are offered again after the others; looking
+/// happens here, where only intake waits, and ends with an answer or with a drop that is put off.
 pub(super) fn offer(
     queue: &QueueHandle,
     places: &Places,
+    results: &Results,
     chunk: Vec<Candidate>,
     settings: &Arc<Settings>,
-) -> Result<Vec<(OsString, FileIdentity, Outcome)>> {
-    failpoint::hit("intake.before-accept");
-    let (places, settings) = (places.clone(), Arc::clone(settings));
-    let outcomes = queue.with_blocking(move |db| {
-        let offer_all = |db: &mut Db| {
-            chunk.into_iter().map(|candidate| offer_one(db, candidate, &places, &settings)).collect()
+) -> Result<Vec<Offered>> {
+    let (mut decided, mut open, mut known) = (Vec::with_capacity(chunk.len()), chunk, Known::default());
+    for _ in 0..MAX_OFFERS {
+        failpoint::hit("intake.before-accept");
+        let (places, settings, told) = (places.clone(), Arc::clone(settings), known.clone());
+        let offered = std::mem::take(&mut open);
+        let answered = queue.with_blocking(move |db| {
+            let offer_all = |db: &mut Db| {
+                let offer = |candidate| offer_one(db, candidate, &places, &settings, &told);
+                offered.into_iter().map(offer).collect::<Result<Vec<Answer>>>()
+            };
+            db.atomically(offer_all)
+        });
+        let answers = match answered {
+            Ok(answers) => answers,
+            // What was accepted before is acknowledged now; the others are found again.
+            Err(_) if !decided.is_empty() => return Ok(decided),
+            Err(error) => return Err(error),
         };
-        db.atomically(offer_all)
-    })?;
-    failpoint::hit("intake.after-accept");
-    Ok(outcomes)
+        failpoint::hit("intake.after-accept");
+        for answer in answers {
+            match answer {
+                Answer::Decided(offered) => decided.push(offered),
+                Answer::Asks(candidate, paths) => match results.find_out(&paths, &mut known) {
+                    Ok(()) => open.push(candidate),
+                    Err(error) => decided.push(candidate.put_off(error)),
+                },
+            }
+        }
+        if open.is_empty() {
+            return Ok(decided);
+        }
+    }
+    decided.extend(open.into_iter().map(|candidate| candidate.put_off(unsteady())));
+    Ok(decided)
 }
 
 fn offer_one(
@@ -159,7 +203,8 @@ fn offer_one(
     candidate: Candidate,
     places: &Places,
     settings: &Settings,
-) -> Result<(OsString, FileIdentity, Outcome)> {
+    known: &Known,
+) -> Result<Answer> {
     let Candidate { name, identity, drop } = candidate;
     // A moved drop whose file is not in processing/: a power cut has undone the move. One whose file is
     // there: the same file was linked in a second time, and is a second drop.
@@ -167,16 +212,17 @@ fn offer_one(
         && row.sha256 == drop.sha256
         && (row.state == DropState::Accepted || !places.holds(&row))
     {
-        return Ok((name, identity, Outcome::Known(row)));
+        return Ok(Answer::Decided((name, identity, Outcome::Known(row))));
     }
     let offered = [drop];
     let admission = db
-        .accept(&offered, settings)?
+        .accept(&offered, settings, known)?
         .pop()
         .ok_or_else(|| Error::internal("the queue did not say what became of a drop"))?;
     let [drop] = offered;
     let outcome = match admission {
         Admission::Refused(error) => Outcome::Refused(error),
+        Admission::Asks(paths) => return Ok(Answer::Asks(Candidate { name, identity, drop }, paths)),
         Admission::Accepted { drop_id, batch_id, processing_name, jobs, .. } => {
             tracing::info!(batch = %batch_id, name = %drop.submission.filename, jobs = jobs.len(), "accepted");
             let row = DropRow {
@@ -192,7 +238,7 @@ fn offer_one(
             Outcome::Accepted(row, drop.bytes)
         }
     };
-    Ok((name, identity, outcome))
+    Ok(Answer::Decided((name, identity, outcome)))
 }
 
 #[cfg(test)]

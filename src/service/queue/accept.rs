@@ -3,23 +3,28 @@
 //! What a drop means is decided in `admission`; this looks up what that needs to know, and writes
 //! what it decided. A refused drop leaves no row; one drop's refusal does not touch the others of
 //! the same call; a database that fails refuses nobody: the whole call fails and changes nothing.
+//!
+//! Nothing here looks at a file: whether an earlier result is still there may take for ever to answer
+//! (a mount that is away), and everybody waits for this thread. What has to be known is asked back
+//! ([`Admission::Asks`]) and comes in as [`Known`] with the next offer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use rusqlite::params;
+use sha2::{Digest, Sha256};
 
 use super::db::Db;
 use super::jobs::{Change, encode};
 use super::now;
-use super::rows::{FileIdentity, batch_state, json, maybe_named};
+use super::rows::FileIdentity;
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
-use crate::model::job::{BatchState, JobState};
+use crate::model::job::JobState;
 use crate::model::plan::Plan;
 use crate::model::planner::{BatchName, Submission, VmSubmission};
 use crate::service::admission::{
-    BatchDecision, BatchQuestion, KnownBatch, PastSuccess, VmDecision, VmQuestion, decide_batch, decide_vm,
+    BatchDecision, BatchQuestion, Known, PastSuccess, VmDecision, VmQuestion, decide_batch, decide_vm,
 };
 
 /// A file that was read and parsed and asks to be accepted.
@@ -33,6 +38,15 @@ pub struct NewDrop {
     pub identity: Option<FileIdentity>,
     /// What is in it.
     pub submission: Submission,
+}
+
+impl NewDrop {
+    /// A drop of these bytes, and what they were parsed to.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>, identity: Option<FileIdentity>, submission: Submission) -> NewDrop {
+        let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        NewDrop { bytes, sha256, identity, submission }
+    }
 }
 
 /// What became of a drop.
@@ -53,6 +67,8 @@ pub enum Admission {
     },
     /// It was refused; nothing was written.
     Refused(Error),
+    /// Nothing was written: first it has to be known which of these results of earlier runs are there.
+    Asks(BTreeSet<PathBuf>),
 }
 
 /// Makes the plans of a submission for a batch id and a suffix of the VMs' result directories.
@@ -62,6 +78,8 @@ pub type PlanFn<'a> = dyn Fn(&Submission, &str, &str) -> Result<Vec<Plan>> + 'a;
 enum Stop {
     /// It is refused; the others go on.
     Refused(Error),
+    /// Too little is known about it; the others go on.
+    Asks(BTreeSet<PathBuf>),
     /// The queue failed; nobody goes on.
     Broken(Error),
 }
@@ -86,35 +104,55 @@ const MAX_RERUNS: u32 = 10_000;
 const MAX_FILE_NAME_BYTES: usize = 255;
 
 impl Db {
-    /// Accepts or refuses drops, in their order, in one transaction.
-    pub fn accept(&mut self, drops: &[NewDrop], settings: &Settings) -> Result<Vec<Admission>> {
-        self.accept_with(drops, &|submission, batch_id, suffix| submission.plans(batch_id, suffix, settings))
+    /// Accepts or refuses drops, in their order, in one transaction; `known`: which earlier results are there.
+    pub fn accept(
+        &mut self,
+        drops: &[NewDrop],
+        settings: &Settings,
+        known: &Known,
+    ) -> Result<Vec<Admission>> {
+        let plans = |submission: &Submission, batch_id: &str, suffix: &str| {
+            submission.plans(batch_id, suffix, settings)
+        };
+        self.accept_with(drops, &plans, known)
     }
 
     /// The same, with other plans than those that the submission itself makes.
-    pub fn accept_with(&mut self, drops: &[NewDrop], plans: &PlanFn<'_>) -> Result<Vec<Admission>> {
-        self.atomically(|db| drops.iter().map(|drop| db.accept_one(drop, plans)).collect())
+    pub fn accept_with(
+        &mut self,
+        drops: &[NewDrop],
+        plans: &PlanFn<'_>,
+        known: &Known,
+    ) -> Result<Vec<Admission>> {
+        self.atomically(|db| drops.iter().map(|drop| db.accept_one(drop, plans, known)).collect())
     }
 
-    fn accept_one(&mut self, drop: &NewDrop, plans: &PlanFn<'_>) -> Result<Admission> {
-        let mut refusal = None;
+    fn accept_one(&mut self, drop: &NewDrop, plans: &PlanFn<'_>, known: &Known) -> Result<Admission> {
+        let mut answer = None;
         let outcome = self.atomically(|db| {
-            db.admit(drop, plans).map_err(|stop| match stop {
+            db.admit(drop, plans, known).map_err(|stop| match stop {
                 Stop::Broken(error) => error,
-                Stop::Refused(error) => refusal.insert(error).clone(),
+                Stop::Refused(error) => {
+                    answer = Some(Admission::Refused(error.clone()));
+                    error
+                }
+                Stop::Asks(results) => {
+                    answer = Some(Admission::Asks(results));
+                    Error::internal("undone: something has to be known first")
+                }
             })
         });
-        match (outcome, refusal) {
-            (Err(_), Some(error)) => Ok(Admission::Refused(error)),
+        match (outcome, answer) {
+            (Err(_), Some(answer)) => Ok(answer),
             (outcome, _) => outcome,
         }
     }
 
-    fn admit(&mut self, drop: &NewDrop, plans: &PlanFn<'_>) -> Result<Admission, Stop> {
+    fn admit(&mut self, drop: &NewDrop, plans: &PlanFn<'_>, known: &Known) -> Result<Admission, Stop> {
         let submission = &drop.submission;
         let decision = self.decide(submission)?;
         let batch_id = decision.batch_id().to_owned();
-        let decided = self.decide_vms(submission, &decision, plans)?;
+        let decided = self.decide_vms(submission, &decision, plans, known)?;
         self.check_outputs(&decided)?;
 
         let at = now();
@@ -187,39 +225,21 @@ impl Db {
         }
     }
 
-    fn known_batch(&self, batch_id: &str) -> Result<Option<KnownBatch>> {
-        self.first(
-            "SELECT batch_id, stem, content_sha256, outcome FROM batch WHERE batch_id = ?1 ORDER BY run DESC LIMIT 1",
-            [batch_id],
-            |row| {
-                Ok(KnownBatch {
-                    batch_id: row.get(0)?,
-                    stem: row.get(1)?,
-                    content_sha256: row.get(2)?,
-                    outcome: maybe_named(row, "outcome", batch_state)?,
-                })
-            },
-        )
-    }
-
-    /// The newest run of this content that wholly succeeded and whose results are still its own.
-    fn completed_with(&self, content_sha256: &str) -> Result<Option<i64>> {
-        self.first(
-            "SELECT batch_key FROM batch WHERE content_sha256 = ?1 AND outcome = ?2 AND NOT EXISTS
-                 (SELECT 1 FROM job WHERE job.batch_key = batch.batch_key AND job.replaced_by IS NOT NULL)
-             ORDER BY batch_key DESC LIMIT 1",
-            [content_sha256, BatchState::Completed.name()],
-            |row| row.get(0),
-        )
-    }
-
     fn decide_vms<'a>(
         &mut self,
         submission: &'a Submission,
         decision: &BatchDecision,
         plans: &PlanFn<'_>,
+        known: &Known,
     ) -> Result<Vec<Decided<'a>>, Stop> {
         let batch_id = decision.batch_id();
+        let (past, unknown) = match decision {
+            BatchDecision::Continue { .. } => self.past_of_all(submission, batch_id, known)?,
+            BatchDecision::New { .. } | BatchDecision::AllDone { .. } => Default::default(),
+        };
+        if !unknown.is_empty() {
+            return Err(Stop::Asks(unknown));
+        }
         let planned = plans(submission, batch_id, "").map_err(Stop::Refused)?;
         if planned.len() != submission.vms.len() {
             return Err(Stop::Broken(Error::internal("a submission has other plans than VMs")));
@@ -235,7 +255,8 @@ impl Db {
                     Decided { vm, plan, done_by: self.job_of_content(run, vm)? }
                 }
                 (BatchDecision::Continue { .. }, _) => {
-                    self.decide_vm(submission, index, batch_id, plan, plans)?
+                    let past = past.get(index).map_or(&[][..], Vec::as_slice);
+                    self.decide_vm(submission, index, (batch_id, past), plan, plans)?
                 }
                 _ => Decided { vm, plan, done_by: None },
             };
@@ -244,19 +265,11 @@ impl Db {
         Ok(decided)
     }
 
-    fn job_of_content(&self, batch_key: i64, vm: &VmSubmission) -> Result<Option<i64>> {
-        self.first(
-            "SELECT job_id FROM job WHERE batch_key = ?1 ORDER BY vm_id = ?2 DESC, content_sha256 = ?3 DESC LIMIT 1",
-            params![batch_key, vm.vm_id, vm.content_sha256],
-            |row| row.get(0),
-        )
-    }
-
     fn decide_vm<'a>(
         &mut self,
         submission: &'a Submission,
         index: usize,
-        batch_id: &str,
+        (batch_id, successes): (&str, &[PastSuccess]),
         plan: Plan,
         plans: &PlanFn<'_>,
     ) -> Result<Decided<'a>, Stop> {
@@ -267,7 +280,6 @@ impl Db {
             [batch_id, &vm.vm_id],
             |row| row.get(0),
         )?;
-        let successes = self.past_successes(batch_id, &vm.vm_id)?;
         let question = VmQuestion {
             batch_id,
             vm_id: &vm.vm_id,
@@ -275,7 +287,7 @@ impl Db {
             rerun: submission.rerun,
             on_exists: plan.output.on_exists,
             last: last.as_deref().and_then(JobState::parse),
-            successes: &successes,
+            successes,
         };
         Ok(match decide_vm(&question).map_err(Stop::Refused)? {
             VmDecision::Run => Decided { vm, plan, done_by: None },
@@ -285,27 +297,6 @@ impl Db {
                 Decided { vm, plan, done_by: None }
             }
         })
-    }
-
-    /// What this VM made in earlier runs of the batch, newest first.
-    fn past_successes(&self, batch_id: &str, vm_id: &str) -> Result<Vec<PastSuccess>> {
-        self.rows(
-            "SELECT job.job_id, job.content_sha256, job.outputs, job.replaced_by IS NULL AS own
-             FROM job JOIN batch USING (batch_key)
-             WHERE batch.batch_id = ?1 AND job.vm_id = ?2 AND job.state IN ('succeeded', 'skipped')
-             ORDER BY batch.run DESC",
-            [batch_id, vm_id],
-            |row| {
-                let outputs: BTreeMap<PathBuf, Option<String>> = json(row, "outputs")?;
-                let own: bool = row.get("own")?;
-                Ok(PastSuccess {
-                    job_id: row.get("job_id")?,
-                    content_sha256: row.get("content_sha256")?,
-                    intact: own && outputs.keys().all(|path| path.exists()),
-                    in_the_way: own && outputs.keys().any(|path| path.exists()),
-                })
-            },
-        )
     }
 
     /// The plan of a VM whose result goes to `<vm-id>-2`, or the next number that holds no result.

@@ -21,6 +21,7 @@ mod drops;
 mod failure;
 mod history;
 mod jobs;
+mod past;
 mod place;
 mod rivals;
 mod rows;

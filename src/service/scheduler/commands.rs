@@ -5,17 +5,17 @@ use std::sync::Arc;
 use super::core::JobId;
 use super::loading::with_jobs;
 use super::outlook_error;
-use super::{PAUSED_FLAG, Policy, Scheduler};
+use super::{PAUSED_FLAG, Policy, Report, Scheduler};
 use crate::model::api::{
     Acted, JobDetails, JobFilter, JobList, JobView, Refusal, RefusalCode, SubmitRequest,
 };
 use crate::model::config::{Settings, changes};
 use crate::model::error::{Error, Kind};
 use crate::model::job::BatchState;
-use crate::model::planner::Submission;
 use crate::model::progress::BatchProgress;
+use crate::service::admission::submit;
 use crate::service::command::{Command, Reply};
-use crate::service::queue::{Admission, JobRow, NewDrop, Target};
+use crate::service::queue::{JobRow, Target};
 use crate::service::view::progress::{Shown, batch_progress};
 use crate::service::view::status;
 use crate::service::{retention, watchdog};
@@ -39,7 +39,7 @@ impl Scheduler {
     /// Carries out a command. An asker that is gone does not matter.
     pub(super) async fn obey(&mut self, command: Command) {
         match command {
-            Command::Submit(request, reply) => drop(reply.send(self.submit(request).await)),
+            Command::Submit(request, reply) => self.submit(request, reply),
             Command::List(filter, reply) => drop(reply.send(self.list(filter).await)),
             Command::Show(target, reply) => drop(reply.send(self.details(&target).await)),
             Command::Progress(target, reply) => drop(reply.send(self.progress(&target).await)),
@@ -68,36 +68,33 @@ impl Scheduler {
         }
     }
 
-    async fn submit(&mut self, request: SubmitRequest) -> Result<JobList, Refusal> {
+    /// Has it accepted elsewhere: what earlier runs left may have to be looked at first.
+    fn submit(&self, request: SubmitRequest, reply: Reply<JobList>) {
         if self.core.is_draining() {
             let error = Error::new(Kind::Cancelled, "the service is draining and takes nothing new")
                 .advice("`hyper2kvm drain --off`, then submit again");
-            return Err(Refusal { code: RefusalCode::WrongState, error });
+            return drop(reply.send(Err(Refusal { code: RefusalCode::WrongState, error })));
         }
-        let settings = Arc::clone(&self.settings);
-        let bytes = request.content.into_bytes();
-        let base = std::path::PathBuf::from(request.base_directory);
-        let submission = Submission::read(&bytes, &request.filename, &base, &settings)
-            .map_err(|error| Refusal { code: RefusalCode::Invalid, error })?;
-        let sha256 = hex_sha256(&bytes);
-        let drop = NewDrop { bytes, sha256, identity: None, submission };
-        let admitted = self.parts.queue.with(move |db| db.accept(&[drop], &settings)).await?;
-        match admitted.into_iter().next() {
-            Some(Admission::Accepted { jobs, .. }) => {
-                self.more_rows = true;
-                self.take_in_rows().await;
-                self.carry_out().await;
-                Ok(JobList { jobs: self.views(jobs).await? })
-            }
-            Some(Admission::Refused(error)) => {
-                let code = match error.kind() {
-                    Kind::Duplicate | Kind::Exists => RefusalCode::WrongState,
-                    _ => RefusalCode::Invalid,
-                };
-                Err(Refusal { code, error })
-            }
-            None => Err(Error::internal("a submission was neither accepted nor refused").into()),
-        }
+        let (queue, settings) = (self.parts.queue.clone(), Arc::clone(&self.settings));
+        let (results, reports) = (self.parts.results.clone(), self.reports.0.clone());
+        tokio::spawn(async move {
+            let submitted =
+                tokio::task::spawn_blocking(move || submit(request, &queue, &results, &settings)).await;
+            let outcome = submitted.unwrap_or_else(|_| Err(Error::internal("a submission broke off").into()));
+            let _ = reports.send(Report::Submitted { reply, outcome }).await;
+        });
+    }
+
+    /// Answers with jobs that can be acted on.
+    pub(super) async fn submitted(
+        &mut self,
+        outcome: Result<Vec<JobId>, Refusal>,
+    ) -> Result<JobList, Refusal> {
+        let jobs = outcome?;
+        self.more_rows = true;
+        self.take_in_rows().await;
+        self.carry_out().await;
+        Ok(JobList { jobs: self.views(jobs).await? })
     }
 
     async fn list(&self, filter: JobFilter) -> Result<JobList, Refusal> {
@@ -405,9 +402,4 @@ fn all_ended(target: &str, rows: &[JobRow], verb: &str) -> Refusal {
             Refusal { code: RefusalCode::WrongState, error }
         }
     }
-}
-
-fn hex_sha256(bytes: &[u8]) -> String {
-    use sha2::{Digest, Sha256};
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

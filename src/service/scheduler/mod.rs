@@ -40,6 +40,7 @@ use self::core::{Action, BatchKey, Core, JobId, Network, SpaceProbe};
 use self::outlook::Outlook;
 use self::policy::Policy;
 use self::settling::Settling;
+use super::admission::Results;
 use super::command::{Command, Reply};
 use super::configuration::ConfigurationSource;
 use super::logging::Logging;
@@ -48,7 +49,7 @@ use super::queue::QueueHandle;
 use super::supervisor::{Heard, Supervisor};
 use super::view::live::{Live, Told};
 use super::watchdog;
-use crate::model::api::Acted;
+use crate::model::api::{Acted, JobList, Refusal};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Result};
 use crate::model::job::Stage;
@@ -86,6 +87,8 @@ pub struct SchedulerParts {
     pub network: NetworkMonitor,
     /// What keeps intake from working.
     pub intake_error: watch::Receiver<Option<String>>,
+    /// Looks at results of earlier runs.
+    pub results: Results,
     /// The logs, to change them at a reload.
     pub logging: Option<Logging>,
     /// Names this daemon in the queue.
@@ -99,6 +102,7 @@ enum Report {
     Discarded { job: JobId, batch: BatchKey, error: Option<Error> },
     Rewound { jobs: Vec<JobId>, stage: Stage, reply: Option<Reply<Acted>> },
     OutputSpace(Option<Space>),
+    Submitted { reply: Reply<JobList>, outcome: Result<Vec<JobId>, Refusal> },
 }
 
 /// The task.
@@ -262,6 +266,7 @@ impl Scheduler {
             Report::Settled { batch, ended_at, outcome } => self.settled(batch, ended_at, outcome).await,
             Report::Discarded { job, batch, error } => self.discarded(job, batch, error),
             Report::Rewound { jobs, stage, reply } => self.rewound(jobs, stage, reply).await,
+            Report::Submitted { reply, outcome } => drop(reply.send(self.submitted(outcome).await)),
             Report::OutputSpace(space) => {
                 self.outlook.is_measuring = false;
                 self.outlook.output_space = space;
