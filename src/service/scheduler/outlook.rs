@@ -73,7 +73,7 @@ fn millis(at: f64) -> u64 {
 impl Outlook {
     pub(super) fn new(settings: &Settings) -> Result<Outlook> {
         Ok(Outlook {
-            writer: ViewWriter::start()?,
+            writer: ViewWriter::start(settings.layout())?,
             batches: HashMap::new(),
             due: BTreeSet::new(),
             started_at: now_epoch(),
@@ -301,7 +301,12 @@ impl Scheduler {
             bytes_per_second,
             oldest_snapshot_at: None,
             filesystems: self.file_systems(),
-            last_error: outlook.queue_error.clone().or_else(trouble).or_else(|| outlook.last_error.clone()),
+            last_error: outlook
+                .queue_error
+                .clone()
+                .or_else(trouble)
+                .or_else(|| outlook.writer.trouble())
+                .or_else(|| outlook.last_error.clone()),
         })
     }
 

@@ -7,6 +7,7 @@
 
 pub mod batch_report;
 pub mod checkpoint;
+mod lane;
 pub mod live;
 pub mod metrics;
 pub mod progress;
