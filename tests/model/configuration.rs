@@ -136,7 +136,7 @@ fn sizes_and_durations_are_read_as_people_write_them() {
     .unwrap();
     assert_eq!(settings.limits.disk_reserve_bytes, Some(3 << 29));
     assert_eq!((settings.stall_timeout_s, settings.retention.logs_s), (300.0, 172_800.0));
-    assert_eq!((settings.intake.settle_manifest_s, settings.intake.settle_disk_s), (0.5, 30.0));
+    assert_eq!(settings.intake.settle_manifest_s, 0.5);
 }
 
 #[test]
@@ -180,6 +180,7 @@ fn what_is_wrong_with_a_configuration_is_said_in_reviewed_words() {
         "credentials: {allow_inline: true}\n",
         "notifications: {enabled: true}\n",
         "intake:\n  accept_disks: true\n",
+        "intake: {settle_s: {manifest: 1, disk: 10}}\n",
         "sources: {allow_shutdown: true}\n",
         "libvirt: {uri: \"qemu:///system\"}\n",
         "guest: {accel: tcg}\n",

@@ -62,8 +62,6 @@ pub struct IntakeFile {
 pub struct SettleFile {
     /// A manifest. Default 2.
     pub manifest: Option<Seconds>,
-    /// A disk. Default 30.
-    pub disk: Option<Seconds>,
 }
 
 /// `paths`

@@ -4,10 +4,11 @@ use crate::model::error::{Error, Kind};
 use crate::model::parse::{Tree, Value};
 
 /// A key (or all keys below it) and what it belongs to.
-const LATER: [(&str, &str); 22] = [
+const LATER: [(&str, &str); 23] = [
     ("profiles_dir", "custom profiles"),
     ("intake.accept_disks", "disks as drops"),
     ("intake.profile", "disks as drops"),
+    ("intake.settle_s.disk", "disks as drops"),
     ("intake.companion_wait_s", "disks as drops"),
     ("hooks", "hooks"),
     ("credentials", "stored credentials"),
@@ -55,7 +56,9 @@ pub(super) fn take_out(tree: &mut Tree) -> Vec<Error> {
         }
         match field.rsplit_once('.') {
             Some((parent, key)) => {
-                if let Some(parent) = tree.root.get_mut(parent) {
+                if let Some(parent) =
+                    parent.split('.').try_fold(&mut tree.root, |node, key| node.get_mut(key))
+                {
                     parent.take(key);
                 }
             }

@@ -152,7 +152,6 @@ fn apply_intake(intake: &IntakeFile, settings: &mut Settings) {
     put_path(&mut settings.intake.dir, intake.dir.as_ref());
     if let Some(settle) = &intake.settle_s {
         put_seconds(&mut settings.intake.settle_manifest_s, settle.manifest);
-        put_seconds(&mut settings.intake.settle_disk_s, settle.disk);
     }
 }
 

@@ -51,8 +51,6 @@ pub struct IntakeSettings {
     pub dir: PathBuf,
     /// How long a manifest found by a listing has to hold still.
     pub settle_manifest_s: f64,
-    /// How long a disk has to hold still.
-    pub settle_disk_s: f64,
 }
 
 /// `paths.*`: empty lists bind nothing.
@@ -192,11 +190,7 @@ impl Settings {
             stall_timeout_s: 600.0,
             verbose: 0,
             enable_recovery: true,
-            intake: IntakeSettings {
-                dir: state_dir.join("incoming"),
-                settle_manifest_s: 2.0,
-                settle_disk_s: 30.0,
-            },
+            intake: IntakeSettings { dir: state_dir.join("incoming"), settle_manifest_s: 2.0 },
             paths: PathSettings::default(),
             retry: RetrySettings {
                 max_attempts: 5,
