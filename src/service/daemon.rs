@@ -50,8 +50,7 @@ const CONTROL_FAREWELL: Duration = Duration::from_secs(1);
 /// Runs the service until it is told to stop.
 pub fn run(source: ConfigurationSource, verbosity: i8) -> Result<()> {
     let settings = source.load()?;
-    let level = verbosity.saturating_add(settings.verbosity());
-    let logs = logging::for_daemon(&settings.log, level)?;
+    let logs = logging::for_daemon(&settings.log, verbosity, settings.verbosity())?;
     second_signal_ends_at_once()?;
     prepare_directories(&settings)?;
     let lock = Lock::take(&settings.layout())?;

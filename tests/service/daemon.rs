@@ -195,6 +195,21 @@ fn a_reload_with_a_bad_file_keeps_the_old_settings_and_a_good_one_is_taken() {
 }
 
 #[test]
+fn a_reload_keeps_what_the_command_line_asked_to_be_logged() {
+    let mut daemon = Daemon::prepare();
+    daemon.argument("-v");
+    daemon.start();
+    daemon.signal(Signal::HUP);
+    wait_for("the reload", || daemon.log().contains("reloaded;").then_some(()));
+    let disk = source(&daemon, "disk", "raw", 8);
+    drop_disk(&daemon, "vm", &disk, "raw", "");
+    assert_eq!(daemon.wait_batch("vm")["state"], "completed");
+    let log = daemon.log();
+    let after = log.split("reloaded;").nth(1).unwrap();
+    assert!(after.contains("DEBUG"), "{log}");
+}
+
+#[test]
 fn a_job_that_fails_ends_with_its_report_beside_its_drop() {
     let daemon = Daemon::start_new();
     let bad = daemon.scratch().join("bad.vmdk");

@@ -21,6 +21,7 @@ pub struct Daemon {
     state: PathBuf,
     child: Option<Child>,
     environment: BTreeMap<String, String>,
+    arguments: Vec<String>,
 }
 
 impl Daemon {
@@ -34,7 +35,8 @@ impl Daemon {
     /// The same with the state directory somewhere else (a small file system, say).
     pub fn prepare_in(scratch: TempDir, state: PathBuf) -> Daemon {
         fs::create_dir_all(&state).unwrap();
-        let daemon = Daemon { scratch, state, child: None, environment: BTreeMap::new() };
+        let daemon =
+            Daemon { scratch, state, child: None, environment: BTreeMap::new(), arguments: Vec::new() };
         daemon.configure("");
         daemon
     }
@@ -87,6 +89,11 @@ impl Daemon {
         self.environment.remove(name);
     }
 
+    /// One more argument on its command line, from the next start on.
+    pub fn argument(&mut self, argument: &str) {
+        self.arguments.push(argument.to_owned());
+    }
+
     /// The command that starts it.
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hyper2kvm"));
@@ -96,6 +103,7 @@ impl Daemon {
             .arg("--state-dir")
             .arg(&self.state)
             .arg("daemon")
+            .args(&self.arguments)
             .envs(&self.environment)
             .env(MARK, self.scratch.path())
             .env_remove("NOTIFY_SOCKET")

@@ -44,7 +44,7 @@ fn work() {
 #[test]
 fn text_lines_carry_time_level_job_and_words() {
     if scratch_inside().is_some() {
-        logging::for_daemon(&settings(LogFormat::Text), 0).unwrap();
+        logging::for_daemon(&settings(LogFormat::Text), 0, 0).unwrap();
         work();
         return;
     }
@@ -62,7 +62,7 @@ fn text_lines_carry_time_level_job_and_words() {
 #[test]
 fn json_lines_are_one_object_each() {
     if scratch_inside().is_some() {
-        logging::for_daemon(&settings(LogFormat::Json), 1).unwrap();
+        logging::for_daemon(&settings(LogFormat::Json), 1, 0).unwrap();
         work();
         return;
     }
@@ -80,7 +80,7 @@ fn the_file_gets_the_same_lines_and_can_be_rotated() {
     if let Some(scratch) = scratch_inside() {
         let file = scratch.join("h2k.log");
         let log =
-            logging::for_daemon(&LogSettings { file: Some(file.clone()), ..settings(LogFormat::Text) }, 0)
+            logging::for_daemon(&LogSettings { file: Some(file.clone()), ..settings(LogFormat::Text) }, 0, 0)
                 .unwrap();
         tracing::info!(target: "hyper2kvm", "before");
         std::fs::rename(&file, scratch.join("h2k.log.1")).unwrap();
@@ -99,7 +99,7 @@ fn the_file_gets_the_same_lines_and_can_be_rotated() {
 #[test]
 fn the_level_changes_while_running_and_the_environment_overrides_it() {
     if scratch_inside().is_some() {
-        let log = logging::for_daemon(&settings(LogFormat::Text), 0).unwrap();
+        let log = logging::for_daemon(&settings(LogFormat::Text), 0, 0).unwrap();
         tracing::debug!(target: "hyper2kvm", "first");
         log.set_verbosity(1);
         tracing::debug!(target: "hyper2kvm", "second");
@@ -116,7 +116,7 @@ fn the_level_changes_while_running_and_the_environment_overrides_it() {
 #[test]
 fn a_log_file_that_cannot_be_opened_is_an_error_with_advice() {
     let file = Some("/nonexistent/h2k.log".into());
-    let error = logging::for_daemon(&LogSettings { file, ..settings(LogFormat::Text) }, 0).unwrap_err();
+    let error = logging::for_daemon(&LogSettings { file, ..settings(LogFormat::Text) }, 0, 0).unwrap_err();
     assert!(error.to_string().contains("cannot open the log file /nonexistent/h2k.log"), "{error}");
     assert!(error.details().advice.is_some());
 }
@@ -137,7 +137,7 @@ fn commands_log_warnings_only_and_without_times() {
 #[test]
 fn other_log_settings_are_told_to_need_a_restart() {
     if scratch_inside().is_some() {
-        let log = logging::for_daemon(&settings(LogFormat::Text), 0).unwrap();
+        let log = logging::for_daemon(&settings(LogFormat::Text), 0, 0).unwrap();
         let other = LogSettings { format: LogFormat::Json, file: Some("/x".into()), journald: true };
         assert_eq!(log.needs_restart(&other), ["log.format", "log.file"]);
         assert!(log.needs_restart(&settings(LogFormat::Text)).is_empty());

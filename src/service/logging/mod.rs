@@ -34,10 +34,13 @@ pub struct Logging {
     level: reload::Handle<EnvFilter, Registry>,
     file: Option<LogFile>,
     settings: LogSettings,
+    /// How much more or less the command line asks for: that holds over every reload.
+    asked: i8,
 }
 
-/// Starts the logs of the service. `verbosity`: 0 is info, 1 debug, 2 trace; -1 warnings, -2 errors.
-pub fn for_daemon(settings: &LogSettings, verbosity: i8) -> Result<Logging> {
+/// Starts the logs of the service. How many words is the sum of what the command line asks for and what
+/// is configured: 0 is info, 1 debug, 2 trace; -1 warnings, -2 errors.
+pub fn for_daemon(settings: &LogSettings, asked: i8, configured: i8) -> Result<Logging> {
     let mut outputs: Vec<BoxedLayer> = Vec::new();
     match journal(settings) {
         Some(layer) => outputs.push(layer),
@@ -47,21 +50,21 @@ pub fn for_daemon(settings: &LogSettings, verbosity: i8) -> Result<Logging> {
     if let Some(file) = &file {
         outputs.push(lines(settings.format, file.clone(), false));
     }
-    Ok(start(outputs, verbosity, file, settings.clone()))
+    Ok(start(outputs, (asked, configured), file, settings.clone()))
 }
 
 /// Starts the logs of a command: short lines on stderr, warnings only unless more is asked for.
 pub fn for_command(verbosity: i8) -> Logging {
     let settings = LogSettings { format: LogFormat::Text, file: None, journald: false };
     let short = fmt::layer().with_writer(io::stderr).with_ansi(colours()).without_time().with_target(false);
-    start(vec![short.boxed()], verbosity.saturating_sub(1), None, settings)
+    start(vec![short.boxed()], (verbosity, -1), None, settings)
 }
 
 impl Logging {
-    /// More or fewer words from now on.
-    pub fn set_verbosity(&self, verbosity: i8) {
+    /// More or fewer words are configured from now on.
+    pub fn set_verbosity(&self, configured: i8) {
         // The only failure is that the subscriber is gone, and then there is nobody to tell.
-        let _ = self.level.reload(filter(verbosity));
+        let _ = self.level.reload(filter(self.asked.saturating_add(configured)));
     }
 
     /// Opens the log file again, so that it may have been moved away by log rotation.
@@ -87,11 +90,16 @@ impl Logging {
     }
 }
 
-fn start(outputs: Vec<BoxedLayer>, verbosity: i8, file: Option<LogFile>, settings: LogSettings) -> Logging {
-    let (level, handle) = reload::Layer::new(filter(verbosity));
+fn start(
+    outputs: Vec<BoxedLayer>,
+    (asked, configured): (i8, i8),
+    file: Option<LogFile>,
+    settings: LogSettings,
+) -> Logging {
+    let (level, handle) = reload::Layer::new(filter(asked.saturating_add(configured)));
     // A second start in one process (tests) keeps the first.
     let _ = tracing_subscriber::registry().with(outputs.with_filter(level)).try_init();
-    Logging { level: handle, file, settings }
+    Logging { level: handle, file, settings, asked }
 }
 
 /// Ours at the level asked for; what others say one step quieter, because it is about their insides.
