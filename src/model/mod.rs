@@ -15,6 +15,7 @@ pub mod plan;
 pub mod planner;
 pub mod progress;
 pub mod protocol;
+pub mod redaction;
 pub mod report;
 pub mod schema;
 pub mod units;

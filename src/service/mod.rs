@@ -6,6 +6,7 @@ pub mod configuration;
 pub mod control;
 pub mod daemon;
 pub mod intake;
+mod kept;
 pub mod leftovers;
 pub mod logging;
 pub mod network;

@@ -5,12 +5,13 @@
 //! settled. What is not here: drops that were refused before there was a batch (intake's).
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::kept;
 use super::queue::{BatchRow, DropRow, JobRow};
 use super::view::batch_report::{batch_report, summary};
 use crate::model::config::Layout;
@@ -23,6 +24,7 @@ use crate::sys::failpoint;
 use crate::sys::fs;
 use crate::sys::time::{date_utc, rfc3339_utc};
 
+/// Of the reports beside results, which are for whoever may read those.
 const FILE_MODE: u32 = 0o644;
 
 /// A report larger than this is not taken into the batch's.
@@ -118,7 +120,12 @@ impl Settlement {
         if let Some(path) = in_processing.filter(|path| path.symlink_metadata().is_ok()) {
             return Some(path);
         }
-        if let Some(path) = self.dropped.settled_path.clone().filter(|path| is_it(path)) {
+        // A redacted copy is another file, known by what lies beside it.
+        let has_our_report = |path: &Path| {
+            [".report.json", ".error.json"].iter().any(|s| self.is_ours(&kept::beside(path, s)))
+        };
+        let settled = self.dropped.settled_path.clone();
+        if let Some(path) = settled.filter(|path| is_it(path) || (path.exists() && has_our_report(path))) {
             return Some(path);
         }
         [self.layout.processed(), self.layout.failed()]
@@ -133,7 +140,7 @@ impl Settlement {
         if self.dropped.settled_path.as_deref() == Some(file) {
             for suffix in [".report.json", ".error.json"] {
                 // Not there is what was wanted; anything else leaves an old report behind, which is no harm.
-                let _ = std::fs::remove_file(beside(file, suffix));
+                let _ = std::fs::remove_file(kept::beside(file, suffix));
             }
         }
     }
@@ -146,32 +153,37 @@ impl Settlement {
         suffix: &str,
         bytes: &[u8],
     ) -> Result<PathBuf> {
-        let told = |what: &'static str, path: &Path| {
-            let path = path.to_owned();
-            move |error: std::io::Error| Error::io(Kind::Output, what, &path, &error)
-        };
+        let told = |error: std::io::Error| Error::io(Kind::Output, "put away the drop", from, &error);
+        let redacted = kept::redacted(from).map_err(told)?;
         for number in 1u32.. {
             let target = directory.join(fs::numbered(OsStr::new(&self.dropped.name), number));
-            let sidecar = beside(&target, suffix);
+            let sidecar = kept::beside(&target, suffix);
             if target == from {
-                fs::atomic_write(&sidecar, bytes, FILE_MODE).map_err(told("write", &sidecar))?;
+                kept::write_report(&sidecar, bytes)?;
                 return Ok(target);
             }
-            if target.symlink_metadata().is_ok() || !self.is_free_or_ours(&sidecar) {
+            let there = target.symlink_metadata().is_ok();
+            // A daemon that died before it could remove what its copy stands for.
+            let is_our_copy = there
+                && redacted.is_some()
+                && std::fs::read(&target).ok() == redacted
+                && self.is_ours(&sidecar);
+            if !is_our_copy && (there || !self.is_free_or_ours(&sidecar)) {
                 continue;
             }
-            fs::atomic_write(&sidecar, bytes, FILE_MODE).map_err(told("write", &sidecar))?;
+            kept::write_report(&sidecar, bytes)?;
             failpoint::hit("settle.before-move");
-            match fs::rename_noreplace(from, &target) {
-                Ok(()) => {
-                    fs::sync_dir(directory).map_err(told("sync", directory))?;
-                    fs::sync_dir(fs::parent_of(from)).map_err(told("sync", from))?;
-                    return Ok(target);
-                }
+            let put = if is_our_copy {
+                std::fs::remove_file(from)
+            } else {
+                kept::put(from, redacted.as_deref(), &target)
+            };
+            match put {
+                Ok(()) => return Ok(target),
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                     let _ = std::fs::remove_file(&sidecar);
                 }
-                Err(error) => return Err(told("move the drop to", &target)(error)),
+                Err(error) => return Err(told(error)),
             }
         }
         Err(Error::internal("there are no names left for a drop"))
@@ -179,9 +191,10 @@ impl Settlement {
 
     /// A sidecar without its file may be one that an earlier daemon wrote for this very batch.
     fn is_free_or_ours(&self, sidecar: &Path) -> bool {
-        if sidecar.symlink_metadata().is_err() {
-            return true;
-        }
+        sidecar.symlink_metadata().is_err() || self.is_ours(sidecar)
+    }
+
+    fn is_ours(&self, sidecar: &Path) -> bool {
         let Some(value) = std::fs::read(sidecar).ok().and_then(|bytes| parse(&bytes)) else {
             return false;
         };
@@ -223,13 +236,6 @@ impl Settlement {
         }
         report
     }
-}
-
-/// `<file><suffix>`
-fn beside(file: &Path, suffix: &str) -> PathBuf {
-    let mut name: OsString = file.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 /// `x.json`, `x-2.json`, … as long as there are such files.

@@ -35,6 +35,13 @@ pub fn atomic_write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     sync_dir(parent_of(path))
 }
 
+/// Like [`atomic_write`], but fails with `AlreadyExists` where something of that name is.
+pub fn atomic_create(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let (_held, temporary) = write_temporary(path, bytes, mode, true)?;
+    rename_noreplace(&temporary, path).inspect_err(|_| drop(std::fs::remove_file(&temporary)))?;
+    sync_dir(parent_of(path))
+}
+
 /// Like [`atomic_write`] but not durable: for files that are rewritten all the time and made again after a crash.
 pub fn atomic_replace_unsynced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let (_held, temporary) = write_temporary(path, bytes, mode, false)?;

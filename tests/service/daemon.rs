@@ -1,6 +1,7 @@
 //! The daemon as a process: one per state directory, ends in order, continues what was cut off.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -207,6 +208,23 @@ fn a_reload_keeps_what_the_command_line_asked_to_be_logged() {
     let log = daemon.log();
     let after = log.split("reloaded;").nth(1).unwrap();
     assert!(after.contains("DEBUG"), "{log}");
+}
+
+#[test]
+fn a_drop_with_a_secret_in_it_is_kept_as_a_private_redacted_copy() {
+    let daemon = Daemon::start_new();
+    let disk = source(&daemon, "disk", "raw", 8);
+    let text = disks::manifest(&[("root", &disk, "raw")], "");
+    daemon.drop_file("vm.yaml", &format!("# the old password: hunter2\n{text}"));
+    let settled = daemon.wait_settled("processed", "vm.yaml");
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(
+        std::fs::read_to_string(&settled).unwrap(),
+        format!("# the old password: \"[redacted]\"\n{text}")
+    );
+    assert_eq!(mode(&settled), 0o600);
+    assert_eq!(mode(&settled.with_file_name("vm.yaml.report.json")), 0o640);
+    assert_eq!(std::fs::read_dir(daemon.state().join("processing")).unwrap().count(), 0);
 }
 
 #[test]

@@ -1,9 +1,8 @@
 //! `bundle`: a redacted archive for a bug report.
 //!
 //! What cannot be had (the daemon is away, a log was pruned) is said in the archive and keeps
-//! nothing else out. Everything in it passes through [`redact::redact`].
+//! nothing else out. Everything in it passes through [`crate::model::redaction`].
 
-mod redact;
 mod tar;
 
 use std::fs::{self, OpenOptions};
@@ -19,8 +18,8 @@ use super::{Exit, Failure, StateArgs, Ui};
 use crate::model::api::{ErrorView, JobDetails};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::progress::Status;
+use crate::model::redaction::redact;
 use crate::sys::time::now_epoch;
-use redact::redact;
 use tar::Archive;
 
 /// The end of a log holds what went wrong.

@@ -8,6 +8,7 @@ use crate::model::error::{Error, Kind, Result};
 use crate::model::manifest::values::PathText;
 use crate::model::manifest::{BUILTIN, Manifest, PROFILE_NAMES, Profile};
 use crate::model::parse::{Key, Layer, Node, Tree, Value, closest, merge, parse, without};
+use crate::model::redaction::names_secret;
 
 /// What holds where nobody says anything.
 pub(super) const DEFAULT: u16 = 0;
@@ -253,11 +254,7 @@ fn redact(node: &mut Node) {
         Value::List(items) => items.iter_mut().for_each(redact),
         Value::Map(entries) => {
             for (key, value) in entries {
-                let name = key.name.to_lowercase();
-                let is_secret =
-                    ["password", "password_hash", "passphrase", "secret", "token", "authorization"]
-                        .contains(&name.as_str());
-                if is_secret && value.value != Value::Null {
+                if names_secret(&key.name) && value.value != Value::Null {
                     value.value = Value::Text("***".to_owned());
                 } else {
                     redact(value);

@@ -13,6 +13,7 @@ use super::names;
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::report::ErrorReport;
+use crate::service::kept;
 use crate::service::queue::{DropRow, FileIdentity};
 use crate::sys::fs::{atomic_write, numbered, rename_noreplace, sync_dir};
 use crate::sys::{failpoint, time, users};
@@ -26,8 +27,8 @@ const DROP_DIRECTORY_MODE: u32 = 0o2770;
 /// A drop may hold a secret until its job has ended.
 const DROP_MODE: u32 = 0o600;
 
-/// For the operator and the service's group.
-const ERROR_REPORT_MODE: u32 = 0o640;
+/// Below `processing/`: where a refused drop lies while it is looked into, out of everybody's sight.
+const ASIDE: &str = ".aside";
 
 /// The directories.
 #[derive(Debug, Clone)]
@@ -100,6 +101,9 @@ impl Places {
                 .advice("put the drop directory on the file system of the state directory"));
             }
         }
+        places
+            .bring_back()
+            .map_err(|error| Error::io(Kind::Output, "put back what lies in", &places.processing, &error))?;
         Ok(places)
     }
 
@@ -193,66 +197,88 @@ impl Places {
         Ok(())
     }
 
-    /// Moves a refused drop to `failed/<date>/` and says why beside it; answers where it is now.
+    /// Keeps a refused drop in `failed/<date>/` and says why beside it; answers where it is now.
     ///
-    /// `None`: another file took its name meanwhile, which is left for a look of its own. The reason
-    /// is written first, so that nothing ever lies in `failed/` without one.
+    /// `None`: another file took its name meanwhile, which is left for a look of its own. It is first
+    /// taken aside, where nobody else can read or exchange it; a daemon that dies then finds it there.
+    /// The reason is written before the file, so that nothing ever lies in `failed/` without one.
     pub(super) fn refuse(
         &self,
         name: &OsStr,
         refused: FileIdentity,
         error: &Error,
     ) -> Result<Option<PathBuf>> {
-        let now = time::now_epoch();
-        let directory = self.failed.join(time::date_utc(now));
         let from = self.incoming.join(name);
         let told = |error: io::Error| Error::io(Kind::Output, "move to failed/", &from, &error);
+        let aside = self.processing.join(ASIDE);
+        match std::fs::DirBuilder::new().mode(0o700).create(&aside) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(told(error)),
+            _ => {}
+        }
+        let held = aside.join(name);
+        match rename_noreplace(&from, &held) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            moved => moved.map_err(told)?,
+        }
+        if file::look(&held).map_err(told)?.identity() != Some(refused) {
+            put_back(&held, &from).map_err(told)?;
+            drop(std::fs::remove_dir(&aside));
+            return Ok(None);
+        }
+        let kept = self.keep_refused(name, &held, error);
+        match &kept {
+            // It is refused again when there is room for that.
+            Err(_) => put_back(&held, &from).map_err(told)?,
+            Ok(_) => drop(std::fs::remove_dir(&aside)),
+        }
+        kept.map(Some)
+    }
+
+    fn keep_refused(&self, name: &OsStr, held: &Path, error: &Error) -> Result<PathBuf> {
+        let now = time::now_epoch();
+        let directory = self.failed.join(time::date_utc(now));
+        let told = |error: io::Error| Error::io(Kind::Output, "move to failed/", held, &error);
         std::fs::create_dir_all(&directory).map_err(told)?;
+        let redacted = kept::redacted(held).map_err(told)?;
+        let report = ErrorReport::refused(&names::printable(name), time::rfc3339_utc(now), error);
+        let mut text = serde_json::to_vec_pretty(&report)
+            .map_err(|error| Error::internal(format!("cannot write an error report: {error}")))?;
+        text.push(b'\n');
         let safe = names::for_failed(name);
         for number in 1u32.. {
             let target = directory.join(numbered(&safe, number));
-            let reason = error_report_of(&target);
+            let reason = kept::beside(&target, ".error.json");
             let free = |path: &Path| file::look(path).map(|found| found == Found::Nothing);
             if !free(&target).map_err(told)? || !free(&reason).map_err(told)? {
                 continue;
             }
-            if file::look(&from).map_err(told)?.identity() != Some(refused) {
-                return Ok(None);
-            }
-            let report = ErrorReport::refused(&names::printable(name), time::rfc3339_utc(now), error);
-            let mut text = serde_json::to_vec_pretty(&report)
-                .map_err(|error| Error::internal(format!("cannot write an error report: {error}")))?;
-            text.push(b'\n');
-            atomic_write(&reason, &text, ERROR_REPORT_MODE)
-                .map_err(|error| Error::io(Kind::Output, "write", &reason, &error))?;
-            match rename_noreplace(&from, &target) {
-                Ok(()) if file::look(&target).map_err(told)?.identity() == Some(refused) => {
-                    sync_dir(&directory).and_then(|()| sync_dir(&self.incoming)).map_err(told)?;
-                    return Ok(Some(target));
-                }
-                Ok(()) => {
-                    put_back(&target, &from).map_err(told)?;
-                    std::fs::remove_file(&reason).map_err(told)?;
-                    return Ok(None);
-                }
+            kept::write_report(&reason, &text)?;
+            match kept::put(held, redacted.as_deref(), &target) {
+                Ok(()) => return Ok(target),
                 Err(error) => {
                     std::fs::remove_file(&reason).map_err(told)?;
-                    match error.kind() {
-                        io::ErrorKind::AlreadyExists => {}
-                        io::ErrorKind::NotFound => return Ok(None),
-                        _ => return Err(told(error)),
+                    if error.kind() != io::ErrorKind::AlreadyExists {
+                        return Err(told(error));
                     }
                 }
             }
         }
         Err(Error::internal("there are no names left in failed/"))
     }
-}
 
-fn error_report_of(target: &Path) -> PathBuf {
-    let mut name = target.as_os_str().to_owned();
-    name.push(".error.json");
-    PathBuf::from(name)
+    /// What a daemon that died has left aside goes back to be looked at again.
+    fn bring_back(&self) -> io::Result<()> {
+        let aside = self.processing.join(ASIDE);
+        let entries = match std::fs::read_dir(&aside) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            put_back(&entry.path(), &self.incoming.join(entry.file_name()))?;
+        }
+        std::fs::remove_dir(&aside)
+    }
 }
 
 /// Puts a file that was moved by mistake back where it was, or beside it if its name is taken again.
@@ -371,7 +397,7 @@ mod tests {
             assert_eq!(moved.file_name().unwrap(), expected);
             assert_eq!(std::fs::read_to_string(&moved).unwrap(), expected);
             let report: ErrorReport =
-                serde_json::from_slice(&std::fs::read(error_report_of(&moved)).unwrap()).unwrap();
+                serde_json::from_slice(&std::fs::read(kept::beside(&moved, ".error.json")).unwrap()).unwrap();
             assert_eq!((report.filename.as_str(), report.kind), ("x.json", Kind::Manifest));
             assert_eq!(report.suggestion.as_deref(), Some("see docs/manifest.md"));
         }
@@ -404,5 +430,62 @@ mod tests {
         put_back(&moved, &scene.places.incoming.join("x.json")).unwrap();
         assert_eq!(scene.incoming("x.json").unwrap(), "third");
         assert_eq!(scene.incoming("x-2.json").unwrap(), "second");
+    }
+
+    /// What lies in `failed/`: name, mode, content.
+    fn failed(scene: &Scene) -> Vec<(String, u32, String)> {
+        let mut found: Vec<_> = std::fs::read_dir(&scene.places.failed)
+            .unwrap()
+            .flatten()
+            .flat_map(|day| std::fs::read_dir(day.path()).unwrap().flatten())
+            .map(|entry| {
+                let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+                let content = std::fs::read_to_string(entry.path()).unwrap();
+                (entry.file_name().into_string().unwrap(), mode, content)
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn a_refused_drop_that_holds_a_secret_is_kept_as_a_private_redacted_copy() {
+        let scene = Scene::new();
+        let identity = scene.put("x.yaml", "name: web\npassword: hunter2\n");
+        let path = scene.places.incoming.join("x.yaml");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
+        let kept = scene.places.refuse(OsStr::new("x.yaml"), identity, &refusal()).unwrap().unwrap();
+        assert_eq!(kept.file_name().unwrap(), "x.yaml");
+        let found = failed(&scene);
+        assert_eq!(
+            found[0],
+            ("x.yaml".to_owned(), 0o600, "name: web\npassword: \"[redacted]\"\n".to_owned())
+        );
+        assert_eq!((found[1].0.as_str(), found[1].1), ("x.yaml.error.json", 0o640));
+        assert_eq!(found.len(), 2);
+        assert_eq!(scene.incoming("x.yaml"), None);
+        assert!(!scene.places.processing.join(ASIDE).exists());
+    }
+
+    #[test]
+    fn a_refused_drop_that_cannot_be_kept_now_goes_back_whole() {
+        let scene = Scene::new();
+        let identity = scene.put("x.yaml", "password: hunter2\n");
+        let day = scene.places.failed.join(time::date_utc(time::now_epoch()));
+        std::fs::write(&day, "no directory").unwrap();
+        assert!(scene.places.refuse(OsStr::new("x.yaml"), identity, &refusal()).is_err());
+        assert_eq!(scene.incoming("x.yaml").unwrap(), "password: hunter2\n");
+    }
+
+    #[test]
+    fn a_refused_drop_that_a_daemon_left_aside_is_looked_at_again() {
+        let state = tempfile::tempdir().unwrap();
+        let settings = Settings::defaults(state.path(), 2);
+        let aside = state.path().join("processing").join(ASIDE);
+        std::fs::create_dir_all(&aside).unwrap();
+        std::fs::write(aside.join("x.yaml"), "bad").unwrap();
+        let places = Places::prepare(&settings).unwrap();
+        assert_eq!(std::fs::read_to_string(places.incoming.join("x.yaml")).unwrap(), "bad");
+        assert!(!aside.exists());
     }
 }
