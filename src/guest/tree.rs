@@ -7,13 +7,17 @@
 
 use std::collections::BTreeMap;
 
-use super::appliance::{Appliance, Stat};
+use super::appliance::{Appliance, Room, Stat};
 use crate::model::error::{Error, Kind, Result};
 
 /// Configuration is small; what is larger is not configuration.
 const READ_LIMIT_BYTES: u64 = 16 * 1024 * 1024;
 /// Where the old content of files is kept inside the guest: not beside them, where a directory of drop-ins would read it.
 pub const BACKUP_ROOT: &str = "/var/lib/hyper2kvm/backup";
+/// What is appended begins at a multiple of this.
+const ALIGNMENT_BYTES: u64 = 512;
+/// One message to the appliance holds 4 MiB with all around it.
+const MESSAGE_BYTES: usize = 2 * 1024 * 1024;
 const TYPE_MASK: u32 = 0o170_000;
 const REGULAR: u32 = 0o100_000;
 
@@ -149,17 +153,22 @@ impl Tree {
 
     /// A plain file's content; `None` where there is none (a link to one is followed).
     pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        self.read_large(path, READ_LIMIT_BYTES)
+    }
+
+    /// The same, for what is no configuration: up to this many bytes.
+    pub fn read_large(&self, path: &str, limit_bytes: u64) -> Result<Option<Vec<u8>>> {
         let Some(real) = self.real(path)? else { return Ok(None) };
         let stat = self.appliance.lstat(&real).map_err(failed("look at", path))?;
         if stat.mode & TYPE_MASK != REGULAR {
             return Ok(None);
         }
-        if stat.size > READ_LIMIT_BYTES {
+        if stat.size > limit_bytes {
             return Err(Error::new(
                 Kind::Guest,
                 format!("{} of the guest is {} bytes large", shown(path), stat.size),
             )
-            .advice("a file of that name should be small: look at it in the source machine"));
+            .advice("a file of that name should be smaller: look at it in the source machine"));
         }
         self.appliance.read(&real).map(Some).map_err(failed("read", path))
     }
@@ -195,6 +204,26 @@ impl Tree {
         let action = if before.is_some() { Action::Changed } else { Action::Created };
         self.record(path, action, detail, before, Some(content.to_vec()), backup);
         Ok(())
+    }
+
+    /// Appends to a file, at a multiple of 512 bytes; what is between is filled with zeros. The old content stays in front, so there is
+    /// nothing to back up.
+    pub fn append_aligned(&mut self, path: &str, content: &[u8], detail: &str) -> Result<()> {
+        let real = self.real(path)?.unwrap_or_else(|| path.to_owned());
+        let size = self.appliance.lstat(&real).map_err(failed("look at", path))?.size;
+        let gap = usize::try_from(size.next_multiple_of(ALIGNMENT_BYTES) - size).unwrap_or(0);
+        let mut filled = vec![0; gap];
+        filled.extend_from_slice(content);
+        for piece in filled.chunks(MESSAGE_BYTES) {
+            self.appliance.append(&real, piece).map_err(|why| self.cannot_write(path, &why))?;
+        }
+        self.record(path, Action::Changed, detail, None, None, None);
+        Ok(())
+    }
+
+    /// How full the file system of a path is.
+    pub fn room(&self, path: &str) -> Result<Room> {
+        self.appliance.room(path).map_err(failed("look at the file system of", path))
     }
 
     /// Removes a file or a link, if it is there.

@@ -176,7 +176,12 @@ impl Appliance {
 
     /// Writes a file's content in place: an existing one keeps its inode, mode, owner and labels.
     pub fn write(&self, path: &str, content: &[u8]) -> Answer<()> {
-        self.handle.write(path, content)
+        self.handle.write("guestfs_write", path, content)
+    }
+
+    /// Adds to the end of a file.
+    pub fn append(&self, path: &str, content: &[u8]) -> Answer<()> {
+        self.handle.write("guestfs_write_append", path, content)
     }
 
     /// Copies a file from this machine into the guest.

@@ -231,11 +231,10 @@ impl Handle {
         if status < 0 { Err(self.complaint()) } else { Ok(()) }
     }
 
-    /// `guestfs_write`
-    pub(super) fn write(&self, path: &str, content: &[u8]) -> Result<(), Failure> {
-        let write = self.shape::<unsafe extern "C" fn(Raw, *const c_char, *const c_char, usize) -> c_int>(
-            "guestfs_write",
-        )?;
+    /// `guestfs_write`, `guestfs_write_append`
+    pub(super) fn write(&self, name: &str, path: &str, content: &[u8]) -> Result<(), Failure> {
+        let write =
+            self.shape::<unsafe extern "C" fn(Raw, *const c_char, *const c_char, usize) -> c_int>(name)?;
         let path = text(path)?;
         // SAFETY: the symbol has this signature; it reads exactly as many bytes as it is told.
         let status = unsafe { write(self.raw, path.as_ptr(), content.as_ptr().cast(), content.len()) };
