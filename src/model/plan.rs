@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::job::Stage;
+use super::manifest::{FstabMode, OnNoOs, OnUnsupportedGuest};
 
 /// The formats of disks that can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -211,6 +212,74 @@ pub struct PlannedOutput {
     pub check_image_integrity: bool,
 }
 
+/// What may be written for repairs, besides the guest's own data: overlays, and what their content adds to the results.
+const ROOM_FOR_FIXES_BYTES: u64 = 512 << 20;
+
+/// What is done inside the guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlannedGuest {
+    /// How it is repaired.
+    pub fix: PlannedFix,
+    /// Keys for encrypted volumes.
+    pub keys: Vec<PlannedKey>,
+    /// The NICs of the machine to come, in order.
+    pub nics: Vec<PlannedNic>,
+}
+
+/// How a guest is repaired.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlannedFix {
+    /// What becomes of device names in fstab.
+    pub fstab_mode: FstabMode,
+    /// Repair the boot loader.
+    pub update_grub: bool,
+    /// Put drivers into the initramfs.
+    pub regen_initramfs: bool,
+    /// Repair the network configuration.
+    pub network: bool,
+    /// Remove what VMware and others installed.
+    pub remove_vmware_tools: bool,
+    /// Give the guest a serial console.
+    pub console: bool,
+    /// Keep what was there.
+    pub backup: bool,
+    /// Put the guest's fstab into the log.
+    pub print_fstab: bool,
+    /// The root file system, where it cannot be found.
+    pub root: Option<String>,
+    /// What if there is no operating system.
+    pub on_no_os: OnNoOs,
+    /// What if it is one that cannot be repaired.
+    pub on_unsupported_guest: OnUnsupportedGuest,
+}
+
+/// Where the key of an encrypted volume is; never the key itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedKey {
+    /// Of this device, in the guest's words.
+    pub device: Option<String>,
+    /// Of the volume with this UUID.
+    pub uuid: Option<String>,
+    /// The file that holds it (absolute).
+    pub key_file: PathBuf,
+}
+
+/// A NIC as the guest will see it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlannedNic {
+    /// Its address, if it is fixed.
+    pub mac: Option<String>,
+    /// Addresses with prefix lengths.
+    pub addresses: Vec<String>,
+    /// The default route.
+    pub gateway: Option<String>,
+    /// Name servers.
+    pub dns: Vec<String>,
+}
+
 /// Everything that will be done to one VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -224,6 +293,9 @@ pub struct Plan {
     pub stages: Vec<PlannedStage>,
     /// The disks; the boot disk first.
     pub disks: Vec<PlannedDisk>,
+    /// What is done inside the guest.
+    #[serde(default)]
+    pub guest: PlannedGuest,
     /// The results.
     pub output: PlannedOutput,
     /// What is checked first.
@@ -249,6 +321,18 @@ impl Plan {
     #[must_use]
     pub fn runs(&self, stage: Stage) -> bool {
         self.stages.iter().any(|planned| planned.stage == stage && planned.enabled)
+    }
+
+    /// Whether the guest is opened.
+    #[must_use]
+    pub fn opens_guest(&self) -> bool {
+        self.runs(Stage::Inspect) || self.runs(Stage::Fix)
+    }
+
+    /// Bytes that repairs may take on the results' file system, besides the results.
+    #[must_use]
+    pub fn room_for_fixes(&self) -> u64 {
+        if self.runs(Stage::Fix) { ROOM_FOR_FIXES_BYTES } else { 0 }
     }
 
     /// The final path of a disk's result.

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Kind};
+use super::guest::GuestIdentity;
 use super::job::Stage;
 use super::plan::{InputManifest, OutputFormat};
 
@@ -137,6 +138,9 @@ pub struct Report {
     pub pipeline: PipelineReport,
     /// The result files, boot disk first.
     pub artifacts: Vec<Artifact>,
+    /// What is inside, if anybody looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<GuestIdentity>,
     /// What was changed inside the guest.
     pub fixes: Vec<FixReport>,
     /// Stages of the profile that this version lacks.

@@ -54,7 +54,7 @@ impl Migration {
     pub fn of_manifest(text: &str, directory: &Path) -> Result<Migration> {
         let directory = std::path::absolute(directory)
             .map_err(|error| Error::io(Kind::Manifest, "resolve", directory, &error))?;
-        let settings = Settings::defaults(&directory.join(".hyper2kvm"), 1);
+        let settings = Settings::defaults(&directory.join(".hyper2kvm"), 1).for_a_person();
         let submission = Submission::read(text.as_bytes(), "manifest.yaml", &directory, &settings)?;
         let batch_id = match &submission.name {
             BatchName::Named(name) | BatchName::Stem(name) => name.clone(),

@@ -32,7 +32,7 @@ pub fn probe(plan: &Plan) -> Option<SpaceProbe> {
         Preallocation::Full | Preallocation::Falloc => sum(plan, |metadata| metadata.size())?,
         Preallocation::Off | Preallocation::Metadata => sum(plan, fs::allocated_bytes)?,
     };
-    let need = need.saturating_add(need / OVERHEAD_PART);
+    let need = need.saturating_add(need / OVERHEAD_PART).saturating_add(plan.room_for_fixes());
     Some(SpaceProbe {
         file_system: space.fs_id,
         path,

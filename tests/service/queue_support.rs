@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use hyper2kvm::model::error::Result;
 use hyper2kvm::model::job::Stage;
 use hyper2kvm::model::plan::{
-    Compression, InputManifest, OnExists, OutputFormat, Plan, PlannedDisk, PlannedOutput, PlannedStage,
-    Preallocation, Preflight, SourceFormat,
+    Compression, InputManifest, OnExists, OutputFormat, Plan, PlannedDisk, PlannedGuest, PlannedOutput,
+    PlannedStage, Preallocation, Preflight, SourceFormat,
 };
 use hyper2kvm::model::planner::{BatchName, Rerun, Submission, VmSubmission};
 use hyper2kvm::service::admission::{Known, Results};
@@ -91,6 +91,7 @@ pub(crate) fn plan(vm: &VmSubmission, directory: PathBuf) -> Plan {
             allowed_paths: Vec::new(),
             boot_order_hint: 0,
         }],
+        guest: PlannedGuest::default(),
         output: PlannedOutput {
             directory,
             format: OutputFormat::Qcow2,

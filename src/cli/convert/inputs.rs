@@ -77,7 +77,7 @@ pub(super) fn origins_of_disk(input: &Path, args: &ConvertArgs) -> Result<Option
     let base = base_directory(args)?;
     let (document, filename) = document_of_disk(input, format)?;
     let (document, _) = with_options(document, args, &base, false);
-    let settings = Settings::defaults(&base, cores());
+    let settings = Settings::defaults(&base, cores()).for_a_person();
     let mut vms =
         origins(document.to_string().as_bytes(), &filename, &base, &settings).map_err(Error::without_file)?;
     for value in vms.iter_mut().flat_map(|vm| &mut vm.values) {
@@ -137,7 +137,7 @@ fn one(input: &Path, args: &ConvertArgs, base: &Path, several: bool) -> Result<W
                 Ok(planned) => planned,
                 Err(merged) => {
                     // The file as it was written knows its lines: what is wrong in it is better told from there.
-                    let settings = Settings::defaults(base, cores());
+                    let settings = Settings::defaults(base, cores()).for_a_person();
                     let written =
                         Submission::read(&file.bytes, &file.filename, &file.base_directory, &settings);
                     return Err(written.err().unwrap_or(merged).file(&file.given));
@@ -195,7 +195,7 @@ fn plan_document(
     several: bool,
 ) -> Result<(Submission, Settings, bool)> {
     let (document, named) = with_options(document, args, base, several);
-    let settings = Settings::defaults(base, cores());
+    let settings = Settings::defaults(base, cores()).for_a_person();
     let submission = Submission::read(document.to_string().as_bytes(), filename, directory, &settings)?;
     Ok((submission, settings, named))
 }

@@ -30,6 +30,8 @@ pub struct ConfigFile {
     pub intake: Option<IntakeFile>,
     /// Which paths drops may name.
     pub paths: Option<PathsFile>,
+    /// Which secrets drops may name.
+    pub credentials: Option<CredentialsFile>,
     /// When to try again.
     pub retry: Option<RetryFile>,
     /// How long things are kept.
@@ -72,6 +74,14 @@ pub struct PathsFile {
     pub read: Option<Vec<AbsolutePath>>,
     /// Results must lie below one of these. Default: anywhere that permissions allow.
     pub write: Option<Vec<AbsolutePath>>,
+}
+
+/// `credentials`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CredentialsFile {
+    /// Key files that drops name must lie below one of these. Default: none may be named.
+    pub allowed_dirs: Option<Vec<AbsolutePath>>,
 }
 
 /// `retry`

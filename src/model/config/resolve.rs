@@ -120,6 +120,10 @@ fn apply(file: &ConfigFile, settings: &mut Settings) {
         settings.paths.read = list(&paths.read);
         settings.paths.write = list(&paths.write);
     }
+    if let Some(allowed) = file.credentials.as_ref().and_then(|credentials| credentials.allowed_dirs.as_ref())
+    {
+        settings.credentials.allowed_dirs = allowed.iter().map(AbsolutePath::to_path).collect();
+    }
     if let Some(retry) = &file.retry {
         apply_retry(retry, &mut settings.retry);
     }

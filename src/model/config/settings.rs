@@ -28,6 +28,9 @@ pub struct Settings {
     pub intake: IntakeSettings,
     /// Which paths drops may name.
     pub paths: PathSettings,
+    /// Which secrets drops may name.
+    #[serde(default)]
+    pub credentials: CredentialSettings,
     /// When to try again.
     pub retry: RetrySettings,
     /// How long things are kept.
@@ -60,6 +63,13 @@ pub struct PathSettings {
     pub read: Vec<PathBuf>,
     /// Results must lie below one of these.
     pub write: Vec<PathBuf>,
+}
+
+/// `credentials.*`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialSettings {
+    /// Key files must lie below one of these.
+    pub allowed_dirs: Vec<PathBuf>,
 }
 
 /// `retry.*`
@@ -192,6 +202,7 @@ impl Settings {
             enable_recovery: true,
             intake: IntakeSettings { dir: state_dir.join("incoming"), settle_manifest_s: 2.0 },
             paths: PathSettings::default(),
+            credentials: CredentialSettings::default(),
             retry: RetrySettings {
                 max_attempts: 5,
                 base_delay_s: 10.0,
@@ -221,6 +232,13 @@ impl Settings {
             metrics: MetricsSettings::default(),
             log: LogSettings { format: LogFormat::Text, file: None, journald: true },
         }
+    }
+
+    /// For what a person does on the command line: of what they name, only permissions bind.
+    #[must_use]
+    pub fn for_a_person(mut self) -> Settings {
+        self.credentials.allowed_dirs = vec![PathBuf::from("/")];
+        self
     }
 
     /// How many steps more than `info` the log says: `verbose` as the log's own steps.

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Deserialize;
 use serde::de::{self, Deserialize as DeserializeTrait, Deserializer, Visitor};
+use serde::{Deserialize, Serialize};
 
 use super::values::{Line, Seconds, Whole};
 use crate::model::parse::{closest, refuse};
@@ -70,10 +70,11 @@ pub struct Fix {
 }
 
 /// What becomes of device names in fstab.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FstabMode {
     /// Every unstable name becomes a stable one.
+    #[default]
     StabilizeAll,
     /// Only by-path names.
     BypathOnly,
@@ -95,20 +96,22 @@ pub enum FixEngine {
 }
 
 /// What if a disk holds no operating system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnNoOs {
     /// The job fails.
+    #[default]
     Fail,
     /// It is converted as it is.
     Skip,
 }
 
 /// What if a guest cannot be repaired.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnUnsupportedGuest {
     /// The job fails.
+    #[default]
     Refuse,
     /// It is converted as it is and gets SATA and e1000e.
     Emulated,

@@ -40,6 +40,6 @@ pub struct Profile {
 /// The profiles that the program brings along, by name.
 pub const BUILTIN: &str = include_str!("builtin_profiles.yaml");
 
-/// The names of all built-in profiles of the format, also of those that this version does not have yet.
+/// Their names, as they are told to people.
 pub const PROFILE_NAMES: [&str; 8] =
     ["production", "none", "testing", "minimal", "fast", "windows", "archive", "debug"];

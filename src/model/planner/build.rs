@@ -49,6 +49,7 @@ pub(super) fn plan(
         profile: profile.to_owned(),
         stages,
         disks: disks(manifest.disks.as_deref().unwrap_or_default()),
+        guest: super::guest::planned(manifest),
         output,
         preflight: manifest.preflight.unwrap_or_default(),
         lacking,

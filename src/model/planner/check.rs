@@ -24,6 +24,7 @@ pub(super) fn complaints(effective: &Effective, settings: &Settings) -> Vec<Erro
         check_origin(tree, manifest),
         check_features(tree, manifest),
         check_stages(tree),
+        super::guest::check(tree, manifest, settings),
         check_machine(tree, manifest),
         check_output(tree, manifest),
         check_disks(tree, disks, &settings.paths.read),
@@ -213,7 +214,7 @@ fn check_vsphere(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
     }
 }
 
-fn unsupported(tree: &Tree, field: &str, what: &str) -> Error {
+pub(super) fn unsupported(tree: &Tree, field: &str, what: &str) -> Error {
     tree.error(Kind::Unsupported, field, format!("this version of hyper2kvm has no {what}"))
 }
 
@@ -222,7 +223,6 @@ fn check_features(tree: &Tree, manifest: &Manifest) -> Result<()> {
     let mut wanted: Vec<(String, &str)> = [
         ("profiles_directory", "custom profiles"),
         ("hooks", "hooks"),
-        ("luks", "way to open encrypted volumes"),
         ("configuration", "way to put configuration into guests"),
         ("network_mapping", "network mapping"),
         ("storage_mapping", "storage mapping"),

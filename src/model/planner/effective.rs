@@ -140,20 +140,13 @@ pub(super) fn builtin(name: &str) -> Result<Option<&'static Node>> {
 }
 
 fn no_such_profile(file: &Tree, name: &str) -> Error {
-    let here = "production, none";
-    if PROFILE_NAMES.contains(&name) {
-        return file
-            .error(Kind::Unsupported, "profile", format!("this version of hyper2kvm has no profile `{name}`"))
-            .allowed([here])
-            .advice("remove it, or build on one of these with profile_overrides");
-    }
     let error = file
         .error(
             Kind::Unsupported,
             "profile",
             format!("there is no built-in profile `{name}`, and this version has no custom profiles"),
         )
-        .allowed([here]);
+        .allowed(PROFILE_NAMES);
     match closest(name, PROFILE_NAMES) {
         Some(meant) => error.advice(format!("did you mean `{meant}`?")),
         None => error.advice("remove it, or build on one of these with profile_overrides"),
@@ -226,6 +219,13 @@ fn made(key: &str, node: Node) -> (Key, Node) {
 fn make_absolute(root: &mut Node, base: &Path) {
     if let Some(directory) = root.get_mut("output").and_then(|output| output.get_mut("directory")) {
         make_path_absolute(directory, base);
+    }
+    if let Some(Value::List(keys)) = root.get_mut("luks").map(|luks| &mut luks.value) {
+        for key in keys {
+            if let Some(path) = key.get_mut("key_file") {
+                make_path_absolute(path, base);
+            }
+        }
     }
     let Some(Value::List(disks)) = root.get_mut("disks").map(|disks| &mut disks.value) else { return };
     for disk in disks {

@@ -14,6 +14,7 @@
 mod build;
 mod check;
 mod effective;
+mod guest;
 
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,117 @@
+//! What is done inside the guest: from the manifest to the plan, and what is refused of it.
+//!
+//! Keys that open encrypted volumes stay where they are: the plan, which is stored, names only their files.
+
+use std::path::{Path, PathBuf};
+
+use super::build;
+use crate::model::config::Settings;
+use crate::model::error::{Kind, Result};
+use crate::model::job::Stage;
+use crate::model::manifest::{Fix, FixEngine, Manifest};
+use crate::model::parse::Tree;
+use crate::model::plan::{PlannedFix, PlannedGuest, PlannedKey, PlannedNic};
+
+/// What a manifest wants done inside the guest.
+pub(super) fn planned(manifest: &Manifest) -> PlannedGuest {
+    let fix = manifest.pipeline.as_ref().and_then(|pipeline| pipeline.fix.as_ref());
+    PlannedGuest {
+        fix: fix.map(planned_fix).unwrap_or_default(),
+        keys: manifest
+            .luks
+            .iter()
+            .flatten()
+            .filter_map(|luks| {
+                Some(PlannedKey {
+                    device: luks.device.as_ref().map(|device| device.as_str().to_owned()),
+                    uuid: luks.uuid.as_ref().map(|uuid| uuid.as_str().to_owned()),
+                    key_file: PathBuf::from(luks.key_file.as_ref()?.as_str()),
+                })
+            })
+            .collect(),
+        nics: manifest
+            .nics
+            .iter()
+            .flatten()
+            .map(|nic| PlannedNic {
+                mac: nic.mac.as_ref().map(|mac| mac.as_str().to_owned()),
+                addresses: nic.addresses.iter().flatten().map(ToString::to_string).collect(),
+                gateway: nic.gateway.as_ref().map(ToString::to_string),
+                dns: nic.dns.iter().flatten().map(ToString::to_string).collect(),
+            })
+            .collect(),
+    }
+}
+
+/// What nobody says is repaired, because a guest without it does not boot; what goes beyond that has to be asked for.
+fn planned_fix(fix: &Fix) -> PlannedFix {
+    PlannedFix {
+        fstab_mode: fix.fstab_mode.unwrap_or_default(),
+        update_grub: fix.update_grub.unwrap_or(true),
+        regen_initramfs: fix.regen_initramfs.unwrap_or(true),
+        network: fix.network.unwrap_or(true),
+        remove_vmware_tools: fix.remove_vmware_tools.unwrap_or(false),
+        console: fix.console.unwrap_or(true),
+        backup: fix.backup.unwrap_or(true),
+        print_fstab: fix.print_fstab.unwrap_or(false),
+        root: fix.root.as_ref().map(|root| root.as_str().to_owned()),
+        on_no_os: fix.on_no_os.unwrap_or_default(),
+        on_unsupported_guest: fix.on_unsupported_guest.unwrap_or_default(),
+    }
+}
+
+/// Refuses what cannot be done inside a guest.
+pub(super) fn check(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Result<()> {
+    check_engine(tree, manifest)?;
+    check_keys(tree, manifest, settings)
+}
+
+fn check_engine(tree: &Tree, manifest: &Manifest) -> Result<()> {
+    let fix = manifest.pipeline.as_ref().and_then(|pipeline| pipeline.fix.as_ref());
+    let engine = fix.and_then(|fix| fix.engine).unwrap_or(FixEngine::Native);
+    if build::is_on(tree, Stage::Fix) && engine != FixEngine::Native {
+        return Err(super::check::unsupported(tree, "pipeline.fix.engine", "repair by virt-v2v")
+            .allowed(["native"])
+            .advice("remove it, or write `native`"));
+    }
+    Ok(())
+}
+
+fn check_keys(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Result<()> {
+    for (index, luks) in manifest.luks.iter().flatten().enumerate() {
+        let field = |key: &str| format!("luks[{index}].{key}");
+        if luks.device.is_some() && luks.uuid.is_some() {
+            return Err(tree
+                .error(Kind::Manifest, &field("uuid"), "`device` already tells which volume")
+                .advice("keep one of them, or none for a key that is tried on every volume"));
+        }
+        if luks.credential.is_some() {
+            return Err(super::check::unsupported(tree, &field("credential"), "stored credentials")
+                .advice("name a file that holds the key: `key_file`"));
+        }
+        let Some(file) = &luks.key_file else {
+            return Err(tree
+                .error(Kind::Manifest, &format!("luks[{index}]"), "it is not said where the key is")
+                .advice("name a file that holds it: `key_file`"));
+        };
+        let allowed = &settings.credentials.allowed_dirs;
+        if !allowed.iter().any(|dir| Path::new(file.as_str()).starts_with(dir)) {
+            return Err(tree
+                .error(
+                    Kind::Manifest,
+                    &field("key_file"),
+                    format!("{} does not lie below any of `credentials.allowed_dirs`", file.as_str()),
+                )
+                .allowed(allowed.iter().map(|dir| dir.display().to_string()))
+                .advice("move it there, or have the administrator add its directory to `credentials.allowed_dirs`"));
+        }
+    }
+    let opens = |stage: Stage| build::is_on(tree, stage) && Stage::BUILT.contains(&stage);
+    let opened = opens(Stage::Inspect) || opens(Stage::Fix);
+    if manifest.luks.as_ref().is_some_and(|keys| !keys.is_empty()) && !opened {
+        return Err(tree
+            .error(Kind::Manifest, "luks", "nothing opens the guest, so no key is needed")
+            .advice("remove it, or set `pipeline.fix.enabled: true`"));
+    }
+    Ok(())
+}
