@@ -21,6 +21,7 @@ mod overlay;
 pub mod verify;
 mod watch;
 
+pub(crate) use control::Attached;
 pub use control::{Control, Interruption};
 pub use copy::{CopyOutcome, CopyProgress, Target};
 pub use engine::Engine;
@@ -28,3 +29,4 @@ pub use facts::{FileIdentity, ImageFacts, SourceDisk};
 pub use format::{Detected, Format, detect};
 pub use measure::Measure;
 pub use open::{OpenPolicy, open_source};
+pub(crate) use watch::Stall;

@@ -64,19 +64,20 @@ struct Signs {
 }
 
 /// Notices when a child does nothing.
-struct Stall {
+pub(crate) struct Stall {
     limit: Duration,
     seen: Option<Signs>,
     since: Instant,
 }
 
 impl Stall {
-    fn new(limit_s: f64) -> Stall {
+    pub(crate) fn new(limit_s: f64) -> Stall {
         let limit = Duration::try_from_secs_f64(limit_s).unwrap_or(Duration::MAX);
         Stall { limit, seen: None, since: Instant::now() }
     }
 
-    fn look(&mut self, group: &Group, lines: u64) -> Watch {
+    /// Looks once; `lines` is how many it has printed so far.
+    pub(crate) fn look(&mut self, group: &Group, lines: u64) -> Watch {
         let now = group.pid().map(|pid| Signs {
             lines,
             bytes_moved: bytes_moved(pid),

@@ -14,10 +14,11 @@ use sha2::{Digest, Sha256};
 
 use crate::disk::FileIdentity;
 use crate::model::error::{Error, Kind, Result};
+use crate::model::guest::GuestIdentity;
 use crate::model::job::Stage;
 use crate::model::plan::{Plan, SourceFormat};
 use crate::model::protocol::Published;
-use crate::model::report::Notice;
+use crate::model::report::{FixReport, Notice};
 use crate::sys::dir::{Dir, Entry};
 use crate::sys::failpoint;
 
@@ -94,6 +95,48 @@ pub struct FinishedDisk {
     pub validated: bool,
     /// Its hash, once computed.
     pub sha256: Option<String>,
+    /// What its content is.
+    #[serde(default)]
+    pub holds: Holds,
+}
+
+/// What a finished partial file's content is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Holds {
+    /// What the source holds.
+    #[default]
+    Source,
+    /// Some of the repairs, perhaps: committing them has begun. Only doing that again makes it whole.
+    Mixed,
+    /// What the source holds, repaired.
+    Fixed,
+}
+
+/// What the guest work found and made. It counts only as a whole: all disks of the VM were repaired together.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct GuestRecord {
+    /// What is inside.
+    pub identity: Option<GuestIdentity>,
+    /// Why nothing was repaired though it was asked for.
+    pub skipped: Option<String>,
+    /// What was changed.
+    pub fixes: Vec<FixReport>,
+    /// By disk: what was changed and has to be in the results. Disks that nothing was written to are not here.
+    pub overlays: BTreeMap<String, OverlayMark>,
+}
+
+/// An overlay that is complete, verified and durable.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OverlayMark {
+    /// Its name beside the partial results.
+    pub name: String,
+    /// The file.
+    pub file: FileMark,
+    /// The source that it stands on.
+    pub source: Vec<FileIdentity>,
+    /// The size of the disk that it shows.
+    pub virtual_size: u64,
 }
 
 /// One file gets its final name.
@@ -134,6 +177,9 @@ pub struct Checkpoint {
     pub partials: Vec<String>,
     /// Finished disks, by id.
     pub disks: BTreeMap<String, FinishedDisk>,
+    /// What the guest work found and made, once all of it is durable.
+    #[serde(default)]
+    pub guest: Option<GuestRecord>,
     /// Seconds spent in each stage, over all attempts.
     pub stage_seconds: BTreeMap<Stage, f64>,
     /// Warnings so far, for the report.
@@ -151,8 +197,9 @@ impl Checkpoint {
             job_id,
             batch_id: batch_id.to_owned(),
             plan_sha256: fingerprint(plan),
-            partials: plan.disks.iter().map(|disk| super::publish::partial_name(plan, &disk.id)).collect(),
+            partials: super::publish::partial_names(plan),
             disks: BTreeMap::new(),
+            guest: None,
             stage_seconds: BTreeMap::new(),
             warnings: Vec::new(),
             intent: None,

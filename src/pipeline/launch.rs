@@ -37,6 +37,12 @@ const FAREWELL: Duration = Duration::from_secs(10);
 /// How long the last lines of a worker that has ended may take to arrive.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// Where the appliance of an attempt logs: beside the attempt's own log.
+#[must_use]
+pub fn appliance_log(log: &Path) -> PathBuf {
+    log.with_extension("appliance.log")
+}
+
 /// A running worker process. Dropping it tells the worker to stop (what is finished is kept).
 #[derive(Debug)]
 pub struct WorkerProcess {
@@ -86,7 +92,9 @@ impl WorkerProcess {
         };
         let (orders, told) = mpsc::unbounded_channel();
         let (events, receiver) = mpsc::channel(64);
-        let first = line_of(order)?;
+        let mut order = order.clone();
+        order.limits.appliance_log = Some(appliance_log(log));
+        let first = line_of(&order)?;
         let pump = Pump {
             child,
             pid,

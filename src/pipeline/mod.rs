@@ -5,6 +5,7 @@
 //! commands. What is not here: that a daemon exists, and how a queue decides what runs.
 
 pub mod checkpoint;
+pub mod guest_child;
 pub mod hooks;
 pub mod launch;
 mod library;

@@ -31,6 +31,21 @@ pub fn partial_name(plan: &Plan, disk_id: &str) -> String {
     format!(".{disk_id}.{}.partial", plan.output.format.name())
 }
 
+/// The name of the overlay that holds what is repaired on a disk, until its result does.
+#[must_use]
+pub fn overlay_name(disk_id: &str) -> String {
+    // No format is called so: it cannot be the name of a partial result.
+    format!(".{disk_id}.overlay.partial")
+}
+
+/// All names that a VM's unfinished work has.
+#[must_use]
+pub fn partial_names(plan: &Plan) -> Vec<String> {
+    let results = plan.disks.iter().map(|disk| partial_name(plan, &disk.id));
+    let overlays = plan.disks.iter().filter(|_| plan.opens_guest()).map(|disk| overlay_name(&disk.id));
+    results.chain(overlays).collect()
+}
+
 /// The names that results get.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
@@ -368,8 +383,7 @@ pub fn abandon(plan: &Plan) -> Result<()> {
     if let Some(checkpoint) = Checkpoint::read(&dir, &plan.vm_id)? {
         discard(&dir, &checkpoint)?;
     }
-    for disk in &plan.disks {
-        let name = partial_name(plan, &disk.id);
+    for name in partial_names(plan) {
         dir.remove(&name).map_err(failed("remove", &dir, &name))?;
     }
     for name in [journal_name(&plan.vm_id), lock] {
@@ -380,9 +394,14 @@ pub fn abandon(plan: &Plan) -> Result<()> {
 
 /// Throws away what `stage` and those behind it made, so that a next worker begins again there.
 pub fn rewind(plan: &Plan, stage: Stage) -> Result<()> {
-    if stage != Stage::Validate {
-        // The bytes are made by extraction or convert, and nothing before them is kept.
-        return abandon(plan);
+    match stage {
+        Stage::Validate => {}
+        // Nothing that these make is gone on from.
+        Stage::BootTest | Stage::Libvirt => return Ok(()),
+        // The bytes are made by these together: repairs that are in a result cannot be taken out again.
+        Stage::Load | Stage::Extraction | Stage::Inspect | Stage::Fix | Stage::Convert => {
+            return abandon(plan);
+        }
     }
     let Some(dir) = open_if_there(plan)? else { return Ok(()) };
     if dir.is_locked(&lock_name(&plan.vm_id)).map_err(failed("look at the lock", &dir, "."))? {

@@ -4,16 +4,19 @@
 //! group's number, and saying what the sandbox has to leave open. What is not here: the work.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::checkpoint::lock_name;
+use super::guest_child::GuestPlace;
 use super::publish::DIRECTORY_MODE;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::{PlannedDisk, SourceFormat};
 use crate::model::protocol::WorkOrder;
 use crate::model::units::is_id;
 use crate::sys::dir::{Dir, LockFile};
+use crate::sys::fs::open_nofollow;
 use crate::sys::sandbox::Rules;
 use crate::sys::users::group_id;
 
@@ -21,6 +24,8 @@ use crate::sys::users::group_id;
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 /// How often the lock is tried meanwhile.
 const LOCK_INTERVAL: Duration = Duration::from_millis(50);
+/// No passphrase is longer.
+const MOST_KEY_BYTES: u64 = 64 << 10;
 /// Working files are nobody else's business.
 const PRIVATE_MODE: u32 = 0o700;
 
@@ -31,6 +36,10 @@ pub(super) struct Workplace {
     pub(super) results: Dir,
     /// The results' group.
     pub(super) group: Option<u32>,
+    /// What the guest work needs, if there is any.
+    pub(super) guest: Option<GuestPlace>,
+    /// The keys that the plan names, in its order; read before the sandbox closes, which does not know their files.
+    pub(super) passphrases: Vec<String>,
     private: PathBuf,
 }
 
@@ -54,7 +63,12 @@ impl Workplace {
         let private = order.limits.work_dir.clone();
         Dir::create_all(&private, PRIVATE_MODE)
             .map_err(|error| Error::io(Kind::Output, "make the working directory", &private, &error))?;
-        Ok(Workplace { results, group, private })
+        let opens_guest = order.plan.opens_guest();
+        let log = order.limits.appliance_log.clone();
+        let guest = opens_guest.then(|| GuestPlace::prepare(&private, log)).transpose()?;
+        let keys = order.plan.guest.keys.iter().filter(|_| opens_guest);
+        let passphrases = keys.map(|key| passphrase(&key.key_file)).collect::<Result<_>>()?;
+        Ok(Workplace { results, group, guest, passphrases, private })
     }
 
     /// Removes the private directory with all that is left in it.
@@ -100,15 +114,34 @@ impl Workplace {
         for disk in &order.plan.disks {
             read.extend(readable_for(disk));
         }
+        let mut write = vec![self.results.path().to_owned(), self.private.clone()];
+        if let Some(guest) = &self.guest {
+            let rules = guest.rules();
+            read.extend(rules.read);
+            write.extend(rules.write);
+        }
         Rules {
             read,
-            write: vec![self.results.path().to_owned(), self.private.clone()],
+            write,
             // The stub that every child starts as is this very program.
             execute: vec![PathBuf::from("/proc/self/exe")],
             required: order.limits.sandbox_required,
             network: order.plan.needs_network,
         }
     }
+}
+
+/// What a key file holds, without the line break that editors put at its end.
+fn passphrase(path: &Path) -> Result<String> {
+    let failed = |error: std::io::Error| {
+        Error::io(Kind::Source, "read the key file", path, &error)
+            .field("luks.key_file")
+            .advice("check the path, and let the service's user read it")
+    };
+    let mut text = String::new();
+    let mut file = open_nofollow(path).map_err(failed)?.take(MOST_KEY_BYTES);
+    file.read_to_string(&mut text).map_err(failed)?;
+    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
 }
 
 /// The source itself; where a format may consist of several files, also the directories in which they may lie.

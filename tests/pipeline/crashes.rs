@@ -29,7 +29,7 @@ const STEPS: [(&str, u32); 15] = [
 ];
 
 /// A program that is the real one with a failpoint armed.
-fn armed(site: &Site, failpoint: &str) -> PathBuf {
+pub fn armed(site: &Site, failpoint: &str) -> PathBuf {
     let path = site.root().join("armed");
     let text = format!(
         "#!/bin/sh\nHYPER2KVM_FAILPOINT={failpoint} exec {} \"$@\"\n",

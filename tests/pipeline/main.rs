@@ -9,6 +9,7 @@ mod commands;
 mod convert;
 #[cfg(feature = "failpoints")]
 mod crashes;
+mod guests;
 mod hostile;
 mod names;
 mod results;

@@ -12,6 +12,7 @@ use crate::model::job::JobState;
 use crate::model::protocol::{Published, WorkerOutcome};
 use crate::model::report::{AggregateStats, BatchHead, BatchReport, Notice, REPORT_VERSION, Timed, VmResult};
 use crate::model::units::{human_duration, human_size};
+use crate::pipeline::launch::appliance_log;
 use crate::sys::time::{now_epoch, rfc3339_utc};
 
 /// Prints what came out, and says how the program ends.
@@ -126,6 +127,7 @@ fn point_to_log(ended: &Ended, ui: &Ui) {
 /// All went well: nothing but the result stays.
 fn clear_scratch(ended: &Ended) {
     let _ = fs::remove_file(ended.work.log());
+    let _ = fs::remove_file(appliance_log(&ended.work.log()));
     let _ = fs::remove_dir_all(&ended.work.order.limits.work_dir);
     // Goes only when it is empty: other VMs may be at work in there, or have failed.
     let _ = fs::remove_dir(&ended.work.scratch);

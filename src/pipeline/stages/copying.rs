@@ -5,12 +5,12 @@
 
 use serde_json::{Value, json};
 
-use super::position;
+use super::{guest, position};
 use crate::disk::Target;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::plan::PlannedDisk;
-use crate::pipeline::checkpoint::{FileMark, FinishedDisk};
+use crate::pipeline::checkpoint::{FileMark, FinishedDisk, Holds};
 use crate::pipeline::publish::partial_name;
 use crate::pipeline::worker::Job;
 use crate::sys::failpoint;
@@ -37,7 +37,7 @@ pub(super) fn copy_all(job: &mut Job<'_>, stage: Stage) -> Result<Value> {
         }
         job.control.checkpoint()?;
         job.meter.detail(stage, position(number, job));
-        let (finished, seconds) = copy_one(job, number, disk)?;
+        let (finished, seconds) = copy_one(job, stage, number, disk)?;
         let bytes = finished.bytes_copied;
         told.push(json!({ "id": disk.id, "bytes": bytes, "seconds": (seconds * 1000.0).round() / 1000.0 }));
         job.checkpoint.disks.insert(disk.id.clone(), finished);
@@ -47,7 +47,12 @@ pub(super) fn copy_all(job: &mut Job<'_>, stage: Stage) -> Result<Value> {
     Ok(json!({ "disks": told }))
 }
 
-fn copy_one(job: &mut Job<'_>, number: usize, disk: &PlannedDisk) -> Result<(FinishedDisk, f64)> {
+fn copy_one(
+    job: &mut Job<'_>,
+    stage: Stage,
+    number: usize,
+    disk: &PlannedDisk,
+) -> Result<(FinishedDisk, f64)> {
     let target = target(job, disk);
     let dir = &job.place.results;
     let partial = partial_name(job.plan, &disk.id);
@@ -55,14 +60,20 @@ fn copy_one(job: &mut Job<'_>, number: usize, disk: &PlannedDisk) -> Result<(Fin
     dir.remove(&partial).map_err(|error| Error::io(Kind::Output, "remove", &target.path, &error))?;
     let engine = job.engine.as_ref().ok_or_else(|| Error::internal("nothing was loaded"))?;
     let opened = job.sources.get(number).ok_or_else(|| Error::internal("a disk was not loaded"))?;
+    let content = guest::content(job, number, disk)?;
+    let repaired = guest::is_repaired(job, disk) && stage == Stage::Convert;
+    let (from, measure) = match repaired {
+        true => (&content, &engine.measure(&content, &target, job.control)?),
+        false => (&opened.source, &opened.measure),
+    };
     let meter = &mut job.meter;
-    let outcome = engine.copy(&opened.source, &target, &opened.measure, job.control, &mut |progress| {
+    let outcome = engine.copy(from, &target, measure, job.control, &mut |progress| {
         let part = progress.bytes_done as f64 / progress.bytes_total.max(1) as f64;
         // Only what is durable is all of it.
         meter.copied(number, &disk.id, part.min(0.999));
     })?;
     tracing::info!(disk = disk.id, seconds = outcome.seconds, command = outcome.command, "copied");
-    opened.source.check_unchanged().map_err(|error| changed(&error, disk))?;
+    from.check_unchanged().map_err(|error| changed(&error, disk))?;
     let lost = |why: &str| {
         Error::new(Kind::Output, format!("{} {why}", target.path.display()))
             .output(&target.path)
@@ -84,6 +95,7 @@ fn copy_one(job: &mut Job<'_>, number: usize, disk: &PlannedDisk) -> Result<(Fin
         engine: format!("qemu-img {}", engine.version),
         validated: false,
         sha256: None,
+        holds: if repaired { Holds::Fixed } else { Holds::Source },
     };
     Ok((finished, outcome.seconds))
 }

@@ -1,4 +1,4 @@
-//! `extraction`: the source's data comes to its final place.
+//! `extraction`: the source's data comes to its final place, while the guest work goes on beside it.
 //!
 //! Where the final format can only be written as a stream, there is nothing to do for local sources
 //! but to make sure that they are still what was loaded: `convert` reads them itself.
@@ -6,12 +6,13 @@
 use serde_json::{Value, json};
 
 use super::copying::{changed, copy_all};
-use super::copying_stage;
+use super::{copying_stage, guest};
 use crate::model::error::Result;
 use crate::model::job::Stage;
 use crate::pipeline::worker::Job;
 
 pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
+    guest::begin(job)?;
     if copying_stage(job.plan) == Stage::Extraction {
         return copy_all(job, Stage::Extraction);
     }

@@ -10,8 +10,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::copying::target;
-use super::position;
+use super::{guest, position};
 use crate::disk::{Engine, FileIdentity, Measure, OpenPolicy, SourceDisk, open_source, verify};
+use crate::guest::GuestfsPresence;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::plan::{PlannedDisk, Preallocation, Preflight};
@@ -22,9 +23,13 @@ use crate::pipeline::publish::Names;
 use crate::pipeline::worker::{Job, Opened};
 use crate::sys::fs::free_bytes;
 
+/// What opening a guest costs, as so many bytes copied: some ten seconds.
+const GUEST_WORK_BYTES: u64 = 1 << 30;
+
 pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     // Before anything costs time: a result that is there is the commonest reason for there being nothing to do.
     Names::choose(job.plan, &job.place.results)?;
+    check_machine(job)?;
     let engine = engine(job)?;
     let mut described = Vec::new();
     for (number, disk) in job.plan.disks.iter().enumerate() {
@@ -47,6 +52,20 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     check_room(job, room)?;
     check_sums(job)?;
     Ok(json!({ "disks": described }))
+}
+
+/// What is missing on this machine is told before hours are spent.
+fn check_machine(job: &Job<'_>) -> Result<()> {
+    if !job.plan.opens_guest() {
+        return Ok(());
+    }
+    let why = match crate::guest::presence() {
+        GuestfsPresence::Found { .. } => return Ok(()),
+        GuestfsPresence::NotBuilt => "this build of hyper2kvm has no support for it".to_owned(),
+        GuestfsPresence::Missing { why } | GuestfsPresence::Broken { why } => why,
+    };
+    Err(Error::new(Kind::Unsupported, format!("guests cannot be opened without libguestfs: {why}"))
+        .advice("install it (`apt-get install libguestfs0 libguestfs-tools`, `dnf install libguestfs`), or convert bytes only: `profile: none`, `convert --no-fix`"))
 }
 
 fn engine(job: &Job<'_>) -> Result<Engine> {
@@ -96,6 +115,7 @@ fn warn_of_size(job: &mut Job<'_>, disk: &PlannedDisk, source: &SourceDisk) {
 
 /// Settles which disks of an earlier attempt are good: same source, and the very file that was finished.
 fn keep_what_is_finished(job: &mut Job<'_>) -> Result<()> {
+    guest::keep_what_is_sound(job)?;
     let dir = &job.place.results;
     let mut restarted = Vec::new();
     for (disk, opened) in job.plan.disks.iter().zip(&job.sources) {
@@ -106,7 +126,7 @@ fn keep_what_is_finished(job: &mut Job<'_>) -> Result<()> {
                 .file
                 .is_at(dir, &finished.partial)
                 .map_err(|error| Error::io(Kind::Output, "look for", &dir.path().join(&partial), &error))?;
-            if unchanged && there {
+            if unchanged && (there || guest::can_be_committed_again(job, disk)) {
                 continue;
             }
             job.checkpoint.disks.remove(&disk.id);
@@ -115,6 +135,8 @@ fn keep_what_is_finished(job: &mut Job<'_>) -> Result<()> {
         dir.remove(&partial)
             .map_err(|error| Error::io(Kind::Output, "remove", &dir.path().join(&partial), &error))?;
     }
+    // A repaired disk that starts over needs its repairs again; they may be gone with it.
+    guest::keep_what_is_sound(job)?;
     for (id, unchanged) in restarted {
         let why = if unchanged { "its partial result was changed" } else { "its source has changed" };
         job.warn(Stage::Load, format!("disk {id} starts over: {why} since the earlier attempt"));
@@ -144,6 +166,12 @@ fn announce(job: &mut Job<'_>) {
         }
         job.meter.disk(&disk.id, total, if finished.is_some() { total } else { 0 }, facts.virtual_size);
     }
+    if job.plan.opens_guest() {
+        job.meter.expect(0, Pass::Guest, GUEST_WORK_BYTES);
+        if job.checkpoint.guest.is_some() {
+            job.meter.passed(0, Pass::Guest, 1.0);
+        }
+    }
     for (number, disk) in job.plan.disks.iter().enumerate() {
         let Some(finished) = job.checkpoint.disks.get(&disk.id) else { continue };
         job.meter.passed(number, Pass::Checksum, 1.0);
@@ -162,7 +190,8 @@ fn still_to_write(job: &Job<'_>) -> u64 {
         .zip(&job.sources)
         .filter(|(disk, _)| !job.checkpoint.disks.contains_key(&disk.id))
         .map(|(_, opened)| room(job, &opened.source, &opened.measure))
-        .sum()
+        .sum::<u64>()
+        .saturating_add(if job.checkpoint.guest.is_some() { 0 } else { job.plan.room_for_fixes() })
 }
 
 /// What is still to be written has to fit, with what others have reserved and what has to stay free.

@@ -8,6 +8,9 @@
 mod convert;
 mod copying;
 mod extraction;
+mod fix;
+pub(super) mod guest;
+mod inspect;
 mod load;
 mod validate;
 
@@ -23,9 +26,11 @@ pub(super) fn run(stage: Stage, job: &mut Job<'_>) -> Result<Value> {
     match stage {
         Stage::Load => load::run(job),
         Stage::Extraction => extraction::run(job),
+        Stage::Inspect => inspect::run(job),
+        Stage::Fix => fix::run(job),
         Stage::Convert => convert::run(job),
         Stage::Validate => validate::run(job),
-        Stage::Inspect | Stage::Fix | Stage::BootTest | Stage::Libvirt => {
+        Stage::BootTest | Stage::Libvirt => {
             Err(Error::internal(format!("the stage {stage} is not part of this version")))
         }
     }

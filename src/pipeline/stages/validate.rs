@@ -1,4 +1,4 @@
-//! `validate`: prove that the result holds what the source holds.
+//! `validate`: prove that the result holds what the source holds, and what was repaired of it.
 //!
 //! Per disk: the image's own structure, its size, every byte against the source, then its hash; and at
 //! last that the source is still what it was when all began. A result that fails is thrown away, so
@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use super::copying::{changed, target};
-use super::position;
+use super::{guest, position};
 use crate::disk::verify;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
@@ -47,7 +47,7 @@ fn validate_one(job: &mut Job<'_>, number: usize, disk: &PlannedDisk) -> Result<
     let target = target(job, disk);
     let where_ = position(number, job);
     let engine = job.engine.as_ref().ok_or_else(|| Error::internal("nothing was loaded"))?;
-    let opened = job.sources.get(number).ok_or_else(|| Error::internal("a disk was not loaded"))?;
+    let content = guest::content(job, number, disk)?;
     let (control, meter) = (job.control, &mut job.meter);
 
     if job.plan.output.check_image_integrity {
@@ -55,11 +55,11 @@ fn validate_one(job: &mut Job<'_>, number: usize, disk: &PlannedDisk) -> Result<
         engine.check(&target.path, target.format, control)?;
     }
     meter.detail(Stage::Validate, format!("{where_}: comparing with the source"));
-    engine.compare(&opened.source, &target.path, target.format, control, &mut |part| {
+    engine.compare(&content, &target.path, target.format, control, &mut |part| {
         meter.passed(number, Pass::Compare, part);
     })?;
     meter.passed(number, Pass::Compare, 1.0);
-    opened.source.check_unchanged().map_err(|error| changed(&error, disk))?;
+    content.check_unchanged().map_err(|error| changed(&error, disk))?;
 
     meter.detail(Stage::Validate, format!("{where_}: hashing"));
     let size = job.checkpoint.disks.get(&disk.id).map_or(0, |finished| finished.file.size);

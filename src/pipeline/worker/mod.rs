@@ -1,9 +1,9 @@
 //! One VM, from its work order to its outcome.
 //!
 //! ```text
-//!   prepare ─▶ lock ─▶ journal ─▶ load ▸ extraction ▸ convert ▸ validate ─▶ publish ─▶ outcome
-//!                        │                                                    ▲
-//!                        └── publishing had begun: finish it ─────────────────┘
+//!   prepare ─▶ lock ─▶ journal ─▶ load ▸ extraction ▸ inspect ▸ fix ▸ convert ▸ validate ─▶ publish ─▶ outcome
+//!                        │                                                                    ▲
+//!                        └── publishing had begun: finish it ─────────────────────────────────┘
 //! ```
 //!
 //! [`run`] is the library's form: synchronous, on the caller's thread, events through a closure.
@@ -17,7 +17,8 @@ use std::time::Instant;
 
 pub use process::process_main;
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, GuestRecord};
+use super::guest_child::GuestChild;
 use super::hooks;
 use super::meter::Meter;
 use super::publish::{self, Names, Progress, Publication};
@@ -97,6 +98,7 @@ fn work(
         meter: Meter::new(emit),
         checkpoint: begun,
         sources: Vec::new(),
+        guest: None,
         results: StageResults::new(),
     };
     match job.all_stages().and_then(|()| job.publish()) {
@@ -177,6 +179,17 @@ pub(super) struct Opened {
     pub(super) measure: Measure,
 }
 
+/// Guest work that goes on beside the copy.
+#[derive(Debug)]
+pub(super) struct GuestWork {
+    /// Who does it.
+    pub(super) child: GuestChild,
+    /// By disk, in the plan's order: the size of an overlay that nothing was written to.
+    pub(super) fresh: Vec<u64>,
+    /// What is known of it so far.
+    pub(super) record: GuestRecord,
+}
+
 /// A VM that is being worked on: what the stages share.
 pub(super) struct Job<'a> {
     pub(super) order: &'a WorkOrder,
@@ -189,6 +202,8 @@ pub(super) struct Job<'a> {
     pub(super) checkpoint: Checkpoint,
     /// Opened by `load`, in the plan's order.
     pub(super) sources: Vec<Opened>,
+    /// While it goes on.
+    pub(super) guest: Option<GuestWork>,
     results: StageResults,
 }
 
@@ -198,7 +213,7 @@ impl Job<'_> {
             // All stages had ended when publishing began.
             return Ok(());
         }
-        for stage in Stage::BUILT {
+        for stage in Stage::ALL {
             if !self.plan.runs(stage) {
                 continue;
             }
@@ -233,6 +248,7 @@ impl Job<'_> {
         if self.checkpoint.intent.is_none() {
             self.control.checkpoint()?;
             let publication = Publication { plan: self.plan, dir, group: self.place.group };
+            stages::guest::clear(self)?;
             publication.settle_files(&self.checkpoint)?;
             let names = Names::choose(self.plan, dir)?;
             let paths: Vec<_> = names.disks.iter().map(|name| dir.path().join(name)).collect();
@@ -302,6 +318,8 @@ impl Job<'_> {
 
     /// The work ended early: cleans up as far as what ended it asks for.
     fn end(mut self, error: Error) -> WorkerOutcome {
+        // Nothing may be written any more while it is decided what stays.
+        self.guest = None;
         match self.control.interruption() {
             Some(Interruption::Stop) => {
                 self.save_quietly();
@@ -330,8 +348,15 @@ impl Job<'_> {
 
     /// A cut disk starts over: what is there of it only takes room.
     fn remove_cut_partials(&self) {
-        let finished: Vec<&String> =
+        let mut finished: Vec<&String> =
             self.checkpoint.disks.values().map(|finished| &finished.partial).collect();
+        finished.extend(
+            self.checkpoint
+                .guest
+                .iter()
+                .flat_map(|guest| guest.overlays.values())
+                .map(|overlay| &overlay.name),
+        );
         for name in self.checkpoint.partials.iter().filter(|name| !finished.contains(name)) {
             if let Err(error) = self.place.results.remove(name) {
                 tracing::warn!(name, %error, "a cut partial result stays");
@@ -341,7 +366,8 @@ impl Job<'_> {
 
     /// With no disk finished there is nothing to go on from: then nothing is left behind either.
     fn keep_what_is_worth_it(&mut self) {
-        if self.checkpoint.disks.is_empty() && self.checkpoint.intent.is_none() {
+        let repaired = self.checkpoint.guest.as_ref().is_some_and(|guest| !guest.overlays.is_empty());
+        if self.checkpoint.disks.is_empty() && self.checkpoint.intent.is_none() && !repaired {
             if let Err(error) = Checkpoint::remove(&self.place.results, &self.plan.vm_id) {
                 tracing::warn!(%error, "the journal stays");
             }
