@@ -17,6 +17,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{Daemon, disks, wait_for};
 
+/// Points that are met only where a guest is opened: that load is too slow for this campaign and has one of its own.
+const NEEDS_A_GUEST: [&str; 5] =
+    ["guest.started", "fix.before-mark", "fix.after-mark", "commit.before", "commit.after"];
+
 /// The set of jobs that is run under fire: one, two and three disks, written at random offsets and packed.
 struct Load {
     sources: tempfile::TempDir,
@@ -174,7 +178,7 @@ fn a_process_that_dies_at_any_named_point_costs_nothing() {
     let sums = load.source_sums();
     let expected = undisturbed(&load);
     let mut wrong = Vec::new();
-    for failpoint in hyper2kvm::sys::failpoint::ALL {
+    for failpoint in hyper2kvm::sys::failpoint::ALL.iter().filter(|point| !NEEDS_A_GUEST.contains(point)) {
         // Every point is tried, also behind one that fails: the list of them tells more than the first.
         match std::panic::catch_unwind(|| die_at(&load, &expected, failpoint)) {
             Ok(true) => {}
