@@ -42,18 +42,7 @@ pub(crate) fn standalone(format: SourceFormat, path: &Path) -> Result<Value> {
 
 /// A result of ours.
 pub(crate) fn result(format: OutputFormat, path: &Path) -> Result<Value> {
-    standalone(source_format(format), path)
-}
-
-/// The format by which a result is read again.
-pub(crate) fn source_format(format: OutputFormat) -> SourceFormat {
-    match format {
-        OutputFormat::Qcow2 => SourceFormat::Qcow2,
-        OutputFormat::Raw => SourceFormat::Raw,
-        OutputFormat::Vmdk => SourceFormat::Vmdk,
-        OutputFormat::Vhd => SourceFormat::Vhd,
-        OutputFormat::Vdi => SourceFormat::Vdi,
-    }
+    standalone(format.into(), path)
 }
 
 /// QEMU's name for a format that is written.

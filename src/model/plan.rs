@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::job::Stage;
+use super::machine::Machine;
 use super::manifest::{FstabMode, OnNoOs, OnUnsupportedGuest};
 
 /// The formats of disks that can be read.
@@ -86,6 +87,19 @@ impl OutputFormat {
             OutputFormat::Vmdk => "vmdk",
             OutputFormat::Vhd => "vhd",
             OutputFormat::Vdi => "vdi",
+        }
+    }
+}
+
+impl From<OutputFormat> for SourceFormat {
+    /// The format by which a result is read again.
+    fn from(format: OutputFormat) -> SourceFormat {
+        match format {
+            OutputFormat::Qcow2 => SourceFormat::Qcow2,
+            OutputFormat::Raw => SourceFormat::Raw,
+            OutputFormat::Vmdk => SourceFormat::Vmdk,
+            OutputFormat::Vhd => SourceFormat::Vhd,
+            OutputFormat::Vdi => SourceFormat::Vdi,
         }
     }
 }
@@ -208,6 +222,9 @@ pub struct PlannedOutput {
     pub on_exists: OnExists,
     /// Whether `report.json` is written.
     pub report: bool,
+    /// Whether `domain.xml` is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub domain: bool,
     /// Whether `qemu-img check` is part of validation.
     pub check_image_integrity: bool,
 }
@@ -293,6 +310,9 @@ pub struct Plan {
     pub stages: Vec<PlannedStage>,
     /// The disks; the boot disk first.
     pub disks: Vec<PlannedDisk>,
+    /// The machine that the results are for.
+    #[serde(default)]
+    pub machine: Option<Machine>,
     /// What is done inside the guest.
     #[serde(default)]
     pub guest: PlannedGuest,

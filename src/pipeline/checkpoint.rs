@@ -120,6 +120,9 @@ pub struct GuestRecord {
     pub identity: Option<GuestIdentity>,
     /// Why nothing was repaired though it was asked for.
     pub skipped: Option<String>,
+    /// Whether the machine gets parts that need no driver of ours, because the guest was not repaired.
+    #[serde(default)]
+    pub emulated: bool,
     /// What was changed.
     pub fixes: Vec<FixReport>,
     /// By disk: what was changed and has to be in the results. Disks that nothing was written to are not here.
@@ -157,6 +160,9 @@ pub struct Intent {
     pub renames: Vec<Rename>,
     /// The report's name and content, if one is written.
     pub report: Option<(String, String)>,
+    /// The name and content of what libvirt is told of the machine, if that is written.
+    #[serde(default)]
+    pub domain: Option<(String, String)>,
     /// Whether files of those names are replaced.
     pub replace: bool,
     /// What the worker tells when all is done.

@@ -13,6 +13,7 @@ mod meter;
 pub mod publish;
 mod report;
 mod stages;
+mod target;
 pub mod worker;
 mod workplace;
 

@@ -1,7 +1,7 @@
 //! Giving finished results their final names: all or none, durable, never over something that is there.
 //!
 //! On-disk order, each step durable before the next: partial files (data, mode, group) → the intent
-//! in the journal → every rename → `report.json`, which marks the result complete. A worker that dies
+//! in the journal → every rename → `domain.xml` → `report.json`, which marks the result complete. A worker that dies
 //! in between finishes the intent when it starts again; where a name was taken meanwhile, the renames
 //! that were made are taken back. The journal stays until the outcome is recorded elsewhere, so
 //! that nothing is ever published twice. What is not here: whether a result is good enough.
@@ -22,6 +22,8 @@ pub const DIRECTORY_MODE: u32 = 0o751;
 pub const FILE_MODE: u32 = 0o640;
 /// The report's name.
 const REPORT: &str = "report.json";
+/// The name of what libvirt is told.
+const DOMAIN: &str = "domain.xml";
 /// A suffix beyond this means that something counts wrongly.
 const MOST_SUFFIXES: u32 = 10_000;
 
@@ -51,6 +53,8 @@ pub fn partial_names(plan: &Plan) -> Vec<String> {
 pub struct Names {
     /// One per disk, in the plan's order.
     pub disks: Vec<String>,
+    /// What libvirt is told, if that is written.
+    pub domain: Option<String>,
     /// The report, if one is written.
     pub report: Option<String>,
 }
@@ -60,12 +64,13 @@ impl Names {
         let format = plan.output.format.name();
         Names {
             disks: plan.disks.iter().map(|disk| format!("{}{suffix}.{format}", disk.id)).collect(),
+            domain: plan.output.domain.then(|| DOMAIN.replace('.', &format!("{suffix}."))),
             report: plan.output.report.then(|| REPORT.replace('.', &format!("{suffix}."))),
         }
     }
 
     fn all(&self) -> impl Iterator<Item = &String> {
-        self.disks.iter().chain(&self.report)
+        self.disks.iter().chain(&self.domain).chain(&self.report)
     }
 
     fn taken(&self, dir: &Dir) -> Result<Option<&String>> {
@@ -153,6 +158,7 @@ impl Publication<'_> {
         &self,
         checkpoint: &mut Checkpoint,
         names: Names,
+        domain: Option<String>,
         report: String,
         outcome: Published,
     ) -> Result<()> {
@@ -166,6 +172,7 @@ impl Publication<'_> {
         }
         checkpoint.intent = Some(Intent {
             renames,
+            domain: names.domain.zip(domain),
             report: names.report.map(|name| (name, report)),
             replace: self.plan.output.on_exists == OnExists::Replace,
             outcome,
@@ -187,7 +194,7 @@ pub(super) fn carry_out(dir: &Dir, intent: &Intent) -> Result<Published> {
         }
         // The old report says that what is there is complete: from the first rename on that is no longer true.
         if let Some((name, content)) = &intent.report
-            && !report_is_there(dir, name, content)?
+            && !is_written(dir, name, content)?
         {
             dir.remove(name).and_then(|_| dir.sync()).map_err(failed("replace", dir, name))?;
         }
@@ -202,11 +209,19 @@ pub(super) fn carry_out(dir: &Dir, intent: &Intent) -> Result<Published> {
     }
     dir.sync().map_err(failed("make durable", dir, "."))?;
     failpoint::hit("publish.after-renames");
+    if let Some((name, content)) = &intent.domain
+        && !is_written(dir, name, content)?
+    {
+        if intent.replace {
+            dir.remove(name).map_err(failed("replace", dir, name))?;
+        }
+        write(dir, intent, name, content)?;
+    }
     if let Some((name, content)) = &intent.report
-        && !report_is_there(dir, name, content)?
+        && !is_written(dir, name, content)?
     {
         failpoint::hit("publish.before-report");
-        write_report(dir, intent, name, content)?;
+        write(dir, intent, name, content)?;
         failpoint::hit("publish.after-report");
     }
     Ok(intent.outcome.clone())
@@ -225,7 +240,7 @@ fn rename_one(dir: &Dir, rename: &Rename, replace: bool) -> io::Result<()> {
     }
 }
 
-fn write_report(dir: &Dir, intent: &Intent, name: &str, content: &str) -> Result<()> {
+fn write(dir: &Dir, intent: &Intent, name: &str, content: &str) -> Result<()> {
     let partial = format!(".{name}.partial");
     dir.write_fresh(&partial, content.as_bytes(), FILE_MODE).map_err(failed("write", dir, &partial))?;
     match dir.rename_noreplace(&partial, name) {
@@ -241,7 +256,7 @@ fn write_report(dir: &Dir, intent: &Intent, name: &str, content: &str) -> Result
     }
 }
 
-fn report_is_there(dir: &Dir, name: &str, content: &str) -> Result<bool> {
+fn is_written(dir: &Dir, name: &str, content: &str) -> Result<bool> {
     match dir.entry(name).map_err(failed("look for", dir, name))? {
         Some(entry) if entry.is_file && entry.size == content.len() as u64 => {
             let there = dir.read(name, entry.size).map_err(failed("read", dir, name))?;
@@ -265,6 +280,12 @@ fn take_back(dir: &Dir, intent: &Intent) {
     // What was replaced cannot be brought back; the new file is then better than none.
     if intent.replace {
         return;
+    }
+    if let Some((name, content)) = &intent.domain
+        && matches!(is_written(dir, name, content), Ok(true))
+        && let Err(error) = dir.remove(name)
+    {
+        tracing::warn!(file = name, %error, "cannot take a published file back");
     }
     for rename in intent.renames.iter().rev() {
         if matches!(rename.file.is_at(dir, &rename.to), Ok(true))
@@ -308,8 +329,8 @@ pub(super) fn progress(dir: &Dir, intent: &Intent) -> Result<Progress> {
             return Ok(Progress::Lost);
         }
     }
-    if let Some((name, content)) = &intent.report {
-        complete &= report_is_there(dir, name, content)?;
+    for (name, content) in intent.domain.iter().chain(&intent.report) {
+        complete &= is_written(dir, name, content)?;
     }
     Ok(if complete { Progress::Complete } else { Progress::Unfinished })
 }

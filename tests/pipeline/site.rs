@@ -210,6 +210,7 @@ fn plan(disks: Vec<PlannedDisk>, out: &Path) -> Plan {
             .map(|stage| PlannedStage { stage, enabled: BYTES.contains(&stage), reason: "test".to_owned() })
             .collect(),
         disks,
+        machine: None,
         guest: PlannedGuest::default(),
         output: PlannedOutput {
             directory: out.to_owned(),
@@ -221,6 +222,7 @@ fn plan(disks: Vec<PlannedDisk>, out: &Path) -> Plan {
             mode: None,
             on_exists: OnExists::Refuse,
             report: true,
+            domain: false,
             check_image_integrity: true,
         },
         preflight: Preflight::Full,

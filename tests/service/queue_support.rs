@@ -91,6 +91,7 @@ pub(crate) fn plan(vm: &VmSubmission, directory: PathBuf) -> Plan {
             allowed_paths: Vec::new(),
             boot_order_hint: 0,
         }],
+        machine: None,
         guest: PlannedGuest::default(),
         output: PlannedOutput {
             directory,
@@ -102,6 +103,7 @@ pub(crate) fn plan(vm: &VmSubmission, directory: PathBuf) -> Plan {
             mode: None,
             on_exists: OnExists::Refuse,
             report: true,
+            domain: false,
             check_image_integrity: true,
         },
         preflight: Preflight::Full,

@@ -79,12 +79,20 @@ pub fn content_sha256(path: &Path, driver: &str) -> String {
     sha256(&flat)
 }
 
-/// A manifest for these disks (`(id, path, source_format)`), with further top-level lines.
+/// What a manifest says whose disks hold no system: nobody opens a guest in them.
+pub const BYTES_ONLY: &str =
+    "pipeline: {inspect: {enabled: false}, fix: {enabled: false}, boot_test: {enabled: false}}\n";
+
+/// A manifest for these disks (`(id, path, source_format)`), with further top-level lines. Bytes only, unless
+/// those say what is to be done.
 pub fn manifest(disks: &[(&str, &Path, &str)], further: &str) -> String {
     let mut text = String::from("manifest_version: \"1.0\"\n");
     text.push_str(further);
     if !further.is_empty() && !further.ends_with('\n') {
         text.push('\n');
+    }
+    if !further.contains("pipeline:") && !further.contains("profile:") {
+        text.push_str(BYTES_ONLY);
     }
     text.push_str("disks:\n");
     for (id, path, format) in disks {

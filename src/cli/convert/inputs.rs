@@ -124,7 +124,8 @@ fn base_directory(args: &ConvertArgs) -> Result<PathBuf> {
 
 fn one(input: &Path, args: &ConvertArgs, base: &Path, several: bool) -> Result<Work> {
     refuse_what_comes_later(input)?;
-    let (submission, settings, named) = match bare_disk(input)? {
+    let disk = bare_disk(input)?;
+    let (submission, settings, named) = match disk {
         Some(format) => {
             let (document, filename) = document_of_disk(input, format)?;
             refuse_its_own_source(input, args, base, several)?;
@@ -158,6 +159,8 @@ fn one(input: &Path, args: &ConvertArgs, base: &Path, several: bool) -> Result<W
         }
     };
     settle_directory(&mut plan, base, named, several);
+    // A disk alone becomes a disk alone.
+    plan.output.domain &= disk.is_none();
     let beside = if named { plan.output.directory.clone() } else { base.to_owned() };
     let scratch = beside.join(SCRATCH);
     let work_dir = scratch.join(&plan.vm_id);

@@ -7,6 +7,7 @@ use super::{Submission, VmSubmission, stem};
 use crate::model::config::Settings;
 use crate::model::error::Result;
 use crate::model::job::Stage;
+use crate::model::machine::Machine;
 use crate::model::manifest::{Compress, Disk, Manifest, Source};
 use crate::model::parse::{Node, Tree, Value};
 use crate::model::plan::{
@@ -43,12 +44,20 @@ pub(super) fn plan(
             ),
         );
     }
+    let name = vm_name(manifest, &submission.filename);
+    let disks = disks(manifest.disks.as_deref().unwrap_or_default());
+    let images = disks.iter().map(|disk| {
+        let path = output.directory.join(format!("{}.{}", disk.id, output.format.name()));
+        (disk.id.clone(), path, output.format.into())
+    });
+    let machine = Machine::of_manifest(&name, manifest, images);
     Ok(Plan {
         vm_id: vm.vm_id.clone(),
-        name: vm_name(manifest, &submission.filename),
+        name,
         profile: profile.to_owned(),
         stages,
-        disks: disks(manifest.disks.as_deref().unwrap_or_default()),
+        disks,
+        machine: Some(machine),
         guest: super::guest::planned(manifest),
         output,
         preflight: manifest.preflight.unwrap_or_default(),
@@ -186,6 +195,7 @@ fn output(
         mode: output.and_then(|output| output.mode).map(|mode| mode.0),
         on_exists,
         report: report.and_then(|report| report.enabled).unwrap_or(true),
+        domain: true,
         check_image_integrity: is_on(tree, Stage::Validate)
             && validate.and_then(|validate| validate.check_image_integrity).unwrap_or(true),
     }

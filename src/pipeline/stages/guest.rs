@@ -143,10 +143,12 @@ fn bear(job: &mut Job<'_>, stage: Stage, error: Error) -> Result<()> {
     if !field.is_some_and(|field| bearable(&job.plan.guest).contains(&field)) {
         return Err(error);
     }
+    let emulated = field == Some(UNSUPPORTED);
     let why = error.details().cause.clone();
     job.warn(stage, format!("the guest is converted as it is: {why}"));
     if let Some(work) = &mut job.guest {
         work.record.skipped = Some(why);
+        work.record.emulated = emulated;
         // Whatever was written to the overlays is not wanted.
         work.fresh.clear();
     }

@@ -24,8 +24,10 @@ use super::meter::Meter;
 use super::publish::{self, Names, Progress, Publication};
 use super::report::{self, StageResults};
 use super::stages;
+use super::target;
 use super::workplace::Workplace;
 use crate::disk::{Control, Engine, Interruption, Measure, SourceDisk};
+use crate::libvirt::xml::domain_xml;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::manifest::HookStage;
@@ -252,6 +254,7 @@ impl Job<'_> {
             publication.settle_files(&self.checkpoint)?;
             let names = Names::choose(self.plan, dir)?;
             let paths: Vec<_> = names.disks.iter().map(|name| dir.path().join(name)).collect();
+            let domain = target::machine(self.plan, &self.checkpoint, &paths);
             let report = report::compose(
                 self.plan,
                 self.order.attempt,
@@ -268,7 +271,8 @@ impl Job<'_> {
                 report: names.report.as_ref().map(|name| dir.path().join(name)),
                 content: Some(Box::new(report)),
             };
-            publication.declare(&mut self.checkpoint, names, text, outcome)?;
+            let domain = domain.as_ref().map(domain_xml);
+            publication.declare(&mut self.checkpoint, names, domain, text, outcome)?;
         }
         let Some(intent) = &self.checkpoint.intent else {
             return Err(Error::internal("nothing was declared for publishing"));
