@@ -1,11 +1,23 @@
 //! Repairs of Linux guests, one file each, in the order in which they are made.
 //!
 //! The order matters where one reads what another wrote: names in fstab before the boot loader's, the boot loader's choice of a kernel
-//! before its initial RAM disk. What is not here: Windows.
+//! before its initial RAM disk, and both before a unified image is copied to where UEFI finds it. What is not here: Windows.
 
+pub mod crypttab;
+pub mod fstab;
 mod initramfs;
+pub mod names;
+pub mod resume;
+#[cfg(test)]
+mod samples;
+pub mod text;
 
 use super::fix::Fix;
 
 /// All of them.
-pub const ALL: &[&dyn Fix] = &[&initramfs::Initramfs];
+pub const ALL: &[&dyn Fix] = &[
+    &fstab::Fstab,
+    &crypttab::Crypttab,
+    &resume::Resume,
+    &initramfs::Initramfs,
+];
