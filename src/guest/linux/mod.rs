@@ -3,6 +3,7 @@
 //! The order matters where one reads what another wrote: names in fstab before the boot loader's, the boot loader's choice of a kernel
 //! before its initial RAM disk, and both before a unified image is copied to where UEFI finds it. What is not here: Windows.
 
+pub mod bootloader;
 pub mod crypttab;
 pub mod fstab;
 mod initramfs;
@@ -19,5 +20,6 @@ pub const ALL: &[&dyn Fix] = &[
     &fstab::Fstab,
     &crypttab::Crypttab,
     &resume::Resume,
+    &bootloader::Bootloader,
     &initramfs::Initramfs,
 ];
