@@ -219,6 +219,11 @@ impl Appliance {
         self.handle.status("guestfs_cp_a", &[from, to]).map(drop)
     }
 
+    /// Whether two files have the same content.
+    pub fn equal(&self, one: &str, other: &str) -> Answer<bool> {
+        self.handle.status("guestfs_equal", &[one, other]).map(|answer| answer == 1)
+    }
+
     /// Makes a symbolic link, replacing what was there.
     pub fn make_link(&self, target: &str, link: &str) -> Answer<()> {
         self.handle.status("guestfs_ln_sf", &[target, link]).map(drop)

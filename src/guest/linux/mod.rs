@@ -5,6 +5,7 @@
 
 pub mod bootloader;
 pub mod crypttab;
+pub mod efi_fallback;
 pub mod fstab;
 mod initramfs;
 pub mod names;
@@ -22,4 +23,5 @@ pub const ALL: &[&dyn Fix] = &[
     &resume::Resume,
     &bootloader::Bootloader,
     &initramfs::Initramfs,
+    &efi_fallback::EfiFallback,
 ];
