@@ -9,6 +9,7 @@ pub mod efi_fallback;
 pub mod fstab;
 mod initramfs;
 pub mod names;
+pub mod network;
 pub mod resume;
 #[cfg(test)]
 mod samples;
@@ -21,6 +22,7 @@ pub const ALL: &[&dyn Fix] = &[
     &fstab::Fstab,
     &crypttab::Crypttab,
     &resume::Resume,
+    &network::Network,
     &bootloader::Bootloader,
     &initramfs::Initramfs,
     &efi_fallback::EfiFallback,
