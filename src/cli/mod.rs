@@ -5,6 +5,7 @@
 //! the daemon through its control socket, or call the rooms below.
 
 mod acting;
+mod boot_test;
 mod bundle;
 mod cancel;
 mod check;
@@ -75,6 +76,8 @@ enum Command {
     Daemon(daemon::DaemonArgs),
     /// Convert disks here and now, without a daemon
     Convert(convert::ConvertArgs),
+    /// Start a disk in a throw-away machine and say whether the guest comes up
+    BootTest(boot_test::BootTestArgs),
     /// Tell what would be done and why, touching nothing
     Plan(plan::PlanArgs),
     /// Check manifests and configuration files, and say all that is wrong
@@ -122,21 +125,9 @@ enum Command {
 }
 
 /// Commands of the manual that a later version brings. They do not exist here; who tries one is told.
-const LATER: [&str; 14] = [
-    "inspect",
-    "fix",
-    "boot-test",
-    "live-fix",
-    "vsphere",
-    "esxi",
-    "azure",
-    "ami",
-    "cutover",
-    "rollback",
-    "libvirt",
-    "release",
-    "profiles",
-    "manifest",
+const LATER: [&str; 13] = [
+    "inspect", "fix", "live-fix", "vsphere", "esxi", "azure", "ami", "cutover", "rollback", "libvirt",
+    "release", "profiles", "manifest",
 ];
 
 /// Runs the command line of this process.
@@ -158,6 +149,7 @@ fn run(cli: &Cli) -> Exit {
     let outcome = match &cli.command {
         Command::Daemon(args) => daemon::run(args, &ui),
         Command::Convert(args) => convert::run(args, &ui),
+        Command::BootTest(args) => boot_test::run(args, &ui),
         Command::Plan(args) => plan::run(args, &ui),
         Command::Validate(args) => validate::run(args, &ui),
         Command::Submit(args) => submit::run(args, &ui),

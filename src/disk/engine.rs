@@ -174,6 +174,31 @@ impl Engine {
         }
     }
 
+    /// The first bytes of a disk, whatever its format; `into` is written on the way, and removed.
+    pub(crate) fn head(
+        &self,
+        source: &SourceDisk,
+        bytes: u64,
+        into: &Path,
+        control: &Control,
+    ) -> Result<Vec<u8>> {
+        let file = copy::create(into)?;
+        let bytes = bytes.min(source.facts.virtual_size);
+        let args = ["dd", "-O", "raw", "bs=512", &format!("count={}", bytes.div_ceil(512))];
+        let mut args = args.map(str::to_owned).to_vec();
+        args.extend([format!("if={}", source.qemu_name()), format!("of={}", into.display())]);
+        let limits = ChildLimits { file_size_bytes: Some(bytes.next_multiple_of(512)), ..short_limits() };
+        let spec = self.spec(args, source.paths(), vec![into.to_owned()], limits);
+        let call = Call { verb: "dd", kind: Kind::Source, source: Some(&source.path), target: None };
+        let done = self.run(&spec, &call, control);
+        drop(file);
+        let head = done
+            .and_then(|_| std::fs::read(into).map_err(|error| Error::io(Kind::Output, "read", into, &error)));
+        // A directory that vanishes takes it along where this fails.
+        let _ = std::fs::remove_file(into);
+        head
+    }
+
     /// What the guest sees, as QEMU understands the image.
     pub(crate) fn virtual_size(&self, node: &Value, files: &[PathBuf], control: &Control) -> Result<u64> {
         let args = vec!["info".to_owned(), "--output=json".to_owned(), node::name(node)];

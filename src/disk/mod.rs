@@ -18,6 +18,7 @@ mod measure;
 mod node;
 mod open;
 mod overlay;
+mod traces;
 pub mod verify;
 mod watch;
 
@@ -29,4 +30,5 @@ pub use facts::{FileIdentity, ImageFacts, SourceDisk};
 pub use format::{Detected, Format, detect};
 pub use measure::Measure;
 pub use open::{OpenPolicy, open_source};
-pub(crate) use watch::Stall;
+pub use traces::{BootTraces, boot_traces};
+pub(crate) use watch::{Stall, processor_ticks};

@@ -4,6 +4,7 @@
 //! is not here: how any of it is done.
 
 pub mod api;
+pub mod boot;
 pub mod config;
 pub mod error;
 pub mod guest;

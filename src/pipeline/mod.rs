@@ -4,6 +4,7 @@
 //! publishes the result; [`launch`] starts it as a process and turns its pipes into typed events and
 //! commands. What is not here: that a daemon exists, and how a queue decides what runs.
 
+pub mod boot_test;
 pub mod checkpoint;
 pub mod guest_child;
 pub mod hooks;

@@ -3,9 +3,10 @@
 use crate::run::{run, run_at};
 
 /// The commands that this version has.
-const COMMANDS: [&str; 24] = [
+const COMMANDS: [&str; 25] = [
     "daemon",
     "convert",
+    "boot-test",
     "plan",
     "validate",
     "submit",
@@ -31,21 +32,9 @@ const COMMANDS: [&str; 24] = [
 ];
 
 /// Commands of later versions.
-const LATER: [&str; 14] = [
-    "inspect",
-    "fix",
-    "boot-test",
-    "live-fix",
-    "vsphere",
-    "esxi",
-    "azure",
-    "ami",
-    "cutover",
-    "rollback",
-    "libvirt",
-    "release",
-    "profiles",
-    "manifest",
+const LATER: [&str; 13] = [
+    "inspect", "fix", "live-fix", "vsphere", "esxi", "azure", "ami", "cutover", "rollback", "libvirt",
+    "release", "profiles", "manifest",
 ];
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::fs::{Access, access, statfs};
 
-use super::programs::{self, find};
+use super::programs;
 use super::{Check, Health};
 use crate::disk::Engine;
 use crate::guest::{self, GuestfsPresence};
@@ -20,7 +20,7 @@ use crate::model::units::human_size;
 use crate::service::network::NetworkMonitor;
 use crate::sys::fs::free_bytes;
 use crate::sys::kvm;
-use crate::sys::process::Launcher;
+use crate::sys::process::{Launcher, find_program};
 use crate::sys::users;
 
 type Part = fn(&Settings) -> Check;
@@ -125,7 +125,7 @@ fn qemu_img(_: &Settings) -> Check {
             check.version(Some(engine.version))
         }
         Err(error) => {
-            let missing = find("qemu-img").is_none() && error.kind() == Kind::Unsupported;
+            let missing = find_program("qemu-img").is_none() && error.kind() == Kind::Unsupported;
             let status = if missing { Health::Missing } else { Health::Broken };
             Check::new("qemu-img", status, error.details().cause.clone())
                 .advice(install("qemu-utils", "qemu-img"))

@@ -3,22 +3,10 @@
 use std::path::PathBuf;
 
 use super::{Check, Health};
-use crate::sys::process::{ChildLimits, ChildSpec, Launcher};
+use crate::sys::process::{ChildLimits, ChildSpec, Launcher, find_program};
 
 /// A program tells its version within this time or hangs.
 const VERSION_WITHIN_S: f64 = 10.0;
-
-/// Where programs are besides `PATH`.
-const FURTHER_DIRECTORIES: [&str; 4] = ["/usr/libexec", "/usr/sbin", "/sbin", "/usr/bin"];
-
-/// The program of this name, if there is one.
-pub(super) fn find(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(FURTHER_DIRECTORIES.map(PathBuf::from))
-        .map(|directory| directory.join(name))
-        .find(|candidate| candidate.is_file())
-}
 
 /// What a program says when it is asked for its version.
 pub(super) fn ask(program: PathBuf, arguments: &[&str]) -> Result<String, String> {
@@ -37,7 +25,7 @@ pub(super) fn ask(program: PathBuf, arguments: &[&str]) -> Result<String, String
 
 /// A check of a program that is fine when it tells its version.
 pub(super) fn check(name: &'static str, candidates: &[&str], arguments: &[&str], package: &str) -> Check {
-    let Some(program) = candidates.iter().find_map(|candidate| find(candidate)) else {
+    let Some(program) = candidates.iter().find_map(|candidate| find_program(candidate)) else {
         return Check::new(name, Health::Missing, "not found").advice(package);
     };
     let place = program.display().to_string();

@@ -181,6 +181,19 @@ impl Output {
     }
 }
 
+/// Where programs are besides `PATH`.
+const FURTHER_DIRECTORIES: [&str; 4] = ["/usr/libexec", "/usr/sbin", "/sbin", "/usr/bin"];
+
+/// The program of this name, if there is one.
+#[must_use]
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(FURTHER_DIRECTORIES.map(PathBuf::from))
+        .map(|directory| directory.join(name))
+        .find(|candidate| candidate.is_file())
+}
+
 /// Starts children.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launcher {

@@ -1,0 +1,294 @@
+//! The boot test: starts an overlay of the result in QEMU, and says whether the guest came up.
+//!
+//! ```text
+//!   disks ──(only read)──▶ overlays ─┐
+//!   firmware's variables ──(copy)────┤        console ─▶ lines ─▶ judge ─┐
+//!   swtpm, empty ────────────────────┼─▶ QEMU  agent ────────────────────┼─▶ verdict
+//!   network cards, each in a hub ────┘  (-S)   screen ───────────────────┘
+//! ```
+//!
+//! Nothing that a guest does in here reaches anything: disks are opened for reading in a sandbox that knows no other
+//! file, changes go into files without a name, the firmware's variables and the TPM are the test's own, and
+//! the network cards lead nowhere. When it is over, the process and the directory are gone. What is not here:
+//! what becomes of a job whose guest fails.
+
+mod console;
+mod firmware;
+mod judge;
+mod line;
+mod observer;
+mod qemu;
+mod record;
+mod scratch;
+mod screen;
+mod tpm;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use observer::Moment;
+
+use crate::disk::{Control, Engine, OpenPolicy, SourceDisk, boot_traces, open_source};
+use crate::model::boot::{BootOptions, BootVerdict, EMULATION_FACTOR};
+use crate::model::error::{Error, Kind, Result};
+use crate::model::machine::{Firmware, Machine};
+use crate::model::manifest::Accelerator;
+use crate::sys::kvm;
+use crate::sys::process::{Capture, ChildLimits, ChildSpec, ProcessError};
+use crate::sys::sandbox::Rules;
+use firmware::UefiFirmware;
+use judge::Judge;
+use observer::{Observer, Outcome, TICK, Watched};
+use record::Record;
+use scratch::Scratch;
+use screen::Screen;
+
+/// Memory of a test machine of which nobody says how much it needs: the machine's own, up to this, MiB.
+const MOST_MEMORY_MIB: u64 = 2048;
+/// Processors likewise.
+const MOST_VCPUS: u32 = 2;
+/// Address space of QEMU beyond the guest's memory: its code, its threads, what it translates.
+const QEMU_BYTES: u64 = 6 << 30;
+/// What a guest may write while it starts: enough for its logs and swap, too little to fill a disk unseen.
+const OVERLAY_BYTES: u64 = 8 << 30;
+/// QEMU is ended for certain this long after the guest's time is over.
+const GRACE_S: f64 = 120.0;
+
+/// One guest to be tried.
+#[derive(Debug, Clone)]
+pub struct BootTestOrder {
+    /// The machine; its disks are the images that are tried, wherever they lie now.
+    pub machine: Machine,
+    /// How.
+    pub options: BootOptions,
+    /// Passphrases to type where the guest asks for one, in this order.
+    pub passphrases: Vec<String>,
+    /// Whether the disks may be chains of images.
+    pub backing_chain: bool,
+    /// A directory in which the test may work; what it makes there is gone when it ends.
+    pub work_dir: PathBuf,
+    /// Where the console is kept.
+    pub console: Option<PathBuf>,
+    /// Where the last picture of the screen is kept.
+    pub screenshot: Option<PathBuf>,
+}
+
+impl BootTestOrder {
+    /// A test of this machine, with defaults.
+    pub fn new(machine: Machine, work_dir: impl Into<PathBuf>) -> BootTestOrder {
+        BootTestOrder {
+            machine,
+            options: BootOptions::default(),
+            passphrases: Vec::new(),
+            backing_chain: false,
+            work_dir: work_dir.into(),
+            console: None,
+            screenshot: None,
+        }
+    }
+}
+
+/// Tries whether a guest comes up, on this thread; `progress` hears of it about once a second.
+///
+/// That it does not come up is a verdict; an error is what kept the test from being made, or ended it.
+pub fn run(
+    order: &BootTestOrder,
+    engine: &Engine,
+    control: &Control,
+    progress: &mut dyn FnMut(&Moment),
+) -> Result<BootVerdict> {
+    let expect = order.options.expectation()?;
+    let program = kvm::find_qemu().ok_or_else(|| {
+        Error::new(Kind::Unsupported, "qemu-system-x86_64 is not here")
+            .advice("install it: `apt-get install qemu-system-x86` (Debian) or `dnf install qemu-kvm`")
+    })?;
+    if order.machine.disks.is_empty() {
+        return Err(Error::new(Kind::Manifest, "there is no disk to boot from").advice("name one"));
+    }
+    let accel = accelerator(order.options.accel, engine)?;
+    control.checkpoint()?;
+    let policy = OpenPolicy { backing_chain: order.backing_chain, ..OpenPolicy::default() };
+    let mut disks = Vec::new();
+    for disk in &order.machine.disks {
+        disks.push(open_source(&disk.path, disk.format, &policy, engine, control)?);
+    }
+    let scratch = Scratch::make(&order.work_dir)?;
+    let mut machine = order.machine.clone();
+    machine.firmware = order.options.firmware.or(machine.firmware);
+    if machine.firmware.is_none() && !machine.secure_boot {
+        let traces = boot_traces(engine, &disks[0], scratch.path(), control)?;
+        machine.firmware = Some(if traces.only_uefi() { Firmware::Uefi } else { Firmware::Bios });
+    }
+    let starts_with = machine.starts_with();
+    if starts_with == Firmware::Bios && machine.secure_boot {
+        return Err(Error::new(Kind::Manifest, "secure boot exists only with UEFI")
+            .advice("set `firmware: uefi`, or `secureboot: false`"));
+    }
+    let uefi = (starts_with == Firmware::Uefi).then(|| firmware::find(machine.secure_boot)).transpose()?;
+    furnish(&scratch, uefi.as_ref())?;
+    let record = Record::begin(order.console.as_deref())?;
+    let tpm = machine
+        .tpm
+        .then(|| tpm::start(&engine.launcher, &scratch, engine.sandbox_required, control))
+        .transpose()?;
+
+    let factor = if accel == "tcg" { EMULATION_FACTOR } else { 1.0 };
+    let limit = Duration::try_from_secs_f64(order.options.timeout_s * factor).unwrap_or(Duration::MAX);
+    let spec = child(
+        &Started { order, machine: &machine, disks: &disks, uefi: uefi.as_ref(), accel, limit },
+        &program,
+        &scratch,
+        engine,
+    );
+    tracing::info!(command = %spec.command_line(), "boot test");
+    let mut child = engine.launcher.start(&spec).map_err(|error| not_started(&error))?;
+    let group = child.group();
+    let attached = control.attach(&group);
+    let mut observer = Observer::new(Watched {
+        scratch: &scratch,
+        group,
+        judge: Judge::new(expect),
+        passphrases: order.passphrases.clone(),
+        record,
+        screen: order.options.display.then(Screen::default),
+        limit,
+        progress,
+    });
+    let ended = child.supervise(Capture::Bytes(&mut |_| ()), TICK, &mut || observer.tick());
+    drop(attached);
+    // The TPM goes with its machine, and before the directory in which it keeps its state.
+    drop((child, tpm));
+    control.ended()?;
+    for disk in &disks {
+        disk.check_unchanged()?;
+    }
+    let (seconds, tail) = (observer.seconds(), observer.tail());
+    let (outcome, picture) = observer.finish();
+    let outcome = match (outcome, ended) {
+        (Some(outcome), _) => outcome,
+        (None, Ok(output)) => return Err(ended_early(&output.complaint(), &output.ending())),
+        (None, Err(error)) => return Err(not_started(&error)),
+    };
+    let Outcome { verdict, evidence, error } = outcome;
+    tracing::info!(verdict = verdict.name(), seconds, %evidence, "boot test ended");
+    Ok(BootVerdict {
+        verdict,
+        booted: verdict == crate::model::boot::Verdict::Booted,
+        seconds: (seconds * 10.0).round() / 10.0,
+        accel: accel.to_owned(),
+        firmware: starts_with.name().to_owned(),
+        evidence,
+        screenshot: keep(picture, order.screenshot.as_deref())?,
+        console_tail: Some(tail).filter(|tail| !tail.is_empty()),
+        error,
+    })
+}
+
+/// What runs the guest: KVM where guests really run under it, else emulation.
+fn accelerator(asked: Accelerator, engine: &Engine) -> Result<&'static str> {
+    if asked == Accelerator::Tcg {
+        return Ok("tcg");
+    }
+    let probe = kvm::probe(&engine.launcher);
+    match (probe.works, asked) {
+        (true, _) => Ok("kvm"),
+        (false, Accelerator::Kvm) => {
+            Err(Error::new(Kind::Unsupported, format!("KVM does not work here: {}", probe.detail))
+                .advice("see `hyper2kvm doctor`, or let the guest be emulated with `accel: auto`"))
+        }
+        (false, _) => {
+            tracing::info!(why = probe.detail, "the guest is emulated");
+            Ok("tcg")
+        }
+    }
+}
+
+/// Puts what the machine needs into its directory.
+fn furnish(scratch: &Scratch, uefi: Option<&UefiFirmware>) -> Result<()> {
+    let (name, done) = match uefi {
+        // A copy: a guest writes its boot entries there.
+        Some(uefi) => {
+            let path = scratch.file(qemu::VARIABLES);
+            (path.clone(), fs::read(&uefi.variables).and_then(|variables| fs::write(path, variables)))
+        }
+        None => {
+            let path = scratch.file(qemu::BIOS_CONSOLE);
+            (path.clone(), fs::write(path, qemu::BIOS_CONSOLE_PORT))
+        }
+    };
+    done.map_err(|error| Error::io(Kind::Output, "make", &name, &error))
+}
+
+struct Started<'a> {
+    order: &'a BootTestOrder,
+    machine: &'a Machine,
+    disks: &'a [SourceDisk],
+    uefi: Option<&'a UefiFirmware>,
+    accel: &'static str,
+    limit: Duration,
+}
+
+fn child(started: &Started<'_>, program: &Path, scratch: &Scratch, engine: &Engine) -> ChildSpec {
+    let Started { order, machine, disks, uefi, accel, limit } = started;
+    let names: Vec<String> = disks.iter().map(SourceDisk::qemu_name).collect();
+    let memory_mib = order.options.memory_mib.unwrap_or(machine.memory_mib.min(MOST_MEMORY_MIB));
+    let bench = qemu::Bench {
+        accel,
+        uefi: *uefi,
+        disks: &names,
+        memory_mib,
+        vcpus: order.options.vcpus.unwrap_or(machine.vcpus.min(MOST_VCPUS)),
+        display: order.options.display,
+    };
+    let mut spec = ChildSpec::new(program, qemu::arguments(machine, &bench));
+    spec.directory = Some(scratch.path().to_owned());
+    spec.env.push(("TMPDIR".to_owned(), scratch.path().display().to_string()));
+    spec.limits = ChildLimits {
+        memory_bytes: Some(memory_mib.saturating_mul(1 << 20).saturating_add(QEMU_BYTES)),
+        file_size_bytes: Some(OVERLAY_BYTES),
+        wall_s: Some(limit.as_secs_f64() + GRACE_S),
+        cpu_s: None,
+    };
+    let mut read: Vec<PathBuf> = disks.iter().flat_map(SourceDisk::paths).collect();
+    read.extend(uefi.map(|uefi| uefi.code.clone()));
+    let mut write = vec![scratch.path().to_owned()];
+    if *accel == "kvm" {
+        write.push(PathBuf::from("/dev/kvm"));
+    }
+    spec.sandbox = Some(Rules {
+        read,
+        write,
+        execute: program.parent().map(Path::to_owned).into_iter().collect(),
+        required: engine.sandbox_required,
+        network: false,
+    });
+    spec
+}
+
+fn keep(picture: Option<Vec<u8>>, path: Option<&Path>) -> Result<Option<PathBuf>> {
+    let Some((picture, path)) = picture.zip(path) else { return Ok(None) };
+    fs::write(path, picture)
+        .map_err(|error| Error::io(Kind::Output, "write the picture to", path, &error).output(path))?;
+    Ok(Some(path.to_owned()))
+}
+
+/// QEMU gave up by itself: a machine that it does not know, an image that somebody has open.
+fn ended_early(complaint: &str, ending: &str) -> Error {
+    if complaint.contains("Is another process using the image") || complaint.contains("Failed to get") {
+        return Error::new(Kind::Source, "a disk is open elsewhere (QEMU holds a lock on it)")
+            .advice("shut down the VM that uses it, then try again")
+            .console_tail(complaint);
+    }
+    // The first thing it complained about: what follows is mostly its consequence.
+    let why = complaint.lines().find(|line| !line.contains("warning:")).unwrap_or(ending).trim();
+    let why = why.strip_prefix("qemu-system-x86_64: ").unwrap_or(why);
+    Error::new(Kind::Boot, format!("QEMU does not run the test machine: {why}"))
+        .advice("check the machine's facts (`vm`), and `hyper2kvm doctor`")
+        .console_tail(complaint)
+}
+
+fn not_started(error: &ProcessError) -> Error {
+    Error::new(Kind::Boot, format!("the test machine could not be run: {error}"))
+        .advice("see `hyper2kvm doctor`")
+}

@@ -1,0 +1,417 @@
+//! Watching one guest come up: hears its console, its agent and QEMU, types passphrases, and decides.
+//!
+//! Everything happens in [`Observer::tick`], on the thread that watches the process; nothing in it waits. Time
+//! counts while the guest runs, so a pause costs none of it. What is not here: what the words mean
+//! ([`super::judge`]) and how the machine is made.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::console::Console;
+use super::judge::{Judge, Sign};
+use super::line::{JsonLine, read_available};
+use super::qemu::{AGENT_ID, AGENT_SOCKET, CONSOLE_SOCKET, CONTROL_SOCKET};
+use super::record::Record;
+use super::scratch::Scratch;
+use super::screen::Screen;
+use crate::model::boot::Verdict;
+use crate::sys::process::{Group, Watch};
+
+/// How often everything is looked at.
+pub(super) const TICK: Duration = Duration::from_millis(100);
+/// QEMU opens its sockets at once, if it starts at all.
+const OPENED_WITHIN: Duration = Duration::from_secs(60);
+/// What follows the first bad line belongs to it: a panic has a trace, a shell a banner.
+const LAST_WORDS: Duration = Duration::from_millis(1500);
+/// The picture at the end is taken at once, or not at all.
+const PICTURE_WITHIN: Duration = Duration::from_secs(10);
+/// An agent that opened its port answers when it has started.
+const PING_EVERY: Duration = Duration::from_secs(3);
+/// A guest that starts again this often does nothing else.
+const MOST_RESTARTS: u32 = 3;
+/// Trouble in which nothing else is said for so long is not going to end.
+const STUCK_FOR: Duration = Duration::from_secs(120);
+/// So many lines after it, trouble is behind a guest.
+const LINES_BEYOND: u32 = 10;
+/// Lines kept for whoever reads about the end.
+const TAIL_LINES: usize = 20;
+
+/// What was decided.
+#[derive(Debug, Clone)]
+pub(super) struct Outcome {
+    pub(super) verdict: Verdict,
+    pub(super) evidence: String,
+    /// Why it did not come up.
+    pub(super) error: Option<String>,
+}
+
+/// What a guest is at, for whoever looks on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Moment {
+    /// How long it has run.
+    pub seconds: f64,
+    /// How long it may.
+    pub limit_s: f64,
+    /// The last thing it said.
+    pub saying: String,
+}
+
+struct Lines {
+    control: JsonLine,
+    console: std::os::unix::net::UnixStream,
+    agent: JsonLine,
+}
+
+/// Trouble that may pass.
+struct Trouble {
+    what: &'static str,
+    line: String,
+    since: Duration,
+    lines_since: u32,
+}
+
+enum Phase {
+    /// QEMU opens its sockets.
+    Opening,
+    /// The guest runs.
+    Running,
+    /// Decided: the console may say its last words.
+    Ending { outcome: Outcome, until: Duration },
+    /// A last picture is being taken.
+    Picture { outcome: Outcome, until: Duration },
+}
+
+/// One guest under watch.
+pub(super) struct Observer<'a> {
+    scratch: &'a Scratch,
+    group: Group,
+    judge: Judge,
+    passphrases: std::vec::IntoIter<String>,
+    knows_passphrases: bool,
+    answered: bool,
+    console: Console,
+    record: Record,
+    screen: Option<Screen>,
+    lines: Option<Lines>,
+    phase: Phase,
+    limit: Duration,
+    ran: Duration,
+    looked: Instant,
+    silent_since: Duration,
+    trouble: Option<Trouble>,
+    restarts: u32,
+    agent_open: bool,
+    pinged: Option<Duration>,
+    decided_after: Duration,
+    progress: &'a mut dyn FnMut(&Moment),
+    told: Option<Duration>,
+}
+
+/// What an observer needs to know.
+pub(super) struct Watched<'a> {
+    pub(super) scratch: &'a Scratch,
+    pub(super) group: Group,
+    pub(super) judge: Judge,
+    pub(super) passphrases: Vec<String>,
+    pub(super) record: Record,
+    pub(super) screen: Option<Screen>,
+    pub(super) limit: Duration,
+    pub(super) progress: &'a mut dyn FnMut(&Moment),
+}
+
+impl<'a> Observer<'a> {
+    pub(super) fn new(watched: Watched<'a>) -> Observer<'a> {
+        Observer {
+            scratch: watched.scratch,
+            group: watched.group,
+            judge: watched.judge,
+            knows_passphrases: !watched.passphrases.is_empty(),
+            passphrases: watched.passphrases.into_iter(),
+            answered: false,
+            console: Console::new(),
+            record: watched.record,
+            screen: watched.screen,
+            lines: None,
+            phase: Phase::Opening,
+            limit: watched.limit,
+            ran: Duration::ZERO,
+            looked: Instant::now(),
+            silent_since: Duration::ZERO,
+            trouble: None,
+            restarts: 0,
+            agent_open: false,
+            pinged: None,
+            decided_after: Duration::ZERO,
+            progress: watched.progress,
+            told: None,
+        }
+    }
+
+    /// How long the guest ran until it was decided.
+    pub(super) fn seconds(&self) -> f64 {
+        self.decided_after.as_secs_f64()
+    }
+
+    /// The last lines of the console.
+    pub(super) fn tail(&self) -> String {
+        self.console.tail(TAIL_LINES).join("\n")
+    }
+
+    /// What was decided, with the last picture of the screen; none if QEMU ended before.
+    pub(super) fn finish(mut self) -> (Option<Outcome>, Option<Vec<u8>>) {
+        let last = self.console.prompt();
+        self.record.line(&last);
+        let picture = self.screen.and_then(Screen::picture);
+        match self.phase {
+            Phase::Ending { outcome, .. } | Phase::Picture { outcome, .. } => (Some(outcome), picture),
+            Phase::Opening | Phase::Running => (None, picture),
+        }
+    }
+
+    /// Looks at everything once.
+    pub(super) fn tick(&mut self) -> Watch {
+        let now = Instant::now();
+        if !self.group.is_paused() {
+            self.ran += now - self.looked;
+        }
+        self.looked = now;
+        if matches!(self.phase, Phase::Opening) {
+            return self.open();
+        }
+        self.hear_control();
+        self.hear_console();
+        self.hear_agent();
+        self.look_at_screen();
+        self.tell();
+        self.go_on()
+    }
+
+    /// All sockets, then the guest may begin: nothing that it says is missed.
+    fn open(&mut self) -> Watch {
+        let connect = |name| self.scratch.connect(name);
+        match (connect(CONTROL_SOCKET), connect(CONSOLE_SOCKET), connect(AGENT_SOCKET)) {
+            (Ok(control), Ok(console), Ok(agent)) => {
+                let mut control = JsonLine::new(control);
+                control.say(&json!({ "execute": "qmp_capabilities" }));
+                control.say(&json!({ "execute": "cont" }));
+                self.lines = Some(Lines { control, console, agent: JsonLine::new(agent) });
+                self.phase = Phase::Running;
+                self.ran = Duration::ZERO;
+                Watch::GoOn
+            }
+            _ if self.ran > OPENED_WITHIN => Watch::End("it does not open its sockets".to_owned()),
+            _ => Watch::GoOn,
+        }
+    }
+
+    fn hear_control(&mut self) {
+        let heard = self.lines.as_mut().map(|lines| lines.control.heard()).unwrap_or_default();
+        for message in heard {
+            match message["event"].as_str() {
+                Some("RESET") if message["data"]["guest"] == true => self.restarted(),
+                Some("SHUTDOWN") => self.switched_off(&message["data"]),
+                Some("VSERPORT_CHANGE") if message["data"]["id"] == AGENT_ID => {
+                    self.agent_open = message["data"]["open"] == true;
+                    self.pinged = None;
+                }
+                Some(_) => {}
+                None => {
+                    if let Some(screen) = &mut self.screen {
+                        screen.answered(&message, self.scratch);
+                    }
+                }
+            }
+        }
+    }
+
+    fn restarted(&mut self) {
+        self.restarts += 1;
+        self.trouble = None;
+        if self.restarts > MOST_RESTARTS {
+            self.fail("the guest starts over and over again", format!("restart {}", self.restarts));
+        }
+    }
+
+    fn switched_off(&mut self, data: &Value) {
+        let reason = data["reason"].as_str().unwrap_or("unknown");
+        self.fail("the guest switched itself off", reason.to_owned());
+    }
+
+    fn hear_console(&mut self) {
+        let Some(lines) = &mut self.lines else { return };
+        let mut said = false;
+        let (console, record) = (&mut self.console, &mut self.record);
+        let mut fresh = Vec::new();
+        read_available(&mut lines.console, &mut |bytes| {
+            said = true;
+            console.take(bytes);
+            fresh.extend(console.fresh());
+        });
+        if !said {
+            return;
+        }
+        self.silent_since = self.ran;
+        for line in &fresh {
+            record.line(line);
+        }
+        for line in &fresh {
+            // Whatever was asked, this is another line.
+            self.answered = false;
+            let sign = self.judge.line(line);
+            self.weigh(sign, true);
+        }
+        let prompt = self.console.prompt();
+        let sign = self.judge.prompt(&prompt);
+        self.weigh(sign, false);
+    }
+
+    fn weigh(&mut self, sign: Option<Sign>, finished: bool) {
+        match sign {
+            Some(Sign::Booted(evidence)) => {
+                self.decide(Outcome { verdict: Verdict::Booted, evidence, error: None }, Duration::ZERO);
+            }
+            Some(Sign::Failed { what, line }) => self.fail(what, line),
+            Some(Sign::Stuck { what, line }) => {
+                let since = self.trouble.as_ref().filter(|trouble| trouble.what == what);
+                let since = since.map_or(self.ran, |trouble| trouble.since);
+                self.trouble = Some(Trouble { what, line, since, lines_since: 0 });
+            }
+            Some(Sign::Passphrase(prompt)) => self.answer(&prompt),
+            None => {
+                if finished && let Some(trouble) = &mut self.trouble {
+                    trouble.lines_since += 1;
+                    if trouble.lines_since > LINES_BEYOND {
+                        self.trouble = None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Types the next passphrase, once for each time it is asked.
+    fn answer(&mut self, prompt: &str) {
+        if std::mem::replace(&mut self.answered, true) || !matches!(self.phase, Phase::Running) {
+            return;
+        }
+        let asked = format!("it asks for the passphrase of an encrypted disk: {prompt}");
+        match (self.passphrases.next(), &mut self.lines) {
+            (Some(passphrase), Some(lines)) => {
+                use std::io::Write as _;
+                // What the key of that name sends. A socket takes a line at once; if not, the guest asks again.
+                let _ = lines.console.write_all(format!("{passphrase}\r").as_bytes());
+            }
+            _ if self.knows_passphrases => self.decide(
+                undetermined(format!("{asked}; those that are known were typed and refused")),
+                LAST_WORDS,
+            ),
+            _ if self.judge.expects() => {
+                self.decide(undetermined(format!("{asked}; none is known")), Duration::ZERO);
+            }
+            _ => {
+                let evidence =
+                    format!("{asked}; none is known, and the prompt itself shows that the guest starts");
+                self.decide(Outcome { verdict: Verdict::Booted, evidence, error: None }, Duration::ZERO);
+            }
+        }
+    }
+
+    fn hear_agent(&mut self) {
+        let Some(lines) = &mut self.lines else { return };
+        let answers = lines.agent.heard();
+        if answers.iter().any(|answer| answer.get("return").is_some()) && !self.judge.expects() {
+            let evidence = "the guest agent answered".to_owned();
+            self.decide(Outcome { verdict: Verdict::Booted, evidence, error: None }, Duration::ZERO);
+            return;
+        }
+        // Nothing is said into a port that nobody has opened: it would be kept and answered many times over.
+        if self.agent_open && self.pinged.is_none_or(|pinged| self.ran > pinged + PING_EVERY) {
+            self.pinged = Some(self.ran);
+            lines.agent.say(&json!({ "execute": "guest-ping" }));
+        }
+    }
+
+    fn look_at_screen(&mut self) {
+        let (Some(screen), Some(lines), Phase::Running) = (&mut self.screen, &mut self.lines, &self.phase)
+        else {
+            return;
+        };
+        screen.look(self.ran, self.silent_since, self.group.pid(), &mut lines.control);
+        if let Some(evidence) = screen.stands_still() {
+            self.decide(undetermined(evidence), Duration::ZERO);
+        }
+    }
+
+    fn tell(&mut self) {
+        if !matches!(self.phase, Phase::Running)
+            || self.told.is_some_and(|told| self.ran < told + Duration::from_secs(1))
+        {
+            return;
+        }
+        self.told = Some(self.ran);
+        let saying = self.console.tail(1).pop().unwrap_or_default();
+        let moment = Moment { seconds: self.ran.as_secs_f64(), limit_s: self.limit.as_secs_f64(), saying };
+        (self.progress)(&moment);
+    }
+
+    fn go_on(&mut self) -> Watch {
+        match &self.phase {
+            Phase::Running => {
+                let stuck = self.trouble.as_ref().is_some_and(|trouble| self.ran > trouble.since + STUCK_FOR);
+                if stuck || self.ran > self.limit {
+                    self.time_is_over();
+                }
+            }
+            Phase::Ending { outcome, until } if self.ran >= *until => {
+                let Some((screen, lines)) = self.screen.as_mut().zip(self.lines.as_mut()) else {
+                    return Watch::End("decided".to_owned());
+                };
+                screen.last_picture(&mut lines.control);
+                self.phase = Phase::Picture { outcome: outcome.clone(), until: self.ran + PICTURE_WITHIN };
+            }
+            Phase::Picture { until, .. } => {
+                let taken = self.screen.as_ref().is_none_or(Screen::is_done);
+                if taken || self.ran > *until {
+                    return Watch::End("decided".to_owned());
+                }
+            }
+            Phase::Opening | Phase::Ending { .. } => {}
+        }
+        Watch::GoOn
+    }
+
+    fn time_is_over(&mut self) {
+        let within = format!("within {:.0} s", self.limit.as_secs_f64());
+        if let Some(trouble) = self.trouble.take() {
+            self.fail(trouble.what, trouble.line);
+            return;
+        }
+        let evidence = match (self.judge.saw_login(), self.silent_since == Duration::ZERO) {
+            (true, _) => format!("a login prompt, but not the expected text {within}"),
+            (_, true) => format!("nothing on the serial console {within}"),
+            (_, false) => format!("neither a login prompt nor a known failure {within}"),
+        };
+        self.decide(undetermined(evidence), Duration::ZERO);
+    }
+
+    fn fail(&mut self, what: &str, line: String) {
+        let mut error = what.to_owned();
+        if let Some(trouble) = &self.trouble {
+            error.push_str(&format!(" (before that: {})", trouble.line));
+        }
+        let outcome = Outcome { verdict: Verdict::Failed, evidence: line, error: Some(error) };
+        self.decide(outcome, LAST_WORDS);
+    }
+
+    /// The first decision counts: what a guest says after it belongs to it.
+    fn decide(&mut self, outcome: Outcome, wait: Duration) {
+        if matches!(self.phase, Phase::Running) {
+            self.decided_after = self.ran;
+            self.phase = Phase::Ending { outcome, until: self.ran + wait };
+        }
+    }
+}
+
+fn undetermined(evidence: String) -> Outcome {
+    Outcome { verdict: Verdict::Undetermined, evidence, error: None }
+}

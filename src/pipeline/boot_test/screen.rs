@@ -1,0 +1,146 @@
+//! The screen of a guest that says nothing on its console: does it still move, and what does it show?
+//!
+//! A screen that stands still while the processor idles shows that a guest waits for somebody: at a login, or at
+//! an error. Which of them, a picture cannot tell a program; a person can look at it. What is not here:
+//! reading text off a picture.
+
+use std::collections::{HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Read as _;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::line::JsonLine;
+use super::scratch::Scratch;
+use crate::disk::processor_ticks;
+
+/// Where QEMU puts pictures, in the test's directory.
+const PICTURE: &str = "screen.png";
+/// Larger pictures are not of any screen.
+const PICTURE_BYTES: u64 = 32 << 20;
+/// The console has to be silent this long before the screen is asked.
+const SILENCE: Duration = Duration::from_secs(20);
+/// Between two pictures.
+const EVERY: Duration = Duration::from_secs(5);
+/// So many pictures in a row have to be alike.
+const ALIKE: usize = 18;
+/// A blinking cursor makes two of one.
+const FACES: usize = 2;
+/// Ticks of the kernel's clock per second, as user space sees them.
+const TICKS_PER_SECOND: f64 = 100.0;
+/// An idle guest costs less than this part of one processor.
+const IDLE: f64 = 0.2;
+
+/// What is known of the screen.
+#[derive(Debug, Default)]
+pub(super) struct Screen {
+    asked: Option<u64>,
+    number: u64,
+    looked: Option<Duration>,
+    /// Per picture: its hash, when it was taken, and processor time until then.
+    seen: VecDeque<(u64, Duration, u64)>,
+    now: (Duration, u64),
+    picture: Option<Vec<u8>>,
+}
+
+impl Screen {
+    /// Takes a picture when it is time for one.
+    pub(super) fn look(
+        &mut self,
+        ran: Duration,
+        silent_since: Duration,
+        pid: Option<u32>,
+        control: &mut JsonLine,
+    ) {
+        if ran < silent_since + SILENCE {
+            self.seen.clear();
+            return;
+        }
+        if self.asked.is_some() || self.looked.is_some_and(|looked| ran < looked + EVERY) {
+            return;
+        }
+        self.looked = Some(ran);
+        self.now = (ran, pid.map_or(0, processor_ticks));
+        self.ask(control);
+    }
+
+    /// Takes one picture more, whatever was seen before.
+    pub(super) fn last_picture(&mut self, control: &mut JsonLine) {
+        self.ask(control);
+    }
+
+    /// Whether no picture is awaited.
+    pub(super) fn is_done(&self) -> bool {
+        self.asked.is_none()
+    }
+
+    fn ask(&mut self, control: &mut JsonLine) {
+        self.number += 1;
+        self.asked = Some(self.number);
+        let arguments = json!({ "filename": PICTURE, "format": "png" });
+        control.say(&json!({ "execute": "screendump", "arguments": arguments, "id": self.number }));
+    }
+
+    /// Hears QEMU's answer to what was asked.
+    pub(super) fn answered(&mut self, answer: &Value, scratch: &Scratch) {
+        if self.asked.is_none() || answer["id"].as_u64() != self.asked {
+            return;
+        }
+        self.asked = None;
+        let mut bytes = Vec::new();
+        let read = std::fs::File::open(scratch.file(PICTURE))
+            .and_then(|file| file.take(PICTURE_BYTES).read_to_end(&mut bytes));
+        if answer.get("error").is_some() || read.is_err() || bytes.is_empty() {
+            return;
+        }
+        let mut hasher = DefaultHasher::new();
+        bytes.hash(&mut hasher);
+        if self.seen.len() == ALIKE {
+            self.seen.pop_front();
+        }
+        self.seen.push_back((hasher.finish(), self.now.0, self.now.1));
+        self.picture = Some(bytes);
+    }
+
+    /// What speaks for a guest that waits for somebody, if anything does.
+    pub(super) fn stands_still(&self) -> Option<String> {
+        let (&(_, began, before), &(_, ended, after)) = self.seen.front().zip(self.seen.back())?;
+        let faces: HashSet<u64> = self.seen.iter().map(|(face, ..)| *face).collect();
+        let seconds = (ended.saturating_sub(began)).as_secs_f64();
+        let busy = after.saturating_sub(before) as f64 / TICKS_PER_SECOND;
+        let still = self.seen.len() == ALIKE && faces.len() <= FACES && busy < seconds * IDLE;
+        still.then(|| format!("the screen stands still and the guest idles for {seconds:.0} s, with nothing on its serial console"))
+    }
+
+    /// The last picture.
+    pub(super) fn picture(self) -> Option<Vec<u8>> {
+        self.picture
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(faces: &[u64], ticks_between: u64) -> Screen {
+        let pictures =
+            faces.iter().zip(0..).map(|(face, n)| (*face, EVERY * n, ticks_between * u64::from(n)));
+        Screen { seen: pictures.collect(), ..Screen::default() }
+    }
+
+    #[test]
+    fn a_screen_with_a_blinking_cursor_stands_still() {
+        let blinking: Vec<u64> = (0..ALIKE as u64).map(|n| n % 2).collect();
+        assert!(seen(&blinking, 10).stands_still().unwrap().contains("85 s"));
+        assert!(seen(&[7; ALIKE], 10).stands_still().is_some());
+    }
+
+    #[test]
+    fn a_guest_that_works_or_was_not_watched_for_long_does_not() {
+        assert_eq!(seen(&[7; ALIKE], 400).stands_still(), None);
+        assert_eq!(seen(&[7; ALIKE - 1], 10).stands_still(), None);
+        let moving: Vec<u64> = (0..ALIKE as u64).map(|n| n % 3).collect();
+        assert_eq!(seen(&moving, 10).stands_still(), None);
+    }
+}

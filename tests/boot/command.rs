@@ -1,0 +1,182 @@
+//! `hyper2kvm boot-test`, on a Debian, on disks that hold nothing, and what its QEMU has open meanwhile.
+
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::{disks, wait_for, within};
+
+/// Generous: emulated, on a machine that does other things too. Under emulation a guest gets four times this.
+const TIMEOUT: &str = "200s";
+
+fn boot_test(disk: &Path, temp: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hyper2kvm"));
+    command.args(["boot-test", "--json", "--accel", "tcg", "--memory", "1GiB", "--timeout", TIMEOUT]);
+    command.args(words).arg(disk).env("TMPDIR", temp).stdin(Stdio::null());
+    command
+}
+
+fn document(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// The sample guest as a raw disk in this directory.
+fn sample(dir: &Path) -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/build");
+    let built = Command::new("bash").arg(script).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let vmdk = String::from_utf8(built.stdout).unwrap();
+    let raw = dir.join("debian.raw");
+    let status = Command::new("qemu-img")
+        .args(["convert", "-f", "vmdk", "-O", "raw", vmdk.trim_end()])
+        .arg(&raw)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    raw
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let told = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    told.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+}
+
+fn is_qemu(pid: u32) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/exe"))
+        .is_ok_and(|exe| exe.to_string_lossy().contains("qemu-system"))
+}
+
+/// What a process has open, as the kernel names it.
+fn open_files(pid: u32) -> Vec<String> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    entries.filter_map(|entry| Some(std::fs::read_link(entry.path()).ok()?.display().to_string())).collect()
+}
+
+#[test]
+fn a_debian_comes_up_in_a_machine_that_has_no_way_out() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let temp = dir.path().join("temp");
+    std::fs::create_dir(&temp).unwrap();
+    let disk = sample(dir.path());
+    let before = disks::sha256(&disk);
+    let running = boot_test(&disk, &temp, &[]).stdout(Stdio::piped()).spawn().unwrap();
+    let pid = running.id();
+    let qemu = wait_for("QEMU", || children(pid).into_iter().find(|child| is_qemu(*child)));
+    // Long enough for all that it will ever open: its three conversations are connected.
+    let sockets = |open: &[String]| open.iter().filter(|name| name.starts_with("socket:")).count();
+    let open = wait_for("QEMU's sockets", || Some(open_files(qemu)).filter(|open| sockets(open) >= 6));
+
+    let unix = std::fs::read_to_string(format!("/proc/{qemu}/net/unix")).unwrap();
+    for name in &open {
+        if let Some(inode) = name.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']')) {
+            let is_local = unix.lines().any(|line| line.split_whitespace().nth(6) == Some(inode));
+            assert!(is_local, "{name} is no socket of this machine's own: {open:?}");
+        }
+        let leads_out = ["/dev/net/tun", "/dev/vhost", "/dev/tap", "/dev/vsock"];
+        assert!(!leads_out.iter().any(|device| name.starts_with(device)), "{name}");
+    }
+    // The guest's changes go into a file that has lost its name already.
+    assert!(
+        open.iter().any(|name| name.starts_with(temp.to_str().unwrap()) && name.ends_with("(deleted)")),
+        "{open:?}"
+    );
+
+    let output = running.wait_with_output().unwrap();
+    let found = document(&output);
+    assert_eq!((output.status.code(), found["verdict"].as_str()), (Some(0), Some("booted")), "{found:#}");
+    assert_eq!(found["evidence"], "login prompt: sample login:");
+    assert_eq!((found["accel"].as_str(), found["firmware"].as_str()), (Some("tcg"), Some("bios")));
+    assert_eq!(disks::sha256(&disk), before, "the test wrote into the disk");
+    assert_eq!(std::fs::read_dir(&temp).unwrap().count(), 0, "something was left behind");
+}
+
+#[test]
+fn a_debian_whose_root_is_missing_is_recognised() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let disk = sample(dir.path());
+    replace_in(
+        &disk,
+        b"root=UUID=5b1f3d4c-0a6e-4c39-9d53-68d2a6b1c001 ro",
+        b"root=UUID=5b1f3d4c-0a6e-4c39-9d53-68d2a6b1c002 ro",
+    );
+    let output = boot_test(&disk, dir.path(), &[]).output().unwrap();
+    let found = document(&output);
+    assert_eq!((output.status.code(), found["verdict"].as_str()), (Some(1), Some("failed")), "{found:#}");
+    assert_eq!(found["error"], "the initramfs does not find the root file system");
+    assert!(found["console_tail"].as_str().unwrap().contains("does not exist"), "{found:#}");
+}
+
+/// Replaces a text of the same length wherever it stands in a file.
+fn replace_in(path: &Path, old: &[u8], new: &[u8]) {
+    let mut file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).unwrap();
+    let places: Vec<usize> = (0..bytes.len() - old.len())
+        .filter(|at| bytes[*at] == old[0] && bytes[*at..].starts_with(old))
+        .collect();
+    assert!(!places.is_empty());
+    for at in places {
+        file.seek(SeekFrom::Start(at as u64)).unwrap();
+        file.write_all(new).unwrap();
+    }
+}
+
+#[test]
+fn an_empty_disk_has_nothing_to_boot_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = disks::disk(dir.path(), "nothing", "qcow2", 16, 0, 3);
+    let output = boot_test(&disk, dir.path(), &[]).output().unwrap();
+    let found = document(&output);
+    assert_eq!((output.status.code(), found["verdict"].as_str()), (Some(1), Some("failed")), "{found:#}");
+    assert_eq!(found["error"], "no bootable device");
+    assert_eq!(found["booted"], false);
+}
+
+#[test]
+fn a_machine_with_secure_boot_and_a_tpm_has_its_own_of_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let temp = dir.path().join("temp");
+    std::fs::create_dir(&temp).unwrap();
+    let disk = disks::disk(dir.path(), "nothing", "vmdk", 16, 0, 3);
+    let output = boot_test(&disk, &temp, &["--firmware", "uefi", "--secure-boot", "--tpm"]).output().unwrap();
+    let found = document(&output);
+    assert_eq!((output.status.code(), found["firmware"].as_str()), (Some(1), Some("uefi")), "{found:#}");
+    assert_eq!(found["error"], "the UEFI shell: the firmware found nothing to boot", "{found:#}");
+    assert_eq!(std::fs::read_dir(&temp).unwrap().count(), 0, "something was left behind");
+}
+
+#[test]
+fn an_interrupt_ends_the_guest_with_the_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let temp = dir.path().join("temp");
+    std::fs::create_dir(&temp).unwrap();
+    let disk = disks::disk(dir.path(), "nothing", "qcow2", 16, 0, 3);
+    let words = ["--firmware", "uefi", "--expect", "never said"];
+    let mut running = boot_test(&disk, &temp, &words).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = running.id();
+    let qemu = wait_for("QEMU", || children(pid).into_iter().find(|child| is_qemu(*child)));
+    let own = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(own, rustix::process::Signal::INT).unwrap();
+    let ended = within(Duration::from_secs(60), || running.try_wait().unwrap());
+    assert_eq!(ended.expect("the command goes on").code(), Some(130));
+    assert!(!is_qemu(qemu), "QEMU goes on");
+    assert_eq!(std::fs::read_dir(&temp).unwrap().count(), 0, "something was left behind");
+}
+
+#[test]
+fn what_is_no_disk_and_what_is_no_expression_is_wrong_usage_or_a_bad_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = dir.path().join("page.vmdk");
+    std::fs::write(&text, "<!DOCTYPE html><html></html>").unwrap();
+    let output = boot_test(&text, dir.path(), &[]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    let disk = disks::disk(dir.path(), "nothing", "raw", 1, 0, 3);
+    for words in [&["--expect", "("][..], &["--memory", "7KiB"], &["--timeout", "0s"], &["--firmware", "efi"]]
+    {
+        assert_eq!(boot_test(&disk, dir.path(), words).output().unwrap().status.code(), Some(2), "{words:?}");
+    }
+}
