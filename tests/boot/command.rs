@@ -1,6 +1,6 @@
 //! `hyper2kvm boot-test`, on a Debian, on disks that hold nothing, and what its QEMU has open meanwhile.
 
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -24,20 +24,20 @@ fn document(output: &Output) -> Value {
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// The sample guest as a raw disk in this directory.
-fn sample(dir: &Path) -> PathBuf {
+/// The sample guest as a disk of this format in this directory.
+fn sample(dir: &Path, format: &str) -> PathBuf {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/build");
     let built = Command::new("bash").arg(script).output().unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     let vmdk = String::from_utf8(built.stdout).unwrap();
-    let raw = dir.join("debian.raw");
+    let disk = dir.join("debian").with_extension(format);
     let status = Command::new("qemu-img")
-        .args(["convert", "-f", "vmdk", "-O", "raw", vmdk.trim_end()])
-        .arg(&raw)
+        .args(["convert", "-f", "vmdk", "-O", format, vmdk.trim_end()])
+        .arg(&disk)
         .status()
         .unwrap();
     assert!(status.success());
-    raw
+    disk
 }
 
 fn children(pid: u32) -> Vec<u32> {
@@ -61,7 +61,7 @@ fn a_debian_comes_up_in_a_machine_that_has_no_way_out() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let temp = dir.path().join("temp");
     std::fs::create_dir(&temp).unwrap();
-    let disk = sample(dir.path());
+    let disk = sample(dir.path(), "qcow2");
     let before = disks::sha256(&disk);
     let running = boot_test(&disk, &temp, &[]).stdout(Stdio::piped()).spawn().unwrap();
     let pid = running.id();
@@ -97,11 +97,11 @@ fn a_debian_comes_up_in_a_machine_that_has_no_way_out() {
 #[test]
 fn a_debian_whose_root_is_missing_is_recognised() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let disk = sample(dir.path());
+    let disk = sample(dir.path(), "raw");
     replace_in(
         &disk,
-        b"root=UUID=5b1f3d4c-0a6e-4c39-9d53-68d2a6b1c001 ro",
-        b"root=UUID=5b1f3d4c-0a6e-4c39-9d53-68d2a6b1c002 ro",
+        "root=UUID=5b1f3d4c-0a6e-4c39-9d53-68d2a6b1c001 ro",
+        "root=UUID=5b1f3d4c-0a6e-4c39-9d53-68d2a6b1c002 ro",
     );
     let output = boot_test(&disk, dir.path(), &[]).output().unwrap();
     let found = document(&output);
@@ -110,18 +110,17 @@ fn a_debian_whose_root_is_missing_is_recognised() {
     assert!(found["console_tail"].as_str().unwrap().contains("does not exist"), "{found:#}");
 }
 
-/// Replaces a text of the same length wherever it stands in a file.
-fn replace_in(path: &Path, old: &[u8], new: &[u8]) {
-    let mut file = std::fs::File::options().read(true).write(true).open(path).unwrap();
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).unwrap();
-    let places: Vec<usize> = (0..bytes.len() - old.len())
-        .filter(|at| bytes[*at] == old[0] && bytes[*at..].starts_with(old))
-        .collect();
-    assert!(!places.is_empty());
-    for at in places {
-        file.seek(SeekFrom::Start(at as u64)).unwrap();
-        file.write_all(new).unwrap();
+/// Replaces a text by one of the same length wherever it stands in a file.
+fn replace_in(path: &Path, old: &str, new: &str) {
+    // Gigabytes are searched by a program that was made for it.
+    let found = Command::new("grep").args(["-obUaF", old]).arg(path).env("LC_ALL", "C").output().unwrap();
+    let mut file = std::fs::File::options().write(true).open(path).unwrap();
+    let told = String::from_utf8(found.stdout).unwrap();
+    assert!(!told.is_empty());
+    for line in told.lines() {
+        let place = line.split(':').next().unwrap().parse().unwrap();
+        file.seek(SeekFrom::Start(place)).unwrap();
+        file.write_all(new.as_bytes()).unwrap();
     }
 }
 
