@@ -31,4 +31,4 @@ pub use format::{Detected, Format, detect};
 pub use measure::Measure;
 pub use open::{OpenPolicy, open_source};
 pub use traces::{BootTraces, boot_traces};
-pub(crate) use watch::{Stall, processor_ticks};
+pub(crate) use watch::Stall;

@@ -102,7 +102,7 @@ fn bytes_moved(pid: u32) -> u64 {
 }
 
 /// Processor time of all its threads; QEMU's workers count here even where their bytes do not.
-pub(crate) fn processor_ticks(pid: u32) -> u64 {
+fn processor_ticks(pid: u32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name stands in parentheses and may hold anything; utime and stime are the 12th and 13th after it.
     let Some((_, rest)) = text.rsplit_once(") ") else { return 0 };

@@ -34,6 +34,8 @@ const MOST_RESTARTS: u32 = 3;
 const STUCK_FOR: Duration = Duration::from_secs(120);
 /// So many lines after it, trouble is behind a guest.
 const LINES_BEYOND: u32 = 10;
+/// A guest that has said this much has a serial console; fewer lines may be the firmware's and a boot loader's.
+const LINES_OF_A_CONSOLE: u32 = 40;
 /// Lines kept for whoever reads about the end.
 const TAIL_LINES: usize = 20;
 
@@ -99,6 +101,7 @@ pub(super) struct Observer<'a> {
     ran: Duration,
     looked: Instant,
     silent_since: Duration,
+    lines_heard: u32,
     trouble: Option<Trouble>,
     restarts: u32,
     agent_open: bool,
@@ -138,6 +141,7 @@ impl<'a> Observer<'a> {
             ran: Duration::ZERO,
             looked: Instant::now(),
             silent_since: Duration::ZERO,
+            lines_heard: 0,
             trouble: None,
             restarts: 0,
             agent_open: false,
@@ -258,6 +262,7 @@ impl<'a> Observer<'a> {
         for line in &fresh {
             // Whatever was asked, this is another line.
             self.answered = false;
+            self.lines_heard = self.lines_heard.saturating_add(1);
             let sign = self.judge.line(line);
             self.weigh(sign, true);
         }
@@ -331,7 +336,11 @@ impl<'a> Observer<'a> {
         }
     }
 
+    /// A guest that uses its serial console tells there how it is; only one that does not is watched by its screen.
     fn look_at_screen(&mut self) {
+        if self.lines_heard > LINES_OF_A_CONSOLE {
+            return;
+        }
         let (Some(screen), Some(lines), Phase::Running) = (&mut self.screen, &mut self.lines, &self.phase)
         else {
             return;

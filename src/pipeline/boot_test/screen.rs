@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 
 use super::line::JsonLine;
 use super::scratch::Scratch;
-use crate::disk::processor_ticks;
 
 /// Where QEMU puts pictures, in the test's directory.
 const PICTURE: &str = "screen.png";
@@ -27,9 +26,7 @@ const EVERY: Duration = Duration::from_secs(5);
 const ALIKE: usize = 18;
 /// A blinking cursor makes two of one.
 const FACES: usize = 2;
-/// Ticks of the kernel's clock per second, as user space sees them.
-const TICKS_PER_SECOND: f64 = 100.0;
-/// An idle guest costs less than this part of one processor.
+/// An idle guest asks for less than this part of one processor.
 const IDLE: f64 = 0.2;
 
 /// What is known of the screen.
@@ -38,9 +35,9 @@ pub(super) struct Screen {
     asked: Option<u64>,
     number: u64,
     looked: Option<Duration>,
-    /// Per picture: its hash, when it was taken, and processor time until then.
-    seen: VecDeque<(u64, Duration, u64)>,
-    now: (Duration, u64),
+    /// Per picture: its hash, when it was taken, and the processor time that was asked for until then.
+    seen: VecDeque<(u64, Duration, Duration)>,
+    now: (Duration, Duration),
     picture: Option<Vec<u8>>,
 }
 
@@ -61,7 +58,8 @@ impl Screen {
             return;
         }
         self.looked = Some(ran);
-        self.now = (ran, pid.map_or(0, processor_ticks));
+        let Some(asked_for) = pid.and_then(processor_time) else { return };
+        self.now = (ran, asked_for);
         self.ask(control);
     }
 
@@ -108,7 +106,7 @@ impl Screen {
         let (&(_, began, before), &(_, ended, after)) = self.seen.front().zip(self.seen.back())?;
         let faces: HashSet<u64> = self.seen.iter().map(|(face, ..)| *face).collect();
         let seconds = (ended.saturating_sub(began)).as_secs_f64();
-        let busy = after.saturating_sub(before) as f64 / TICKS_PER_SECOND;
+        let busy = after.saturating_sub(before).as_secs_f64();
         let still = self.seen.len() == ALIKE && faces.len() <= FACES && busy < seconds * IDLE;
         still.then(|| format!("the screen stands still and the guest idles for {seconds:.0} s, with nothing on its serial console"))
     }
@@ -119,28 +117,50 @@ impl Screen {
     }
 }
 
+/// The processor time that all threads of a process had or waited for: on a host that is busy with other things, a
+/// guest that gets little is not idle. None where the kernel does not tell.
+fn processor_time(pid: u32) -> Option<Duration> {
+    let mut total = 0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+        // A thread may have ended since.
+        let Ok(told) = std::fs::read_to_string(task.path().join("schedstat")) else { continue };
+        total += told.split_whitespace().take(2).filter_map(|number| number.parse::<u64>().ok()).sum::<u64>();
+    }
+    (total > 0).then(|| Duration::from_nanos(total))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn seen(faces: &[u64], ticks_between: u64) -> Screen {
-        let pictures =
-            faces.iter().zip(0..).map(|(face, n)| (*face, EVERY * n, ticks_between * u64::from(n)));
+    fn seen(faces: &[u64], busy_ms: u32) -> Screen {
+        let busy = Duration::from_millis(u64::from(busy_ms));
+        let pictures = faces.iter().zip(0..).map(|(face, n)| (*face, EVERY * n, busy * n));
         Screen { seen: pictures.collect(), ..Screen::default() }
     }
 
     #[test]
     fn a_screen_with_a_blinking_cursor_stands_still() {
         let blinking: Vec<u64> = (0..ALIKE as u64).map(|n| n % 2).collect();
-        assert!(seen(&blinking, 10).stands_still().unwrap().contains("85 s"));
-        assert!(seen(&[7; ALIKE], 10).stands_still().is_some());
+        assert!(seen(&blinking, 100).stands_still().unwrap().contains("85 s"));
+        assert!(seen(&[7; ALIKE], 100).stands_still().is_some());
     }
 
     #[test]
     fn a_guest_that_works_or_was_not_watched_for_long_does_not() {
-        assert_eq!(seen(&[7; ALIKE], 400).stands_still(), None);
-        assert_eq!(seen(&[7; ALIKE - 1], 10).stands_still(), None);
+        assert_eq!(seen(&[7; ALIKE], 4000).stands_still(), None);
+        assert_eq!(seen(&[7; ALIKE - 1], 100).stands_still(), None);
         let moving: Vec<u64> = (0..ALIKE as u64).map(|n| n % 3).collect();
-        assert_eq!(seen(&moving, 10).stands_still(), None);
+        assert_eq!(seen(&moving, 100).stands_still(), None);
+    }
+
+    #[test]
+    fn the_kernel_tells_what_a_process_asks_for() {
+        let pid = std::process::id();
+        let before = processor_time(pid).unwrap();
+        let began = std::time::Instant::now();
+        while processor_time(pid).unwrap() < before + Duration::from_millis(20) {
+            assert!(began.elapsed() < Duration::from_secs(60));
+        }
     }
 }
