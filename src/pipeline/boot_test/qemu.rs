@@ -49,8 +49,8 @@ pub(super) fn arguments(machine: &Machine, bench: &Bench<'_>) -> Vec<String> {
     line.pair("-machine", format!("{}{smm}", value(&machine.machine_type)));
     line.pair("-accel", bench.accel);
     line.pair("-cpu", if bench.accel == "kvm" { "host" } else { "max" });
-    line.pair("-m", bench.memory_mib);
-    line.pair("-smp", bench.vcpus);
+    line.pair("-m", bench.memory_mib.to_string());
+    line.pair("-smp", bench.vcpus.to_string());
     if let Some(uuid) = &machine.uuid {
         line.pair("-uuid", uuid);
     }
@@ -89,9 +89,9 @@ impl Arguments {
         self.words.extend(words.split(' ').map(str::to_owned));
     }
 
-    fn pair(&mut self, option: &str, value: impl ToString) {
+    fn pair(&mut self, option: &str, value: impl Into<String>) {
         self.words.push(option.to_owned());
-        self.words.push(value.to_string());
+        self.words.push(value.into());
     }
 
     /// A port of its own for the next device, as libvirt gives it; on machines without PCI Express, none.

@@ -34,7 +34,7 @@ fn unquoted(value: &str) -> &str {
 
 /// The last value of a key.
 pub(super) fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
-    let found = text.lines().filter_map(entry).filter(|(name, _)| *name == key).next_back()?;
+    let found = text.lines().filter_map(entry).rfind(|(name, _)| *name == key)?;
     Some(found.1).filter(|value| !value.is_empty())
 }
 

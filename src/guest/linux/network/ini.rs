@@ -88,13 +88,12 @@ pub(super) fn add(text: &str, section: &str, entries: &[String]) -> String {
     let begins = |line: &&str| matches!(meaning(line), Meaning::Section(_));
     let ours = |line: &&str| matches!(meaning(line), Meaning::Section(name) if name == section);
     let full = |text: String| if text.is_empty() || text.ends_with('\n') { text } else { text + "\n" };
-    let Some(start) = lines.iter().position(|line| ours(line)) else {
+    let Some(start) = lines.iter().position(ours) else {
         let text = full(text.to_owned());
         let gap = if text.is_empty() { "" } else { "\n" };
         return format!("{text}{gap}[{section}]\n{added}");
     };
-    let next =
-        lines[start + 1..].iter().position(|line| begins(line)).map_or(lines.len(), |at| start + 1 + at);
+    let next = lines[start + 1..].iter().position(begins).map_or(lines.len(), |at| start + 1 + at);
     let last = lines[..next].iter().rposition(|line| !line.trim().is_empty()).map_or(next, |at| at + 1);
     format!("{}{added}{}", full(lines[..last].concat()), lines[last..].concat())
 }

@@ -26,6 +26,7 @@ pub(super) struct Seen {
     pub(super) mac: Option<String>,
 }
 
+#[cfg(test)]
 impl Seen {
     pub(super) fn named(name: &str) -> Seen {
         Seen { name: Some(name.to_owned()), mac: None }
