@@ -85,13 +85,14 @@ pub(super) fn find(tree: &Tree, facts: &Facts) -> Result<Vec<File>> {
             .map(|path| path.trim_end_matches('/'));
         let on_efi = efi.iter().flat_map(|efi| on_efi.iter().map(move |path| format!("{efi}{path}")));
         let all: Vec<String> = paths.iter().map(|path| (*path).to_owned()).chain(on_efi).collect();
-        let pattern =
-            if let [only] = all.as_slice() { only.clone() } else { format!("{{{}}}", all.join(",")) };
+        // One call for all of them: the library wants the first letter to be a slash, and a brace to hold a comma.
+        let relative: Vec<&str> = all.iter().map(|path| path.trim_start_matches('/')).collect();
+        let pattern = format!("/{{{},}}", relative.join(","));
         let found = tree.appliance().glob(&pattern).map_err(|why| {
             Error::new(Kind::Guest, format!("cannot look for the boot loader's files: {}", shown(&why)))
                 .advice("check the guest's file systems in the source machine, then try again")
         })?;
-        for path in found.iter().take(MOST_FILES) {
+        for path in found.iter().filter(|path| *path != "/").take(MOST_FILES) {
             if let Some(path) = tree.real(path)?
                 && seen.insert(path.clone())
             {
