@@ -87,6 +87,18 @@ pub fn open_source(
     Ok(SourceDisk { path: real, format: declared, facts, warnings, files, node })
 }
 
+/// What the guest sees of a disk, by its header alone: an estimate that costs a few short reads, and no child.
+pub fn estimate_virtual_size(path: &Path, declared: SourceFormat) -> Result<u64> {
+    let real = real_path(path)?;
+    let unreadable = |error: &std::io::Error| Error::io(Kind::Source, "read", &real, error);
+    let file = open_nofollow(&real).map_err(|error| cannot_open(&real, &error))?;
+    let size = file.metadata().map_err(|error| unreadable(&error))?.len();
+    let found = detect_in(&file, size).map_err(|error| unreadable(&error))?.format;
+    agree(declared, found)?;
+    let control = Control::new();
+    inspect::virtual_size(&inspect::Image { file: &file, size, control: &control }, found, declared)
+}
+
 /// The whole chain as QEMU opens it: each image named with its driver, on the one below.
 fn stacked(layers: &[(PathBuf, SourceFormat, Opened)]) -> Result<serde_json::Value> {
     let mut below = serde_json::Value::Null;

@@ -9,7 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::scheduler::core::SpaceProbe;
-use crate::model::plan::{Plan, Preallocation, SourceFormat};
+use crate::disk::estimate_virtual_size;
+use crate::model::plan::{Plan, PlannedDisk, SourceFormat};
 use crate::sys::fs;
 
 /// Longer than this no answer is waited for; the worker will find out what is wrong.
@@ -17,6 +18,9 @@ pub const PROBE_LIMIT: Duration = Duration::from_secs(10);
 
 /// What formats need beyond the data: tables, and clusters that are only partly used.
 const OVERHEAD_PART: u64 = 50;
+
+/// More than any disk has (VMDK and VHDX end at 64 TiB); a header that says more is not believed.
+const MAX_DISK_BYTES: u64 = 1 << 50;
 
 /// A VMDK that is no larger than this holds no data but names the files that do.
 const MAX_DESCRIPTOR_BYTES: u64 = 64 << 10;
@@ -27,10 +31,9 @@ pub fn probe(plan: &Plan) -> Option<SpaceProbe> {
     let directory = &plan.output.directory;
     let space = fs::free_bytes(directory).ok()?;
     let path = directory.ancestors().find(|path| path.exists()).unwrap_or(directory).to_owned();
-    let need = match plan.output.preallocation {
-        // Only the worker can tell the virtual size; the size of the files is the best guess before that.
-        Preallocation::Full | Preallocation::Falloc => sum(plan, |metadata| metadata.size())?,
-        Preallocation::Off | Preallocation::Metadata => sum(plan, fs::allocated_bytes)?,
+    let need = match plan.output.preallocation.lays_out() {
+        true => sum(plan, laid_out)?,
+        false => sum(plan, |disk| files(disk, fs::allocated_bytes))?,
     };
     let need = need.saturating_add(need / OVERHEAD_PART).saturating_add(plan.room_for_fixes());
     Some(SpaceProbe {
@@ -42,25 +45,31 @@ pub fn probe(plan: &Plan) -> Option<SpaceProbe> {
     })
 }
 
-fn sum(plan: &Plan, bytes: impl Fn(&Metadata) -> u64) -> Option<u64> {
-    plan.disks
-        .iter()
-        .map(|disk| {
-            let named = std::fs::metadata(&disk.source).ok()?;
-            let beside: u64 = match disk.source_format {
-                SourceFormat::Vmdk if named.size() <= MAX_DESCRIPTOR_BYTES => {
-                    extents(&disk.source).iter().map(&bytes).sum()
-                }
-                _ => 0,
-            };
-            Some(bytes(&named).saturating_add(beside))
-        })
-        .sum()
+fn sum(plan: &Plan, bytes: impl Fn(&PlannedDisk) -> Option<u64>) -> Option<u64> {
+    plan.disks.iter().try_fold(0, |sum: u64, disk| Some(sum.saturating_add(bytes(disk)?)))
+}
+
+/// All that the guest sees. Where no header tells that, the size of the files, until a worker has looked.
+fn laid_out(disk: &PlannedDisk) -> Option<u64> {
+    let told = estimate_virtual_size(&disk.source, disk.source_format).ok();
+    // What is broken or lies is the worker's to refuse; here it must not hold the job back for ever.
+    told.filter(|bytes| *bytes <= MAX_DISK_BYTES).or_else(|| files(disk, Metadata::size))
+}
+
+fn files(disk: &PlannedDisk, bytes: impl Fn(&Metadata) -> u64) -> Option<u64> {
+    let named = std::fs::metadata(&disk.source).ok()?;
+    let beside: u64 = match disk.source_format {
+        SourceFormat::Vmdk if named.size() <= MAX_DESCRIPTOR_BYTES => {
+            extents(&disk.source).iter().map(&bytes).sum()
+        }
+        _ => 0,
+    };
+    Some(bytes(&named).saturating_add(beside))
 }
 
 /// The files that a small VMDK is likely to describe: `web-flat.vmdk`, `web-s001.vmdk` beside `web.vmdk`.
 ///
-/// Told by their names: the service opens no disk. A file too many reserves too much until the job ends.
+/// Told by their names: what a descriptor says is the worker's to read. A file too many reserves too much until the job ends.
 fn extents(descriptor: &Path) -> Vec<Metadata> {
     let (Some(directory), Some(stem)) = (descriptor.parent(), descriptor.file_stem()) else {
         return Vec::new();
@@ -109,5 +118,39 @@ mod tests {
         }
         let found: u64 = extents(&dir.path().join("web.vmdk")).iter().map(MetadataExt::size).sum();
         assert_eq!(found, 10_000);
+    }
+
+    #[test]
+    fn what_is_laid_out_is_as_large_as_its_header_says_if_any_disk_can_be_that_large() {
+        const FILE: usize = 1000;
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("web.qcow2");
+        let disk = |source_format| PlannedDisk {
+            id: "root".to_owned(),
+            source: source.clone(),
+            source_format,
+            checksum: None,
+            bytes: None,
+            backing_chain: false,
+            allowed_paths: Vec::new(),
+            boot_order_hint: 0,
+        };
+        let write = |magic: &[u8], size: u64| {
+            let mut bytes = vec![0; FILE];
+            bytes[..8].copy_from_slice(magic);
+            bytes[24..32].copy_from_slice(&size.to_be_bytes());
+            std::fs::write(&source, bytes).unwrap();
+        };
+        let qcow2 = b"QFI\xfb\0\0\0\x03";
+        write(qcow2, 3 << 40);
+        assert_eq!(laid_out(&disk(SourceFormat::Qcow2)), Some(3 << 40));
+        assert_eq!(laid_out(&disk(SourceFormat::Raw)), Some(FILE as u64), "raw is what it is said to be");
+        assert_eq!(laid_out(&disk(SourceFormat::Vhdx)), Some(FILE as u64), "it is none");
+        write(qcow2, u64::MAX);
+        assert_eq!(laid_out(&disk(SourceFormat::Qcow2)), Some(FILE as u64), "no disk is that large");
+        write(b"no magic", 3 << 40);
+        assert_eq!(laid_out(&disk(SourceFormat::Qcow2)), Some(FILE as u64), "it has no header");
+        std::fs::remove_file(&source).unwrap();
+        assert_eq!(laid_out(&disk(SourceFormat::Qcow2)), None);
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hyper2kvm::disk::{Control, Engine, OpenPolicy, SourceDisk, Target, open_source};
+use hyper2kvm::disk::{Control, Engine, OpenPolicy, SourceDisk, Target, estimate_virtual_size, open_source};
 use hyper2kvm::model::error::{Kind, Result};
 use hyper2kvm::model::plan::{Compression, OutputFormat, Preallocation, SourceFormat};
 
@@ -69,6 +69,7 @@ fn every_variant_of_every_format_gives_the_bytes_that_went_in() {
         qemu_img(&["convert", "-f", "raw", "-O", driver, "-o", options, text(&flat), text(&path)]);
         let source = open(&path, format).unwrap_or_else(|error| panic!("{options}: {error}"));
         assert_eq!(source.facts.virtual_size, 24 << 20, "{options}");
+        assert_eq!(estimate_virtual_size(&path, format).unwrap(), 24 << 20, "{options}");
         assert_eq!(content(&engine, &source, dir.path()), expected, "{options}");
         source.check_unchanged().unwrap();
     }

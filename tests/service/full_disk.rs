@@ -81,6 +81,30 @@ fn a_result_that_does_not_fit_waits_and_says_what_it_needs_and_goes_on_when_ther
 }
 
 #[test]
+fn what_is_laid_out_beforehand_waits_for_all_that_the_guest_sees_before_it_starts() {
+    let mut daemon = Daemon::prepare();
+    let target = daemon.scratch().join("target");
+    let small = SmallDisk::mount(&target, 24);
+    daemon.configure(&format!("output_dir: {}\n", target.display()));
+    daemon.start();
+    // A file of 2 MiB, which the target could take many times.
+    let source = disks::disk(daemon.scratch(), "thin", "qcow2", 64, 2, 1);
+    let falloc = "output: {format: qcow2, preallocation: falloc}\n";
+    daemon.drop_file("thin.yaml", disks::manifest(&[("root", &source, "qcow2")], falloc));
+    wait_for("the job to wait for room", || {
+        Some(job(&daemon)).filter(|job| job["waiting_reason"] == "disk_space")
+    });
+    let shown = daemon.client(&["show", "thin"]);
+    let started = |event: &serde_json::Value| event["message"].as_str().unwrap().contains("starts");
+    assert!(!shown["events"].as_array().unwrap().iter().any(started), "{shown:#}");
+    small.resize(128);
+    let progress = daemon.wait_batch("thin");
+    assert_eq!(progress["state"], "completed", "{progress:#}\n{}", daemon.log());
+    daemon.kill9();
+    drop(small);
+}
+
+#[test]
 fn room_that_vanishes_during_the_copy_is_waited_for() {
     let mut daemon = Daemon::prepare();
     let target = daemon.scratch().join("target");

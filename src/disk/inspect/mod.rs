@@ -8,6 +8,7 @@ mod bytes;
 mod descriptor;
 mod qcow2;
 mod raw;
+mod size;
 mod vdi;
 mod vhd;
 mod vhdx;
@@ -18,6 +19,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 pub(crate) use bytes::Image;
+pub(crate) use size::virtual_size;
 
 use crate::disk::control::Control;
 use crate::disk::format::Format;

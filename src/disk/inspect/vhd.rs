@@ -18,6 +18,25 @@ pub(crate) fn layer(image: &Image<'_>, found: Format) -> Result<Layer> {
             "merge it with its parent in Hyper-V first (`Merge-VHD`)",
         ));
     }
+    let (footer, end) = footer(image)?;
+    let size = be64(&footer, 48);
+    if found == Format::VhdFixed {
+        if size > end {
+            return Err(cut_off(&format!("it should hold {size} bytes and holds {end}")));
+        }
+        return Ok(Layer { subformat: Some("fixed".to_owned()), ..Layer::default() });
+    }
+    check_blocks(image, be64(&footer, 16), size, end)?;
+    Ok(Layer { subformat: Some("dynamic".to_owned()), ..Layer::default() })
+}
+
+/// What the guest sees, by the footer.
+pub(super) fn virtual_size(image: &Image<'_>) -> Result<u64> {
+    footer(image).map(|(footer, _)| be64(&footer, 48))
+}
+
+/// The footer, found valid, and where it begins.
+fn footer(image: &Image<'_>) -> Result<(Vec<u8>, u64)> {
     let Some(end) = image.size.checked_sub(FOOTER_BYTES) else {
         return Err(cut_off("the footer is not whole"));
     };
@@ -33,15 +52,7 @@ pub(crate) fn layer(image: &Image<'_>, found: Format) -> Result<Layer> {
     if checksum(&footer, 64) != be32(&footer, 64) {
         return Err(broken("the checksum of its footer is wrong"));
     }
-    let size = be64(&footer, 48);
-    if found == Format::VhdFixed {
-        if size > end {
-            return Err(cut_off(&format!("it should hold {size} bytes and holds {end}")));
-        }
-        return Ok(Layer { subformat: Some("fixed".to_owned()), ..Layer::default() });
-    }
-    check_blocks(image, be64(&footer, 16), size, end)?;
-    Ok(Layer { subformat: Some("dynamic".to_owned()), ..Layer::default() })
+    Ok((footer, end))
 }
 
 fn check_blocks(image: &Image<'_>, header_offset: u64, size: u64, end: u64) -> Result<()> {

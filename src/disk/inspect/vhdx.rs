@@ -14,6 +14,8 @@ const METADATA: [u8; 16] =
     guid(0x8b7c_a206, 0x4790, 0x4b9a, [0xb8, 0xfe, 0x57, 0x5f, 0x05, 0x0f, 0x88, 0x6e]);
 const FILE_PARAMETERS: [u8; 16] =
     guid(0xcaa1_6737, 0xfa36, 0x4d43, [0xb3, 0xb6, 0x33, 0xf0, 0xaa, 0x44, 0xe7, 0x6b]);
+const VIRTUAL_SIZE: [u8; 16] =
+    guid(0x2fa5_4224, 0xcd1b, 0x4876, [0xb2, 0x11, 0x5d, 0xbe, 0xd8, 0x3b, 0xf4, 0xb8]);
 const HAS_PARENT: u32 = 2;
 /// States of a block whose data is in the file.
 const PRESENT: [u64; 2] = [6, 7];
@@ -37,6 +39,14 @@ pub(crate) fn layer(image: &Image<'_>) -> Result<Layer> {
     let block = block_bytes(image, metadata)?;
     check_blocks(image, table, block)?;
     Ok(Layer { subformat: Some("vhdx".to_owned()), ..Layer::default() })
+}
+
+/// What the guest sees, by the metadata.
+pub(super) fn virtual_size(image: &Image<'_>) -> Result<u64> {
+    let regions = regions(image)?;
+    let metadata = regions.iter().find(|region| region.id == METADATA);
+    let metadata = metadata.ok_or_else(|| broken("it has no metadata"))?;
+    item(image, metadata, VIRTUAL_SIZE, "size").map(|bytes| le64(&bytes, 0))
 }
 
 /// A VM that was not shut down leaves changes in the log; reading without them would give an old or torn state.
@@ -85,16 +95,21 @@ fn regions(image: &Image<'_>) -> Result<Vec<Region>> {
     Err(broken("neither of its two region tables is valid"))
 }
 
-fn block_bytes(image: &Image<'_>, region: &Region) -> Result<u64> {
+/// The first 8 bytes of a piece of metadata.
+fn item(image: &Image<'_>, region: &Region, id: [u8; 16], what: &str) -> Result<Vec<u8>> {
     let table = image.read(region.offset, TABLE_BYTES, "the metadata")?;
     if !table.starts_with(b"metadata") {
         return Err(broken("its metadata is none"));
     }
     let count = usize::from(le16(&table, 10));
-    let entry = table[32..].chunks_exact(32).take(count).find(|entry| entry[..16] == FILE_PARAMETERS);
-    let Some(entry) = entry else { return Err(broken("its metadata names no block size")) };
+    let entry = table[32..].chunks_exact(32).take(count).find(|entry| entry[..16] == id);
+    let Some(entry) = entry else { return Err(broken(&format!("its metadata names no {what}"))) };
     let at = region.offset.saturating_add(u64::from(le32(entry, 16)));
-    let parameters = image.read(at, 8, "the metadata")?;
+    image.read(at, 8, "the metadata")
+}
+
+fn block_bytes(image: &Image<'_>, region: &Region) -> Result<u64> {
+    let parameters = item(image, region, FILE_PARAMETERS, "block size")?;
     if le32(&parameters, 4) & HAS_PARENT != 0 {
         return Err(unsupported(
             "the disk is differencing (AVHDX): it holds only what differs from another disk",

@@ -26,6 +26,19 @@ pub(crate) fn layer(image: &Image<'_>, found: Format) -> Result<Layer> {
     }
 }
 
+/// What the guest sees, by the descriptor or the header.
+pub(super) fn virtual_size(image: &Image<'_>, found: Format) -> Result<u64> {
+    let sectors = match found {
+        Format::VmdkDescriptor => {
+            let descriptor = parse(&image.read(0, image.size, "the descriptor")?)?;
+            descriptor.extents.iter().fold(0, |sum: u64, extent| sum.saturating_add(extent.sectors))
+        }
+        Format::VmdkSparse | Format::VmdkStreamOptimized => SparseHeader::read(image)?.capacity,
+        _ => return Err(broken("it is no VMDK")),
+    };
+    Ok(sectors.saturating_mul(SECTOR))
+}
+
 /// Checks one sparse extent that a descriptor names.
 pub(crate) fn sparse_extent(image: &Image<'_>, found: Format, wanted: u64) -> Result<()> {
     match found {
