@@ -22,7 +22,7 @@ use super::command::{Command, SchedulerHandle};
 use super::configuration::ConfigurationSource;
 use super::control::{self, ControlContext, ControlSocket};
 use super::intake::{self, Intake, IntakeParts};
-use super::leftovers;
+use super::leftovers::Leftovers;
 use super::logging;
 use super::network::NetworkMonitor;
 use super::queue::{QueueHandle, refuse_network_file_system};
@@ -78,8 +78,7 @@ async fn serve(
     let started = Instant::now();
     let layout = settings.layout();
     let mut signals = Signals::listen()?;
-    leftovers::end_old_workers(&settings.state_dir).await;
-    leftovers::clear_work(&settings.work_dir);
+    let leftovers = Leftovers::clear(&settings.state_dir, &settings.work_dir);
     let queue = QueueHandle::open(&layout.queue_db())?;
     let network = NetworkMonitor::start(&settings.network_monitor).await;
     let (handle, commands) = SchedulerHandle::channel(COMMANDS);
@@ -115,6 +114,7 @@ async fn serve(
         results,
         logging: Some(logs),
         owner: lock.owner.clone(),
+        leftovers,
     })
     .await?;
     let context = ControlContext {

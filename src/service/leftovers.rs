@@ -1,12 +1,14 @@
 //! What an earlier daemon left: workers that are just dying, and their working files.
 //!
-//! Workers and all they start die with their service (parent-death signal). A job must not be started
-//! again before its old worker is really gone, so a new daemon waits for that, and helps.
+//! Workers and all they start die with their service (parent-death signal), but one that hangs on storage
+//! takes its time. A job must not be started again before its old worker is really gone. The service
+//! does not wait for that to be ready; whatever touches results waits for [`Leftovers::gone`].
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio_util::sync::CancellationToken;
 
 /// How long an old worker may take to die by itself.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -14,8 +16,39 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// Knows when nothing of an earlier daemon is in the way any more.
+#[derive(Debug, Clone)]
+pub struct Leftovers {
+    gone: CancellationToken,
+}
+
+impl Leftovers {
+    /// Ends old workers and clears their working files, beside everything else.
+    #[must_use]
+    pub fn clear(state_dir: &Path, work_dir: &Path) -> Leftovers {
+        let gone = CancellationToken::new();
+        // However the task ends, nobody waits for ever.
+        let told = gone.clone().drop_guard();
+        let (state_dir, work_dir) = (state_dir.to_owned(), work_dir.to_owned());
+        tokio::spawn(async move {
+            end_old_workers(&state_dir).await;
+            let _ = tokio::task::spawn_blocking(move || clear_work(&work_dir)).await;
+            drop(told);
+        });
+        Leftovers { gone }
+    }
+
+    /// Returns when results may be touched.
+    pub async fn gone(&self) {
+        self.gone.cancelled().await;
+    }
+}
+
 /// Returns when no worker of an earlier daemon of this state directory is alive any more.
-pub async fn end_old_workers(state_dir: &Path) {
+///
+/// One that even a kill does not end (its storage is away) is not waited for longer: it holds up all
+/// others, and its lock in the output directory keeps a second worker from its files.
+async fn end_old_workers(state_dir: &Path) {
     let begun = Instant::now();
     let mut told = false;
     loop {
@@ -24,12 +57,19 @@ pub async fn end_old_workers(state_dir: &Path) {
             move || old_workers(&state_dir)
         });
         let left = left.await.unwrap_or_default();
-        if left.is_empty() || begun.elapsed() > PATIENCE * 2 {
+        if left.is_empty() {
+            if told {
+                tracing::info!("the workers of an earlier daemon are gone");
+            }
+            return;
+        }
+        if begun.elapsed() > PATIENCE * 2 {
+            tracing::warn!(?left, "workers of an earlier daemon do not end and are left behind");
             return;
         }
         if !told {
             told = true;
-            tracing::info!(?left, "waiting for workers of an earlier daemon to end");
+            tracing::info!(?left, "no job starts before the workers of an earlier daemon have ended");
         }
         if begun.elapsed() > PATIENCE {
             for pid in left.iter().filter_map(|pid| Pid::from_raw(*pid)) {
@@ -41,7 +81,7 @@ pub async fn end_old_workers(state_dir: &Path) {
 }
 
 /// Removes what is left of working directories; the jobs make them anew.
-pub fn clear_work(work_dir: &Path) {
+fn clear_work(work_dir: &Path) {
     for entry in std::fs::read_dir(work_dir).into_iter().flatten().flatten() {
         let is_a_job = entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit());
         if !is_a_job {

@@ -126,8 +126,9 @@ fn assert_whole(load: &Load, daemon: &mut Daemon, expected: &BTreeMap<String, St
     daemon.start();
     let temporary = Daemon::files_below(daemon.state(), |name| name.contains(".tmp"));
     assert!(temporary.is_empty(), "after {after}: temporary files after a restart: {temporary:?}");
-    let work = fs::read_dir(daemon.state().join("work")).map_or(0, Iterator::count);
-    assert_eq!(work, 0, "after {after}: working files after a restart");
+    wait_for("working files to be cleared after a restart", || {
+        (fs::read_dir(daemon.state().join("work")).map_or(0, Iterator::count) == 0).then_some(())
+    });
     assert_eq!(daemon.client(&["list"])["jobs"].as_array().unwrap().len(), load.manifests.len());
 }
 

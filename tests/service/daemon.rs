@@ -1,6 +1,7 @@
 //! The daemon as a process: one per state directory, ends in order, continues what was cut off.
 
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -167,6 +168,45 @@ fn a_daemon_killed_in_mid_copy_continues_and_the_job_ends_once() {
     );
 }
 
+/// A process that passes for a worker of an earlier daemon and would never end by itself.
+fn old_worker(daemon: &Daemon) -> std::process::Child {
+    std::fs::write(daemon.scratch().join("worker"), "read end\n").unwrap();
+    let log = std::fs::File::create(daemon.state().join("logs/old.log")).unwrap();
+    let mut command = std::process::Command::new("sh");
+    command.arg("worker").current_dir(daemon.scratch()).stdin(std::process::Stdio::piped()).stderr(log);
+    command.spawn().unwrap()
+}
+
+#[test]
+fn a_daemon_is_ready_while_an_old_worker_dies_but_starts_and_discards_nothing_before() {
+    let mut daemon = Daemon::prepare();
+    daemon.configure("max_concurrent_jobs: 2\n");
+    daemon.start();
+    for (name, data_mib) in [("vm", 128), ("other", 120)] {
+        let disk = source(&daemon, name, "raw", data_mib);
+        drop_disk(&daemon, name, &disk, "raw", SLOW);
+        wait_copying(&daemon, name);
+    }
+    daemon.kill9();
+    daemon.assert_no_orphans();
+    let mut old = old_worker(&daemon);
+    daemon.start();
+    daemon.client(&["cancel", "other"]);
+    assert_eq!(old.wait().unwrap().signal(), Some(9), "it was given time, and then killed");
+    let left = Daemon::files_below(&daemon.state().join("output/other"), |name| name.contains(".partial"));
+    assert_eq!(left, Vec::<std::path::PathBuf>::new());
+
+    let progress = daemon.wait_batch("vm");
+    assert_eq!(progress["state"], "completed", "{progress}\n{}", daemon.log());
+    assert_eq!(only_vm(&progress)["attempt"], 1, "being killed costs no attempt");
+    let log = std::fs::read_to_string(daemon.log_path()).unwrap();
+    let log = &log[log.rfind("the service starts").unwrap()..];
+    let at = |what: &str| log.find(what).unwrap_or_else(|| panic!("not told: {what}\n{log}"));
+    let gone = at("the workers of an earlier daemon are gone");
+    assert!(at("ready after") < gone, "{log}");
+    assert!(gone < at(" running") && gone < at(" cancelled"), "{log}");
+}
+
 #[test]
 fn a_killed_worker_costs_an_attempt_and_the_job_succeeds_in_the_next() {
     let daemon = Daemon::start_new();
@@ -215,7 +255,7 @@ fn a_drop_with_a_secret_in_it_is_kept_as_a_private_redacted_copy() {
     let daemon = Daemon::start_new();
     let disk = source(&daemon, "disk", "raw", 8);
     let text = disks::manifest(&[("root", &disk, "raw")], "");
-    daemon.drop_file("vm.yaml", &format!("# the old password: hunter2\n{text}"));
+    daemon.drop_file("vm.yaml", format!("# the old password: hunter2\n{text}"));
     let settled = daemon.wait_settled("processed", "vm.yaml");
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(

@@ -180,8 +180,10 @@ impl Scheduler {
     /// Measures the room for a job, elsewhere.
     async fn probe(&mut self, job: JobId) -> Result<()> {
         let plan = self.parts.queue.with(move |db| db.plan(job)).await?;
-        let reports = self.reports.0.clone();
+        let (reports, leftovers) = (self.reports.0.clone(), self.parts.leftovers.clone());
         tokio::spawn(async move {
+            // No job starts unasked, so none starts beside a worker of an earlier daemon.
+            leftovers.gone().await;
             let looked = tokio::task::spawn_blocking(move || space::probe(&plan));
             let probe = match tokio::time::timeout(space::PROBE_LIMIT, looked).await {
                 Ok(Ok(probe)) => probe,
@@ -272,8 +274,9 @@ impl Scheduler {
         let (plan, row) = self.parts.queue.with(move |db| Ok((db.plan(job)?, db.job(job)?))).await?;
         let Some(batch) = row.map(|row| row.batch_key) else { return Ok(()) };
         self.discarding.insert(job);
-        let reports = self.reports.0.clone();
+        let (reports, leftovers) = (self.reports.0.clone(), self.parts.leftovers.clone());
         tokio::spawn(async move {
+            leftovers.gone().await;
             let removed = tokio::task::spawn_blocking(move || publish::abandon(&plan)).await;
             if let Ok(Err(error)) = removed {
                 tracing::warn!(job, %error, "its partial results could not be removed");

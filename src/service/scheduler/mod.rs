@@ -43,6 +43,7 @@ use self::settling::Settling;
 use super::admission::Results;
 use super::command::{Command, Reply};
 use super::configuration::ConfigurationSource;
+use super::leftovers::Leftovers;
 use super::logging::Logging;
 use super::network::{NetworkMonitor, NetworkState, Verdict};
 use super::queue::QueueHandle;
@@ -93,6 +94,8 @@ pub struct SchedulerParts {
     pub logging: Option<Logging>,
     /// Names this daemon in the queue.
     pub owner: String,
+    /// What an earlier daemon left: nothing touches results while that is in the way.
+    pub leftovers: Leftovers,
 }
 
 /// What arrives from threads that looked something up or wrote something.

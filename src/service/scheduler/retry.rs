@@ -68,8 +68,9 @@ impl Scheduler {
             Err(error) => return drop(reply.send(Err(error.into()))),
         };
         self.rewinding.extend(&jobs);
-        let reports = self.reports.0.clone();
+        let (reports, leftovers) = (self.reports.0.clone(), self.parts.leftovers.clone());
         tokio::spawn(async move {
+            leftovers.gone().await;
             let mut reply = Some(reply);
             for plan in plans {
                 let directory = plan.output.directory.clone();
