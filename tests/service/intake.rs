@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Mutex, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper2kvm::model::error::Kind;
 use hyper2kvm::model::job::JobState;
@@ -20,7 +20,7 @@ use rustix::fs::{CWD, FileType, mknodat};
 
 use crate::intake_support::{Scene, manifest};
 use crate::queue::claim;
-use crate::support::{wait_for, within};
+use crate::support::{wait_for, wait_for_count, within};
 
 /// Long enough that only a hint can make a file complete within a test.
 const FOREVER_S: f64 = 3600.0;
@@ -326,17 +326,12 @@ fn more_drops_than_an_inotify_queue_holds_are_all_taken_and_only_once() {
         fs::write(aside.join(format!("vm-{number}.json")), manifest(&format!("vm-{number}"))).unwrap();
     }
     scene.start();
-    let started = Instant::now();
     for number in 0..DROPS {
         let name = format!("vm-{number}.json");
         fs::rename(aside.join(&name), scene.incoming().join(&name)).unwrap();
     }
     let queued = || scene.queue.with_blocking(|db| db.counts()).unwrap().states["queued"];
-    let deadline = Instant::now() + Duration::from_secs(600);
-    while queued() < DROPS as u64 {
-        assert!(Instant::now() < deadline, "{} of {DROPS} after {:?}", queued(), started.elapsed());
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_for_count("drops that were queued", DROPS as u64, queued);
     wait_for("an empty drop directory", || {
         fs::read_dir(scene.incoming()).unwrap().next().is_none().then_some(())
     });

@@ -12,4 +12,4 @@ pub mod disks;
 pub mod wait;
 
 pub use daemon::Daemon;
-pub use wait::{wait_for, within};
+pub use wait::{wait_for, wait_for_count, within};

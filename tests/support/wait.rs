@@ -21,6 +21,17 @@ pub fn within<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Optio
     }
 }
 
+/// Polls until `count` is `goal`, for as long as it grows; fails the test, naming `what`, when it stood still
+/// for [`PATIENCE`].
+#[track_caller]
+pub fn wait_for_count(what: &str, goal: u64, mut count: impl FnMut() -> u64) {
+    let mut known = count();
+    while known != goal {
+        let grown = within(PATIENCE, || Some(count()).filter(|now| *now > known));
+        known = grown.unwrap_or_else(|| panic!("{what}: {known} of {goal}, and no more for {PATIENCE:?}"));
+    }
+}
+
 /// Polls until `probe` gives something; fails the test, naming `what`, after [`PATIENCE`].
 #[track_caller]
 pub fn wait_for<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
