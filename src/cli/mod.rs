@@ -125,7 +125,7 @@ enum Command {
 }
 
 /// Commands of the manual that a later version brings. They do not exist here; who tries one is told.
-const LATER: [&str; 13] = [
+pub const LATER: [&str; 13] = [
     "inspect", "fix", "live-fix", "vsphere", "esxi", "azure", "ami", "cutover", "rollback", "libvirt",
     "release", "profiles", "manifest",
 ];

@@ -24,11 +24,11 @@ fn policy(slots: usize) -> Policy {
     policy
 }
 
-fn core(slots: usize) -> Core {
+pub(in crate::service::scheduler) fn core(slots: usize) -> Core {
     Core::new(policy(slots), || 0.5)
 }
 
-fn job(id: JobId) -> JobFacts {
+pub(in crate::service::scheduler) fn job(id: JobId) -> JobFacts {
     JobFacts {
         id,
         batch: id,
@@ -49,7 +49,7 @@ fn batch(key: BatchKey, jobs: &[JobFacts]) -> BatchFacts {
     BatchFacts { key, parallel_limit: None, continue_on_error: true, members }
 }
 
-fn load_each(core: &mut Core, jobs: Vec<JobFacts>) {
+pub(in crate::service::scheduler) fn load_each(core: &mut Core, jobs: Vec<JobFacts>) {
     for job in jobs {
         core.load(0.0, batch(job.id, std::slice::from_ref(&job)), vec![job]);
     }

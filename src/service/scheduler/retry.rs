@@ -216,14 +216,10 @@ fn still_ending(row: &JobRow) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::path::Path;
 
-    use super::super::core::{BatchFacts, Counters, JobFacts};
-    use super::super::policy::Policy;
+    use super::super::core::tests::{core, job, load_each};
     use super::*;
-    use crate::model::config::Settings;
-    use crate::model::job::JobState;
 
     #[tokio::test]
     async fn a_directory_that_does_not_answer_is_given_up_and_its_thread_is_not_forgotten() {
@@ -243,26 +239,8 @@ mod tests {
 
     #[test]
     fn a_job_is_ending_while_only_the_queue_thinks_that_it_is_open() {
-        let mut core = Core::new(Policy::of(&Settings::defaults(Path::new("/s"), 2)), || 0.5);
-        let facts = JobFacts {
-            id: 4,
-            batch: 1,
-            vm: "vm".to_owned(),
-            state: JobState::Queued,
-            waiting: None,
-            waiting_detail: String::new(),
-            waiting_since: None,
-            priority: 100,
-            needs_network: false,
-            depends_on: Vec::new(),
-            counters: Counters::default(),
-        };
-        let members = BTreeMap::from([("vm".to_owned(), JobState::Queued)]);
-        core.load(
-            0.0,
-            BatchFacts { key: 1, parallel_limit: None, continue_on_error: true, members },
-            vec![facts],
-        );
+        let mut core = core(1);
+        load_each(&mut core, vec![job(4)]);
         let discarding = HashSet::from([1]);
         let line = VecDeque::from([
             Action::BatchEnded { batch: 3 },
