@@ -17,6 +17,7 @@ mod doctor;
 mod drain;
 mod exit;
 mod input;
+mod inspect;
 mod list;
 mod logs;
 mod man;
@@ -82,6 +83,8 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Check manifests and configuration files, and say all that is wrong
     Validate(validate::ValidateArgs),
+    /// Tell which guest is inside the disks of a machine
+    Inspect(inspect::InspectArgs),
     /// Hand manifests to the running service
     Submit(submit::SubmitArgs),
     /// List the jobs
@@ -125,9 +128,9 @@ enum Command {
 }
 
 /// Commands of the manual that a later version brings. They do not exist here; who tries one is told.
-pub const LATER: [&str; 13] = [
-    "inspect", "fix", "live-fix", "vsphere", "esxi", "azure", "ami", "cutover", "rollback", "libvirt",
-    "release", "profiles", "manifest",
+pub const LATER: [&str; 12] = [
+    "fix", "live-fix", "vsphere", "esxi", "azure", "ami", "cutover", "rollback", "libvirt", "release",
+    "profiles", "manifest",
 ];
 
 /// Runs the command line of this process.
@@ -152,6 +155,7 @@ fn run(cli: &Cli) -> Exit {
         Command::BootTest(args) => boot_test::run(args, &ui),
         Command::Plan(args) => plan::run(args, &ui),
         Command::Validate(args) => validate::run(args, &ui),
+        Command::Inspect(args) => inspect::run(args, &ui),
         Command::Submit(args) => submit::run(args, &ui),
         Command::List(args) => list::run(args, &ui),
         Command::Show(args) => show::run(args, &ui),

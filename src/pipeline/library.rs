@@ -139,8 +139,8 @@ impl Migration {
 /// ```
 #[derive(Debug, Clone)]
 pub struct DiskProcessor {
-    engine: Engine,
-    control: Control,
+    pub(super) engine: Engine,
+    pub(super) control: Control,
 }
 
 impl DiskProcessor {

@@ -5,12 +5,13 @@ use hyper2kvm::cli::LATER;
 use crate::run::{run, run_at};
 
 /// The commands that this version has.
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 26] = [
     "daemon",
     "convert",
     "boot-test",
     "plan",
     "validate",
+    "inspect",
     "submit",
     "list",
     "show",

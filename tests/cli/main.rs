@@ -12,6 +12,7 @@ mod commands;
 mod doctor;
 mod fake;
 mod help;
+mod inspect;
 mod limits;
 mod local;
 mod run;

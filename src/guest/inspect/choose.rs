@@ -102,10 +102,11 @@ pub(super) fn choose(appliance: &Appliance, storage: &Storage, wanted: Option<&s
         .volumes
         .iter()
         .filter(|volume| FILE_SYSTEMS.contains(&volume.content.as_str()) && !storage.is_used(&volume.device))
+        .filter(|volume| !is_another_part(volume, storage))
         .filter(|volume| wanted.is_none_or(|wanted| volume.device == wanted.device))
         .take(MOST_CANDIDATES)
         .collect();
-    let (mut found, failures) = look(appliance, &volumes)?;
+    let (mut found, failures) = look(appliance, storage, &volumes)?;
     found.retain(|candidate| candidate.is_linux() || candidate.windows);
     let mut notes: Vec<String> = failures
         .iter()
@@ -132,6 +133,14 @@ pub(super) fn choose(appliance: &Appliance, storage: &Storage, wanted: Option<&s
     Ok(Choice { root, notes })
 }
 
+/// A btrfs over several devices is one file system; the first of them stands for it.
+fn is_another_part(volume: &Volume, storage: &Storage) -> bool {
+    let is_same = |other: &&Volume| other.content == "btrfs" && other.uuid == volume.uuid;
+    volume.content == "btrfs"
+        && volume.uuid.is_some()
+        && storage.volumes.iter().find(is_same).is_some_and(|first| first.device != volume.device)
+}
+
 fn named<'s>(spec: &str, storage: &'s Storage) -> Result<&'s Volume> {
     fstab::resolve(spec, storage, &Names::default()).ok_or_else(|| {
         let known: Vec<String> = storage.volumes.iter().map(|volume| shown(&volume.device)).collect();
@@ -144,13 +153,13 @@ fn named<'s>(spec: &str, storage: &'s Storage) -> Result<&'s Volume> {
 
 type Failures = Vec<(String, String)>;
 
-fn look(appliance: &Appliance, volumes: &[&Volume]) -> Result<(Vec<Candidate>, Failures)> {
+fn look(appliance: &Appliance, storage: &Storage, volumes: &[&Volume]) -> Result<(Vec<Candidate>, Failures)> {
     if volumes.is_empty() {
         return Ok((Vec::new(), Vec::new()));
     }
     let mut script = LOOK.to_owned();
     for (index, volume) in volumes.iter().enumerate() {
-        let device = mount::for_shell(&volume.device);
+        let device = mount::for_shell(storage.node(&volume.device));
         let options = mount::looking_options(&volume.content);
         script.push_str(&format!("look {index} {device} {options} {}\n", volume.content));
     }

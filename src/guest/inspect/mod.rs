@@ -7,6 +7,7 @@
 //! Every question to the appliance costs milliseconds, and a program run there tens of them, so that whole lists are asked for at once.
 //! What is not here: any change.
 
+mod agents;
 mod boot;
 mod choose;
 mod entries;
@@ -14,6 +15,7 @@ mod files;
 mod fstab;
 mod kernels;
 mod mount;
+mod network;
 mod os;
 mod storage;
 mod unlock;
@@ -70,6 +72,8 @@ fn linux(appliance: &Appliance) -> Result<GuestIdentity> {
         init_system: os::init_system(&there),
         initramfs_tool: os::initramfs_tool(&there),
         architecture: architecture.map(str::to_owned),
+        nics: network::nics(files)?,
+        agents: agents::agents(&files.matching(&agents::places())?),
         hostname: os::hostname(files)?,
         kernels: kernels::kernels(files)?,
         os_id: release.id,
@@ -110,6 +114,12 @@ fn mounts(appliance: &Appliance, storage: &Storage, opened: &Opened) -> Result<V
 fn notes(choice: &Choice, opened: &Opened, storage: &Storage) -> Vec<String> {
     let mut notes = choice.notes.clone();
     notes.extend(opened.warnings.iter().cloned());
+    notes.extend(storage.holding("swsuspend").map(|swap| {
+        format!(
+            "the system is hibernated: its memory lies in {}, and it cannot be repaired",
+            shown(&swap.device)
+        )
+    }));
     notes.extend(
         unlock::locked(storage)
             .map(|volume| format!("{} is encrypted, and no key opens it", unlock::called(volume))),

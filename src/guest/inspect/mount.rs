@@ -199,7 +199,8 @@ fn awake(appliance: &Appliance, storage: &Storage, content: &str, device: &str) 
     if content != "ntfs" {
         return Ok(());
     }
-    let probe = format!("ntfs-3g.probe --readwrite {} >/dev/null 2>&1; echo $?", for_shell(device));
+    let probe =
+        format!("ntfs-3g.probe --readwrite {} >/dev/null 2>&1; echo $?", for_shell(storage.node(device)));
     let answer = appliance.appliance_command(&probe).unwrap_or_default();
     match answer.trim() {
         "14" => Err(asleep(format!(

@@ -60,6 +60,8 @@ pub(super) struct Storage {
     pub(super) heads: Vec<Vec<u8>>,
     /// In the order of disks and partitions; what is made of several comes last.
     pub(super) volumes: Vec<Volume>,
+    /// What the appliance's kernel calls a volume, for scripts that run there.
+    pub(super) nodes: BTreeMap<String, String>,
     /// Of a volume, the devices that it is made of.
     pub(super) below: BTreeMap<String, Vec<String>>,
 }
@@ -68,6 +70,11 @@ impl Storage {
     /// The volumes that hold this, in libblkid's words.
     pub(super) fn holding<'a>(&'a self, content: &'a str) -> impl Iterator<Item = &'a Volume> {
         self.volumes.iter().filter(move |volume| volume.content == content)
+    }
+
+    /// A volume's name in a script of the appliance.
+    pub(super) fn node<'a>(&'a self, device: &'a str) -> &'a str {
+        self.nodes.get(device).map_or(device, String::as_str)
     }
 
     /// Whether something lies on top of this device.
@@ -118,6 +125,7 @@ fn read(told: &str) -> Storage {
     }
     for device in seen.values() {
         let Some(name) = names.get(device.name) else { continue };
+        storage.nodes.insert(name.clone(), format!("/dev/{}", device.name));
         let below = device.below.iter().filter_map(|below| names.get(*below).cloned()).collect::<Vec<_>>();
         if !below.is_empty() {
             storage.below.insert(name.clone(), below);
@@ -330,6 +338,7 @@ mod tests {
         assert_eq!(esp.label.as_deref(), Some("EFI system"));
         assert_eq!(esp.partition_type.as_deref(), Some("C12A7328-F81F-11D2-BA4B-00A0C93EC93B"));
         assert_eq!((esp.disk, esp.partition, esp.bytes), (Some(0), Some(1), 64 << 20));
+        assert_eq!(storage.node("/dev/sda1"), "/dev/sdb1", "the kernel met the second disk first");
     }
 
     #[test]

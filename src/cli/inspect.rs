@@ -1,0 +1,183 @@
+//! `inspect DISK…`: which guest is inside the disks of one machine.
+//!
+//! What is not here: how that is found out (see `guest::inspect`).
+
+use std::fmt::Write as _;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::table::printable;
+use super::{Exit, Failure, Ui};
+use crate::disk::SourceDisk;
+use crate::guest::work::Key;
+use crate::model::error::{Error, Kind, Result};
+use crate::model::guest::{GuestIdentity, GuestKernel, GuestNic};
+use crate::model::units::human_size;
+use crate::pipeline::DiskProcessor;
+use crate::sys::fs::open_nofollow;
+
+/// How the guest room says that there is nothing inside, which is an answer here.
+const NO_OS_FIELD: &str = "pipeline.fix.on_no_os";
+/// No passphrase is longer.
+const MOST_KEY_BYTES: u64 = 64 << 10;
+
+/// Arguments of `inspect`.
+#[derive(Debug, clap::Args)]
+pub(super) struct InspectArgs {
+    /// The disks of one machine, in the order in which it has them
+    #[arg(value_name = "DISK", required = true)]
+    disks: Vec<PathBuf>,
+    /// A file with the passphrase of an encrypted volume (LUKS); may be given several times
+    #[arg(long, value_name = "FILE")]
+    key_file: Vec<PathBuf>,
+}
+
+/// `{"guests": […], "disks": […]}`
+#[derive(Debug, Serialize)]
+struct Inspected {
+    guests: Vec<GuestIdentity>,
+    disks: Vec<DiskView>,
+}
+
+#[derive(Debug, Serialize)]
+struct DiskView {
+    path: PathBuf,
+    format: &'static str,
+    virtual_size: u64,
+    allocated_bytes: u64,
+    backing: Vec<PathBuf>,
+    warnings: Vec<String>,
+}
+
+/// Looks and prints.
+pub(super) fn run(args: &InspectArgs, ui: &Ui) -> Result<Exit, Failure> {
+    let keys = args.key_file.iter().map(|path| key(path)).collect::<Result<Vec<Key>>>()?;
+    let processor = DiskProcessor::new()?;
+    let disks = args.disks.iter().map(|path| processor.inspect(path)).collect::<Result<Vec<_>>>()?;
+    let begun = |what: &str| {
+        if ui.verbose > 0 {
+            ui.note(what);
+        }
+    };
+    let guests = match processor.identify(&disks, keys, begun) {
+        Ok(identity) => vec![identity],
+        Err(error) if error.details().place.field.as_deref() == Some(NO_OS_FIELD) => {
+            ui.note(&printable(&error.details().cause));
+            Vec::new()
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let found = Inspected { guests, disks: disks.iter().map(view).collect() };
+    if ui.json {
+        ui.print_json(&found)?;
+    } else {
+        ui.print(&shown(&found))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn key(path: &Path) -> Result<Key> {
+    let failed = |error: std::io::Error| {
+        Error::io(Kind::Source, "read the key file", path, &error)
+            .advice("name a file with the passphrase in it")
+    };
+    let mut text = String::new();
+    open_nofollow(path).map_err(failed)?.take(MOST_KEY_BYTES).read_to_string(&mut text).map_err(failed)?;
+    Ok(Key { uuid: None, device: None, passphrase: text.trim_end_matches(['\n', '\r']).to_owned() })
+}
+
+fn view(disk: &SourceDisk) -> DiskView {
+    DiskView {
+        path: disk.path.clone(),
+        format: disk.format.name(),
+        virtual_size: disk.facts.virtual_size,
+        allocated_bytes: disk.facts.allocated_bytes,
+        backing: disk.facts.backing.clone(),
+        warnings: disk.warnings.clone(),
+    }
+}
+
+/// For people: a few lines for each.
+fn shown(found: &Inspected) -> String {
+    let mut text = String::new();
+    for guest in &found.guests {
+        for (name, value) in lines(guest) {
+            // Writing into a string does not fail.
+            let _ = writeln!(text, "{name:<12} {}", printable(&value));
+        }
+    }
+    for disk in &found.disks {
+        let size = human_size(disk.virtual_size);
+        let _ = writeln!(
+            text,
+            "{:<12} {} ({}, {size})",
+            "disk",
+            printable(&disk.path.display().to_string()),
+            disk.format
+        );
+    }
+    text
+}
+
+fn lines(guest: &GuestIdentity) -> Vec<(&'static str, String)> {
+    let or_unknown = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
+    let mut lines = vec![
+        ("system", format!("{} ({})", or_unknown(&guest.os_pretty), or_unknown(&guest.architecture))),
+        ("name", or_unknown(&guest.hostname)),
+        ("starts by", format!("{}, {}", word(&guest.firmware), word(&guest.bootloader))),
+        ("runs", format!("{}, packages by {}", word(&guest.init_system), or_unknown(&guest.package_manager))),
+        ("root", or_unknown(&guest.root)),
+    ];
+    lines.extend(guest.mounts.iter().filter(|mount| mount.total_bytes.is_some()).map(|mount| {
+        let room = match (mount.free_bytes, mount.total_bytes) {
+            (Some(free), Some(total)) => format!(", {} of {} free", human_size(free), human_size(total)),
+            _ => String::new(),
+        };
+        ("mount", format!("{} on {} ({}{room})", mount.path, mount.spec, mount.file_system))
+    }));
+    lines.extend(guest.kernels.iter().map(|kernel| ("kernel", kernel_line(kernel))));
+    lines.extend(guest.nics.iter().map(|nic| ("network", nic_line(nic))));
+    if !guest.agents.is_empty() {
+        lines.push(("tools", guest.agents.join(", ")));
+    }
+    lines.extend(guest.notes.iter().map(|note| ("note", note.clone())));
+    lines
+}
+
+fn kernel_line(kernel: &GuestKernel) -> String {
+    let virtio = if kernel.virtio { "has virtio" } else { "has no virtio drivers" };
+    let default = if kernel.default { ", starts by default" } else { "" };
+    format!("{} ({virtio}{default})", kernel.version)
+}
+
+fn nic_line(nic: &GuestNic) -> String {
+    let name = if nic.name.is_empty() { nic.mac.as_deref().unwrap_or("any card") } else { &nic.name };
+    let mut addresses = nic.addresses.clone();
+    if nic.dhcp {
+        addresses.insert(0, "DHCP".to_owned());
+    }
+    format!("{name}: {} ({})", addresses.join(", "), nic.configured_by)
+}
+
+/// A value as JSON names it.
+fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => "unknown".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_says_of_itself_does_not_drive_a_terminal() {
+        let guest =
+            GuestIdentity { os_pretty: Some("\u{1b}[2JLinux".to_owned()), ..GuestIdentity::default() };
+        let text = shown(&Inspected { guests: vec![guest], disks: Vec::new() });
+        assert!(text.contains("Linux") && !text.contains('\u{1b}'), "{text:?}");
+    }
+}

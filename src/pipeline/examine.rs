@@ -1,0 +1,109 @@
+//! Looking into the disks of one machine without converting it: what `inspect` tells.
+//!
+//! The guest is opened as in a conversion: in the confined child, through overlays that are thrown away, so that nothing is ever written
+//! to a source. What is not here: repairs, and how the answer is shown.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::guest_child::{GuestChild, GuestFiles, GuestLimits, GuestPlace};
+use super::library::DiskProcessor;
+use crate::disk::SourceDisk;
+use crate::guest::work::{Event, Key, Order, OrderedDrive};
+use crate::model::error::{Error, Kind, Result};
+use crate::model::guest::GuestIdentity;
+use crate::sys::kvm;
+
+/// An appliance that says nothing for this long hangs.
+const STALL_TIMEOUT_S: f64 = 600.0;
+/// Nobody else looks into these files.
+const PRIVATE_MODE: u32 = 0o700;
+
+impl DiskProcessor {
+    /// Who lives in these disks of one machine, in the order in which it has them. `beginning` hears what is begun.
+    ///
+    /// That there is no operating system is an error of kind `guest` at the field `pipeline.fix.on_no_os`.
+    pub fn identify(
+        &self,
+        disks: &[SourceDisk],
+        keys: Vec<Key>,
+        mut beginning: impl FnMut(&str),
+    ) -> Result<GuestIdentity> {
+        let scratch = Scratch::make()?;
+        let place = GuestPlace::prepare(&scratch.0, None)?;
+        let launcher = &self.engine.launcher;
+        let (mut drives, mut files) = (Vec::new(), GuestFiles::default());
+        for (index, disk) in disks.iter().enumerate() {
+            let path = scratch.0.join(format!("{index}.qcow2"));
+            self.engine.make_overlay(disk, &path, disk.facts.virtual_size, &self.control)?;
+            drives.push(OrderedDrive {
+                id: index.to_string(),
+                path: path.clone(),
+                format: "qcow2".to_owned(),
+            });
+            files.sources.extend(disk.identity().iter().map(|file| file.path.clone()));
+            files.overlays.push(path);
+        }
+        let order = Order {
+            kvm: kvm::probe(launcher).works,
+            memory_mb: None,
+            temp: place.temp.clone(),
+            log: None,
+            drives,
+            keys,
+            fix: None,
+            diffs: false,
+        };
+        let limits =
+            GuestLimits { stall_timeout_s: STALL_TIMEOUT_S, sandbox_required: false, bearable: Vec::new() };
+        beginning(if order.kvm { "the appliance starts" } else { "the appliance starts, emulated" });
+        let mut child = GuestChild::start(launcher, &place, files, &order, limits, &self.control)?;
+        let mut found = None;
+        while let Some(event) = child.next()? {
+            match event {
+                Event::Launched { .. } => beginning("the guest is looked at"),
+                Event::Inspected { identity, .. } => found = Some(*identity),
+                Event::Fixing { .. }
+                | Event::Fixed { .. }
+                | Event::Diff { .. }
+                | Event::Warning { .. }
+                | Event::Done => {}
+                Event::Failed { error } => return Err(error),
+            }
+        }
+        for disk in disks {
+            disk.check_unchanged()?;
+        }
+        found.ok_or_else(|| Error::internal("the guest was looked at, and nothing was told of it"))
+    }
+}
+
+/// A private directory, gone when it is dropped.
+#[derive(Debug)]
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn make() -> Result<Scratch> {
+        use std::os::unix::fs::DirBuilderExt;
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("hyper2kvm-{}-{number}", std::process::id()));
+        let made = std::fs::DirBuilder::new().mode(PRIVATE_MODE).create(&path);
+        made.map_err(|error| {
+            Error::io(Kind::Output, "make", &path, &error)
+                .advice("TMPDIR names the directory for temporary files; it has to be writable")
+        })?;
+        let real: &Path = &path;
+        std::fs::canonicalize(real)
+            .map(Scratch)
+            .map_err(|error| Error::io(Kind::Output, "resolve", real, &error))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::debug!(path = %self.0.display(), %error, "the temporary directory stays");
+        }
+    }
+}

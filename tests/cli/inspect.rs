@@ -1,0 +1,91 @@
+//! `inspect` against real disks: what it says, and that it leaves everything as it was.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::run::{Done, hyper2kvm};
+
+/// A VMDK with one file system and these files on it.
+fn disk(dir: &Path, files: &[(&str, &str)]) -> PathBuf {
+    let tree = dir.join("tree");
+    for (path, text) in files {
+        let path = tree.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let (raw, vmdk) = (dir.join("disk.raw"), dir.join("disk.vmdk"));
+    fs::File::create(&raw).unwrap().set_len(32 << 20).unwrap();
+    let made =
+        Command::new("/sbin/mke2fs").args(["-q", "-F", "-t", "ext4", "-d"]).args([&tree, &raw]).status();
+    assert!(made.unwrap().success());
+    let made =
+        Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "vmdk"]).args([&raw, &vmdk]).status();
+    assert!(made.unwrap().success());
+    vmdk
+}
+
+/// Runs it with a temporary directory of its own, which has to be empty afterwards.
+fn inspect(dir: &Path, words: &[&str]) -> Done {
+    let temp = dir.join("temp");
+    fs::create_dir_all(&temp).unwrap();
+    let done = hyper2kvm().arg("inspect").args(words).env("TMPDIR", &temp).output().unwrap().into();
+    assert_eq!(fs::read_dir(&temp).unwrap().count(), 0, "something is left behind");
+    done
+}
+
+#[test]
+fn a_guest_is_told_and_its_disk_is_left_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let vmdk = disk(
+        dir.path(),
+        &[
+            (
+                "etc/os-release",
+                "ID=debian\nVERSION_ID=\"12\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n",
+            ),
+            ("etc/fstab", "/dev/sda / ext4 errors=remount-ro 0 1\n"),
+            ("etc/hostname", "web\n"),
+            ("usr/bin/apt-get", ""),
+        ],
+    );
+    let before = fs::read(&vmdk).unwrap();
+    let done = inspect(dir.path(), &[vmdk.to_str().unwrap(), "--json"]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let told = done.json();
+    assert_eq!(told["guests"].as_array().unwrap().len(), 1);
+    let guest = &told["guests"][0];
+    assert_eq!(
+        (&guest["type"], &guest["os_id"], &guest["hostname"]),
+        (&"linux".into(), &"debian".into(), &"web".into())
+    );
+    assert_eq!(guest["mounts"][0]["path"], "/");
+    assert_eq!(
+        (&told["disks"][0]["format"], &told["disks"][0]["virtual_size"]),
+        (&"vmdk".into(), &(32 << 20).into())
+    );
+    assert_eq!(fs::read(&vmdk).unwrap(), before);
+}
+
+#[test]
+fn disks_without_a_system_are_an_answer_and_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let vmdk = disk(dir.path(), &[("readme", "only data\n")]);
+    let done = inspect(dir.path(), &[vmdk.to_str().unwrap()]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert!(done.stderr.contains("no operating system was found"), "{}", done.stderr);
+    assert!(done.stdout.starts_with("disk "), "{}", done.stdout);
+}
+
+#[test]
+fn a_key_or_a_disk_that_is_not_there_is_told_before_anything_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("missing");
+    let missing = missing.to_str().unwrap();
+    let done = inspect(dir.path(), &[missing]);
+    assert_eq!(done.code, 1);
+    let vmdk = disk(dir.path(), &[("readme", "only data\n")]);
+    let done = inspect(dir.path(), &[vmdk.to_str().unwrap(), "--key-file", missing]);
+    assert_eq!(done.code, 1);
+    assert!(done.stderr.contains("key file"), "{}", done.stderr);
+}
