@@ -3,3 +3,4 @@
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test binary has no outside, and a test may fail")]
 
 mod appliance;
+mod inspect;
