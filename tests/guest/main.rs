@@ -3,4 +3,5 @@
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test binary has no outside, and a test may fail")]
 
 mod appliance;
+mod boot_fixes;
 mod inspect;
