@@ -14,6 +14,7 @@ pub mod resume;
 #[cfg(test)]
 mod samples;
 pub mod text;
+pub mod tools;
 
 use super::fix::Fix;
 
@@ -23,6 +24,7 @@ pub const ALL: &[&dyn Fix] = &[
     &crypttab::Crypttab,
     &resume::Resume,
     &network::Network,
+    &tools::GuestTools,
     &bootloader::Bootloader,
     &initramfs::Initramfs,
     &efi_fallback::EfiFallback,
