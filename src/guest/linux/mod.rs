@@ -7,6 +7,7 @@ pub mod bootloader;
 pub mod crypttab;
 pub mod efi_fallback;
 pub mod fstab;
+pub mod identity;
 mod initramfs;
 pub mod names;
 pub mod network;
@@ -25,6 +26,7 @@ pub const ALL: &[&dyn Fix] = &[
     &resume::Resume,
     &network::Network,
     &tools::GuestTools,
+    &identity::Identity,
     &bootloader::Bootloader,
     &initramfs::Initramfs,
     &efi_fallback::EfiFallback,
