@@ -3,6 +3,7 @@
 //! The order matters where one reads what another wrote: names in fstab before the boot loader's, the boot loader's choice of a kernel
 //! before its initial RAM disk, and both before a unified image is copied to where UEFI finds it. What is not here: Windows.
 
+pub mod agent;
 pub mod bootloader;
 pub mod crypttab;
 pub mod efi_fallback;
@@ -27,6 +28,7 @@ pub const ALL: &[&dyn Fix] = &[
     &network::Network,
     &tools::GuestTools,
     &identity::Identity,
+    &agent::Agent,
     &bootloader::Bootloader,
     &initramfs::Initramfs,
     &efi_fallback::EfiFallback,
