@@ -15,6 +15,7 @@ pub mod network;
 pub mod resume;
 #[cfg(test)]
 mod samples;
+pub mod selinux;
 pub mod text;
 pub mod tools;
 
@@ -32,4 +33,6 @@ pub const ALL: &[&dyn Fix] = &[
     &bootloader::Bootloader,
     &initramfs::Initramfs,
     &efi_fallback::EfiFallback,
+    // Labels what all the others made.
+    &selinux::Selinux,
 ];
