@@ -7,21 +7,13 @@
 //! A guest is opened only inside an appliance, never by this host's kernel. Everything read from it is hostile. What is not here: disks
 //! and their formats, the process in which this runs, and what the machine around the guest looks like.
 
-#[cfg(feature = "guestfs")]
 pub mod appliance;
-#[cfg(feature = "guestfs")]
 pub mod diff;
-#[cfg(feature = "guestfs")]
 pub mod facts;
-#[cfg(feature = "guestfs")]
 pub mod fix;
-#[cfg(feature = "guestfs")]
 pub mod inspect;
-#[cfg(feature = "guestfs")]
 pub mod linux;
-#[cfg(feature = "guestfs")]
 pub mod tree;
-#[cfg(feature = "guestfs")]
 pub mod work;
 
 /// What was found.
@@ -49,8 +41,5 @@ pub enum GuestfsPresence {
 /// Loads the library and asks its version; no appliance is started.
 #[must_use]
 pub fn presence() -> GuestfsPresence {
-    #[cfg(feature = "guestfs")]
-    return appliance::presence();
-    #[cfg(not(feature = "guestfs"))]
-    GuestfsPresence::NotBuilt
+    appliance::presence()
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::boot::BootOptions;
 use super::job::Stage;
 use super::machine::Machine;
 use super::manifest::{FstabMode, OnNoOs, OnUnsupportedGuest};
@@ -298,7 +299,7 @@ pub struct PlannedNic {
 }
 
 /// Everything that will be done to one VM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// The VM's id in its batch.
     pub vm_id: String,
@@ -316,6 +317,9 @@ pub struct Plan {
     /// What is done inside the guest.
     #[serde(default)]
     pub guest: PlannedGuest,
+    /// How it is tried whether the result boots.
+    #[serde(default)]
+    pub boot_test: BootOptions,
     /// The results.
     pub output: PlannedOutput,
     /// What is checked first.

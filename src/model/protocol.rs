@@ -50,9 +50,9 @@ pub struct WorkLimits {
     pub child_memory_bytes: u64,
     /// Partial results are kept after a cancel.
     pub keep_partial: bool,
-    /// Where the appliance in which guests are opened logs; none: nowhere. Set by whoever starts the worker.
+    /// The attempt's log, beside which lies what else is to be kept of it; none: nothing is kept. Set by whoever starts the worker.
     #[serde(default)]
-    pub appliance_log: Option<PathBuf>,
+    pub log: Option<PathBuf>,
 }
 
 /// Address space for one child: qemu-img needs little, but maps much.
@@ -72,7 +72,7 @@ impl WorkLimits {
             sandbox_required: false,
             child_memory_bytes: CHILD_MEMORY_BYTES,
             keep_partial: false,
-            appliance_log: None,
+            log: None,
         }
     }
 }

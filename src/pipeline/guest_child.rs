@@ -35,7 +35,7 @@ const ORDER_LIMIT_BYTES: u64 = 4 << 20;
 const APPLIANCE_READ: [&str; 6] =
     ["/boot", "/etc", "/var/lib/dpkg", "/var/lib/rpm", "/sys/module", "/sys/devices"];
 /// Emulation is used where this cannot be opened.
-const KVM_DEVICE: &str = "/dev/kvm";
+pub(super) const KVM_DEVICE: &str = "/dev/kvm";
 /// Settings of libguestfs and its tools that an administrator may have made; they reach the child.
 const PASSED_ON: [&str; 2] = ["LIBGUESTFS_", "SUPERMIN_"];
 /// The socket over which libguestfs talks with its appliance.

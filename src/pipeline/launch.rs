@@ -93,7 +93,7 @@ impl WorkerProcess {
         let (orders, told) = mpsc::unbounded_channel();
         let (events, receiver) = mpsc::channel(64);
         let mut order = order.clone();
-        order.limits.appliance_log = Some(appliance_log(log));
+        order.limits.log = Some(log.to_owned());
         let first = line_of(&order)?;
         let pump = Pump {
             child,

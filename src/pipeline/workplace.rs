@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::checkpoint::lock_name;
-use super::guest_child::GuestPlace;
+use super::guest_child::{GuestPlace, KVM_DEVICE};
+use super::launch::appliance_log;
 use super::publish::DIRECTORY_MODE;
 use crate::model::error::{Error, Kind, Result};
+use crate::model::job::Stage;
 use crate::model::plan::{PlannedDisk, SourceFormat};
 use crate::model::protocol::WorkOrder;
 use crate::model::units::is_id;
@@ -40,6 +42,11 @@ pub(super) struct Workplace {
     pub(super) guest: Option<GuestPlace>,
     /// The keys that the plan names, in its order; read before the sandbox closes, which does not know their files.
     pub(super) passphrases: Vec<String>,
+    /// What the guest says when it is tried.
+    pub(super) console: Option<PathBuf>,
+    /// What it shows then.
+    pub(super) screenshot: Option<PathBuf>,
+    tries: bool,
     private: PathBuf,
 }
 
@@ -64,11 +71,24 @@ impl Workplace {
         Dir::create_all(&private, PRIVATE_MODE)
             .map_err(|error| Error::io(Kind::Output, "make the working directory", &private, &error))?;
         let opens_guest = order.plan.opens_guest();
-        let log = order.limits.appliance_log.clone();
-        let guest = opens_guest.then(|| GuestPlace::prepare(&private, log)).transpose()?;
-        let keys = order.plan.guest.keys.iter().filter(|_| opens_guest);
+        let log = order.limits.log.as_deref();
+        let guest = opens_guest.then(|| GuestPlace::prepare(&private, log.map(appliance_log))).transpose()?;
+        let tries = order.plan.runs(Stage::BootTest);
+        let kept = |suffix: &str| {
+            log.filter(|_| tries)
+                .map(|log| log.with_extension(suffix))
+                .map(|path| made(&path).map(|()| path))
+                .transpose()
+        };
+        let (console, screenshot) = (kept("console.txt")?, kept("screen.png")?);
+        let keys = order.plan.guest.keys.iter().filter(|_| opens_guest || tries);
         let passphrases = keys.map(|key| passphrase(&key.key_file)).collect::<Result<_>>()?;
-        Ok(Workplace { results, group, guest, passphrases, private })
+        Ok(Workplace { results, group, guest, passphrases, console, screenshot, tries, private })
+    }
+
+    /// A directory of this job's own.
+    pub(super) fn private(&self) -> &Path {
+        &self.private
     }
 
     /// Removes the private directory with all that is left in it.
@@ -120,6 +140,8 @@ impl Workplace {
             read.extend(rules.read);
             write.extend(rules.write);
         }
+        write.extend(self.console.iter().chain(&self.screenshot).cloned());
+        write.extend(Some(PathBuf::from(KVM_DEVICE)).filter(|device| self.tries && device.exists()));
         Rules {
             read,
             write,
@@ -129,6 +151,13 @@ impl Workplace {
             network: order.plan.needs_network,
         }
     }
+}
+
+/// Makes a file that the sandbox then lets be written.
+fn made(path: &Path) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = fs::File::options().append(true).create(true).mode(0o640).open(path);
+    file.map(drop).map_err(|error| Error::io(Kind::Output, "make", path, &error))
 }
 
 /// What a key file holds, without the line break that editors put at its end.

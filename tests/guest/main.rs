@@ -6,3 +6,4 @@ mod appliance;
 mod boot_fixes;
 mod inspect;
 mod network_and_tools;
+mod repairs;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hyper2kvm::model::boot::BootOptions;
 use hyper2kvm::model::error::Error;
 use hyper2kvm::model::job::Stage;
 use hyper2kvm::model::plan::{
@@ -66,7 +67,7 @@ impl Site {
                 sandbox_required: true,
                 child_memory_bytes: 4 << 30,
                 keep_partial: false,
-                appliance_log: None,
+                log: None,
             },
         };
         Site { temp, order }
@@ -212,6 +213,7 @@ fn plan(disks: Vec<PlannedDisk>, out: &Path) -> Plan {
         disks,
         machine: None,
         guest: PlannedGuest::default(),
+        boot_test: BootOptions::default(),
         output: PlannedOutput {
             directory: out.to_owned(),
             format: OutputFormat::Qcow2,

@@ -93,6 +93,7 @@ pub(crate) fn plan(vm: &VmSubmission, directory: PathBuf) -> Plan {
         }],
         machine: None,
         guest: PlannedGuest::default(),
+        boot_test: hyper2kvm::model::boot::BootOptions::default(),
         output: PlannedOutput {
             directory,
             format: OutputFormat::Qcow2,

@@ -3,8 +3,7 @@
 //! The one table of names. Paths are the guest's, and are resolved inside the appliance below the guest's root: a link of the guest
 //! leads nowhere else. What is not here: what the answers are used for.
 
-use super::library::{Room, Stat};
-use super::{Appliance, Failure};
+use super::{Appliance, Failure, Room, Stat};
 
 type Answer<T> = Result<T, Failure>;
 

@@ -12,6 +12,8 @@ use std::sync::OnceLock;
 
 use libloading::{Library, Symbol};
 
+use super::Failure;
+use super::answers::{Room, Stat};
 use super::log::Log;
 use super::shapes::text;
 use crate::guest::GuestfsPresence;
@@ -89,41 +91,10 @@ struct Statvfs {
     namemax: i64,
 }
 
-/// What a directory entry is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stat {
-    /// Which file, within its file system.
-    pub inode: u64,
-    /// Device of its file system.
-    pub device: u64,
-    /// Type and permissions.
-    pub mode: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Bytes.
-    pub size: u64,
-}
-
-/// How full a file system is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
-    /// Bytes that may be written by ordinary users.
-    pub free_bytes: u64,
-    /// All bytes.
-    pub total_bytes: u64,
-    /// Files that may be made; `None` where the file system has no such limit.
-    pub free_inodes: Option<u64>,
-}
-
 pub(super) type Raw = *mut c_void;
 type Create = unsafe extern "C" fn() -> Raw;
 type OnError = unsafe extern "C" fn(Raw, *const c_void, Raw);
 type Callback = unsafe extern "C" fn(Raw, Raw, u64, c_int, c_int, *const c_char, usize, *const u64, usize);
-
-/// What a call answered with, before it is understood.
-pub(super) type Failure = String;
 
 fn library() -> Result<&'static Library, &'static str> {
     static LIBRARY: OnceLock<Result<Library, String>> = OnceLock::new();

@@ -7,7 +7,8 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
-use super::library::{Failure, Handle, Raw, free};
+use super::Failure;
+use super::library::{Handle, Raw, free};
 
 impl Handle {
     /// A function that takes strings and answers with a number; -1 is a failure.

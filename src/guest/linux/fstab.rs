@@ -245,7 +245,7 @@ nas:/export /mnt/nas nfs defaults,_netdev 0 0
     fn a_line_of_a_megabyte_is_no_trouble() {
         let text = format!("/dev/sda1 / ext4 {} 0 1\n", "x".repeat(1 << 20));
         assert_eq!(stabilized(&text).text, text.replace("/dev/sda1", "UUID=root-uuid"));
-        let text = format!("{} / ext4 defaults 0 1\n", format!("/dev/sd{}1", "a".repeat(1 << 20)));
+        let text = format!("/dev/sd{}1 / ext4 defaults 0 1\n", "a".repeat(1 << 20));
         assert!(stabilized(&text).changes[0].len() < 400);
     }
 

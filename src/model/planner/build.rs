@@ -59,6 +59,7 @@ pub(super) fn plan(
         disks,
         machine: Some(machine),
         guest: super::guest::planned(manifest),
+        boot_test: super::guest::boot_test(manifest)?,
         output,
         preflight: manifest.preflight.unwrap_or_default(),
         lacking,

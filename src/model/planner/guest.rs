@@ -5,8 +5,9 @@
 use std::path::{Path, PathBuf};
 
 use super::build;
+use crate::model::boot::BootOptions;
 use crate::model::config::Settings;
-use crate::model::error::{Kind, Result};
+use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::manifest::{Fix, FixEngine, Manifest};
 use crate::model::parse::Tree;
@@ -43,6 +44,12 @@ pub(super) fn planned(manifest: &Manifest) -> PlannedGuest {
     }
 }
 
+/// How a manifest wants it tried whether the result boots.
+pub(super) fn boot_test(manifest: &Manifest) -> Result<BootOptions> {
+    let section = manifest.pipeline.as_ref().and_then(|pipeline| pipeline.boot_test.as_ref());
+    section.map_or_else(|| Ok(BootOptions::default()), BootOptions::of_manifest)
+}
+
 /// What nobody says is repaired, because a guest without it does not boot; what goes beyond that has to be asked for.
 fn planned_fix(fix: &Fix) -> PlannedFix {
     PlannedFix {
@@ -63,7 +70,15 @@ fn planned_fix(fix: &Fix) -> PlannedFix {
 /// Refuses what cannot be done inside a guest.
 pub(super) fn check(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Result<()> {
     check_engine(tree, manifest)?;
+    boot_test(manifest).map_err(|error| placed(tree, &error))?;
     check_keys(tree, manifest, settings)
+}
+
+/// The same error, where the file says it.
+fn placed(tree: &Tree, error: &Error) -> Error {
+    let details = error.details();
+    let field = details.place.field.clone().unwrap_or_default();
+    tree.error(error.kind(), &field, details.cause.clone()).advice(details.advice.clone().unwrap_or_default())
 }
 
 fn check_engine(tree: &Tree, manifest: &Manifest) -> Result<()> {

@@ -5,6 +5,7 @@
 //! it; where it can only be written as a stream (compressed, or a format without room for later
 //! changes), `convert` does. What is not here: the order of the stages (see [`super::worker`]).
 
+mod boot_test;
 mod convert;
 mod copying;
 mod extraction;
@@ -30,9 +31,8 @@ pub(super) fn run(stage: Stage, job: &mut Job<'_>) -> Result<Value> {
         Stage::Fix => fix::run(job),
         Stage::Convert => convert::run(job),
         Stage::Validate => validate::run(job),
-        Stage::BootTest | Stage::Libvirt => {
-            Err(Error::internal(format!("the stage {stage} is not part of this version")))
-        }
+        Stage::BootTest => boot_test::run(job),
+        Stage::Libvirt => Err(Error::internal(format!("the stage {stage} is not part of this version"))),
     }
 }
 

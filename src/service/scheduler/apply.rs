@@ -239,7 +239,7 @@ impl Scheduler {
                 sandbox_required: watchdog::is_supervised(),
                 child_memory_bytes: CHILD_MEMORY_BYTES,
                 keep_partial: false,
-                appliance_log: None,
+                log: None,
             },
         }
     }
