@@ -48,6 +48,7 @@ pub struct ChildSpec {
     /// What it may open; none: whatever its user may.
     pub sandbox: Option<Rules>,
     /// What it reads on its standard input, which else is empty. Shows nowhere: it may hold secrets.
+    #[serde(default)]
     pub input: String,
     /// Where it works: relative names count from there, sockets too (whose paths are short). None: where we work.
     #[serde(default)]
