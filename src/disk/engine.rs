@@ -187,7 +187,12 @@ impl Engine {
         let args = ["dd", "-O", "raw", "bs=512", &format!("count={}", bytes.div_ceil(512))];
         let mut args = args.map(str::to_owned).to_vec();
         args.extend([format!("if={}", source.qemu_name()), format!("of={}", into.display())]);
-        let limits = ChildLimits { file_size_bytes: Some(bytes.next_multiple_of(512)), ..short_limits() };
+        // It writes with threads, whose arenas take more room for addresses than looking at a header does.
+        let limits = ChildLimits {
+            memory_bytes: Some(self.memory_bytes),
+            file_size_bytes: Some(bytes.next_multiple_of(512)),
+            ..short_limits()
+        };
         let spec = self.spec(args, source.paths(), vec![into.to_owned()], limits);
         let call = Call { verb: "dd", kind: Kind::Source, source: Some(&source.path), target: None };
         let done = self.run(&spec, &call, control);
