@@ -43,5 +43,5 @@ fn an_appliance_reads_and_writes_a_guest_and_nothing_else() {
     assert_eq!(appliance.appliance_command("echo here").unwrap(), "here");
     assert!(appliance.read("/nothing").unwrap_err().contains("No such file"));
     appliance.finish().unwrap();
-    assert!(std::fs::read_to_string(dir.path().join("appliance.log")).unwrap().contains("guestfs_launch"));
+    assert!(std::fs::read_to_string(dir.path().join("appliance.log")).unwrap().contains("launch"));
 }
