@@ -61,6 +61,11 @@ impl BootOptions {
                 .field("pipeline.boot_test.method")
                 .advice("leave it out: QEMU is started here, without libvirt"));
         }
+        if section.timeout_s.as_ref().is_some_and(|seconds| seconds.0 <= 0.0) {
+            return Err(Error::new(Kind::Manifest, "no guest comes up in no time")
+                .field("pipeline.boot_test.timeout_s")
+                .advice("give it time (`10m`), or set `pipeline.boot_test.enabled: false`"));
+        }
         let default = BootOptions::default();
         let options = BootOptions {
             timeout_s: section.timeout_s.as_ref().map_or(default.timeout_s, |seconds| seconds.0),

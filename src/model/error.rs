@@ -5,7 +5,7 @@
 //! It is plain data (it travels from a worker to the service as JSON and ends in `.error.json`),
 //! so it holds no source error objects: the chain is flattened into `cause` where it is built.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -354,25 +354,40 @@ impl Error {
 }
 
 impl fmt::Display for Error {
-    /// `file:line:column: field: cause (allowed: …); advice`: one line.
+    /// `file:line:column: field: cause (allowed: …); advice`: one line, whatever a file wrote into it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = OneLine(f);
         let Details { cause, advice, place, .. } = &*self.0;
         if let Some(file) = &place.file {
-            write!(f, "{}:", file.display())?;
-            if let (Some(line), Some(column)) = (place.line, place.column) {
-                write!(f, "{line}:{column}:")?;
+            write!(line, "{}:", file.display())?;
+            if let (Some(number), Some(column)) = (place.line, place.column) {
+                write!(line, "{number}:{column}:")?;
             }
-            f.write_str(" ")?;
+            line.write_str(" ")?;
         }
         if let Some(field) = &place.field {
-            write!(f, "{field}: ")?;
+            write!(line, "{field}: ")?;
         }
-        f.write_str(cause)?;
+        line.write_str(cause)?;
         if !place.allowed.is_empty() {
-            write!(f, " (allowed: {})", place.allowed.join(", "))?;
+            write!(line, " (allowed: {})", place.allowed.join(", "))?;
         }
         if let Some(advice) = advice {
-            write!(f, "; {advice}")?;
+            write!(line, "; {advice}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes control characters as escapes.
+struct OneLine<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl fmt::Write for OneLine<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for part in text.split_inclusive(char::is_control) {
+            let plain = part.trim_end_matches(char::is_control);
+            self.0.write_str(plain)?;
+            write!(self.0, "{}", part[plain.len()..].escape_default())?;
         }
         Ok(())
     }
@@ -395,6 +410,8 @@ mod tests {
             error.to_string(),
             "vm.yaml:7:3: output.frmat: unknown key `frmat`; did you mean `format`?"
         );
+        let hostile = Error::new(Kind::Manifest, "unknown key `\n\u{1b}[2J`").field("\n");
+        assert_eq!(hostile.to_string(), r"\n: unknown key `\n\u{1b}[2J`");
     }
 
     #[test]
