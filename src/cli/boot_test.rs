@@ -51,9 +51,9 @@ pub(super) struct BootTestArgs {
     /// Memory of the machine
     #[arg(long, value_name = "SIZE", default_value = "2GiB", value_parser = memory_mib)]
     memory: u64,
-    /// Processors of the machine
-    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u32).range(1..=64))]
-    vcpus: u32,
+    /// Processors of the machine [default: 2, under emulation 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    vcpus: Option<u32>,
     /// The bus of the disks: virtio, scsi (virtio-scsi) or sata
     #[arg(long, value_name = "BUS", default_value = "virtio", value_parser = ["virtio", "scsi", "sata"])]
     bus: String,
@@ -115,7 +115,7 @@ fn order(args: &BootTestArgs) -> Result<BootTestOrder> {
             _ => Accelerator::Auto,
         },
         memory_mib: Some(args.memory),
-        vcpus: Some(args.vcpus),
+        vcpus: args.vcpus,
         firmware: match args.firmware.as_str() {
             "bios" => Some(Firmware::Bios),
             "uefi" => Some(Firmware::Uefi),

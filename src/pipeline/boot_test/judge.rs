@@ -138,10 +138,11 @@ const TABLE: &[(At, Means, &str)] = &[
     (Line("A start job is running for /dev/"), Stuck, DEVICE_MISSING),
     (Line("A start job is running for dev-"), Stuck, DEVICE_MISSING),
     // initramfs-tools; systemd; cryptsetup itself and dracut without systemd; GRUB.
-    (Start("Please unlock disk "), Passphrase, PASSPHRASE),
+    // Asked wherever the boot was: `Begin: Running /scripts/local-top ... Please unlock disk sda5_crypt:`.
+    (Line("Please unlock disk "), Passphrase, PASSPHRASE),
     (Line("Please enter passphrase for disk"), Passphrase, PASSPHRASE),
-    (Start("Enter passphrase for "), Passphrase, PASSPHRASE),
-    (Start("Password (/dev/"), Passphrase, PASSPHRASE),
+    (Line("Enter passphrase for "), Passphrase, PASSPHRASE),
+    (Line("Password (/dev/"), Passphrase, PASSPHRASE),
 ];
 
 /// Tells what lines mean, for one guest.
@@ -182,9 +183,9 @@ impl Judge {
             if expect.is_match(line) {
                 return Some(Sign::Booted(format!("the expected text: {}", quoted(line))));
             }
-            self.logins += u32::from(is_login(line));
-        } else if is_login(line) {
-            return Some(Sign::Booted(format!("login prompt: {}", quoted(line))));
+            self.logins += u32::from(login(line).is_some());
+        } else if let Some(prompt) = login(line) {
+            return Some(Sign::Booted(format!("login prompt: {}", quoted(prompt))));
         }
         let row = TABLE.iter().find(|(at, ..)| match at {
             Line(text) => line.contains(text),
@@ -202,14 +203,18 @@ impl Judge {
     }
 }
 
-/// `host login:`, at the end of a line or with something said over it; not `Last login: …`.
-fn is_login(line: &str) -> bool {
+/// The prompt `host login:`, at the end of a line or with something said over it; not `Last login: …`.
+fn login(line: &str) -> Option<&str> {
+    const WORD: &str = "login:";
     let line = line.trim();
-    if line == "login:" || line.starts_with("login: ") {
-        return true;
-    }
-    let Some((host, _)) = line.split_once(" login:") else { return false };
-    !host.is_empty() && host != "Last" && host.chars().all(|c| c.is_alphanumeric() || "-._".contains(c))
+    let end = line.find(WORD)? + WORD.len();
+    let (prompt, over) = line.split_at(end);
+    let host = prompt.strip_suffix(WORD)?;
+    let alone = host.is_empty() && (over.is_empty() || over.starts_with(' '));
+    let named = host.strip_suffix(' ').is_some_and(|host| {
+        !host.is_empty() && host != "Last" && host.chars().all(|c| c.is_alphanumeric() || "-._".contains(c))
+    });
+    (alone || named).then_some(prompt)
 }
 
 fn quoted(line: &str) -> String {

@@ -63,7 +63,7 @@ impl JsonLine {
 }
 
 /// Reads what is there; bounded, so that an end that never stops talking cannot hold up everything else.
-pub(super) fn read_available(stream: &mut UnixStream, take: &mut dyn FnMut(&[u8])) {
+pub(super) fn read_available(stream: &mut impl Read, take: &mut dyn FnMut(&[u8])) {
     let mut buffer = [0; 16 << 10];
     for _ in 0..64 {
         match stream.read(&mut buffer) {

@@ -21,6 +21,7 @@ mod qemu;
 mod record;
 mod scratch;
 mod screen;
+mod serial;
 mod tpm;
 
 use std::fs;
@@ -43,11 +44,14 @@ use observer::{Observer, Outcome, TICK, Watched};
 use record::Record;
 use scratch::Scratch;
 use screen::Screen;
+use serial::Serial;
 
 /// Memory of a test machine of which nobody says how much it needs: the machine's own, up to this, MiB.
 const MOST_MEMORY_MIB: u64 = 2048;
-/// Processors likewise.
-const MOST_VCPUS: u32 = 2;
+/// Processors likewise. Emulated ones that wait for each other take longer than one does, and on a busy host some guests stand still.
+fn most_vcpus(accel: &str) -> u32 {
+    if accel == "kvm" { 2 } else { 1 }
+}
 /// Address space of QEMU beyond the guest's memory: its code, its threads, what it translates.
 const QEMU_BYTES: u64 = 6 << 30;
 /// What a guest may write while it starts: enough for its logs and swap, too little to fill a disk unseen.
@@ -127,6 +131,7 @@ pub fn run(
     }
     let uefi = (starts_with == Firmware::Uefi).then(|| firmware::find(machine.secure_boot)).transpose()?;
     furnish(&scratch, uefi.as_ref())?;
+    let serial = Serial::make(&scratch)?;
     let record = Record::begin(order.console.as_deref())?;
     let tpm = machine
         .tpm
@@ -150,6 +155,7 @@ pub fn run(
         group,
         judge: Judge::new(expect),
         passphrases: order.passphrases.clone(),
+        serial,
         record,
         screen: order.options.display.then(Screen::default),
         limit,
@@ -238,7 +244,7 @@ fn child(started: &Started<'_>, program: &Path, scratch: &Scratch, engine: &Engi
         uefi: *uefi,
         disks: &names,
         memory_mib,
-        vcpus: order.options.vcpus.unwrap_or(machine.vcpus.min(MOST_VCPUS)),
+        vcpus: order.options.vcpus.unwrap_or(machine.vcpus.min(most_vcpus(accel))),
         display: order.options.display,
     };
     let mut spec = ChildSpec::new(program, qemu::arguments(machine, &bench));

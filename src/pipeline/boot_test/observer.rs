@@ -10,11 +10,12 @@ use serde_json::{Value, json};
 
 use super::console::Console;
 use super::judge::{Judge, Sign};
-use super::line::{JsonLine, read_available};
-use super::qemu::{AGENT_ID, AGENT_SOCKET, CONSOLE_SOCKET, CONTROL_SOCKET};
+use super::line::JsonLine;
+use super::qemu::{AGENT_ID, AGENT_SOCKET, CONTROL_SOCKET};
 use super::record::Record;
 use super::scratch::Scratch;
 use super::screen::Screen;
+use super::serial::Serial;
 use crate::model::boot::Verdict;
 use crate::sys::process::{Group, Watch};
 
@@ -32,6 +33,10 @@ const PING_EVERY: Duration = Duration::from_secs(3);
 const MOST_RESTARTS: u32 = 3;
 /// Trouble in which nothing else is said for so long is not going to end.
 const STUCK_FOR: Duration = Duration::from_secs(120);
+/// Whether a passphrase was heard shows after so long, and twice as long each further time.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// So often it is typed again.
+const MOST_AGAIN: u32 = 4;
 /// So many lines after it, trouble is behind a guest.
 const LINES_BEYOND: u32 = 10;
 /// A guest that has said this much has a serial console; fewer lines may be the firmware's and a boot loader's.
@@ -61,7 +66,6 @@ pub struct Moment {
 
 struct Lines {
     control: JsonLine,
-    console: std::os::unix::net::UnixStream,
     agent: JsonLine,
 }
 
@@ -71,6 +75,13 @@ struct Trouble {
     line: String,
     since: Duration,
     lines_since: u32,
+}
+
+/// A passphrase that was typed, and nothing was said since.
+struct Typed {
+    line: String,
+    at: Duration,
+    again: u32,
 }
 
 enum Phase {
@@ -92,6 +103,8 @@ pub(super) struct Observer<'a> {
     passphrases: std::vec::IntoIter<String>,
     knows_passphrases: bool,
     answered: bool,
+    typed: Option<Typed>,
+    serial: Serial,
     console: Console,
     record: Record,
     screen: Option<Screen>,
@@ -117,6 +130,7 @@ pub(super) struct Watched<'a> {
     pub(super) group: Group,
     pub(super) judge: Judge,
     pub(super) passphrases: Vec<String>,
+    pub(super) serial: Serial,
     pub(super) record: Record,
     pub(super) screen: Option<Screen>,
     pub(super) limit: Duration,
@@ -132,6 +146,8 @@ impl<'a> Observer<'a> {
             knows_passphrases: !watched.passphrases.is_empty(),
             passphrases: watched.passphrases.into_iter(),
             answered: false,
+            typed: None,
+            serial: watched.serial,
             console: Console::new(),
             record: watched.record,
             screen: watched.screen,
@@ -185,6 +201,7 @@ impl<'a> Observer<'a> {
         }
         self.hear_control();
         self.hear_console();
+        self.type_again();
         self.hear_agent();
         self.look_at_screen();
         self.tell();
@@ -194,12 +211,12 @@ impl<'a> Observer<'a> {
     /// All sockets, then the guest may begin: nothing that it says is missed.
     fn open(&mut self) -> Watch {
         let connect = |name| self.scratch.connect(name);
-        match (connect(CONTROL_SOCKET), connect(CONSOLE_SOCKET), connect(AGENT_SOCKET)) {
-            (Ok(control), Ok(console), Ok(agent)) => {
+        match (connect(CONTROL_SOCKET), connect(AGENT_SOCKET)) {
+            (Ok(control), Ok(agent)) => {
                 let mut control = JsonLine::new(control);
                 control.say(&json!({ "execute": "qmp_capabilities" }));
                 control.say(&json!({ "execute": "cont" }));
-                self.lines = Some(Lines { control, console, agent: JsonLine::new(agent) });
+                self.lines = Some(Lines { control, agent: JsonLine::new(agent) });
                 self.phase = Phase::Running;
                 self.ran = Duration::ZERO;
                 Watch::GoOn
@@ -243,11 +260,10 @@ impl<'a> Observer<'a> {
     }
 
     fn hear_console(&mut self) {
-        let Some(lines) = &mut self.lines else { return };
         let mut said = false;
         let (console, record) = (&mut self.console, &mut self.record);
         let mut fresh = Vec::new();
-        read_available(&mut lines.console, &mut |bytes| {
+        self.serial.heard(&mut |bytes| {
             said = true;
             console.take(bytes);
             fresh.extend(console.fresh());
@@ -300,11 +316,12 @@ impl<'a> Observer<'a> {
             return;
         }
         let asked = format!("it asks for the passphrase of an encrypted disk: {prompt}");
-        match (self.passphrases.next(), &mut self.lines) {
-            (Some(passphrase), Some(lines)) => {
-                use std::io::Write as _;
-                // What the key of that name sends. A socket takes a line at once; if not, the guest asks again.
-                let _ = lines.console.write_all(format!("{passphrase}\r").as_bytes());
+        match self.passphrases.next() {
+            // What the key of that name sends.
+            Some(passphrase) => {
+                let line = format!("{passphrase}\r");
+                self.serial.type_in(&line);
+                self.typed = Some(Typed { line, at: self.ran, again: 0 });
             }
             _ if self.knows_passphrases => self.decide(
                 undetermined(format!("{asked}; those that are known were typed and refused")),
@@ -318,6 +335,19 @@ impl<'a> Observer<'a> {
                     format!("{asked}; none is known, and the prompt itself shows that the guest starts");
                 self.decide(Outcome { verdict: Verdict::Booted, evidence, error: None }, Duration::ZERO);
             }
+        }
+    }
+
+    /// Who asks for a passphrase may throw away what was typed before it began to listen. As long as nothing was said since, it is typed
+    /// again; a guest that is still at work with the first one meets the second as an answer to nothing.
+    fn type_again(&mut self) {
+        let Some(typed) = &mut self.typed else { return };
+        let was_heard = self.silent_since > typed.at;
+        if was_heard || typed.again == MOST_AGAIN || !matches!(self.phase, Phase::Running) {
+            self.typed = None;
+        } else if self.ran - typed.at >= AGAIN_AFTER * (1 << typed.again) {
+            self.serial.type_in(&typed.line);
+            typed.again += 1;
         }
     }
 

@@ -6,6 +6,7 @@
 //! is not here: starting it, and what becomes of it.
 
 use super::firmware::UefiFirmware;
+use super::serial::SERIAL;
 use super::tpm;
 use crate::libvirt::xml::AGENT_PORT;
 use crate::model::machine::{DiskBus, Machine, MachineDisk, MachineNic, RtcBase};
@@ -13,7 +14,6 @@ use crate::model::manifest::NicModel;
 
 /// Sockets and files in the test's directory, in which QEMU works.
 pub(super) const CONTROL_SOCKET: &str = "control.sock";
-pub(super) const CONSOLE_SOCKET: &str = "console.sock";
 pub(super) const AGENT_SOCKET: &str = "agent.sock";
 /// The firmware's variables of this test.
 pub(super) const VARIABLES: &str = "variables.fd";
@@ -144,7 +144,7 @@ impl Arguments {
         let socket = |id: &str, path: &str| format!("socket,id={id},path={path},server=on,wait=off");
         self.pair("-chardev", socket("control", CONTROL_SOCKET));
         self.pair("-mon", "chardev=control,mode=control");
-        self.pair("-chardev", socket("console", CONSOLE_SOCKET));
+        self.pair("-chardev", format!("pipe,id=console,path={SERIAL}"));
         self.pair("-device", "isa-serial,chardev=console");
         let port = self.port();
         self.pair("-device", format!("virtio-serial-pci,id=channels{port}"));
