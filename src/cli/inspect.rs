@@ -53,7 +53,7 @@ struct DiskView {
 
 /// Looks and prints.
 pub(super) fn run(args: &InspectArgs, ui: &Ui) -> Result<Exit, Failure> {
-    let keys = args.key_file.iter().map(|path| key(path)).collect::<Result<Vec<Key>>>()?;
+    let keys = keys(&args.key_file)?;
     let processor = DiskProcessor::new()?;
     let disks = args.disks.iter().map(|path| processor.inspect(path)).collect::<Result<Vec<_>>>()?;
     let begun = |what: &str| {
@@ -76,6 +76,11 @@ pub(super) fn run(args: &InspectArgs, ui: &Ui) -> Result<Exit, Failure> {
         ui.print(&shown(&found))?;
     }
     Ok(Exit::Done)
+}
+
+/// The keys in these files.
+pub(super) fn keys(files: &[PathBuf]) -> Result<Vec<Key>> {
+    files.iter().map(|path| key(path)).collect()
 }
 
 fn key(path: &Path) -> Result<Key> {

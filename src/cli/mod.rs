@@ -16,6 +16,7 @@ mod daemon;
 mod doctor;
 mod drain;
 mod exit;
+mod fix;
 mod input;
 mod inspect;
 mod list;
@@ -85,6 +86,8 @@ enum Command {
     Validate(validate::ValidateArgs),
     /// Tell which guest is inside the disks of a machine
     Inspect(inspect::InspectArgs),
+    /// Repair the guest inside the disks of a machine, on a copy, or only show what would change
+    Fix(fix::FixArgs),
     /// Hand manifests to the running service
     Submit(submit::SubmitArgs),
     /// List the jobs
@@ -128,9 +131,9 @@ enum Command {
 }
 
 /// Commands of the manual that a later version brings. They do not exist here; who tries one is told.
-pub const LATER: [&str; 12] = [
-    "fix", "live-fix", "vsphere", "esxi", "azure", "ami", "cutover", "rollback", "libvirt", "release",
-    "profiles", "manifest",
+pub const LATER: [&str; 11] = [
+    "live-fix", "vsphere", "esxi", "azure", "ami", "cutover", "rollback", "libvirt", "release", "profiles",
+    "manifest",
 ];
 
 /// Runs the command line of this process.
@@ -156,6 +159,7 @@ fn run(cli: &Cli) -> Exit {
         Command::Plan(args) => plan::run(args, &ui),
         Command::Validate(args) => validate::run(args, &ui),
         Command::Inspect(args) => inspect::run(args, &ui),
+        Command::Fix(args) => fix::run(args, &ui),
         Command::Submit(args) => submit::run(args, &ui),
         Command::List(args) => list::run(args, &ui),
         Command::Show(args) => show::run(args, &ui),

@@ -1,7 +1,7 @@
-//! Looking into the disks of one machine without converting it: what `inspect` tells.
+//! Looking into the disks of one machine without converting it: what `inspect` tells, and what a repair would change.
 //!
 //! The guest is opened as in a conversion: in the confined child, through overlays that are thrown away, so that nothing is ever written
-//! to a source. What is not here: repairs, and how the answer is shown.
+//! to a source. A rehearsed repair is a whole one, verified too; only its overlays do not stay. What is not here: how the answer is shown.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,15 +9,30 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::guest_child::{GuestChild, GuestFiles, GuestLimits, GuestPlace};
 use super::library::DiskProcessor;
 use crate::disk::SourceDisk;
+use crate::guest::facts::FixOptions;
 use crate::guest::work::{Event, Key, Order, OrderedDrive};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::guest::GuestIdentity;
+use crate::model::report::FixReport;
 use crate::sys::kvm;
 
 /// An appliance that says nothing for this long hangs.
 const STALL_TIMEOUT_S: f64 = 600.0;
 /// Nobody else looks into these files.
 const PRIVATE_MODE: u32 = 0o700;
+
+/// What a repair would change.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rehearsal {
+    /// The guest, as it was before.
+    pub identity: GuestIdentity,
+    /// What would be changed.
+    pub fixes: Vec<FixReport>,
+    /// How, by file, in the order in which they were first changed: unified diffs, or a line for files without text.
+    pub diffs: Vec<(String, String)>,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
 
 impl DiskProcessor {
     /// Who lives in these disks of one machine, in the order in which it has them. `beginning` hears what is begun.
@@ -29,6 +44,27 @@ impl DiskProcessor {
         keys: Vec<Key>,
         mut beginning: impl FnMut(&str),
     ) -> Result<GuestIdentity> {
+        self.work_inside(disks, keys, None, &mut beginning).map(|found| found.identity)
+    }
+
+    /// What a repair of the guest in these disks would change. Nothing of it stays.
+    pub fn rehearse(
+        &self,
+        disks: &[SourceDisk],
+        keys: Vec<Key>,
+        options: FixOptions,
+        mut beginning: impl FnMut(&str),
+    ) -> Result<Rehearsal> {
+        self.work_inside(disks, keys, Some(options), &mut beginning)
+    }
+
+    fn work_inside(
+        &self,
+        disks: &[SourceDisk],
+        keys: Vec<Key>,
+        fix: Option<FixOptions>,
+        beginning: &mut dyn FnMut(&str),
+    ) -> Result<Rehearsal> {
         let scratch = Scratch::make()?;
         let place = GuestPlace::prepare(&scratch.0, None)?;
         let launcher = &self.engine.launcher;
@@ -37,7 +73,7 @@ impl DiskProcessor {
             let path = scratch.0.join(format!("{index}.qcow2"));
             self.engine.make_overlay(disk, &path, disk.facts.virtual_size, &self.control)?;
             drives.push(OrderedDrive {
-                id: index.to_string(),
+                id: disk.path.display().to_string(),
                 path: path.clone(),
                 format: "qcow2".to_owned(),
             });
@@ -51,30 +87,32 @@ impl DiskProcessor {
             log: None,
             drives,
             keys,
-            fix: None,
-            diffs: false,
+            diffs: fix.is_some(),
+            fix,
         };
         let limits =
             GuestLimits { stall_timeout_s: STALL_TIMEOUT_S, sandbox_required: false, bearable: Vec::new() };
         beginning(if order.kvm { "the appliance starts" } else { "the appliance starts, emulated" });
         let mut child = GuestChild::start(launcher, &place, files, &order, limits, &self.control)?;
-        let mut found = None;
+        let (mut found, mut fixes, mut diffs, mut warnings) = (None, Vec::new(), Vec::new(), Vec::new());
         while let Some(event) = child.next()? {
             match event {
                 Event::Launched { .. } => beginning("the guest is looked at"),
                 Event::Inspected { identity, .. } => found = Some(*identity),
-                Event::Fixing { .. }
-                | Event::Fixed { .. }
-                | Event::Diff { .. }
-                | Event::Warning { .. }
-                | Event::Done => {}
+                Event::Fixing { name } => beginning(&format!("repairs: {name}")),
+                Event::Fixed { fixes: made, .. } => fixes = made,
+                Event::Diff { path, text } => diffs.push((path, text)),
+                Event::Warning { message } => warnings.push(message),
+                Event::Done => {}
                 Event::Failed { error } => return Err(error),
             }
         }
         for disk in disks {
             disk.check_unchanged()?;
         }
-        found.ok_or_else(|| Error::internal("the guest was looked at, and nothing was told of it"))
+        let identity =
+            found.ok_or_else(|| Error::internal("the guest was looked at, and nothing was told of it"))?;
+        Ok(Rehearsal { identity, fixes, diffs, warnings })
     }
 }
 

@@ -19,4 +19,5 @@ mod target;
 pub mod worker;
 mod workplace;
 
+pub use examine::Rehearsal;
 pub use library::{DiskProcessor, Migration};

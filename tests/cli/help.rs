@@ -5,13 +5,14 @@ use hyper2kvm::cli::LATER;
 use crate::run::{run, run_at};
 
 /// The commands that this version has.
-const COMMANDS: [&str; 26] = [
+const COMMANDS: [&str; 27] = [
     "daemon",
     "convert",
     "boot-test",
     "plan",
     "validate",
     "inspect",
+    "fix",
     "submit",
     "list",
     "show",

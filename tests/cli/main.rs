@@ -11,6 +11,8 @@ mod check;
 mod commands;
 mod doctor;
 mod fake;
+mod fix;
+mod guest_disk;
 mod help;
 mod inspect;
 mod limits;

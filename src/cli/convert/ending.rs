@@ -6,6 +6,7 @@ use std::fs;
 
 use super::inputs::resume_line;
 use super::running::{AllEnded, Ended, state_of};
+use crate::cli::table::printable;
 use crate::cli::{Exit, Failure, Ui};
 use crate::model::error::{Error, Kind};
 use crate::model::job::JobState;
@@ -25,6 +26,16 @@ pub(super) fn tell(all: &AllEnded, ui: &Ui) -> Result<Exit, Failure> {
     match all.vms.as_slice() {
         [only] => tell_one(only, all.interrupted, ui),
         _ => tell_several(all, ui),
+    }
+}
+
+/// What was changed inside, before the paths of the results.
+pub(super) fn tell_fixes(all: &AllEnded, ui: &Ui) {
+    for ended in &all.vms {
+        let Some(WorkerOutcome::Succeeded(published)) = &ended.outcome else { continue };
+        for fix in published.content.iter().flat_map(|report| &report.fixes) {
+            ui.note(&printable(&format!("{}: {}: {}, {}", fix.name, fix.path, fix.action, fix.detail)));
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::cli::input::Input;
 use crate::disk::{self, Format};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
+use crate::model::manifest::values::Mac;
 use crate::model::parse;
 use crate::model::plan::{Plan, SourceFormat};
 use crate::model::planner::{BatchName, Submission, VmOrigins, origins};
@@ -64,6 +65,43 @@ pub(super) fn understand(args: &ConvertArgs) -> Result<Vec<Work>> {
         }
     }
     Ok(works)
+}
+
+/// The disks of one machine, in its order, as somebody names them without a manifest.
+pub(in crate::cli) struct MachineDisks<'a> {
+    /// The disks.
+    pub(in crate::cli) disks: &'a [PathBuf],
+    /// Files with the keys of encrypted volumes.
+    pub(in crate::cli) key_files: &'a [PathBuf],
+    /// The MAC addresses of its network cards, in order.
+    pub(in crate::cli) macs: &'a [Mac],
+}
+
+/// One VM of these disks.
+pub(super) fn of_machine(machine: &MachineDisks<'_>, args: &ConvertArgs) -> Result<Work> {
+    let base = base_directory(args)?;
+    let Some(first) = machine.disks.first() else {
+        return Err(Error::new(Kind::Manifest, "no disk is named").advice("name the disks of one machine"));
+    };
+    let mut disks = Vec::new();
+    for disk in machine.disks {
+        refuse_what_comes_later(disk)?;
+        refuse_its_own_source(disk, args, &base, false)?;
+        let format = bare_disk(disk)?.ok_or_else(|| {
+            Error::new(Kind::Source, "it is no disk")
+                .source(disk.display().to_string())
+                .advice("name disk images")
+        })?;
+        disks.push(disk_entry(disk, format)?);
+    }
+    let (mut document, filename) = document_of_disks(first, &disks)?;
+    let key = |path: &PathBuf| Ok(json!({ "key_file": absolute(path)? }));
+    let nic = |(number, mac): (usize, &Mac)| json!({ "id": format!("nic{number}"), "mac": mac.as_str() });
+    put(&mut document, &["luks"], machine.key_files.iter().map(key).collect::<Result<Value>>()?);
+    put(&mut document, &["nics"], machine.macs.iter().enumerate().map(nic).collect());
+    let planned =
+        plan_document(document, &filename, &base, args, &base, false).map_err(Error::without_file)?;
+    work(first, planned, &base, false, true)
 }
 
 /// Where the values come from by which a disk would be converted; `None` if the input is no disk.
@@ -125,7 +163,7 @@ fn base_directory(args: &ConvertArgs) -> Result<PathBuf> {
 fn one(input: &Path, args: &ConvertArgs, base: &Path, several: bool) -> Result<Work> {
     refuse_what_comes_later(input)?;
     let disk = bare_disk(input)?;
-    let (submission, settings, named) = match disk {
+    let planned = match disk {
         Some(format) => {
             let (document, filename) = document_of_disk(input, format)?;
             refuse_its_own_source(input, args, base, several)?;
@@ -146,6 +184,17 @@ fn one(input: &Path, args: &ConvertArgs, base: &Path, several: bool) -> Result<W
             }
         }
     };
+    work(input, planned, base, several, disk.is_some())
+}
+
+/// What the worker is told of one planned VM.
+fn work(
+    given: &Path,
+    (submission, settings, named): (Submission, Settings, bool),
+    base: &Path,
+    several: bool,
+    disks_alone: bool,
+) -> Result<Work> {
     let batch_id = match &submission.name {
         BatchName::Named(name) | BatchName::Stem(name) => name.clone(),
     };
@@ -154,18 +203,18 @@ fn one(input: &Path, args: &ConvertArgs, base: &Path, several: bool) -> Result<W
         (Some(plan), true) => plan,
         _ => {
             return Err(Error::new(Kind::Unsupported, "this version converts one VM per manifest")
-                .file(input)
+                .file(given)
                 .advice("write a manifest for each VM and name them all"));
         }
     };
     settle_directory(&mut plan, base, named, several);
     // A disk alone becomes a disk alone.
-    plan.output.domain &= disk.is_none();
+    plan.output.domain &= !disks_alone;
     let beside = if named { plan.output.directory.clone() } else { base.to_owned() };
     let scratch = beside.join(SCRATCH);
     let work_dir = scratch.join(&plan.vm_id);
     Ok(Work {
-        given: input.to_owned(),
+        given: given.to_owned(),
         scratch,
         order: WorkOrder {
             job_id: 0,
@@ -322,14 +371,28 @@ fn bare_disk(input: &Path) -> Result<Option<SourceFormat>> {
 
 /// The manifest that a disk alone stands for.
 fn document_of_disk(input: &Path, format: SourceFormat) -> Result<(Value, String)> {
-    let path =
-        std::path::absolute(input).map_err(|error| Error::io(Kind::Source, "resolve", input, &error))?;
+    document_of_disks(input, &[disk_entry(input, format)?])
+}
+
+fn disk_entry(disk: &Path, format: SourceFormat) -> Result<Value> {
+    let path = absolute(disk)?;
+    let id = safe_id(&path.file_stem().unwrap_or_default().to_string_lossy());
+    Ok(json!({ "id": id, "source_format": format.name(), "local_path": path }))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|error| Error::io(Kind::Source, "resolve", path, &error))
+}
+
+/// A machine of these disks, named like the first.
+fn document_of_disks(first: &Path, disks: &[Value]) -> Result<(Value, String)> {
+    let path = absolute(first)?;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let filename = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let document = json!({
         "manifest_version": "1.0",
         "name": stem,
-        "disks": [{ "id": safe_id(&stem), "source_format": format.name(), "local_path": path }],
+        "disks": disks,
         // A disk alone becomes a disk alone.
         "options": { "report": { "enabled": false } },
     });

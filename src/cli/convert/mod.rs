@@ -20,6 +20,8 @@ use crate::pipeline::publish::Names;
 use crate::sys::dir::Dir;
 use inputs::Work;
 
+pub(super) use inputs::MachineDisks;
+
 /// Arguments of `convert`.
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct ConvertArgs {
@@ -76,6 +78,22 @@ pub(super) fn run(args: &ConvertArgs, ui: &Ui) -> Result<Exit, Failure> {
         }
     }
     let ended = running::convert(works, args, ui)?;
+    ending::tell(&ended, ui)
+}
+
+/// Converts the disks of one machine, repaired and not started.
+pub(super) fn repaired_copy(machine: &MachineDisks<'_>, output: &Path, ui: &Ui) -> Result<Exit, Failure> {
+    let args = ConvertArgs {
+        inputs: machine.disks.to_vec(),
+        output: Some(output.to_owned()),
+        no_boot_test: true,
+        ..ConvertArgs::default()
+    };
+    let work = inputs::of_machine(machine, &args)?;
+    refuse_unfinished(&work, &args)?;
+    refuse_taken_names(&work)?;
+    let ended = running::convert(vec![work], &args, ui)?;
+    ending::tell_fixes(&ended, ui);
     ending::tell(&ended, ui)
 }
 
