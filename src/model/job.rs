@@ -47,7 +47,15 @@ impl Stage {
     ];
 
     /// The stages that this version can do.
-    pub const BUILT: [Stage; 4] = [Stage::Load, Stage::Extraction, Stage::Convert, Stage::Validate];
+    pub const BUILT: [Stage; 7] = [
+        Stage::Load,
+        Stage::Extraction,
+        Stage::Inspect,
+        Stage::Fix,
+        Stage::Convert,
+        Stage::Validate,
+        Stage::BootTest,
+    ];
 
     /// The name in files and on the command line.
     #[must_use]

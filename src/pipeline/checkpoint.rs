@@ -125,6 +125,9 @@ pub struct GuestRecord {
     pub emulated: bool,
     /// What was changed.
     pub fixes: Vec<FixReport>,
+    /// How long that took, the guest being open and known.
+    #[serde(default)]
+    pub seconds: f64,
     /// By disk: what was changed and has to be in the results. Disks that nothing was written to are not here.
     pub overlays: BTreeMap<String, OverlayMark>,
 }

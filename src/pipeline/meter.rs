@@ -1,6 +1,6 @@
 //! How far the work is: from the passes over each disk to events that are few, smooth and never go back.
 //!
-//! The work of a VM is a list of passes over its disks (copying, comparing, hashing, the guest work counted with the first), each with a
+//! The work of a VM is a list of passes over its disks (copying, comparing, hashing; the guest work and the boot test are counted with the first), each with a
 //! weight in bytes. The overall percentage is what is done of the sum; it never falls, even where a
 //! pass starts over. What is not here: estimates of the time left, which whoever shows the events makes.
 
@@ -30,6 +30,8 @@ pub(super) enum Pass {
     Compare,
     /// Hashing the result.
     Hash,
+    /// Starting the guest.
+    Boot,
 }
 
 impl Pass {
@@ -37,7 +39,7 @@ impl Pass {
     fn weight(self) -> f64 {
         match self {
             Pass::Checksum => 0.4,
-            Pass::Guest | Pass::Copy => 1.0,
+            Pass::Guest | Pass::Copy | Pass::Boot => 1.0,
             Pass::Compare => 0.6,
             Pass::Hash => 0.4,
         }

@@ -47,7 +47,13 @@ fn a_plan_tells_every_stage_with_its_reason_and_touches_nothing() {
     let stages = plan["stages"].as_array().unwrap();
     assert_eq!(stages.len(), 8);
     assert!(stages.iter().all(|stage| stage["reason"].as_str().is_some_and(|reason| !reason.is_empty())));
-    assert_eq!(plan["lacking"], serde_json::json!(["inspect", "fix", "boot_test"]));
+    let on =
+        stages.iter().filter(|stage| stage["enabled"] == true).map(|stage| stage["stage"].as_str().unwrap());
+    assert_eq!(
+        on.collect::<Vec<_>>(),
+        ["load", "extraction", "inspect", "fix", "convert", "validate", "boot_test"]
+    );
+    assert_eq!(plan["lacking"], serde_json::json!([]));
     assert!(document.get("origins").is_none());
 
     let text = at(&dir, &["plan", path.to_str().unwrap(), "--origins"]).stdout;

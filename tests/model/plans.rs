@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use hyper2kvm::model::config::Settings;
 use hyper2kvm::model::error::Result;
 use hyper2kvm::model::job::Stage;
+use hyper2kvm::model::manifest::{FstabMode, OnNoOs, OnUnsupportedGuest};
 use hyper2kvm::model::plan::{Compression, OutputFormat, Plan};
 use hyper2kvm::model::planner::{BatchName, Submission, origins};
 
@@ -48,12 +49,13 @@ fn a_minimal_manifest_is_a_batch_of_one_named_like_its_file() {
 }
 
 #[test]
-fn what_production_asks_for_and_this_version_lacks_is_told() {
+fn production_repairs_checks_and_boots() {
     let plan = plan(MINIMAL);
-    assert_eq!(plan.lacking, [Stage::Inspect, Stage::Fix, Stage::BootTest]);
-    assert!(plan.warnings[0].contains("inspect, fix, boot_test"), "{:?}", plan.warnings);
-    assert!(Stage::BUILT.into_iter().all(|stage| plan.runs(stage)));
-    assert!(!plan.runs(Stage::Fix));
+    assert!(Stage::BUILT.into_iter().all(|stage| plan.runs(stage)), "{:?}", plan.stages);
+    assert!(!plan.runs(Stage::Libvirt));
+    assert_eq!(plan.guest.fix.fstab_mode, FstabMode::StabilizeAll);
+    assert!(plan.guest.fix.remove_vmware_tools && plan.guest.fix.network && plan.guest.fix.backup);
+    assert_eq!((plan.lacking, plan.warnings), (vec![], vec![]));
 }
 
 #[test]
@@ -122,11 +124,37 @@ fn the_profile_none_leaves_only_the_extracted_image() {
 }
 
 #[test]
-fn switching_a_missing_stage_off_is_not_asking_for_it() {
+fn what_a_manifest_switches_off_does_not_run() {
     let off = "pipeline: {inspect: {enabled: false}, fix: {enabled: false, backup: false}, boot_test: {enabled: false}}";
     let plan = plan(&format!("{MINIMAL}{off}\n"));
-    assert_eq!(plan.lacking, []);
+    for stage in [Stage::Inspect, Stage::Fix, Stage::BootTest] {
+        assert!(!plan.runs(stage), "{stage}");
+    }
+    assert!(plan.runs(Stage::Validate));
     assert_eq!(plan.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn what_is_to_be_done_inside_the_guest_reaches_the_plan() {
+    let text = format!(
+        r#"{MINIMAL}
+pipeline:
+  fix: {{fstab_mode: bypath-only, network: false, console: false, root: /dev/sda2, on_no_os: skip, on_unsupported_guest: emulated}}
+  boot_test: {{timeout_s: 2min, accel: tcg, memory_mb: 512, expect: "ready: [0-9]+"}}
+luks: [{{device: /dev/sda3, key_file: /etc/hyper2kvm/credentials/web.key}}]
+"#
+    );
+    let mut settings = settings();
+    settings.credentials.allowed_dirs = vec![PathBuf::from("/etc/hyper2kvm/credentials")];
+    let submission = Submission::read(text.as_bytes(), "web.yaml", Path::new("/drops"), &settings).unwrap();
+    let plan = submission.plans("web", "", &settings).unwrap().remove(0);
+    let fix = &plan.guest.fix;
+    assert_eq!((fix.fstab_mode, fix.root.as_deref()), (FstabMode::BypathOnly, Some("/dev/sda2")));
+    assert!(!fix.network && !fix.console && fix.update_grub);
+    assert_eq!((fix.on_no_os, fix.on_unsupported_guest), (OnNoOs::Skip, OnUnsupportedGuest::Emulated));
+    assert_eq!((plan.boot_test.timeout_s, plan.boot_test.memory_mib), (120.0, Some(512)));
+    assert_eq!(plan.guest.keys.len(), 1);
+    assert_eq!(plan.guest.keys[0].device.as_deref(), Some("/dev/sda3"));
 }
 
 #[test]

@@ -93,6 +93,12 @@ fn check_engine(tree: &Tree, manifest: &Manifest) -> Result<()> {
 }
 
 fn check_keys(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Result<()> {
+    let opened = build::is_on(tree, Stage::Inspect) || build::is_on(tree, Stage::Fix);
+    if manifest.luks.as_ref().is_some_and(|keys| !keys.is_empty()) && !opened {
+        return Err(tree
+            .error(Kind::Manifest, "luks", "nothing opens the guest, so no key is needed")
+            .advice("remove it, or set `pipeline.fix.enabled: true`"));
+    }
     for (index, luks) in manifest.luks.iter().flatten().enumerate() {
         let field = |key: &str| format!("luks[{index}].{key}");
         if luks.device.is_some() && luks.uuid.is_some() {
@@ -120,13 +126,6 @@ fn check_keys(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Result<(
                 .allowed(allowed.iter().map(|dir| dir.display().to_string()))
                 .advice("move it there, or have the administrator add its directory to `credentials.allowed_dirs`"));
         }
-    }
-    let opens = |stage: Stage| build::is_on(tree, stage) && Stage::BUILT.contains(&stage);
-    let opened = opens(Stage::Inspect) || opens(Stage::Fix);
-    if manifest.luks.as_ref().is_some_and(|keys| !keys.is_empty()) && !opened {
-        return Err(tree
-            .error(Kind::Manifest, "luks", "nothing opens the guest, so no key is needed")
-            .advice("remove it, or set `pipeline.fix.enabled: true`"));
     }
     Ok(())
 }

@@ -11,9 +11,15 @@ use crate::model::boot::Verdict;
 use crate::model::error::{Error, Result};
 use crate::model::job::Stage;
 use crate::pipeline::boot_test::{self, BootTestOrder};
+use crate::pipeline::meter::Pass;
 use crate::pipeline::publish::partial_name;
 use crate::pipeline::target;
 use crate::pipeline::worker::Job;
+
+/// Of the time that a guest may take, most take about one part in so many.
+const USUAL_SHARE: f64 = 8.0;
+/// So much of the guest's last line is shown.
+const SAYING_CHARACTERS: usize = 80;
 
 pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     let dir = job.place.results.path();
@@ -29,7 +35,15 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
         ..BootTestOrder::new(machine, job.place.private())
     };
     let engine = job.engine.as_ref().ok_or_else(|| Error::internal("nothing was loaded"))?;
-    let verdict = boot_test::run(&order, engine, job.control, &mut |_| {})?;
+    let meter = &mut job.meter;
+    let verdict = boot_test::run(&order, engine, job.control, &mut |moment| {
+        let saying: String = moment.saying.chars().take(SAYING_CHARACTERS).collect();
+        meter.detail(Stage::BootTest, format!("running for {:.0} s: {saying}", moment.seconds));
+        // Nobody knows how long a guest takes; most take a small part of what they may.
+        let usual_s = moment.limit_s / USUAL_SHARE;
+        meter.passed(0, Pass::Boot, 1.0 - (-moment.seconds / usual_s).exp());
+    })?;
+    job.meter.passed(0, Pass::Boot, 1.0);
     tracing::info!(
         verdict = verdict.verdict.name(),
         seconds = verdict.seconds,

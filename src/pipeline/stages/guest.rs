@@ -91,7 +91,8 @@ pub(super) fn await_inspection(job: &mut Job<'_>) -> Result<()> {
 
 /// Waits until all is done; then what it made is durable, and in the journal.
 pub(super) fn await_end(job: &mut Job<'_>, stage: Stage) -> Result<()> {
-    while job.guest.is_some() && hear(job, stage)? {}
+    // A child whose failure is borne has told its last.
+    while job.guest.as_ref().is_some_and(|work| work.record.skipped.is_none()) && hear(job, stage)? {}
     if let Some(work) = job.guest.take() {
         let GuestWork { child, fresh, mut record } = work;
         drop(child);
@@ -128,6 +129,7 @@ fn hear(job: &mut Job<'_>, stage: Stage) -> Result<bool> {
         Event::Fixed { fixes, seconds } => {
             tracing::info!(seconds, changes = fixes.len(), "the guest is repaired");
             work.record.fixes = fixes;
+            work.record.seconds = seconds;
         }
         Event::Diff { .. } => {}
         Event::Warning { message } => job.warn(stage, message),
@@ -170,7 +172,8 @@ fn bearable(guest: &PlannedGuest) -> Vec<&'static str> {
 /// Makes durable what the guest work wrote, and throws away what it did not.
 fn keep(job: &mut Job<'_>, fresh: &[u64], record: &mut GuestRecord) -> Result<()> {
     let dir = &job.place.results;
-    let wanted = job.plan.runs(Stage::Fix) && record.skipped.is_none();
+    // Where nothing was changed, what mounting alone wrote (times, counters) is not wanted: the result is the source, bit by bit.
+    let wanted = job.plan.runs(Stage::Fix) && record.skipped.is_none() && !record.fixes.is_empty();
     for (number, (disk, opened)) in job.plan.disks.iter().zip(&job.sources).enumerate() {
         let name = overlay_name(&disk.id);
         let path = dir.path().join(&name);

@@ -22,9 +22,13 @@ use crate::pipeline::meter::Pass;
 use crate::pipeline::publish::Names;
 use crate::pipeline::worker::{Job, Opened};
 use crate::sys::fs::free_bytes;
+use crate::sys::kvm;
 
 /// What opening a guest costs, as so many bytes copied: some ten seconds.
 const GUEST_WORK_BYTES: u64 = 1 << 30;
+/// What a boot costs likewise: some forty seconds, and a few minutes where the guest is emulated.
+const BOOT_BYTES: u64 = 4 << 30;
+const EMULATED_BOOT_BYTES: u64 = 16 << 30;
 
 pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     // Before anything costs time: a result that is there is the commonest reason for there being nothing to do.
@@ -171,6 +175,10 @@ fn announce(job: &mut Job<'_>) {
         if job.checkpoint.guest.is_some() {
             job.meter.passed(0, Pass::Guest, 1.0);
         }
+    }
+    if job.plan.runs(Stage::BootTest) {
+        let kvm = kvm::probe(&job.bench.launcher).works;
+        job.meter.expect(0, Pass::Boot, if kvm { BOOT_BYTES } else { EMULATED_BOOT_BYTES });
     }
     for (number, disk) in job.plan.disks.iter().enumerate() {
         let Some(finished) = job.checkpoint.disks.get(&disk.id) else { continue };
