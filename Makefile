@@ -7,10 +7,12 @@ SHELL := /bin/bash
 CARGO ?= cargo
 # Tests may be picked: make test TESTS='--test cli'
 TESTS ?=
+# Guests may be picked too: make test-guests GUESTS='bookworm-md trixie-uki'
+GUESTS ?=
 # How long fuzz-smoke may take, in seconds.
 FUZZ_SECONDS ?= 60
 
-.PHONY: help run test lint bench package fuzz-smoke clean setup
+.PHONY: help run test test-guests lint bench package fuzz-smoke clean setup
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -27,12 +29,16 @@ test: ## set up, then the whole test suite
 	@bash .ci/setup test
 	@bash .ci/test $(TESTS)
 
+test-guests: ## every test guest, from its packages to a repaired machine that boots (an hour or two)
+	@bash .ci/setup test
+	@bash .ci/test-guests $(GUESTS)
+
 lint: ## formatting, clippy, rustdoc, dependency rules, shell syntax
 	@bash .ci/setup build lint
 	@bash .ci/lint
 
 bench: ## measure against the goals; figures to docs/performance.md by hand
-	@bash .ci/setup run
+	@bash .ci/setup bench
 	$(CARGO) bench --locked --bench service
 
 package: ## .deb and .rpm into dist/

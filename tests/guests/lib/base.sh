@@ -33,7 +33,7 @@ base_of() {
       say "the base of $suite with $generator (once, about a minute)"
       mapfile -t options < <(excluded)
       # shellcheck disable=SC2046
-      INITRD=No mmdebstrap --quiet --mode=root --variant=minbase --format=tar "${options[@]}" \
+      INITRD=No unseen mmdebstrap --quiet --mode=root --variant=minbase --format=tar "${options[@]}" \
         --skip=cleanup/apt/lists,cleanup/mmdebstrap \
         --include=systemd-sysv,udev,dbus,login,passwd,iproute2,kmod,linux-image-amd64,"$generator",openssh-server,open-vm-tools,zstd \
         "$suite" "$path.part" $(mirror) </dev/null >&2

@@ -11,6 +11,9 @@ PATH="$PATH:/sbin:/usr/sbin"
 say() { printf 'guest %s: %s\n' "${name:-?}" "$*" >&2; }
 die() { say "$*"; exit 1; }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+# What mmdebstrap mounts in a tree (/proc, /sys, devices) is seen by itself alone, and gone when it is killed. Where that is not
+# allowed, neither is mounting, and mmdebstrap does without.
+unseen() { if unshare --mount true 2>/dev/null; then unshare --mount -- "$@"; else "$@"; fi; }
 
 recipes() { find "$guests/recipes" -mindepth 1 -maxdepth 1 -printf '%f\n' | sort; }
 

@@ -1,0 +1,189 @@
+//! Guests as VMware has them, through the service: what they are on KVM before, what they are after, and what they kept.
+//!
+//! A guest proves all of it in one boot, the job's own boot test: its report on the serial console tells what came up.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::guest::{Guest, told};
+use crate::support::{Daemon, disks, within};
+
+/// A conversion with its boot, emulated, on a machine that does other things too.
+const PATIENCE: Duration = Duration::from_secs(40 * 60);
+/// What a guest gets to come up or to give up, before the factor for emulation.
+const BOOT_TIMEOUT: &str = "300s";
+
+/// The core, and guests that are built without being repaired here.
+const CORE: [&str; 3] = ["bookworm-bios", "trixie-uefi-lvm", "bookworm-luks"];
+const NEEDS_NO_REPAIR: &str = "debian";
+
+#[test]
+fn a_bios_guest_with_an_address_of_ifupdown_is_repaired() {
+    is_repaired("bookworm-bios");
+}
+
+#[test]
+fn a_uefi_guest_with_lvm_and_dracut_is_repaired() {
+    is_repaired("trixie-uefi-lvm");
+}
+
+#[test]
+fn a_guest_with_an_encrypted_root_and_network_manager_is_repaired() {
+    is_repaired("bookworm-luks");
+}
+
+/// `HYPER2KVM_TEST_GUEST` names it; else the commit decides, so that all have their turn.
+#[test]
+fn the_guest_whose_turn_it_is_is_repaired() {
+    let named = std::env::var("HYPER2KVM_TEST_GUEST").ok().filter(|name| !name.is_empty());
+    is_repaired(&named.unwrap_or_else(|| {
+        let mut others = Guest::names();
+        others.retain(|name| !CORE.contains(&name.as_str()) && name != NEEDS_NO_REPAIR);
+        others.swap_remove(commit() % others.len())
+    }));
+}
+
+/// A number that is another for every commit; 0 where there is no history.
+fn commit() -> usize {
+    let mut git = Command::new("git");
+    git.args(["-C", env!("CARGO_MANIFEST_DIR"), "rev-parse", "HEAD"]);
+    let told = git.output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    told.ok().and_then(|hash| usize::from_str_radix(hash.get(..7)?, 16).ok()).unwrap_or(0)
+}
+
+#[track_caller]
+fn is_repaired(name: &str) {
+    let guest = Guest::build(name);
+    let before: Vec<String> = guest.disks.iter().map(|disk| disks::sha256(disk)).collect();
+    let service = Service::start(&guest);
+
+    service.assert_does_not_boot(&guest.disks);
+
+    let sources: Vec<(&Path, &str)> = guest.disks.iter().map(|disk| (disk.as_path(), "vmdk")).collect();
+    let first = service.convert("first", &sources, "{}");
+    assert_eq!(first.report.pointer("/pipeline/stages/boot_test/result/verdict"), Some(&"booted".into()));
+    assert_came_up(&guest, &first.console);
+    let after: Vec<String> = guest.disks.iter().map(|disk| disks::sha256(disk)).collect();
+    assert_eq!(after, before, "the sources were written to");
+
+    let results: Vec<(&Path, &str)> = first.disks.iter().map(|disk| (disk.as_path(), "qcow2")).collect();
+    let second = service.convert("second", &results, "{boot_test: {enabled: false}}");
+    assert_eq!(second.report["fixes"], serde_json::json!([]), "a repaired guest is repaired again");
+    for (one, other) in first.disks.iter().zip(&second.disks) {
+        assert_eq!(disks::content_sha256(one, "qcow2"), disks::content_sha256(other, "qcow2"));
+    }
+}
+
+/// What the guest says of itself: its address on the card of the same name, no name of a disk by slot, all that it mounts, and who it is.
+#[track_caller]
+fn assert_came_up(guest: &Guest, console: &str) {
+    let said: Vec<&str> = console.lines().filter_map(|line| line.trim().strip_prefix("H2K-")).collect();
+    let says = |line: &str| assert!(said.contains(&line), "not said: {line}\n{said:#?}");
+    says("END");
+    says(&format!("NET {} {}", guest.fact("/nics/0/name"), guest.fact("/nics/0/address")));
+    says(&format!("MACHINE-ID {}", guest.fact("/machine_id")));
+    let lines =
+        |start: &str| -> Vec<&str> { said.iter().copied().filter(|line| line.starts_with(start)).collect() };
+    assert!(lines("ROUTE ").iter().any(|line| line.contains(guest.fact("/nics/0/gateway"))), "{said:#?}");
+    assert_eq!(lines("FAILED "), [""; 0], "units failed");
+    for slot in ["FSTAB /dev/sd", "FSTAB /dev/hd", "FSTAB /dev/vd"] {
+        assert_eq!(lines(slot), [""; 0], "named by slot");
+    }
+    let mounts = lines("MOUNT ");
+    let is_mounted = |path: &str, kind: &str| {
+        mounts.iter().any(|line| line.starts_with(&format!("MOUNT {path} ")) && line.ends_with(kind))
+    };
+    assert!(is_mounted("/", guest.fact("/becomes/root")), "{mounts:#?}");
+    for path in guest.list("/becomes/mounts") {
+        assert!(is_mounted(path, ""), "{path}: {mounts:#?}");
+    }
+    assert_eq!(!lines("SWAP ").is_empty(), guest.is("/becomes/swap"), "{said:#?}");
+}
+
+/// A service that knows the guest's key.
+struct Service<'a> {
+    guest: &'a Guest,
+    daemon: Daemon,
+}
+
+/// What came of a conversion.
+struct Converted {
+    report: Value,
+    disks: Vec<PathBuf>,
+    /// All that the guest said during the job's boot test.
+    console: String,
+}
+
+impl Service<'_> {
+    fn start(guest: &Guest) -> Service<'_> {
+        let mut daemon = Daemon::prepare();
+        std::fs::write(Service::key(&daemon), guest.passphrase().unwrap_or_default()).unwrap();
+        let allowed = daemon.scratch().display().to_string();
+        daemon.configure(&format!("credentials: {{allowed_dirs: [{allowed}]}}\n"));
+        daemon.start();
+        Service { guest, daemon }
+    }
+
+    fn key(daemon: &Daemon) -> PathBuf {
+        daemon.scratch().join("key")
+    }
+
+    /// Under KVM's hardware, as it is.
+    #[track_caller]
+    fn assert_does_not_boot(&self, disks: &[PathBuf]) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hyper2kvm"));
+        command.args([
+            "boot-test",
+            "--json",
+            "--accel",
+            "tcg",
+            "--memory",
+            "1GiB",
+            "--timeout",
+            BOOT_TIMEOUT,
+        ]);
+        command.args(["--firmware", self.guest.fact("/firmware")]);
+        if self.guest.passphrase().is_some() {
+            command.arg("--key-file").arg(Service::key(&self.daemon));
+        }
+        let output = command.args(disks).output().unwrap();
+        let verdict: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", told(&output)));
+        assert_eq!(verdict["verdict"], "failed", "it needs no repair: {verdict:#}");
+    }
+
+    /// Drops a manifest and waits for its result.
+    #[track_caller]
+    fn convert(&self, name: &str, disks: &[(&Path, &str)], pipeline: &str) -> Converted {
+        let mut manifest = format!("manifest_version: \"1.0\"\nname: {name}\npipeline: {pipeline}\ndisks:\n");
+        for (index, (path, format)) in disks.iter().enumerate() {
+            let path = path.display();
+            manifest += &format!("  - {{id: disk{index}, source_format: {format}, local_path: {path}}}\n");
+        }
+        manifest += &format!("vm: {{cpu: 1, mem_mb: 1024, firmware: {}}}\n", self.guest.fact("/firmware"));
+        manifest += &format!("nics: [{{id: nic0, mac: \"{}\"}}]\n", self.guest.fact("/nics/0/mac"));
+        if self.guest.passphrase().is_some() {
+            manifest += &format!("luks: [{{key_file: {}}}]\n", Service::key(&self.daemon).display());
+        }
+        self.daemon.drop_file(&format!("{name}.yaml"), manifest);
+        let ended = within(PATIENCE, || {
+            let progress = self.daemon.progress(name)?;
+            matches!(progress["state"].as_str(), Some("completed" | "failed" | "cancelled"))
+                .then_some(progress)
+        });
+        let state = ended.as_ref().and_then(|progress| progress["state"].as_str());
+        let directory = self.daemon.state().join("output").join(name).join(name);
+        let console = self.daemon.state().join("logs").join(name).join(format!("{name}.1.console.txt"));
+        let console = String::from_utf8_lossy(&std::fs::read(console).unwrap_or_default()).into_owned();
+        assert_eq!(state, Some("completed"), "{name}: {ended:#?}\n{}\n{console}", self.daemon.log());
+        let report = std::fs::read(directory.join("report.json")).unwrap();
+        Converted {
+            report: serde_json::from_slice(&report).unwrap(),
+            disks: (0..disks.len()).map(|index| directory.join(format!("disk{index}.qcow2"))).collect(),
+            console,
+        }
+    }
+}
