@@ -22,6 +22,12 @@ impl Figures {
         self.0.push(Figure { what: what.to_owned(), value: format!("{value:.1} {unit}"), goal: Some(goal) });
     }
 
+    /// A figure that has to reach its goal.
+    pub fn at_least(&mut self, what: &str, value: f64, goal: f64, unit: &str) {
+        let goal = (format!("≥ {goal} {unit}"), value >= goal);
+        self.0.push(Figure { what: what.to_owned(), value: format!("{value:.1} {unit}"), goal: Some(goal) });
+    }
+
     /// A figure that explains another.
     pub fn note(&mut self, what: &str, value: String) {
         self.0.push(Figure { what: what.to_owned(), value, goal: None });

@@ -15,6 +15,7 @@
 mod copy;
 mod figures;
 mod flood;
+mod guest;
 mod history;
 mod idle;
 mod latency;
@@ -29,12 +30,13 @@ use figures::Figures;
 type Measure = fn(&mut Figures);
 
 /// What can be measured, in the order in which it is.
-const ALL: [(&str, Measure); 5] = [
+const ALL: [(&str, Measure); 6] = [
     ("idle", idle::measure),
     ("latency", latency::measure),
     ("flood", flood::measure),
     ("history", history::measure),
     ("copy", copy::measure),
+    ("guest", guest::measure),
 ];
 
 fn main() -> ExitCode {
