@@ -182,9 +182,11 @@ fn a_daemon_is_ready_while_an_old_worker_dies_but_starts_and_discards_nothing_be
     let mut daemon = Daemon::prepare();
     daemon.configure("max_concurrent_jobs: 2\n");
     daemon.start();
-    for (name, data_mib) in [("vm", 128), ("other", 120)] {
+    for (name, data_mib) in [("vm", 256), ("other", 240)] {
         let disk = source(&daemon, name, "raw", data_mib);
         drop_disk(&daemon, name, &disk, "raw", SLOW);
+    }
+    for name in ["vm", "other"] {
         wait_copying(&daemon, name);
     }
     daemon.kill9();
