@@ -13,6 +13,7 @@ pub mod facts;
 pub mod fix;
 pub mod inspect;
 pub mod linux;
+mod ready;
 pub mod tree;
 pub mod work;
 

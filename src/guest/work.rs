@@ -12,7 +12,7 @@ use super::appliance::{Appliance, Drive, Settings};
 use super::facts::FixOptions;
 use super::fix::{self, Guest};
 use super::tree::Tree;
-use super::{inspect, linux};
+use super::{inspect, linux, ready};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::guest::{GuestIdentity, GuestType};
 use crate::model::report::FixReport;
@@ -156,6 +156,7 @@ pub fn run(order: &Order, emit: &mut dyn FnMut(Event)) -> Result<()> {
         }
         GuestType::Unknown => return Err(inspect::unknown_system(&facts)),
     };
+    ready::check(&appliance, &facts)?;
     let mut guest =
         Guest { tree: Tree::new(appliance, options.backup), facts, options, warnings: Vec::new() };
     fix::carry_out(fixes, &mut guest, &mut |name| emit(Event::Fixing { name: name.to_owned() }))?;
