@@ -69,7 +69,10 @@ pub(super) fn pins(plan: &Plan, udev: Udev) -> Vec<Pin> {
         pins.push(Pin {
             path: RULES.to_owned(),
             text,
-            detail: format!("{} stay called so", names.join(", ")),
+            detail: match names.as_slice() {
+                [only] => format!("{only} keeps its name"),
+                several => format!("{} keep their names", several.join(", ")),
+            },
         });
     }
     pins
