@@ -1,7 +1,6 @@
 //! Repairs of fstab and boot loaders on real file systems, in the appliance: what is changed, what is kept, and that once is enough.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use hyper2kvm::guest::appliance::{Appliance, Drive, Settings};
 use hyper2kvm::guest::facts::{Facts, FixOptions, Layout, Mounted, Volume};
@@ -10,22 +9,15 @@ use hyper2kvm::guest::linux;
 use hyper2kvm::guest::tree::{Edit, Tree};
 use hyper2kvm::model::guest::{BootLoader, GuestFirmware, GuestIdentity, GuestKernel, GuestType};
 
+use crate::support::trees;
+
 const UUID: &str = "0a6a4b9e-7d5b-4c57-9d3e-4f5a3c2b1a00";
 const OURS: [&str; 5] = ["fstab", "crypttab", "resume", "bootloader", "efi-fallback"];
 
 /// A file system on a whole disk, which the guest had as its first partition.
 fn disk(dir: &Path, files: &[(&str, &[u8])]) -> PathBuf {
-    let tree = dir.join("tree");
-    for (path, content) in files {
-        let path = tree.join(path.trim_start_matches('/'));
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, content).unwrap();
-    }
     let image = dir.join("disk.raw");
-    std::fs::File::create(&image).unwrap().set_len(64 * 1024 * 1024).unwrap();
-    let mut made = Command::new("/sbin/mke2fs");
-    made.args(["-q", "-F", "-t", "ext4", "-U", UUID, "-d"]).arg(&tree).arg(&image);
-    assert!(made.status().unwrap().success());
+    trees::ext4(&image, 64, &trees::tree(dir, files), &["-U", UUID]);
     image
 }
 

@@ -2,7 +2,11 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test binary has no outside, and a test may fail")]
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod appliance;
+mod bad_guests;
 mod boot_fixes;
 mod inspect;
 mod network_and_tools;

@@ -2,7 +2,6 @@
 //! enough.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use hyper2kvm::guest::appliance::{Appliance, Drive, Settings};
 use hyper2kvm::guest::facts::{Facts, FixOptions, WantedNic};
@@ -10,6 +9,8 @@ use hyper2kvm::guest::fix::{self, Fix, Guest};
 use hyper2kvm::guest::linux;
 use hyper2kvm::guest::tree::{Edit, Tree};
 use hyper2kvm::model::guest::{GuestIdentity, GuestType, InitSystem};
+
+use crate::support::trees;
 
 const OURS: [&str; 5] = ["network", "guest-tools", "identity", "guest-agent", "selinux"];
 const MAC: &str = "52:54:00:00:00:01";
@@ -48,17 +49,8 @@ fn files() -> Vec<(&'static str, &'static str)> {
 }
 
 fn disk(dir: &Path, files: &[(&str, &str)]) -> PathBuf {
-    let tree = dir.join("tree");
-    for (path, content) in files {
-        let path = tree.join(path.trim_start_matches('/'));
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, content).unwrap();
-    }
     let image = dir.join("disk.raw");
-    std::fs::File::create(&image).unwrap().set_len(64 * 1024 * 1024).unwrap();
-    let mut made = Command::new("/sbin/mke2fs");
-    made.args(["-q", "-F", "-t", "ext4", "-d"]).arg(&tree).arg(&image);
-    assert!(made.status().unwrap().success());
+    trees::ext4(&image, 64, &trees::tree(dir, files), &[]);
     image
 }
 

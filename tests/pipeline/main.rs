@@ -12,5 +12,6 @@ mod crashes;
 mod guests;
 mod hostile;
 mod names;
+mod repairs;
 mod results;
 mod site;

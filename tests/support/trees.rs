@@ -1,0 +1,31 @@
+//! Trees of a guest's files, and file systems that hold them, made without mounting anything.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// These files below a directory.
+pub fn tree<T: AsRef<[u8]>>(dir: &Path, files: &[(&str, T)]) -> PathBuf {
+    let tree = dir.join("tree");
+    for (path, content) in files {
+        let path = tree.join(path.trim_start_matches('/'));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    tree
+}
+
+/// A raw image that is one ext4 with a tree's files, with further options of mke2fs.
+pub fn ext4(image: &Path, size_mib: u64, tree: &Path, options: &[&str]) {
+    fs::File::create(image).unwrap().set_len(size_mib << 20).unwrap();
+    let mut mke2fs = Command::new("/sbin/mke2fs");
+    mke2fs.args(["-q", "-F", "-t", "ext4"]).args(options).arg("-d").arg(tree).arg(image);
+    assert!(mke2fs.status().unwrap().success());
+}
+
+/// What a file of such an image holds.
+pub fn file_in(image: &Path, path: &str) -> String {
+    let read =
+        Command::new("/sbin/debugfs").arg("-R").arg(format!("cat {path}")).arg(image).output().unwrap();
+    String::from_utf8(read.stdout).unwrap()
+}
