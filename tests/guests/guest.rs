@@ -37,13 +37,6 @@ impl Guest {
         Guest { disks, facts }
     }
 
-    /// The names of all recipes.
-    pub fn names() -> Vec<String> {
-        let listed = script("build").arg("--list").output().unwrap();
-        assert!(listed.status.success(), "{}", told(&listed));
-        String::from_utf8(listed.stdout).unwrap().lines().map(str::to_owned).collect()
-    }
-
     /// What the sidecar says at a place, as text; empty if nothing.
     pub fn fact(&self, place: &str) -> &str {
         self.facts.pointer(place).and_then(Value::as_str).unwrap_or_default()

@@ -9,5 +9,6 @@
 mod support;
 
 mod guest;
+mod nothing_mounted;
 mod repaired;
 mod sample;
