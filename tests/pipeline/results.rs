@@ -7,7 +7,7 @@ use hyper2kvm::model::plan::{Compression, OutputFormat};
 use hyper2kvm::model::protocol::{WorkerEvent, WorkerOutcome};
 use hyper2kvm::model::report::Report;
 
-use crate::site::Site;
+use crate::site::{BYTES, Site};
 use crate::support::disks;
 
 #[test]
@@ -54,8 +54,8 @@ fn three_disks_of_three_formats_are_published_together() {
         }
     }
     assert_eq!(last, 100.0);
-    assert_eq!(started, Stage::BUILT);
-    assert_eq!(finished, Stage::BUILT);
+    assert_eq!(started, BYTES);
+    assert_eq!(finished, BYTES);
     let details: Vec<&str> = told
         .events
         .iter()

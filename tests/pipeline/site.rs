@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::support::{disks, within};
 
 /// The stages of a VM whose guest nobody opens.
-const BYTES: [Stage; 4] = [Stage::Load, Stage::Extraction, Stage::Convert, Stage::Validate];
+pub const BYTES: [Stage; 4] = [Stage::Load, Stage::Extraction, Stage::Convert, Stage::Validate];
 /// No worker of these tests takes this long, however loaded the machine is.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
