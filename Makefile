@@ -20,7 +20,7 @@ help: ## this list
 setup: ## install what build, run, test and lint need (Debian; root or sudo)
 	@bash .ci/setup
 
-run: ## build, start the service, convert a small real guest, boot the result
+run: ## build, start the service, convert a real guest that would not boot, boot the result
 	@bash .ci/setup run
 	$(CARGO) build --locked
 	@bash packaging/sample/run target/debug/hyper2kvm
