@@ -1,10 +1,8 @@
 //! A guest that is really repaired, and a worker that dies at any step of it: the result is that of an undisturbed one.
 
-use std::path::Path;
 use std::process::Command;
 
 use hyper2kvm::model::job::Stage;
-use hyper2kvm::model::protocol::WorkerOutcome;
 use hyper2kvm::model::report::Report;
 
 use crate::site::Site;
@@ -64,9 +62,13 @@ fn a_worker_killed_at_any_step_of_a_repair_is_gone_on_from_to_the_same_guest() {
     for step in ["fix.before-mark", "fix.after-mark", "commit.before", "commit.after"] {
         let site = site();
         let before = disks::sha256(site.source(0));
-        let program: &Path = &crate::crashes::armed(&site, step);
-        let told = crate::site::drive(program, &site.order, &site.log(), |_, _| {});
-        assert!(matches!(told.outcome, WorkerOutcome::Failed { .. }), "{step}: {:?}", told.outcome);
+        let program = crate::crashes::armed(&site, step);
+        let told = crate::site::drive(&program, &site.order, &site.log(), |_, _| {});
+        assert!(
+            matches!(told.outcome, hyper2kvm::model::protocol::WorkerOutcome::Failed { .. }),
+            "{step}: {:?}",
+            told.outcome
+        );
         site.assert_no_process();
         let report = site.succeed().content.unwrap();
         assert_repaired(&site, &report, &before);
