@@ -28,6 +28,7 @@ use crate::sys::process::Launcher;
 /// let manifest = "
 /// manifest_version: '1.0'
 /// name: web
+/// profile: none            # bytes only; without it the guest is repaired and booted, too
 /// disks:
 ///   - {id: boot, source_format: raw, local_path: web.img}
 /// output: {directory: result, format: qcow2}
