@@ -1,7 +1,7 @@
 //! What a boot test is asked, and what it finds.
 //!
 //! The answer is part of the outside contract: it is what `boot-test --json` prints and what reports hold. What
-//! is not here: how a guest is started and watched ([`crate::pipeline::boot_test`]).
+//! is not here: how a guest is started and watched (the pipeline's boot test).
 
 use std::path::PathBuf;
 

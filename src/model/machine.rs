@@ -2,7 +2,7 @@
 //!
 //! Facts come from what a person wrote (the manifest's `vm` and `nics`), from the source, and from what
 //! was found in the disk; the defaults for what nobody says stand here. What is not here: how any
-//! of it is said to libvirt ([`crate::libvirt`]) or to QEMU.
+//! of it is said to libvirt or to QEMU.
 
 use std::path::PathBuf;
 

@@ -93,6 +93,25 @@ impl BootTestOrder {
     }
 }
 
+/// Whether this host has what a test of that machine needs: asked before hours are spent on a result that could not be tried.
+pub fn check_host(machine: &Machine) -> Result<()> {
+    program()?;
+    if machine.starts_with() == Firmware::Uefi {
+        firmware::find(machine.secure_boot)?;
+    }
+    if machine.tpm {
+        tpm::program()?;
+    }
+    Ok(())
+}
+
+fn program() -> Result<PathBuf> {
+    kvm::find_qemu().ok_or_else(|| {
+        Error::new(Kind::Unsupported, "qemu-system-x86_64 is not here, and nothing else can try whether a guest boots")
+            .advice("install it (`apt-get install qemu-system-x86`, `dnf install qemu-kvm`), or do without the test: `pipeline.boot_test.enabled: false`, `convert --no-boot-test`")
+    })
+}
+
 /// Tries whether a guest comes up, on this thread; `progress` hears of it about once a second.
 ///
 /// That it does not come up is a verdict; an error is what kept the test from being made, or ended it.
@@ -103,10 +122,7 @@ pub fn run(
     progress: &mut dyn FnMut(&Moment),
 ) -> Result<BootVerdict> {
     let expect = order.options.expectation()?;
-    let program = kvm::find_qemu().ok_or_else(|| {
-        Error::new(Kind::Unsupported, "qemu-system-x86_64 is not here")
-            .advice("install it: `apt-get install qemu-system-x86` (Debian) or `dnf install qemu-kvm`")
-    })?;
+    let program = program()?;
     if order.machine.disks.is_empty() {
         return Err(Error::new(Kind::Manifest, "there is no disk to boot from").advice("name one"));
     }

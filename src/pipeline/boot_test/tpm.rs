@@ -2,7 +2,7 @@
 //!
 //! The guest's real TPM, if it had one, is never here; what was sealed to it cannot be opened in a test.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::scratch::Scratch;
@@ -20,6 +20,14 @@ const MEMORY_BYTES: u64 = 1 << 30;
 /// Its state is some kilobytes.
 const FILE_BYTES: u64 = 16 << 20;
 
+/// What emulates it.
+pub(super) fn program() -> Result<PathBuf> {
+    find_program("swtpm").ok_or_else(|| {
+        Error::new(Kind::Unsupported, "the machine has a TPM, and swtpm is not here to emulate one")
+            .advice("install it: `apt-get install swtpm` (Debian) or `dnf install swtpm`")
+    })
+}
+
 /// Starts one; it lives as long as what is returned.
 pub(super) fn start(
     launcher: &Launcher,
@@ -27,10 +35,7 @@ pub(super) fn start(
     required: bool,
     control: &Control,
 ) -> Result<LongChild> {
-    let program = find_program("swtpm").ok_or_else(|| {
-        Error::new(Kind::Unsupported, "the machine has a TPM, and swtpm is not here to emulate one")
-            .advice("install it: `apt-get install swtpm` (Debian) or `dnf install swtpm`")
-    })?;
+    let program = program()?;
     let failed = |why: String| {
         Error::new(Kind::Boot, format!("the TPM of the test machine does not start: {why}"))
             .advice("see `hyper2kvm doctor`")

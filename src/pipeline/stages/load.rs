@@ -18,6 +18,7 @@ use crate::model::job::Stage;
 use crate::model::plan::{PlannedDisk, Preallocation, Preflight};
 use crate::model::protocol::WorkerEvent;
 use crate::model::units::human_size;
+use crate::pipeline::boot_test;
 use crate::pipeline::meter::Pass;
 use crate::pipeline::publish::Names;
 use crate::pipeline::worker::{Job, Opened};
@@ -60,6 +61,9 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
 
 /// What is missing on this machine is told before hours are spent.
 fn check_machine(job: &Job<'_>) -> Result<()> {
+    if let Some(machine) = job.plan.machine.as_ref().filter(|_| job.plan.runs(Stage::BootTest)) {
+        boot_test::check_host(machine)?;
+    }
     if !job.plan.opens_guest() {
         return Ok(());
     }
