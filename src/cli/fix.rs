@@ -29,6 +29,9 @@ pub(super) struct FixArgs {
     /// Where the repaired copy goes
     #[arg(short, long, value_name = "DIR", conflicts_with = "dry_run")]
     output: Option<PathBuf>,
+    /// Go on from what an interrupted repair left in the directory
+    #[arg(long, conflicts_with = "dry_run")]
+    resume: bool,
     /// A file with the passphrase of an encrypted volume (LUKS); may be given several times
     #[arg(long, value_name = "FILE")]
     key_file: Vec<PathBuf>,
@@ -56,7 +59,7 @@ struct FileDiff<'a> {
 pub(super) fn run(args: &FixArgs, ui: &Ui) -> Result<Exit, Failure> {
     if let Some(output) = &args.output {
         let machine = MachineDisks { disks: &args.disks, key_files: &args.key_file, macs: &args.macs };
-        return convert::repaired_copy(&machine, output, ui);
+        return convert::repaired_copy(&machine, output, args.resume, ui);
     }
     let keys = inspect::keys(&args.key_file)?;
     let processor = DiskProcessor::new()?;

@@ -134,7 +134,7 @@ pub(super) fn resume_line() -> String {
         std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     let resumed = arguments.iter().any(|word| word == "--resume");
     for word in arguments {
-        let is_command = word == "convert";
+        let is_command = word == "convert" || word == "fix";
         words.push(quoted(&word));
         if is_command && !resumed && !words.iter().any(|word| word == "--resume") {
             words.push("--resume".to_owned());

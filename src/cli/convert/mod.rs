@@ -82,11 +82,17 @@ pub(super) fn run(args: &ConvertArgs, ui: &Ui) -> Result<Exit, Failure> {
 }
 
 /// Converts the disks of one machine, repaired and not started.
-pub(super) fn repaired_copy(machine: &MachineDisks<'_>, output: &Path, ui: &Ui) -> Result<Exit, Failure> {
+pub(super) fn repaired_copy(
+    machine: &MachineDisks<'_>,
+    output: &Path,
+    resume: bool,
+    ui: &Ui,
+) -> Result<Exit, Failure> {
     let args = ConvertArgs {
         inputs: machine.disks.to_vec(),
         output: Some(output.to_owned()),
         no_boot_test: true,
+        resume,
         ..ConvertArgs::default()
     };
     let work = inputs::of_machine(machine, &args)?;
