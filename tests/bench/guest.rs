@@ -4,20 +4,21 @@
 //! compared with its source, which virt-v2v does not do, and that time stays in.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use serde_json::Value;
 
 use crate::figures::{Figures, median};
+use crate::support::guests::Guest;
 
 const GUEST: &str = "bookworm-bios";
 const ROUNDS: usize = 3;
 
 /// In turns, so that both meet the same machine.
 pub fn measure(figures: &mut Figures) {
-    let source = guest();
+    let source = Guest::build(GUEST).disks.remove(0);
     let scratch =
         tempfile::Builder::new().prefix("h2k-bench-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     // Once each without a clock: both appliances are built and cached by the first use.
@@ -45,13 +46,6 @@ pub fn measure(figures: &mut Figures) {
     figures.note("`virt-v2v -i disk -o local -of qcow2`, median", format!("{peer:.1} s"));
     figures.note("`hyper2kvm convert` without its boot test, median", format!("{whole:.1} s"));
     figures.note("the guest", format!("{GUEST} of docs/guests.md, both appliances emulated"));
-}
-
-fn guest() -> PathBuf {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/build");
-    let built = Command::new("bash").arg(script).arg(GUEST).output().unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    PathBuf::from(String::from_utf8(built.stdout).unwrap().trim_end())
 }
 
 fn peer(source: &Path, scratch: &Path) -> f64 {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::support::guests::Guest;
 use crate::support::{disks, wait_for, within};
 
 /// Generous: emulated, on a machine that does other things too. Under emulation a guest gets four times this.
@@ -37,14 +38,11 @@ fn document(output: &Output) -> Value {
 
 /// The sample guest as a disk of this format in this directory.
 fn sample(dir: &Path, format: &str) -> PathBuf {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/build");
-    let built = Command::new("bash").arg(script).output().unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    let vmdk = String::from_utf8(built.stdout).unwrap();
+    let guest = Guest::build("debian");
     let disk = dir.join("debian").with_extension(format);
     let status = Command::new("qemu-img")
-        .args(["convert", "-f", "vmdk", "-O", format, vmdk.trim_end()])
-        .arg(&disk)
+        .args(["convert", "-f", "vmdk", "-O", format])
+        .args([&guest.disks[0], &disk])
         .status()
         .unwrap();
     assert!(status.success());

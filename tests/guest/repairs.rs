@@ -6,13 +6,7 @@ use std::process::Command;
 use hyper2kvm::guest::facts::FixOptions;
 use hyper2kvm::guest::work::{self, Event, Order, OrderedDrive};
 
-/// The disks of a guest that the suite builds once.
-fn built(name: &str) -> Vec<PathBuf> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/build");
-    let built = Command::new("bash").arg(script).arg(name).output().unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    String::from_utf8(built.stdout).unwrap().lines().map(PathBuf::from).collect()
-}
+use crate::support::guests::Guest;
 
 /// An overlay for each disk, so that the guest stays as it was.
 fn order(dir: &Path, disks: &[PathBuf]) -> Order {
@@ -61,7 +55,7 @@ fn diff<'e>(events: &'e [Event], path: &str) -> &'e str {
 #[test]
 fn a_debian_from_vmware_names_its_disks_by_what_lasts_and_a_second_repair_changes_nothing() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let order = order(dir.path(), &built("bookworm-bios"));
+    let order = order(dir.path(), &Guest::build("bookworm-bios").disks);
 
     let first = run(&order);
 

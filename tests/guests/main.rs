@@ -8,7 +8,5 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod guest;
 mod nothing_mounted;
 mod repaired;
-mod sample;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::guest::{Guest, told};
 use crate::nothing_mounted;
+use crate::support::guests::{Guest, told};
 use crate::support::{Daemon, disks, within};
 
 /// A conversion with its boot, emulated, on a machine that does other things too.

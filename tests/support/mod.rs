@@ -9,6 +9,7 @@
 pub mod bad_disks;
 pub mod daemon;
 pub mod disks;
+pub mod guests;
 pub mod trees;
 pub mod wait;
 

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
-use super::machine::Machine;
+use super::machine::{Kind, Machine};
 use super::root::{run, said, text_of};
 use crate::support::disks;
 
@@ -24,8 +24,14 @@ impl Installed {
     /// Boots a machine and installs the package.
     #[track_caller]
     pub fn new() -> Installed {
+        Installed::on(Kind::Plain)
+    }
+
+    /// The same on a machine of this kind.
+    #[track_caller]
+    pub fn on(kind: Kind) -> Installed {
         let package = package(VERSION);
-        let installed = Installed { machine: Machine::boot() };
+        let installed = Installed { machine: Machine::boot(kind) };
         installed.install(&package);
         // Quick retries, room for two jobs; and the machine's file system lies in memory, where little is free.
         installed.configure(
@@ -64,6 +70,12 @@ impl Installed {
                 "profile: none\npipeline: {{convert: {{enabled: true}}}}\noutput: {{compress: {compress}}}\n"
             ),
         );
+        self.drop(name, &manifest);
+    }
+
+    /// Drops a manifest as an ordinary user.
+    #[track_caller]
+    pub fn drop(&self, name: &str, manifest: &str) {
         fs::write(self.machine.shared().join(format!("{name}.yaml")), manifest).unwrap();
         let incoming = "/var/lib/hyper2kvm/incoming";
         self.machine.sh(&format!(

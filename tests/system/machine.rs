@@ -12,12 +12,23 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::root::{as_root, run, said, text_of};
+use crate::support::guests::Guest;
 use crate::support::wait::{PATIENCE, wait_for, within};
 
 /// systemd 252's nspawn does not let these through by itself.
 const LANDLOCK_CALLS: &str = "landlock_create_ruleset landlock_add_rule landlock_restrict_self";
 
 static TURN: Mutex<()> = Mutex::new(());
+
+/// What there is on the machine.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    /// What the package depends on.
+    Plain,
+    /// And what it recommends: libguestfs with a kernel, and QEMU. State and cache lie on the disk instead of in memory, and the
+    /// disks of this test guest are seen in `/srv/guest`.
+    WithGuest(&'static str),
+}
 
 /// A running machine.
 pub struct Machine {
@@ -32,10 +43,14 @@ pub struct Machine {
 impl Machine {
     /// Boots one and waits until it is up.
     #[track_caller]
-    pub fn boot() -> Machine {
+    pub fn boot(kind: Kind) -> Machine {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/system/build-root");
-        let tree = PathBuf::from(text_of(&mut Command::new(script)).trim());
+        let mut script = Command::new(script);
+        if matches!(kind, Kind::WithGuest(_)) {
+            script.arg("guests");
+        }
+        let tree = PathBuf::from(text_of(&mut script).trim());
         // Another checkout's tests may be at it.
         let turn_of_all = fs::File::create(tree.with_file_name(".turn")).unwrap();
         turn_of_all.lock().unwrap();
@@ -43,7 +58,17 @@ impl Machine {
         let shared = tempfile::Builder::new().prefix("h2k-host-").tempdir().unwrap();
         open_to_all(shared.path());
         let log = fs::File::create(shared.path().join("boot.log")).unwrap();
-        let nspawn = as_root("systemd-nspawn")
+        let mut nspawn = as_root("systemd-nspawn");
+        if let Kind::WithGuest(name) = kind {
+            for (name, inside) in [("state", "/var/lib/hyper2kvm"), ("cache", "/var/cache/hyper2kvm")] {
+                let outside = shared.path().join(name);
+                fs::create_dir(&outside).unwrap();
+                nspawn.arg(format!("--bind={}:{inside}", outside.display()));
+            }
+            let disks = Guest::build(name).disks;
+            nspawn.arg(format!("--bind-ro={}:/srv/guest", disks[0].parent().unwrap().display()));
+        }
+        let nspawn = nspawn
             .arg("-D")
             .arg(&tree)
             .args(["--volatile=overlay", "--boot", "--register=no", "--keep-unit", "--private-network"])

@@ -13,5 +13,6 @@ mod network;
 mod notify;
 mod outage;
 mod packages;
+mod repair;
 mod root;
 mod service;
