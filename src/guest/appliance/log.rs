@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::time::Instant;
 
 /// A guest that makes the appliance talk without end does not fill the disk.
 const LIMIT_BYTES: usize = 16 * 1024 * 1024;
@@ -13,6 +14,7 @@ const LIMIT_BYTES: usize = 16 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Log {
     file: Option<File>,
+    begun: Instant,
     left: usize,
 }
 
@@ -20,13 +22,14 @@ impl Log {
     /// Writes into this file, or nowhere.
     #[must_use]
     pub(super) fn new(file: Option<File>) -> Log {
-        Log { file, left: LIMIT_BYTES }
+        Log { file, begun: Instant::now(), left: LIMIT_BYTES }
     }
 
     /// Adds what was said. Never panics and never fails: it is called from C, and a log that cannot be written stops nothing.
     pub(super) fn add(&mut self, bytes: &[u8]) {
         let Some(file) = &mut self.file else { return };
-        let mut line: Vec<u8> = Vec::with_capacity(bytes.len() + 1);
+        // What took long is found by the clock.
+        let mut line = format!("[{:8.3}] ", self.begun.elapsed().as_secs_f64()).into_bytes();
         for &byte in bytes.iter().take(self.left) {
             match byte {
                 b'\n' | b'\t' | 0x20..=0x7e | 0x80..=0xff => line.push(byte),
@@ -62,7 +65,8 @@ mod tests {
         file.rewind().unwrap();
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "mounted .[2J/dev/sda1\ndone\n");
+        let said: Vec<&str> = text.lines().map(|line| line.split_once("] ").unwrap().1).collect();
+        assert_eq!(said, ["mounted .[2J/dev/sda1", "done"]);
     }
 
     #[test]
