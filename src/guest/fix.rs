@@ -59,6 +59,7 @@ pub fn carry_out(
         fix.apply(guest)?;
         applied.push(*fix);
     }
+    guest.tree.forget();
     for fix in applied {
         fix.verify(guest)?;
     }

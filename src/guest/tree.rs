@@ -5,6 +5,7 @@
 //! is there is written in place, so that it keeps its inode, mode, owner and labels; writing what is there already is no change.
 //! What is not here: what to write.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use super::appliance::{Appliance, Room, Stat};
@@ -74,13 +75,31 @@ pub struct Tree {
     backups: bool,
     edits: Vec<Edit>,
     backed_up: BTreeMap<String, String>,
+    known: RefCell<Known>,
+}
+
+/// What was asked before and cannot have changed since: under emulation each question costs hundredths of a second, and every repair asks
+/// for the same files. Only this tree changes the guest, so it knows when an answer is old.
+#[derive(Debug, Default)]
+struct Known {
+    /// By path: where it leads.
+    reals: BTreeMap<String, Option<String>>,
+    /// By where a path leads: what is in the file, or that it is none.
+    contents: BTreeMap<String, Option<Vec<u8>>>,
 }
 
 impl Tree {
     /// Of a guest whose file systems are mounted.
     #[must_use]
     pub fn new(appliance: Appliance, backups: bool) -> Tree {
-        Tree { appliance, fix: "", backups, edits: Vec::new(), backed_up: BTreeMap::new() }
+        Tree {
+            appliance,
+            fix: "",
+            backups,
+            edits: Vec::new(),
+            backed_up: BTreeMap::new(),
+            known: RefCell::default(),
+        }
     }
 
     /// The appliance, for what is not a file.
@@ -98,6 +117,11 @@ impl Tree {
     /// Says which fix makes the changes that follow.
     pub fn begin(&mut self, fix: &'static str) {
         self.fix = fix;
+    }
+
+    /// From here on everything is asked of the guest again: a proof is not taken from memory.
+    pub fn forget(&self) {
+        self.known.take();
     }
 
     /// All changes so far.
@@ -122,11 +146,16 @@ impl Tree {
 
     /// The path with all links followed; `None` where nothing is there or a link leads nowhere.
     pub fn real(&self, path: &str) -> Result<Option<String>> {
-        if !self.appliance.exists(path).map_err(failed("look at", path))? {
-            return Ok(None);
+        if let Some(known) = self.known.borrow().reals.get(path) {
+            return Ok(known.clone());
         }
-        // What cannot be resolved is a link to nothing, or a circle of them.
-        Ok(self.appliance.real_path(path).ok())
+        let real = match self.appliance.exists(path).map_err(failed("look at", path))? {
+            // What cannot be resolved is a link to nothing, or a circle of them.
+            true => self.appliance.real_path(path).ok(),
+            false => None,
+        };
+        self.known.borrow_mut().reals.insert(path.to_owned(), real.clone());
+        Ok(real)
     }
 
     /// Whether a directory is there, links followed.
@@ -153,7 +182,13 @@ impl Tree {
 
     /// A plain file's content; `None` where there is none (a link to one is followed).
     pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
-        self.read_large(path, READ_LIMIT_BYTES)
+        let Some(real) = self.real(path)? else { return Ok(None) };
+        if let Some(known) = self.known.borrow().contents.get(&real) {
+            return Ok(known.clone());
+        }
+        let content = self.read_large(path, READ_LIMIT_BYTES)?;
+        self.known.borrow_mut().contents.insert(real, content.clone());
+        Ok(content)
     }
 
     /// The same, for what is no configuration: up to this many bytes.
@@ -303,6 +338,13 @@ impl Tree {
         backup: Option<String>,
     ) {
         tracing::info!(fix = self.fix, path = shown(path), action = action.name(), detail, "guest changed");
+        let known = self.known.get_mut();
+        match known.reals.get(path) {
+            // The same file as before, with something else in it.
+            Some(Some(real)) if action == Action::Changed => drop(known.contents.remove(real)),
+            // What is where may be different now.
+            _ => *known = Known::default(),
+        }
         self.edits.push(Edit {
             fix: self.fix,
             path: path.to_owned(),
