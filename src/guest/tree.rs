@@ -256,6 +256,20 @@ impl Tree {
         Ok(())
     }
 
+    /// Changes the content of a large file that is there. Nothing is backed up: the file may be as large as all that is free.
+    pub fn replace_large(&mut self, path: &str, content: &[u8], detail: &str) -> Result<()> {
+        let real = self.real(path)?.unwrap_or_else(|| path.to_owned());
+        let mut pieces = content.chunks(MESSAGE_BYTES);
+        self.appliance
+            .write(&real, pieces.next().unwrap_or_default())
+            .map_err(|why| self.cannot_write(path, &why))?;
+        for piece in pieces {
+            self.appliance.append(&real, piece).map_err(|why| self.cannot_write(path, &why))?;
+        }
+        self.record(path, Action::Changed, detail, None, None, None);
+        Ok(())
+    }
+
     /// How full the file system of a path is.
     pub fn room(&self, path: &str) -> Result<Room> {
         self.appliance.room(path).map_err(failed("look at the file system of", path))

@@ -9,7 +9,8 @@
 //!   image (what is there) ──────────────────┴▶ archive ─▶ appended ─▶ image, read again
 //! ```
 //!
-//! Unified kernel images are never rewritten: most are signed. What is not here: which kernel starts (see the boot loader's repair).
+//! A unified kernel image gets the same archive behind the one inside it; one that is signed is never rewritten. What is not here: which
+//! kernel starts (see the boot loader's repair).
 
 mod archive;
 mod cpio;
@@ -80,13 +81,11 @@ impl Fix for Initramfs {
     fn verify(&self, guest: &Guest<'_>) -> Result<()> {
         let kernels = &guest.facts.identity.kernels;
         for kernel in kernels {
-            let (Some(path), Some(modules)) = (&kernel.initramfs, modules_of(&guest.tree, kernel)?) else {
-                continue;
-            };
+            let Some(modules) = modules_of(&guest.tree, kernel)? else { continue };
             if NEEDED.iter().any(|driver| !modules.has(driver)) {
                 continue;
             }
-            let image = read_image(&guest.tree, path)?;
+            let Some((path, image)) = started_with(&guest.tree, kernel)? else { continue };
             let lacking = lacking(&image, kernel, &modules);
             if lacking.iter().any(|driver| NEEDED.contains(driver)) {
                 return Err(Error::new(
@@ -106,6 +105,19 @@ enum Ready {
     No(String),
 }
 
+/// The initial RAM disk that a kernel starts with, and where it is; `None` where there is none, or it is signed and not ours to judge.
+fn started_with<'k>(tree: &Tree, kernel: &'k GuestKernel) -> Result<Option<(&'k str, Image)>> {
+    if let Some(path) = &kernel.unified_image {
+        let Some(bytes) = tree.read_large(path, IMAGE_LIMIT_BYTES)? else { return Ok(None) };
+        if unified::is_signed(&bytes).map_err(|error| unreadable(path, &error))? {
+            return Ok(None);
+        }
+        return Ok(Some((path, inside(path, &bytes)?)));
+    }
+    let Some(path) = &kernel.initramfs else { return Ok(None) };
+    Ok(Some((path, read_image(tree, path)?)))
+}
+
 /// Gives one kernel's image what it lacks.
 fn prepare(guest: &mut Guest<'_>, kernel: &GuestKernel) -> Result<Ready> {
     let Some(modules) = modules_of(&guest.tree, kernel)? else {
@@ -116,7 +128,7 @@ fn prepare(guest: &mut Guest<'_>, kernel: &GuestKernel) -> Result<Ready> {
     }
     let loadable = modules.loadable(&WANTED);
     if let Some(unified) = &kernel.unified_image {
-        return unified_is_ready(&guest.tree, unified, kernel, &modules, loadable);
+        return prepare_unified(guest, unified, kernel, &modules, loadable);
     }
     let Some(path) = &kernel.initramfs else {
         return Ok(match loadable.iter().any(|driver| NEEDED.contains(driver)) {
@@ -170,12 +182,30 @@ fn append(
     modules: &Modules,
     lacking: &[&str],
 ) -> Result<()> {
-    let Some(directory) = &kernel.modules else { return Ok(()) };
+    let archive = archive_of(&guest.tree, kernel, path, image, modules, lacking)?;
+    check_room(&guest.tree, path, archive.len())?;
+    guest.tree.append_aligned(path, &archive, &appended(lacking, &archive))
+}
+
+fn appended(lacking: &[&str], archive: &[u8]) -> String {
+    format!("appended {} ({} bytes)", lacking.join(", "), archive.len())
+}
+
+/// The guest's own modules that an image lacks.
+fn archive_of(
+    tree: &Tree,
+    kernel: &GuestKernel,
+    path: &str,
+    image: &Image,
+    modules: &Modules,
+    lacking: &[&str],
+) -> Result<Vec<u8>> {
+    let Some(directory) = &kernel.modules else { return Ok(Vec::new()) };
     let plan = Plan::new(image, &kernel.version, modules, lacking);
     let mut contents = Vec::with_capacity(plan.files.len());
     for file in &plan.files {
         let file = format!("{directory}/{file}");
-        let content = guest.tree.read(&file)?.ok_or_else(|| {
+        let content = tree.read(&file)?.ok_or_else(|| {
             Error::new(Kind::Guest, format!("{} of the guest is not there", shown(&file)))
                 .advice("install that kernel's package again in the source machine")
         })?;
@@ -183,51 +213,66 @@ fn append(
     }
     let mut tables = Vec::new();
     for name in archive::TABLES {
-        if let Some(content) = guest.tree.read(&format!("{directory}/{name}"))? {
+        if let Some(content) = tree.read(&format!("{directory}/{name}"))? {
             tables.push((name, content));
         }
     }
-    let archive = plan.build(modules, &contents, &tables).map_err(|error| unreadable(path, &error))?;
-    let room = guest.tree.room(path)?;
-    if room.free_bytes < archive.len() as u64 + SPARE_BYTES {
-        return Err(Error::new(
-            Kind::Guest,
-            format!(
-                "there is no room beside {} in the guest: {} bytes are needed, {} are free",
-                shown(path),
-                archive.len() as u64 + SPARE_BYTES,
-                room.free_bytes
-            ),
-        )
-        .advice("remove old kernels in the source machine, or grow that file system"));
-    }
-    guest.tree.append_aligned(
-        path,
-        &archive,
-        &format!("appended {} ({} bytes)", lacking.join(", "), archive.len()),
-    )
+    plan.build(modules, &contents, &tables).map_err(|error| unreadable(path, &error))
 }
 
-fn unified_is_ready(
-    tree: &Tree,
+fn check_room(tree: &Tree, path: &str, more: usize) -> Result<()> {
+    let room = tree.room(path)?;
+    let needed = more as u64 + SPARE_BYTES;
+    if room.free_bytes >= needed {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Guest,
+        format!(
+            "there is no room beside {} in the guest: {needed} bytes are needed, {} are free",
+            shown(path),
+            room.free_bytes
+        ),
+    )
+    .advice("remove old kernels in the source machine, or grow that file system"))
+}
+
+/// The same for a kernel that is one file with its initial RAM disk.
+fn prepare_unified(
+    guest: &mut Guest<'_>,
     path: &str,
     kernel: &GuestKernel,
     modules: &Modules,
     loadable: Vec<&'static str>,
 ) -> Result<Ready> {
-    let Some(bytes) = tree.read_large(path, IMAGE_LIMIT_BYTES)? else {
+    let Some(bytes) = guest.tree.read_large(path, IMAGE_LIMIT_BYTES)? else {
         return Ok(Ready::No(format!("{path} is not there")));
     };
-    let initramfs = unified::initramfs(&bytes).map_err(|error| unreadable(path, &error))?;
-    let image = image::read(initramfs, &|_| false).map_err(|error| unreadable(path, &error))?;
+    let image = inside(path, &bytes)?;
     let lacking = lacking(&image, kernel, modules);
-    if lacking.iter().any(|driver| NEEDED.contains(driver)) {
-        return Ok(Ready::No(format!(
-            "{path} is a unified kernel image without {}, and such images are never rewritten: make it anew in the source machine with these drivers",
-            lacking.join(", ")
-        )));
+    if lacking.is_empty() {
+        return Ok(Ready::Yes(loadable));
     }
+    if unified::is_signed(&bytes).map_err(|error| unreadable(path, &error))? {
+        return Ok(match lacking.iter().any(|driver| NEEDED.contains(driver)) {
+            true => Ready::No(format!(
+                "{path} is a signed unified kernel image without {}, and such images are never rewritten: make it anew in the source machine with these drivers",
+                lacking.join(", ")
+            )),
+            false => Ready::Yes(loadable),
+        });
+    }
+    let archive = archive_of(&guest.tree, kernel, path, &image, modules, &lacking)?;
+    let changed = unified::with_archive(&bytes, &archive).map_err(|error| unreadable(path, &error))?;
+    check_room(&guest.tree, path, changed.len() - bytes.len())?;
+    guest.tree.replace_large(path, &changed, &appended(&lacking, &archive))?;
     Ok(Ready::Yes(loadable))
+}
+
+/// What a unified kernel image has for an initial RAM disk.
+fn inside(path: &str, bytes: &[u8]) -> Result<Image> {
+    let initramfs = unified::initramfs(bytes).map_err(|error| unreadable(path, &error))?;
+    image::read(initramfs, &|_| false).map_err(|error| unreadable(path, &error))
 }
 
 /// Tells the guest's tool.
