@@ -10,8 +10,9 @@ use super::convert::{self, MachineDisks};
 use super::table::printable;
 use super::{Exit, Failure, Ui, inspect};
 use crate::guest::facts::{FixOptions, WantedNic};
-use crate::model::error::Result;
+use crate::model::error::{Error, Result};
 use crate::model::guest::GuestIdentity;
+use crate::model::manifest::FixEngine;
 use crate::model::manifest::values::Mac;
 use crate::model::report::FixReport;
 use crate::pipeline::{DiskProcessor, Rehearsal};
@@ -32,6 +33,9 @@ pub(super) struct FixArgs {
     /// Go on from what an interrupted repair left in the directory
     #[arg(long, conflicts_with = "dry_run")]
     resume: bool,
+    /// Who repairs: this program, an installed virt-v2v, or virt-v2v only for what this program cannot
+    #[arg(long, value_name = "ENGINE", default_value = "native", value_parser = ["native", "virt-v2v", "auto"])]
+    engine: String,
     /// A file with the passphrase of an encrypted volume (LUKS); may be given several times
     #[arg(long, value_name = "FILE")]
     key_file: Vec<PathBuf>,
@@ -58,14 +62,23 @@ struct FileDiff<'a> {
 /// Repairs a copy, or rehearses it.
 pub(super) fn run(args: &FixArgs, ui: &Ui) -> Result<Exit, Failure> {
     if let Some(output) = &args.output {
-        let machine = MachineDisks { disks: &args.disks, key_files: &args.key_file, macs: &args.macs };
+        let machine = MachineDisks {
+            disks: &args.disks,
+            engine: &args.engine,
+            key_files: &args.key_file,
+            macs: &args.macs,
+        };
         return convert::repaired_copy(&machine, output, args.resume, ui);
     }
     let keys = inspect::keys(&args.key_file)?;
     let processor = DiskProcessor::new()?;
     let disks = args.disks.iter().map(|path| processor.inspect(path)).collect::<Result<Vec<_>>>()?;
     let nic = |mac: &Mac| WantedNic { mac: Some(mac.as_str().to_owned()), ..WantedNic::default() };
-    let options = FixOptions { nics: args.macs.iter().map(nic).collect(), ..FixOptions::default() };
+    let options = FixOptions {
+        engine: engine(&args.engine)?,
+        nics: args.macs.iter().map(nic).collect(),
+        ..FixOptions::default()
+    };
     let begun = |what: &str| {
         if ui.verbose > 0 {
             ui.note(what);
@@ -100,6 +113,13 @@ fn shown(found: &Rehearsal) -> String {
         text.push('\n');
     }
     text
+}
+
+/// As a manifest says it.
+fn engine(name: &str) -> Result<FixEngine> {
+    serde_json::from_value(serde_json::Value::String(name.to_owned())).map_err(|error| {
+        Error::internal(format!("an engine of the command line is not a manifest's: {error}"))
+    })
 }
 
 fn mac(text: &str) -> Result<Mac, String> {

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::guest::{GuestIdentity, GuestNic};
+use crate::model::manifest::FixEngine;
 
 /// A block device that holds something: a partition, a whole disk, a logical volume, an array, an unlocked volume.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -80,6 +81,8 @@ impl Layout {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FixOptions {
+    /// Who repairs; what follows counts only for our own repairs.
+    pub engine: FixEngine,
     /// What becomes of device names in fstab.
     pub fstab: FstabMode,
     /// Repair the boot loader.
@@ -106,6 +109,7 @@ impl Default for FixOptions {
     /// What the profile `production` asks for.
     fn default() -> FixOptions {
         FixOptions {
+            engine: FixEngine::Native,
             fstab: FstabMode::StabilizeAll,
             boot_loader: true,
             initramfs: true,

@@ -15,6 +15,7 @@ pub mod inspect;
 pub mod linux;
 mod ready;
 pub mod tree;
+pub mod virt_v2v;
 pub mod work;
 
 /// What was found.

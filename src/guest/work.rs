@@ -1,7 +1,8 @@
 //! The work on one guest: launch, look, repair, end; told as it goes.
 //!
 //! Runs in a process of its own (see `pipeline::guest_child`), because libguestfs may crash or hang and guests may make it do so. An
-//! order comes in, events go out, both as data. What is not here: that process, and what becomes of the overlays.
+//! order comes in, events go out, both as data. Who repairs is decided here too: this program, or virt-v2v. What is not here: that
+//! process, and what becomes of the overlays.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -9,12 +10,13 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::appliance::{Appliance, Drive, Settings};
-use super::facts::FixOptions;
+use super::facts::{Facts, FixOptions};
 use super::fix::{self, Guest};
 use super::tree::Tree;
-use super::{inspect, linux, ready};
+use super::{inspect, linux, ready, virt_v2v};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::guest::{GuestIdentity, GuestType};
+use crate::model::manifest::FixEngine;
 use crate::model::report::FixReport;
 
 /// What is to be done.
@@ -93,6 +95,10 @@ pub enum Event {
         fixes: Vec<FixReport>,
         /// How long that took.
         seconds: f64,
+        /// Who did it: never [`FixEngine::Auto`].
+        engine: FixEngine,
+        /// Whether the guest still has no drivers for virtio, and needs hardware that every system knows.
+        emulated: bool,
     },
     /// How one file changed, where diffs were asked for.
     Diff {
@@ -118,7 +124,31 @@ pub enum Event {
 /// Does the work.
 pub fn run(order: &Order, emit: &mut dyn FnMut(Event)) -> Result<()> {
     let start = Instant::now();
-    let readonly = order.fix.is_none();
+    let appliance = launch(order, order.fix.is_none())?;
+    emit(Event::Launched { seconds: start.elapsed().as_secs_f64() });
+
+    let start = Instant::now();
+    let facts = look(order, &appliance, order.fix.is_none())?;
+    emit(Event::Inspected {
+        identity: Box::new(facts.identity.clone()),
+        seconds: start.elapsed().as_secs_f64(),
+    });
+    match &order.fix {
+        None => appliance.finish()?,
+        Some(options) => {
+            let engine = engine(options.engine, &facts, emit)?;
+            ready::check(&appliance, &facts)?;
+            match engine {
+                FixEngine::VirtV2v => repair_by_virt_v2v(order, appliance, &facts, emit)?,
+                FixEngine::Native | FixEngine::Auto => repair(order, options, appliance, facts, emit)?,
+            }
+        }
+    }
+    emit(Event::Done);
+    Ok(())
+}
+
+fn launch(order: &Order, readonly: bool) -> Result<Appliance> {
     let settings = Settings {
         kvm: order.kvm,
         memory_mb: order.memory_mb,
@@ -130,47 +160,96 @@ pub fn run(order: &Order, emit: &mut dyn FnMut(Event)) -> Result<()> {
         .iter()
         .map(|drive| Drive { path: drive.path.clone(), format: drive.format.clone(), readonly })
         .collect();
-    let appliance = Appliance::launch(&settings, &drives)?;
-    emit(Event::Launched { seconds: start.elapsed().as_secs_f64() });
+    Appliance::launch(&settings, &drives)
+}
 
-    let start = Instant::now();
+fn look(order: &Order, appliance: &Appliance, readonly: bool) -> Result<Facts> {
     let root = order.fix.as_ref().and_then(|options| options.root.as_deref());
-    let facts = inspect::look(&appliance, &order.keys, root, readonly)?;
-    emit(Event::Inspected {
-        identity: Box::new(facts.identity.clone()),
-        seconds: start.elapsed().as_secs_f64(),
-    });
-    let Some(options) = &order.fix else {
-        appliance.finish()?;
-        emit(Event::Done);
-        return Ok(());
-    };
+    inspect::look(appliance, &order.keys, root, readonly)
+}
 
-    let start = Instant::now();
-    let fixes = match facts.identity.kind {
-        GuestType::Linux => linux::ALL,
-        GuestType::Windows => {
-            return Err(Error::new(Kind::Unsupported, "this version cannot repair Windows guests")
-                .field("pipeline.fix")
-                .advice("convert it without repair (`pipeline: {fix: {enabled: false}}`) and give it SATA and e1000e"));
-        }
-        GuestType::Unknown => return Err(inspect::unknown_system(&facts)),
+/// Who is to repair this guest. An error if it cannot be whoever was asked for.
+fn engine(wanted: FixEngine, facts: &Facts, emit: &mut dyn FnMut(Event)) -> Result<FixEngine> {
+    let obstacle = match facts.identity.kind {
+        GuestType::Linux => None,
+        GuestType::Windows => Some(
+            Error::new(Kind::Unsupported, "this version cannot repair Windows guests")
+                .field("pipeline.fix.on_unsupported_guest")
+                .advice("`on_unsupported_guest: emulated` converts it as it is, for SATA and e1000e; `engine: auto` lets virt-v2v repair it"),
+        ),
+        GuestType::Unknown => Some(inspect::unknown_system(facts)),
     };
-    ready::check(&appliance, &facts)?;
+    match (wanted, obstacle) {
+        (FixEngine::VirtV2v, _) => Ok(FixEngine::VirtV2v),
+        (FixEngine::Native | FixEngine::Auto, None) => Ok(FixEngine::Native),
+        (FixEngine::Auto, Some(error)) if virt_v2v::check_host().is_ok() => {
+            let why = &error.details().cause;
+            emit(Event::Warning { message: format!("virt-v2v repairs the guest: {why}") });
+            Ok(FixEngine::VirtV2v)
+        }
+        (FixEngine::Native | FixEngine::Auto, Some(error)) => Err(error),
+    }
+}
+
+fn repair(
+    order: &Order,
+    options: &FixOptions,
+    appliance: Appliance,
+    facts: Facts,
+    emit: &mut dyn FnMut(Event),
+) -> Result<()> {
+    let start = Instant::now();
     let mut guest =
         Guest { tree: Tree::new(appliance, options.backup), facts, options, warnings: Vec::new() };
-    fix::carry_out(fixes, &mut guest, &mut |name| emit(Event::Fixing { name: name.to_owned() }))?;
+    fix::carry_out(linux::ALL, &mut guest, &mut |name| emit(Event::Fixing { name: name.to_owned() }))?;
     for message in std::mem::take(&mut guest.warnings) {
         emit(Event::Warning { message });
     }
-    let reports = reports(order, &guest);
+    let fixes = reports(order, &guest);
     if order.diffs {
         tell_diffs(&guest, emit);
     }
     let (appliance, _) = guest.tree.into_appliance();
     appliance.finish()?;
-    emit(Event::Fixed { fixes: reports, seconds: start.elapsed().as_secs_f64() });
-    emit(Event::Done);
+    let seconds = start.elapsed().as_secs_f64();
+    emit(Event::Fixed { fixes, seconds, engine: FixEngine::Native, emulated: false });
+    Ok(())
+}
+
+/// Another program opens the same overlays, so our appliance ends before, and another looks afterwards at what was made.
+fn repair_by_virt_v2v(
+    order: &Order,
+    appliance: Appliance,
+    facts: &Facts,
+    emit: &mut dyn FnMut(Event),
+) -> Result<()> {
+    appliance.finish()?;
+    let start = Instant::now();
+    let made = virt_v2v::repair(order, facts, emit)?;
+    emit(Event::Fixing { name: "reading back what virt-v2v made".to_owned() });
+    let appliance = launch(order, true)?;
+    let facts = look(order, &appliance, true)?;
+    let tree = Tree::new(appliance, false);
+    if facts.identity.kind == GuestType::Linux {
+        linux::check_default_kernel(&tree, &facts)?;
+    }
+    tree.into_appliance().0.finish()?;
+    let fix = FixReport {
+        name: "virt-v2v".to_owned(),
+        disk: order.drives.first().map(|drive| drive.id.clone()).unwrap_or_default(),
+        path: "/".to_owned(),
+        action: "repaired".to_owned(),
+        detail: "by virt-v2v, which does not tell file by file what it changes".to_owned(),
+        backup: None,
+    };
+    if order.diffs {
+        emit(Event::Diff {
+            path: fix.path.clone(),
+            text: format!("{} {}: {}\n", fix.path, fix.action, fix.detail),
+        });
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    emit(Event::Fixed { fixes: vec![fix], seconds, engine: FixEngine::VirtV2v, emulated: !made.virtio });
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::boot::BootOptions;
 use super::job::Stage;
 use super::machine::Machine;
-use super::manifest::{FstabMode, OnNoOs, OnUnsupportedGuest};
+use super::manifest::{FixEngine, FstabMode, OnNoOs, OnUnsupportedGuest};
 
 /// The formats of disks that can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -249,6 +249,8 @@ pub struct PlannedGuest {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PlannedFix {
+    /// Who repairs it.
+    pub engine: FixEngine,
     /// What becomes of device names in fstab.
     pub fstab_mode: FstabMode,
     /// Repair the boot loader.

@@ -16,6 +16,7 @@ use crate::disk::FileIdentity;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::guest::GuestIdentity;
 use crate::model::job::Stage;
+use crate::model::manifest::FixEngine;
 use crate::model::plan::{Plan, SourceFormat};
 use crate::model::protocol::Published;
 use crate::model::report::{FixReport, Notice};
@@ -120,7 +121,10 @@ pub struct GuestRecord {
     pub identity: Option<GuestIdentity>,
     /// Why nothing was repaired though it was asked for.
     pub skipped: Option<String>,
-    /// Whether the machine gets parts that need no driver of ours, because the guest was not repaired.
+    /// Who repaired it.
+    #[serde(default)]
+    pub engine: Option<FixEngine>,
+    /// Whether the machine gets parts that need no driver of ours, because the guest has none.
     #[serde(default)]
     pub emulated: bool,
     /// What was changed.

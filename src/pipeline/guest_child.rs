@@ -31,9 +31,17 @@ use crate::sys::sandbox::Rules;
 const TICK: Duration = Duration::from_millis(250);
 /// What an order may be: paths, options and keys.
 const ORDER_LIMIT_BYTES: u64 = 4 << 20;
-/// What libguestfs reads of its host to build an appliance. Not all are there on every system.
-const APPLIANCE_READ: [&str; 6] =
-    ["/boot", "/etc", "/var/lib/dpkg", "/var/lib/rpm", "/sys/module", "/sys/devices"];
+/// What libguestfs reads of its host to build an appliance, and libosinfo for virt-v2v. Not all are there on every system.
+const APPLIANCE_READ: [&str; 8] = [
+    "/boot",
+    "/etc",
+    "/var/lib/dpkg",
+    "/var/lib/rpm",
+    "/var/lib/usbutils",
+    "/var/lib/osinfo",
+    "/sys/module",
+    "/sys/devices",
+];
 /// Emulation is used where this cannot be opened.
 pub(super) const KVM_DEVICE: &str = "/dev/kvm";
 /// Settings of libguestfs and its tools that an administrator may have made; they reach the child.

@@ -71,6 +71,8 @@ pub(super) fn understand(args: &ConvertArgs) -> Result<Vec<Work>> {
 pub(in crate::cli) struct MachineDisks<'a> {
     /// The disks.
     pub(in crate::cli) disks: &'a [PathBuf],
+    /// Who repairs the guest, as a manifest says it.
+    pub(in crate::cli) engine: &'a str,
     /// Files with the keys of encrypted volumes.
     pub(in crate::cli) key_files: &'a [PathBuf],
     /// The MAC addresses of its network cards, in order.
@@ -97,6 +99,7 @@ pub(super) fn of_machine(machine: &MachineDisks<'_>, args: &ConvertArgs) -> Resu
     let (mut document, filename) = document_of_disks(first, &disks)?;
     let key = |path: &PathBuf| Ok(json!({ "key_file": absolute(path)? }));
     let nic = |(number, mac): (usize, &Mac)| json!({ "id": format!("nic{number}"), "mac": mac.as_str() });
+    put(&mut document, &["pipeline", "fix", "engine"], json!(machine.engine));
     put(&mut document, &["luks"], machine.key_files.iter().map(key).collect::<Result<Value>>()?);
     put(&mut document, &["nics"], machine.macs.iter().enumerate().map(nic).collect());
     let planned =

@@ -74,15 +74,13 @@ pub(super) fn disables(check: &Check) -> Option<&'static str> {
     Some(match check.name {
         "kvm" => "guests run under emulation (TCG): several times slower, with the same result",
         "qemu-img" => "every conversion",
-        "qemu-system" => "trying whether KVM works; boot tests (a later version)",
-        "libguestfs" => {
-            "looking into guests and repairing them (a later version); disks are converted as they are"
-        }
+        "qemu-system" => "opening guests, and boot tests; `profile: none` converts disks as they are",
+        "libguestfs" => "looking into guests and repairing them; `profile: none` converts disks as they are",
         "libvirt" => "defining and starting guests (a later version); results are files",
-        "ovmf" => "boot tests of UEFI guests (a later version)",
-        "swtpm" => "boot tests of guests with a TPM (a later version)",
+        "ovmf" => "boot tests of UEFI guests",
+        "swtpm" => "boot tests of guests with a TPM",
         "ssh" => "reading disks from ESXi over SSH (a later version)",
-        "virt-v2v" => "`pipeline.fix.engine: virt-v2v` (a later version)",
+        "virt-v2v" => "`pipeline.fix.engine: virt-v2v`, and `auto` for guests that only it can repair",
         "nbdkit-vddk" => "the VDDK transport of vSphere (a later version); HTTPS works without it",
         "state-dir" => "the service; `convert` works without it",
         "disk-space" => "jobs wait until there is room",
@@ -199,7 +197,7 @@ fn ssh(_: &Settings) -> Check {
 }
 
 fn virt_v2v(_: &Settings) -> Check {
-    programs::check("virt-v2v", &["virt-v2v"], &["--version"], &install("virt-v2v", "virt-v2v"))
+    programs::check("virt-v2v", &["virt-v2v-in-place"], &["--version"], &install("virt-v2v", "virt-v2v"))
 }
 
 fn nbdkit_vddk(_: &Settings) -> Check {

@@ -19,6 +19,8 @@ pub mod selinux;
 pub mod text;
 pub mod tools;
 
+pub(super) use initramfs::check_default as check_default_kernel;
+
 use super::fix::Fix;
 
 /// All of them.

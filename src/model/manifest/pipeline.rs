@@ -83,10 +83,11 @@ pub enum FstabMode {
 }
 
 /// What repairs the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FixEngine {
     /// This program.
+    #[default]
     Native,
     /// virt-v2v.
     #[serde(rename = "virt-v2v")]

@@ -9,7 +9,7 @@ use crate::model::boot::BootOptions;
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
-use crate::model::manifest::{Fix, FixEngine, Manifest};
+use crate::model::manifest::{Fix, Manifest};
 use crate::model::parse::Tree;
 use crate::model::plan::{PlannedFix, PlannedGuest, PlannedKey, PlannedNic};
 
@@ -53,6 +53,7 @@ pub(super) fn boot_test(manifest: &Manifest) -> Result<BootOptions> {
 /// What nobody says is repaired, because a guest without it does not boot; what goes beyond that has to be asked for.
 fn planned_fix(fix: &Fix) -> PlannedFix {
     PlannedFix {
+        engine: fix.engine.unwrap_or_default(),
         fstab_mode: fix.fstab_mode.unwrap_or_default(),
         update_grub: fix.update_grub.unwrap_or(true),
         regen_initramfs: fix.regen_initramfs.unwrap_or(true),
@@ -69,7 +70,6 @@ fn planned_fix(fix: &Fix) -> PlannedFix {
 
 /// Refuses what cannot be done inside a guest.
 pub(super) fn check(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Result<()> {
-    check_engine(tree, manifest)?;
     boot_test(manifest).map_err(|error| placed(tree, &error))?;
     check_keys(tree, manifest, settings)
 }
@@ -79,17 +79,6 @@ fn placed(tree: &Tree, error: &Error) -> Error {
     let details = error.details();
     let field = details.place.field.clone().unwrap_or_default();
     tree.error(error.kind(), &field, details.cause.clone()).advice(details.advice.clone().unwrap_or_default())
-}
-
-fn check_engine(tree: &Tree, manifest: &Manifest) -> Result<()> {
-    let fix = manifest.pipeline.as_ref().and_then(|pipeline| pipeline.fix.as_ref());
-    let engine = fix.and_then(|fix| fix.engine).unwrap_or(FixEngine::Native);
-    if build::is_on(tree, Stage::Fix) && engine != FixEngine::Native {
-        return Err(super::check::unsupported(tree, "pipeline.fix.engine", "repair by virt-v2v")
-            .allowed(["native"])
-            .advice("remove it, or write `native`"));
-    }
-    Ok(())
 }
 
 fn check_keys(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Result<()> {

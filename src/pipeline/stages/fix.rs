@@ -18,7 +18,7 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     }
     let record = job.checkpoint.guest.as_ref();
     Ok(json!({
-        "engine": "native",
+        "engine": record.and_then(|record| record.engine),
         "seconds": record.map_or(0.0, |record| record.seconds),
         "changes": record.map_or(0, |record| record.fixes.len()),
         "disks": record.map(|record| record.overlays.keys().collect::<Vec<_>>()).unwrap_or_default(),

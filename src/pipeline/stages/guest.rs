@@ -126,8 +126,17 @@ fn hear(job: &mut Job<'_>, stage: Stage) -> Result<bool> {
             job.meter.passed(0, Pass::Guest, 0.6);
         }
         Event::Fixing { name } => job.meter.detail(stage, name),
-        Event::Fixed { fixes, seconds } => {
-            tracing::info!(seconds, changes = fixes.len(), "the guest is repaired");
+        Event::Fixed { fixes, seconds, engine, emulated } => {
+            tracing::info!(seconds, changes = fixes.len(), ?engine, "the guest is repaired");
+            if emulated {
+                job.warn(
+                    stage,
+                    "the guest has no virtio drivers: the machine gets SATA and e1000e".to_owned(),
+                );
+            }
+            let Some(work) = &mut job.guest else { return Ok(false) };
+            work.record.engine = Some(engine);
+            work.record.emulated = emulated;
             work.record.fixes = fixes;
             work.record.seconds = seconds;
         }
@@ -338,6 +347,7 @@ fn keys(job: &Job<'_>) -> Vec<Key> {
 fn options(guest: &PlannedGuest) -> FixOptions {
     let fix = &guest.fix;
     FixOptions {
+        engine: fix.engine,
         fstab: match fix.fstab_mode {
             FstabMode::StabilizeAll => facts::FstabMode::StabilizeAll,
             FstabMode::BypathOnly => facts::FstabMode::BypathOnly,

@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 use super::copying::target;
 use super::{guest, position};
 use crate::disk::{Engine, FileIdentity, Measure, OpenPolicy, SourceDisk, open_source, verify};
-use crate::guest::GuestfsPresence;
+use crate::guest::{GuestfsPresence, virt_v2v};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
+use crate::model::manifest::FixEngine;
 use crate::model::plan::{PlannedDisk, Preallocation, Preflight};
 use crate::model::protocol::WorkerEvent;
 use crate::model::units::human_size;
@@ -66,6 +67,9 @@ fn check_machine(job: &Job<'_>) -> Result<()> {
     }
     if !job.plan.opens_guest() {
         return Ok(());
+    }
+    if job.plan.runs(Stage::Fix) && job.plan.guest.fix.engine == FixEngine::VirtV2v {
+        virt_v2v::check_host()?;
     }
     let why = match crate::guest::presence() {
         GuestfsPresence::Found { .. } => return Ok(()),

@@ -99,6 +99,26 @@ impl Fix for Initramfs {
     }
 }
 
+/// Fails unless the kernel that starts if nobody chooses finds its disk: the proof of repairs that others made.
+pub(in crate::guest) fn check_default(tree: &Tree, facts: &Facts) -> Result<()> {
+    let kernels = &facts.identity.kernels;
+    let Some(kernel) = kernels.iter().find(|kernel| kernel.default).or(kernels.first()) else {
+        return Ok(());
+    };
+    let Some(modules) = modules_of(tree, kernel)? else { return Ok(()) };
+    let Some((path, image)) = started_with(tree, kernel)? else { return Ok(()) };
+    let lacking = lacking(&image, kernel, &modules);
+    match lacking.iter().find(|driver| NEEDED.contains(driver)) {
+        None => Ok(()),
+        Some(driver) => Err(Error::new(
+            Kind::Guest,
+            format!("{} would not find its disk: {path} lacks {driver}", kernel.version),
+        )
+        .field("pipeline.fix.engine")
+        .advice("`engine: native` repairs initial RAM disks itself")),
+    }
+}
+
 enum Ready {
     /// With these drivers as modules.
     Yes(Vec<&'static str>),
