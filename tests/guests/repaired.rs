@@ -17,8 +17,17 @@ const PATIENCE: Duration = Duration::from_secs(40 * 60);
 /// What a guest gets to come up or to give up, before the factor for emulation.
 const BOOT_TIMEOUT: &str = "300s";
 
-/// Who takes turns. Recipes that are not here have not passed yet: docs/guests.md tells which.
-const TURNS: [&str; 3] = ["bookworm-nouuid", "bookworm-two-kernels", "bookworm-split"];
+/// Who takes turns.
+const TURNS: [&str; 8] = [
+    "bookworm-nouuid",
+    "bookworm-two-kernels",
+    "bookworm-split",
+    "bookworm-uefi-nofallback",
+    "bookworm-md",
+    "bullseye-btrfs",
+    "trixie-uki",
+    VIRT_V2V,
+];
 
 /// The turn in which virt-v2v repairs one of them.
 const VIRT_V2V: &str = "virt-v2v";
