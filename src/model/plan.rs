@@ -4,6 +4,7 @@
 //! opened; stored with the job; handed to the worker, which takes no decision that is not in here
 //! except those that only the source's content can make (its real format, its size).
 
+use std::cmp::Ordering;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -167,6 +168,9 @@ pub enum Preflight {
     Off,
 }
 
+/// Every format can have disks of such sizes, and partitions end well there.
+const GROWN_TO_A_MULTIPLE_OF: u64 = 1 << 20;
+
 /// A SHA-256 that the manifest gave for a source file, as 64 lower-case hex digits.
 pub type Sha256Hex = String;
 
@@ -189,6 +193,36 @@ pub struct PlannedDisk {
     pub allowed_paths: Vec<PathBuf>,
     /// Lowest boots.
     pub boot_order_hint: u32,
+    /// How far its result is larger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resize: Option<PlannedGrowth>,
+}
+
+/// How far a disk grows, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlannedGrowth {
+    /// By so much.
+    By(u64),
+    /// To so much.
+    To(u64),
+}
+
+impl PlannedGrowth {
+    /// The size of the result: in whole MiB, unless it is the source's; `None` where it would be smaller than that, or larger than can be
+    /// counted.
+    #[must_use]
+    pub fn applied_to(self, source: u64) -> Option<u64> {
+        let wanted = match self {
+            PlannedGrowth::By(bytes) => source.checked_add(bytes)?,
+            PlannedGrowth::To(bytes) => bytes,
+        };
+        match wanted.cmp(&source) {
+            Ordering::Less => None,
+            Ordering::Equal => Some(source),
+            Ordering::Greater => wanted.checked_next_multiple_of(GROWN_TO_A_MULTIPLE_OF),
+        }
+    }
 }
 
 /// One stage of the plan.
@@ -232,6 +266,9 @@ pub struct PlannedOutput {
 
 /// What may be written for repairs, besides the guest's own data: overlays, and what their content adds to the results.
 const ROOM_FOR_FIXES_BYTES: u64 = 512 << 20;
+
+/// A file system that grows writes tables for what it gains: generously, one byte for this many.
+const TABLES_OF_GROWTH_PART: u64 = 4096;
 
 /// What is done inside the guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -358,7 +395,17 @@ impl Plan {
     /// Bytes that repairs may take on the results' file system, besides the results.
     #[must_use]
     pub fn room_for_fixes(&self) -> u64 {
-        if self.runs(Stage::Fix) { ROOM_FOR_FIXES_BYTES } else { 0 }
+        let tables = self.disks.iter().filter_map(|disk| disk.resize).fold(0_u64, |sum, growth| {
+            let (PlannedGrowth::By(bytes) | PlannedGrowth::To(bytes)) = growth;
+            sum.saturating_add(bytes / TABLES_OF_GROWTH_PART)
+        });
+        if self.runs(Stage::Fix) { ROOM_FOR_FIXES_BYTES.saturating_add(tables) } else { 0 }
+    }
+
+    /// Whether what is in a disk that grows does so too.
+    #[must_use]
+    pub fn grows_content(&self) -> bool {
+        self.runs(Stage::Fix)
     }
 
     /// The final path of a disk's result.
@@ -387,4 +434,26 @@ pub struct InputManifest {
     /// The manifest's metadata, passed on.
     #[serde(default)]
     pub metadata: Option<serde_json::Value>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn a_disk_grows_by_so_much_or_to_so_much_and_then_has_whole_mebibytes() {
+        assert_eq!(PlannedGrowth::By(10 * GIB).applied_to(2 * GIB), Some(12 * GIB));
+        assert_eq!(PlannedGrowth::To(50 * GIB).applied_to(2 * GIB), Some(50 * GIB));
+        assert_eq!(PlannedGrowth::By(1).applied_to(2 * GIB), Some(2 * GIB + (1 << 20)));
+        assert_eq!(PlannedGrowth::To(5_000_000_000).applied_to(512), Some(4769 << 20));
+    }
+
+    #[test]
+    fn the_same_size_is_nothing_to_do_and_a_smaller_one_is_no_growth() {
+        assert_eq!(PlannedGrowth::To(GIB + 512).applied_to(GIB + 512), Some(GIB + 512));
+        assert_eq!(PlannedGrowth::To(GIB).applied_to(GIB + 512), None);
+        assert_eq!(PlannedGrowth::By(u64::MAX).applied_to(GIB), None);
+    }
 }

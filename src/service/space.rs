@@ -53,7 +53,9 @@ fn sum(plan: &Plan, bytes: impl Fn(&PlannedDisk) -> Option<u64>) -> Option<u64> 
 fn laid_out(disk: &PlannedDisk) -> Option<u64> {
     let told = estimate_virtual_size(&disk.source, disk.source_format).ok();
     // What is broken or lies is the worker's to refuse; here it must not hold the job back for ever.
-    told.filter(|bytes| *bytes <= MAX_DISK_BYTES).or_else(|| files(disk, Metadata::size))
+    let bytes = told.filter(|bytes| *bytes <= MAX_DISK_BYTES).or_else(|| files(disk, Metadata::size))?;
+    let grown = disk.resize.and_then(|growth| growth.applied_to(bytes));
+    Some(grown.unwrap_or(bytes))
 }
 
 fn files(disk: &PlannedDisk, bytes: impl Fn(&Metadata) -> u64) -> Option<u64> {
@@ -103,6 +105,7 @@ fn already_there(directory: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::plan::PlannedGrowth;
 
     #[test]
     fn what_a_small_vmdk_describes_is_found_beside_it_by_name() {
@@ -134,6 +137,7 @@ mod tests {
             backing_chain: false,
             allowed_paths: Vec::new(),
             boot_order_hint: 0,
+            resize: None,
         };
         let write = |magic: &[u8], size: u64| {
             let mut bytes = vec![0; FILE];
@@ -144,6 +148,8 @@ mod tests {
         let qcow2 = b"QFI\xfb\0\0\0\x03";
         write(qcow2, 3 << 40);
         assert_eq!(laid_out(&disk(SourceFormat::Qcow2)), Some(3 << 40));
+        let growing = PlannedDisk { resize: Some(PlannedGrowth::By(1 << 40)), ..disk(SourceFormat::Qcow2) };
+        assert_eq!(laid_out(&growing), Some(4 << 40), "what it grows by is laid out, too");
         assert_eq!(laid_out(&disk(SourceFormat::Raw)), Some(FILE as u64), "raw is what it is said to be");
         assert_eq!(laid_out(&disk(SourceFormat::Vhdx)), Some(FILE as u64), "it is none");
         write(qcow2, u64::MAX);

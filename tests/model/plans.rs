@@ -6,7 +6,7 @@ use hyper2kvm::model::config::Settings;
 use hyper2kvm::model::error::Result;
 use hyper2kvm::model::job::Stage;
 use hyper2kvm::model::manifest::{FstabMode, OnNoOs, OnUnsupportedGuest};
-use hyper2kvm::model::plan::{Compression, OutputFormat, Plan};
+use hyper2kvm::model::plan::{Compression, OutputFormat, Plan, PlannedGrowth};
 use hyper2kvm::model::planner::{BatchName, Submission, origins};
 
 fn settings() -> Settings {
@@ -155,6 +155,20 @@ luks: [{{device: /dev/sda3, key_file: /etc/hyper2kvm/credentials/web.key}}]
     assert_eq!((plan.boot_test.timeout_s, plan.boot_test.memory_mib), (120.0, Some(512)));
     assert_eq!(plan.guest.keys.len(), 1);
     assert_eq!(plan.guest.keys[0].device.as_deref(), Some("/dev/sda3"));
+}
+
+#[test]
+fn how_far_disks_grow_reaches_the_plan_and_where_the_guest_stays_closed_a_warning_says_what_does_not_grow() {
+    let grown = format!("{MINIMAL}    resize: +10GiB\n");
+    let whole = plan(&grown);
+    assert_eq!(whole.disks[0].resize, Some(PlannedGrowth::By(10 << 30)));
+    assert_eq!(whole.warnings, Vec::<String>::new());
+    let alone = plan(&format!("{grown}profile: none\n").replace("+10GiB", "50GiB"));
+    assert_eq!(alone.disks[0].resize, Some(PlannedGrowth::To(50 << 30)));
+    assert_eq!(
+        alone.warnings,
+        ["disk boot grows, but not the partitions and file systems in it: the stage `fix` is off"]
+    );
 }
 
 #[test]

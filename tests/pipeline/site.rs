@@ -198,6 +198,7 @@ pub fn planned_disk(id: &str, source: &Path, format: &str) -> PlannedDisk {
         backing_chain: false,
         allowed_paths: Vec::new(),
         boot_order_hint: 999,
+        resize: None,
     }
 }
 

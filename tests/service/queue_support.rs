@@ -90,6 +90,7 @@ pub(crate) fn plan(vm: &VmSubmission, directory: PathBuf) -> Plan {
             backing_chain: false,
             allowed_paths: Vec::new(),
             boot_order_hint: 0,
+            resize: None,
         }],
         machine: None,
         guest: PlannedGuest::default(),

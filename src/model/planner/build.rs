@@ -44,6 +44,7 @@ pub(super) fn plan(
             ),
         );
     }
+    warnings.extend(super::growth::warnings(tree, manifest));
     let name = vm_name(manifest, &submission.filename);
     let disks = disks(manifest.disks.as_deref().unwrap_or_default());
     let images = disks.iter().map(|disk| {
@@ -158,6 +159,7 @@ fn disks(disks: &[Disk]) -> Vec<PlannedDisk> {
                 .boot_order_hint
                 .and_then(|hint| u32::try_from(hint.get()).ok())
                 .unwrap_or(LAST_TO_BOOT),
+            resize: disk.resize.as_ref().and_then(super::growth::planned),
         })
         .collect();
     planned.sort_by_key(|disk| disk.boot_order_hint);

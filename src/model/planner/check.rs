@@ -28,6 +28,7 @@ pub(super) fn complaints(effective: &Effective, settings: &Settings) -> Vec<Erro
         check_machine(tree, manifest),
         check_output(tree, manifest),
         check_disks(tree, disks, &settings.paths.read),
+        super::growth::check(tree, disks),
         check_directory(tree, manifest, disks, &settings.paths.write),
         check_dependencies(tree, manifest),
     ]
@@ -231,9 +232,6 @@ fn check_features(tree: &Tree, manifest: &Manifest) -> Result<()> {
     .into_iter()
     .map(|(field, what)| (field.to_owned(), what))
     .collect();
-    for index in 0..manifest.disks.as_ref().map_or(0, Vec::len) {
-        wanted.push((format!("disks[{index}].resize"), "way to grow disks"));
-    }
     for index in 0..manifest.nics.as_ref().map_or(0, Vec::len) {
         for key in ["addresses", "gateway", "dns"] {
             wanted.push((format!("nics[{index}].{key}"), "way to set addresses inside guests"));

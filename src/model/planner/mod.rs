@@ -14,6 +14,7 @@
 mod build;
 mod check;
 mod effective;
+mod growth;
 mod guest;
 
 use std::path::{Path, PathBuf};
