@@ -11,6 +11,7 @@ pub mod appliance;
 pub mod diff;
 pub mod facts;
 pub mod fix;
+mod grow;
 pub mod inspect;
 pub mod linux;
 mod ready;

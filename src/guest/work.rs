@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::appliance::{Appliance, Drive, Settings};
 use super::facts::{Facts, FixOptions};
 use super::fix::{self, Guest};
+use super::grow::{self, Growth};
 use super::tree::Tree;
 use super::{inspect, linux, ready, virt_v2v};
 use crate::model::error::{Error, Kind, Result};
@@ -49,6 +50,9 @@ pub struct OrderedDrive {
     pub path: PathBuf,
     /// Its format.
     pub format: String,
+    /// If it is larger than its source: the size of that, in bytes. What is in it has to grow.
+    #[serde(default)]
+    pub grown_from: Option<u64>,
 }
 
 /// A key for an encrypted volume. Secret: it is passed on standard input and never shown.
@@ -128,7 +132,16 @@ pub fn run(order: &Order, emit: &mut dyn FnMut(Event)) -> Result<()> {
     emit(Event::Launched { seconds: start.elapsed().as_secs_f64() });
 
     let start = Instant::now();
-    let facts = look(order, &appliance, order.fix.is_none())?;
+    let mut growth = Growth::default();
+    if order.fix.is_some() {
+        growth = grow::partitions(&appliance, &order.drives)?;
+    }
+    let mut found = inspect::find(&appliance, &order.keys, root(order))?;
+    if growth.is_going_on() {
+        emit(Event::Fixing { name: grow::NAME.to_owned() });
+        grow::contents(&appliance, &mut found, &mut growth)?;
+    }
+    let facts = inspect::open(&appliance, found, order.fix.is_none())?;
     emit(Event::Inspected {
         identity: Box::new(facts.identity.clone()),
         seconds: start.elapsed().as_secs_f64(),
@@ -139,8 +152,8 @@ pub fn run(order: &Order, emit: &mut dyn FnMut(Event)) -> Result<()> {
             let engine = engine(options.engine, &facts, emit)?;
             ready::check(&appliance, &facts)?;
             match engine {
-                FixEngine::VirtV2v => repair_by_virt_v2v(order, appliance, &facts, emit)?,
-                FixEngine::Native | FixEngine::Auto => repair(order, options, appliance, facts, emit)?,
+                FixEngine::VirtV2v => repair_by_virt_v2v(order, appliance, &facts, growth, emit)?,
+                FixEngine::Native | FixEngine::Auto => repair(order, options, appliance, facts, growth, emit)?,
             }
         }
     }
@@ -163,9 +176,9 @@ fn launch(order: &Order, readonly: bool) -> Result<Appliance> {
     Appliance::launch(&settings, &drives)
 }
 
-fn look(order: &Order, appliance: &Appliance, readonly: bool) -> Result<Facts> {
-    let root = order.fix.as_ref().and_then(|options| options.root.as_deref());
-    inspect::look(appliance, &order.keys, root, readonly)
+/// The root file system that the manifest names.
+fn root(order: &Order) -> Option<&str> {
+    order.fix.as_ref().and_then(|options| options.root.as_deref())
 }
 
 /// Who is to repair this guest. An error if it cannot be whoever was asked for.
@@ -196,16 +209,17 @@ fn repair(
     options: &FixOptions,
     appliance: Appliance,
     facts: Facts,
+    growth: Growth,
     emit: &mut dyn FnMut(Event),
 ) -> Result<()> {
     let start = Instant::now();
     let mut guest =
         Guest { tree: Tree::new(appliance, options.backup), facts, options, warnings: Vec::new() };
     fix::carry_out(linux::ALL, &mut guest, &mut |name| emit(Event::Fixing { name: name.to_owned() }))?;
-    for message in std::mem::take(&mut guest.warnings) {
+    for message in growth.warnings.into_iter().chain(std::mem::take(&mut guest.warnings)) {
         emit(Event::Warning { message });
     }
-    let fixes = reports(order, &guest);
+    let fixes = growth.reports.into_iter().chain(reports(order, &guest)).collect();
     if order.diffs {
         tell_diffs(&guest, emit);
     }
@@ -221,14 +235,19 @@ fn repair_by_virt_v2v(
     order: &Order,
     appliance: Appliance,
     facts: &Facts,
+    growth: Growth,
     emit: &mut dyn FnMut(Event),
 ) -> Result<()> {
+    for message in growth.warnings {
+        emit(Event::Warning { message });
+    }
     appliance.finish()?;
     let start = Instant::now();
     let made = virt_v2v::repair(order, facts, emit)?;
     emit(Event::Fixing { name: "reading back what virt-v2v made".to_owned() });
     let appliance = launch(order, true)?;
-    let facts = look(order, &appliance, true)?;
+    let found = inspect::find(&appliance, &order.keys, root(order))?;
+    let facts = inspect::open(&appliance, found, true)?;
     let tree = Tree::new(appliance, false);
     if facts.identity.kind == GuestType::Linux {
         linux::check_default_kernel(&tree, &facts)?;
@@ -249,30 +268,26 @@ fn repair_by_virt_v2v(
         });
     }
     let seconds = start.elapsed().as_secs_f64();
-    emit(Event::Fixed { fixes: vec![fix], seconds, engine: FixEngine::VirtV2v, emulated: !made.virtio });
+    let fixes = growth.reports.into_iter().chain([fix]).collect();
+    emit(Event::Fixed { fixes, seconds, engine: FixEngine::VirtV2v, emulated: !made.virtio });
     Ok(())
 }
 
-fn reports(order: &Order, guest: &Guest<'_>) -> Vec<FixReport> {
-    let disk_of = |path: &str| {
+fn reports<'g>(order: &'g Order, guest: &'g Guest<'_>) -> impl Iterator<Item = FixReport> + 'g {
+    let disk_of = move |path: &str| {
         let layout = &guest.facts.layout;
         let device = layout.file_system_of(path).map(|mounted| mounted.device.as_str());
         let index = device.and_then(|device| layout.volume(device)).and_then(|volume| volume.disk);
         index.and_then(|index| order.drives.get(index)).or(order.drives.first())
     };
-    guest
-        .tree
-        .edits()
-        .iter()
-        .map(|edit| FixReport {
-            name: edit.fix.to_owned(),
-            disk: disk_of(&edit.path).map_or_else(String::new, |drive| drive.id.clone()),
-            path: edit.path.clone(),
-            action: edit.action.name().to_owned(),
-            detail: edit.detail.clone(),
-            backup: edit.backup.clone(),
-        })
-        .collect()
+    guest.tree.edits().iter().map(move |edit| FixReport {
+        name: edit.fix.to_owned(),
+        disk: disk_of(&edit.path).map_or_else(String::new, |drive| drive.id.clone()),
+        path: edit.path.clone(),
+        action: edit.action.name().to_owned(),
+        detail: edit.detail.clone(),
+        backup: edit.backup.clone(),
+    })
 }
 
 fn tell_diffs(guest: &Guest<'_>, emit: &mut dyn FnMut(Event)) {

@@ -76,6 +76,7 @@ impl DiskProcessor {
                 id: disk.path.display().to_string(),
                 path: path.clone(),
                 format: "qcow2".to_owned(),
+                grown_from: None,
             });
             files.sources.extend(disk.identity().iter().map(|file| file.path.clone()));
             files.overlays.push(path);

@@ -44,6 +44,7 @@ fn repair(dir: &Path, disks: &[&Path]) -> Result<Vec<Event>, Error> {
         id: format!("disk{index}"),
         path: path.to_path_buf(),
         format: "raw".to_owned(),
+        grown_from: None,
     });
     let order = Order {
         kvm: false,

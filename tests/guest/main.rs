@@ -8,6 +8,7 @@ mod support;
 mod appliance;
 mod bad_guests;
 mod boot_fixes;
+mod growth;
 mod inspect;
 mod network_and_tools;
 mod repairs;

@@ -15,7 +15,7 @@ fn order(dir: &Path, disks: &[PathBuf]) -> Order {
         let mut made = Command::new("qemu-img");
         made.args(["create", "-q", "-f", "qcow2", "-F", "vmdk", "-b"]).arg(disk).arg(&path);
         assert!(made.status().unwrap().success());
-        OrderedDrive { id: format!("disk{index}"), path, format: "qcow2".to_owned() }
+        OrderedDrive { id: format!("disk{index}"), path, format: "qcow2".to_owned(), grown_from: None }
     });
     Order {
         kvm: false,

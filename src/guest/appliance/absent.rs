@@ -69,6 +69,14 @@ impl Handle {
         match *self {}
     }
 
+    pub(super) fn read_device(&self, _: &str, _: i32, _: i64) -> Answer<Vec<u8>> {
+        match *self {}
+    }
+
+    pub(super) fn write_device(&self, _: &str, _: &[u8], _: i64) -> Answer<usize> {
+        match *self {}
+    }
+
     pub(super) fn write(&self, _: &str, _: &str, _: &[u8]) -> Answer<()> {
         match *self {}
     }

@@ -105,6 +105,50 @@ impl Appliance {
         self.handle.status_without_options("guestfs_fstrim_argv", &[mountpoint]).map(drop)
     }
 
+    /// So many bytes of a device, from an offset.
+    pub fn read_device(&self, device: &str, count: i32, offset: u64) -> Answer<Vec<u8>> {
+        self.handle.read_device(device, count, offset.cast_signed())
+    }
+
+    /// Writes bytes to a device at an offset.
+    pub fn write_device(&self, device: &str, bytes: &[u8], offset: u64) -> Answer<()> {
+        let written = self.handle.write_device(device, bytes, offset.cast_signed())?;
+        match written == bytes.len() {
+            true => Ok(()),
+            false => Err(format!("{written} of {} bytes were written to {device}", bytes.len())),
+        }
+    }
+
+    /// Has a physical volume of LVM take all of its device.
+    pub fn grow_physical_volume(&self, device: &str) -> Answer<()> {
+        self.handle.status("guestfs_pvresize", &[device]).map(drop)
+    }
+
+    /// Checks an ext file system that is not mounted, and mends what is safe to mend.
+    pub fn check_ext(&self, device: &str) -> Answer<()> {
+        self.handle.status("guestfs_e2fsck_f", &[device]).map(drop)
+    }
+
+    /// Has an ext file system that is not mounted take all of its device.
+    pub fn grow_ext(&self, device: &str) -> Answer<()> {
+        self.handle.status("guestfs_resize2fs", &[device]).map(drop)
+    }
+
+    /// What an ext file system says of itself: `Block count`, `Filesystem features`.
+    pub fn ext_facts(&self, device: &str) -> Answer<Vec<(String, String)>> {
+        Ok(pairs(self.handle.list("guestfs_tune2fs_l", &[device])?))
+    }
+
+    /// Has a mounted XFS take all of its device.
+    pub fn grow_xfs(&self, mountpoint: &str) -> Answer<()> {
+        self.handle.status_without_options("guestfs_xfs_growfs_argv", &[mountpoint]).map(drop)
+    }
+
+    /// Has a mounted btrfs take all of its device.
+    pub fn grow_btrfs(&self, mountpoint: &str) -> Answer<()> {
+        self.handle.status_without_options("guestfs_btrfs_filesystem_resize_argv", &[mountpoint]).map(drop)
+    }
+
     /// Runs a command of the *appliance*, not of the guest: nothing of the guest is executed. Its standard output.
     pub fn appliance_command(&self, script: &str) -> Answer<String> {
         self.handle.string_of_list("guestfs_debug", &["sh"], &[script])

@@ -212,6 +212,31 @@ impl Handle {
         if status == -1 { Err(self.complaint()) } else { Ok(()) }
     }
 
+    /// `guestfs_pwrite_device`; how many bytes were written.
+    pub(super) fn write_device(&self, device: &str, bytes: &[u8], offset: i64) -> Result<usize, Failure> {
+        let write = self
+            .shape::<unsafe extern "C" fn(Raw, *const c_char, *const c_char, usize, i64) -> c_int>(
+                "guestfs_pwrite_device",
+            )?;
+        let device = text(device)?;
+        // SAFETY: the symbol has this signature; it reads exactly as many bytes as it is told.
+        let written = unsafe { write(self.raw, device.as_ptr(), bytes.as_ptr().cast(), bytes.len(), offset) };
+        usize::try_from(written).map_err(|_| self.complaint())
+    }
+
+    /// `guestfs_pread_device`
+    pub(super) fn read_device(&self, device: &str, count: c_int, offset: i64) -> Result<Vec<u8>, Failure> {
+        let read = self
+            .shape::<unsafe extern "C" fn(Raw, *const c_char, c_int, i64, *mut usize) -> *mut c_char>(
+                "guestfs_pread_device",
+            )?;
+        let device = text(device)?;
+        let mut size: usize = 0;
+        // SAFETY: the symbol has this signature; the size is written before it returns.
+        let answer = unsafe { read(self.raw, device.as_ptr(), count, offset, &raw mut size) };
+        self.take_bytes(answer, size)
+    }
+
     /// `guestfs_lsetxattr`
     pub(super) fn set_attribute(&self, path: &str, name: &str, value: &[u8]) -> Result<(), Failure> {
         let set = self.shape::<unsafe extern "C" fn(

@@ -158,15 +158,7 @@ impl Handle {
                 _ => return Err(format!("{name} is not called with {} strings", args.len())),
             }
         };
-        if answer.is_null() {
-            return Err(self.complaint());
-        }
-        // SAFETY: the answer has `size` bytes and belongs to the caller.
-        unsafe {
-            let bytes = std::slice::from_raw_parts(answer.cast::<u8>(), size).to_vec();
-            free(answer.cast());
-            Ok(bytes)
-        }
+        self.take_bytes(answer, size)
     }
 
     /// A function that takes strings, then a list of strings, and answers with one: `command`, `debug`.
@@ -214,6 +206,19 @@ impl Handle {
                 ),
                 _ => return Err(format!("{name} is not called with {} strings", args.len())),
             })
+        }
+    }
+
+    /// `size` bytes that a function has answered with.
+    pub(super) fn take_bytes(&self, answer: *mut c_char, size: usize) -> Result<Vec<u8>, Failure> {
+        if answer.is_null() {
+            return Err(self.complaint());
+        }
+        // SAFETY: the answer has `size` bytes and belongs to the caller.
+        unsafe {
+            let bytes = std::slice::from_raw_parts(answer.cast::<u8>(), size).to_vec();
+            free(answer.cast());
+            Ok(bytes)
         }
     }
 

@@ -14,10 +14,10 @@ mod entries;
 mod files;
 mod fstab;
 mod kernels;
-mod mount;
+pub(super) mod mount;
 mod network;
 mod os;
-mod storage;
+pub(super) mod storage;
 mod unlock;
 mod words;
 
@@ -37,10 +37,36 @@ use storage::Storage;
 const PROGRAMS_FOR_ARCHITECTURE: [&str; 5] =
     ["/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/bin/sh", "/usr/bin/sh", "/bin/busybox"];
 
+/// A system that was found, with nothing of it mounted.
+#[derive(Debug)]
+pub struct Found {
+    /// What lies on the disks, unlocked.
+    pub(in crate::guest) storage: Storage,
+    choice: Choice,
+}
+
+impl Found {
+    /// The device of its root, for libguestfs.
+    pub(in crate::guest) fn root(&self) -> &str {
+        &self.choice.root.device
+    }
+}
+
 /// Looks at a guest and mounts its file systems, for writing unless `readonly`.
 pub fn look(appliance: &Appliance, keys: &[Key], root: Option<&str>, readonly: bool) -> Result<Facts> {
+    open(appliance, find(appliance, keys, root)?, readonly)
+}
+
+/// Unlocks what the keys open, and finds the system.
+pub fn find(appliance: &Appliance, keys: &[Key], root: Option<&str>) -> Result<Found> {
     let storage = unlock::unlock(appliance, keys, storage::scan(appliance)?)?;
     let choice = choose::choose(appliance, &storage, root)?;
+    Ok(Found { storage, choice })
+}
+
+/// Mounts the file systems of a system that was found, for writing unless `readonly`, and looks at it.
+pub fn open(appliance: &Appliance, found: Found, readonly: bool) -> Result<Facts> {
+    let Found { storage, choice } = found;
     let mut opened = mount::open(appliance, &storage, &choice.root, readonly)?;
     let mut identity = if choice.root.windows {
         GuestIdentity { kind: GuestType::Windows, ..GuestIdentity::default() }

@@ -42,7 +42,7 @@ pub(super) struct Opened {
 }
 
 /// A device's path, quoted.
-pub(super) fn for_shell(device: &str) -> String {
+pub(in crate::guest) fn for_shell(device: &str) -> String {
     format!("'{}'", device.replace('\'', r"'\''"))
 }
 

@@ -51,40 +51,40 @@ const SECTOR_BYTES: usize = 512;
 
 /// Everything that was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Storage {
+pub(in crate::guest) struct Storage {
     /// Disks by their names for libguestfs, in the plan's order.
-    pub(super) disks: Vec<String>,
+    pub(in crate::guest) disks: Vec<String>,
     /// What each disk is divided by: `gpt`, `dos`; by its place in `disks`.
-    pub(super) tables: Vec<Option<String>>,
+    pub(in crate::guest) tables: Vec<Option<String>>,
     /// The first sector of each disk; by its place in `disks`.
-    pub(super) heads: Vec<Vec<u8>>,
+    pub(in crate::guest) heads: Vec<Vec<u8>>,
     /// In the order of disks and partitions; what is made of several comes last.
-    pub(super) volumes: Vec<Volume>,
+    pub(in crate::guest) volumes: Vec<Volume>,
     /// What the appliance's kernel calls a volume, for scripts that run there.
-    pub(super) nodes: BTreeMap<String, String>,
+    pub(in crate::guest) nodes: BTreeMap<String, String>,
     /// Of a volume, the devices that it is made of.
-    pub(super) below: BTreeMap<String, Vec<String>>,
+    pub(in crate::guest) below: BTreeMap<String, Vec<String>>,
 }
 
 impl Storage {
     /// The volumes that hold this, in libblkid's words.
-    pub(super) fn holding<'a>(&'a self, content: &'a str) -> impl Iterator<Item = &'a Volume> {
+    pub(in crate::guest) fn holding<'a>(&'a self, content: &'a str) -> impl Iterator<Item = &'a Volume> {
         self.volumes.iter().filter(move |volume| volume.content == content)
     }
 
     /// A volume's name in a script of the appliance.
-    pub(super) fn node<'a>(&'a self, device: &'a str) -> &'a str {
+    pub(in crate::guest) fn node<'a>(&'a self, device: &'a str) -> &'a str {
         self.nodes.get(device).map_or(device, String::as_str)
     }
 
     /// Whether something lies on top of this device.
-    pub(super) fn is_used(&self, device: &str) -> bool {
+    pub(in crate::guest) fn is_used(&self, device: &str) -> bool {
         self.below.values().flatten().any(|below| below == device)
     }
 }
 
 /// Looks.
-pub(super) fn scan(appliance: &Appliance) -> Result<Storage> {
+pub(in crate::guest) fn scan(appliance: &Appliance) -> Result<Storage> {
     let told = appliance.appliance_command(SCAN).map_err(|why| {
         Error::new(Kind::Guest, format!("the appliance cannot list its disks: {}", shown(&why)))
             .advice("see the appliance's log; `libguestfs-test-tool` tells whether libguestfs works here")

@@ -49,7 +49,7 @@ pub(super) fn begin(job: &mut Job<'_>) -> Result<()> {
         let made =
             std::fs::metadata(&path).map_err(|error| Error::io(Kind::Output, "look at", &path, &error))?;
         fresh.push(made.len());
-        drives.push(OrderedDrive { id: disk.id.clone(), path: path.clone(), format: "qcow2".to_owned() });
+        drives.push(OrderedDrive { id: disk.id.clone(), path: path.clone(), format: "qcow2".to_owned(), grown_from: None });
         files.sources.extend(opened.source.identity().iter().map(|file| file.path.clone()));
         files.overlays.push(path);
     }
