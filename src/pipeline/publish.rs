@@ -40,12 +40,19 @@ pub fn overlay_name(disk_id: &str) -> String {
     format!(".{disk_id}.overlay.partial")
 }
 
+/// The name of the empty overlay through which the source of a disk that grows is seen with room behind it.
+#[must_use]
+pub fn grown_name(disk_id: &str) -> String {
+    format!(".{disk_id}.grown.partial")
+}
+
 /// All names that a VM's unfinished work has.
 #[must_use]
 pub fn partial_names(plan: &Plan) -> Vec<String> {
     let results = plan.disks.iter().map(|disk| partial_name(plan, &disk.id));
     let overlays = plan.disks.iter().filter(|_| plan.opens_guest()).map(|disk| overlay_name(&disk.id));
-    results.chain(overlays).collect()
+    let grown = plan.disks.iter().filter(|disk| disk.resize.is_some()).map(|disk| grown_name(&disk.id));
+    results.chain(overlays).chain(grown).collect()
 }
 
 /// The names that results get.

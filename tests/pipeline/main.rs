@@ -9,6 +9,7 @@ mod commands;
 mod convert;
 #[cfg(feature = "failpoints")]
 mod crashes;
+mod growth;
 mod guests;
 mod hostile;
 mod names;

@@ -64,7 +64,7 @@ fn copy_one(
     let repaired = guest::is_repaired(job, disk) && stage == Stage::Convert;
     let (from, measure) = match repaired {
         true => (&content, &engine.measure(&content, &target, job.control)?),
-        false => (&opened.source, &opened.measure),
+        false => (opened.content(), &opened.measure),
     };
     let meter = &mut job.meter;
     let outcome = engine.copy(from, &target, measure, job.control, &mut |progress| {

@@ -11,7 +11,7 @@
 
 use std::path::PathBuf;
 
-use super::position;
+use super::{growth, position};
 use crate::disk::SourceDisk;
 use crate::guest::facts::{self, FixOptions, WantedNic};
 use crate::guest::work::{Event, Key, Order, OrderedDrive};
@@ -45,11 +45,16 @@ pub(super) fn begin(job: &mut Job<'_>) -> Result<()> {
     for (disk, opened) in job.plan.disks.iter().zip(&job.sources) {
         let path = overlay_path(job, disk);
         remove_overlay(job, disk)?;
-        engine.make_overlay(&opened.source, &path, opened.source.facts.virtual_size, job.control)?;
+        engine.make_overlay(&opened.source, &path, opened.content().facts.virtual_size, job.control)?;
         let made =
             std::fs::metadata(&path).map_err(|error| Error::io(Kind::Output, "look at", &path, &error))?;
         fresh.push(made.len());
-        drives.push(OrderedDrive { id: disk.id.clone(), path: path.clone(), format: "qcow2".to_owned(), grown_from: None });
+        drives.push(OrderedDrive {
+            id: disk.id.clone(),
+            path: path.clone(),
+            format: "qcow2".to_owned(),
+            grown_from: opened.grown.as_ref().map(|_| opened.source.facts.virtual_size),
+        });
         files.sources.extend(opened.source.identity().iter().map(|file| file.path.clone()));
         files.overlays.push(path);
     }
@@ -157,6 +162,9 @@ fn bear(job: &mut Job<'_>, stage: Stage, error: Error) -> Result<()> {
     let emulated = field == Some(UNSUPPORTED);
     let why = error.details().cause.clone();
     job.warn(stage, format!("the guest is converted as it is: {why}"));
+    if job.sources.iter().any(|opened| opened.grown.is_some()) {
+        job.warn(stage, "disks grow, but not the partitions and file systems in them".to_owned());
+    }
     if let Some(work) = &mut job.guest {
         work.record.skipped = Some(why);
         work.record.emulated = emulated;
@@ -260,7 +268,7 @@ pub(super) fn content(job: &Job<'_>, number: usize, disk: &PlannedDisk) -> Resul
     let opened = job.sources.get(number).ok_or_else(|| Error::internal("a disk was not loaded"))?;
     let overlay = job.checkpoint.guest.as_ref().and_then(|record| record.overlays.get(&disk.id));
     match overlay {
-        None => Ok(opened.source.clone()),
+        None => Ok(opened.content().clone()),
         Some(overlay) => {
             opened.source.seen_through(&job.place.results.path().join(&overlay.name), overlay.virtual_size)
         }
@@ -321,6 +329,7 @@ fn is_in_its_result(job: &Job<'_>, disk: &PlannedDisk) -> bool {
 
 /// The results hold all of it: the overlays may go.
 pub(in crate::pipeline) fn clear(job: &Job<'_>) -> Result<()> {
+    growth::clear(job)?;
     job.plan.disks.iter().filter(|_| job.plan.opens_guest()).try_for_each(|disk| remove_overlay(job, disk))
 }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::copying::target;
-use super::{guest, position};
+use super::{growth, guest, position};
 use crate::disk::{Engine, FileIdentity, Measure, OpenPolicy, SourceDisk, open_source, verify};
 use crate::guest::{GuestfsPresence, virt_v2v};
 use crate::model::error::{Error, Kind, Result};
@@ -42,13 +42,15 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
         job.control.checkpoint()?;
         job.meter.detail(Stage::Load, position(number, job));
         let source = open(job, &engine, disk)?;
-        described.push(describe(disk, &source));
-        let measure = engine.measure(&source, &target(job, disk), job.control)?;
+        let grown = growth::seen(job, &engine, disk, &source)?;
+        let content = grown.as_ref().unwrap_or(&source);
+        described.push(describe(disk, &source, grown.as_ref()));
+        let measure = engine.measure(content, &target(job, disk), job.control)?;
         for warning in source.warnings.clone() {
             job.warn(Stage::Load, format!("disk {}: {warning}", disk.id));
         }
         warn_of_size(job, disk, &source);
-        job.sources.push(Opened { source, measure });
+        job.sources.push(Opened { source, grown, measure });
     }
     job.engine = Some(engine);
     keep_what_is_finished(job)?;
@@ -98,9 +100,9 @@ fn open(job: &Job<'_>, engine: &Engine, disk: &PlannedDisk) -> Result<SourceDisk
     open_source(&disk.source, disk.source_format, &policy, engine, job.control)
 }
 
-fn describe(disk: &PlannedDisk, source: &SourceDisk) -> Value {
+fn describe(disk: &PlannedDisk, source: &SourceDisk, grown: Option<&SourceDisk>) -> Value {
     let facts = &source.facts;
-    json!({
+    let mut told = json!({
         "id": disk.id,
         "source": source.path,
         "format": source.format.name(),
@@ -108,7 +110,11 @@ fn describe(disk: &PlannedDisk, source: &SourceDisk) -> Value {
         "virtual_size_bytes": facts.virtual_size,
         "file_size_bytes": facts.file_size,
         "files": source.identity().iter().map(|file| &file.path).collect::<Vec<_>>(),
-    })
+    });
+    if let Some(grown) = grown {
+        told["grows_to_bytes"] = json!(grown.facts.virtual_size);
+    }
+    told
 }
 
 fn warn_of_size(job: &mut Job<'_>, disk: &PlannedDisk, source: &SourceDisk) {
@@ -176,7 +182,8 @@ fn announce(job: &mut Job<'_>) {
             job.meter.expect(number, Pass::Compare, total);
             job.meter.expect(number, Pass::Hash, total);
         }
-        job.meter.disk(&disk.id, total, if finished.is_some() { total } else { 0 }, facts.virtual_size);
+        let seen = opened.content().facts.virtual_size;
+        job.meter.disk(&disk.id, total, if finished.is_some() { total } else { 0 }, seen);
     }
     if job.plan.opens_guest() {
         job.meter.expect(0, Pass::Guest, GUEST_WORK_BYTES);
@@ -205,7 +212,7 @@ fn still_to_write(job: &Job<'_>) -> u64 {
         .iter()
         .zip(&job.sources)
         .filter(|(disk, _)| !job.checkpoint.disks.contains_key(&disk.id))
-        .map(|(_, opened)| room(job, &opened.source, &opened.measure))
+        .map(|(_, opened)| room(job, opened.content(), &opened.measure))
         .sum::<u64>()
         .saturating_add(if job.checkpoint.guest.is_some() { 0 } else { job.plan.room_for_fixes() })
 }
@@ -237,9 +244,9 @@ fn check_room(job: &Job<'_>, need: u64) -> Result<()> {
     .space(need, usable))
 }
 
-fn room(job: &Job<'_>, source: &SourceDisk, measure: &Measure) -> u64 {
+fn room(job: &Job<'_>, content: &SourceDisk, measure: &Measure) -> u64 {
     match job.plan.output.preallocation {
-        Preallocation::Falloc | Preallocation::Full => measure.required_bytes.max(source.facts.virtual_size),
+        Preallocation::Falloc | Preallocation::Full => measure.required_bytes.max(content.facts.virtual_size),
         Preallocation::Off | Preallocation::Metadata => measure.required_bytes,
     }
 }

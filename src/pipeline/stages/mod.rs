@@ -10,6 +10,7 @@ mod convert;
 mod copying;
 mod extraction;
 mod fix;
+mod growth;
 pub(super) mod guest;
 mod inspect;
 mod load;

@@ -177,8 +177,17 @@ fn go_on_from(dir: &crate::sys::dir::Dir, found: Checkpoint, fresh: &Checkpoint)
 pub(super) struct Opened {
     /// What is read.
     pub(super) source: SourceDisk,
+    /// The same disk with room behind it, if its result is to be larger.
+    pub(super) grown: Option<SourceDisk>,
     /// What copying it takes.
     pub(super) measure: Measure,
+}
+
+impl Opened {
+    /// What its result has to hold where nothing is repaired.
+    pub(super) fn content(&self) -> &SourceDisk {
+        self.grown.as_ref().unwrap_or(&self.source)
+    }
 }
 
 /// Guest work that goes on beside the copy.
