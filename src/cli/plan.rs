@@ -8,8 +8,9 @@ use serde::Serialize;
 use super::input::Input;
 use super::table::{Paint, Table, cell, printable};
 use super::{Exit, Failure, StateArgs, Ui, convert};
-use crate::model::plan::Plan;
+use crate::model::plan::{Plan, PlannedGrowth};
 use crate::model::planner::{VmOrigins, origins};
+use crate::model::units::human_size;
 use crate::service::preflight;
 
 /// Arguments of `plan`.
@@ -73,6 +74,9 @@ pub(super) fn describe(plan: &Plan, color: bool) -> String {
         let source = printable(&disk.source.to_string_lossy());
         let _ = writeln!(text, "  {source} ({})", disk.source_format.name());
         let _ = writeln!(text, "    -> {}", printable(&plan.result_path(disk).to_string_lossy()));
+        if let Some(growth) = disk.resize {
+            let _ = writeln!(text, "       {}", growing(growth, plan.grows_content()));
+        }
     }
     if !plan.lacking.is_empty() {
         let lacking: Vec<&str> = plan.lacking.iter().map(|stage| stage.name()).collect();
@@ -83,6 +87,15 @@ pub(super) fn describe(plan: &Plan, color: bool) -> String {
         let _ = writeln!(text, "{word}: {}", printable(warning));
     }
     text
+}
+
+fn growing(growth: PlannedGrowth, with_content: bool) -> String {
+    let how_far = match growth {
+        PlannedGrowth::By(bytes) => format!("by {}", human_size(bytes)),
+        PlannedGrowth::To(bytes) => format!("to {}", human_size(bytes)),
+    };
+    let what = if with_content { ", with its last partition and what is in that" } else { ", alone" };
+    format!("grows {how_far}{what}")
 }
 
 fn describe_origins(vm: &VmOrigins, color: bool) -> String {

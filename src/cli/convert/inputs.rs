@@ -117,7 +117,7 @@ pub(super) fn origins_of_disk(input: &Path, args: &ConvertArgs) -> Result<Option
     let Some(format) = bare_disk(input)? else { return Ok(None) };
     let base = base_directory(args)?;
     let (document, filename) = document_of_disk(input, format)?;
-    let (document, _) = with_options(document, args, &base, false);
+    let (document, _) = with_options(document, args, &base, false)?;
     let settings = Settings::defaults(&base, cores()).for_a_person();
     let mut vms =
         origins(document.to_string().as_bytes(), &filename, &base, &settings).map_err(Error::without_file)?;
@@ -230,14 +230,22 @@ fn work(
 }
 
 /// A document with the options put into it; also says whether it names its directory itself.
-fn with_options(mut document: Value, args: &ConvertArgs, base: &Path, several: bool) -> (Value, bool) {
+fn with_options(
+    mut document: Value,
+    args: &ConvertArgs,
+    base: &Path,
+    several: bool,
+) -> Result<(Value, bool)> {
     let named = args.output.is_none()
         && document.pointer("/output/directory").is_some_and(|directory| !directory.is_null());
     put_options(&mut document, args);
+    for wanted in &args.resize {
+        put_size(&mut document, wanted)?;
+    }
     if !named && !several && document.is_object() {
         put(&mut document, &["output", "directory"], json!(base));
     }
-    (document, named)
+    Ok((document, named))
 }
 
 /// Plans a document with the options put into it; also says whether it names its directory itself.
@@ -249,7 +257,7 @@ fn plan_document(
     base: &Path,
     several: bool,
 ) -> Result<(Submission, Settings, bool)> {
-    let (document, named) = with_options(document, args, base, several);
+    let (document, named) = with_options(document, args, base, several)?;
     let settings = Settings::defaults(base, cores()).for_a_person();
     let submission = Submission::read(document.to_string().as_bytes(), filename, directory, &settings)?;
     Ok((submission, settings, named))
@@ -278,6 +286,31 @@ fn put_options(document: &mut Value, args: &ConvertArgs) {
     }
     for stage in off {
         put(document, &["pipeline", stage], json!({ "enabled": false }));
+    }
+}
+
+/// `SIZE`, of the only disk, or `DISK=SIZE`.
+fn put_size(document: &mut Value, wanted: &str) -> Result<()> {
+    let (id, size) = match wanted.split_once('=') {
+        Some((id, size)) => (Some(id), size),
+        None => (None, wanted),
+    };
+    // Without disks there is an error already, and it is not about sizes.
+    let Some(disks) = document.get_mut("disks").and_then(Value::as_array_mut) else { return Ok(()) };
+    let ids: Vec<String> = disks.iter().filter_map(|disk| disk["id"].as_str().map(str::to_owned)).collect();
+    let disk = match id {
+        Some(id) => disks.iter_mut().find(|disk| disk["id"] == id),
+        None if disks.len() == 1 => disks.first_mut(),
+        None => None,
+    };
+    match disk.and_then(Value::as_object_mut) {
+        Some(disk) => {
+            disk.insert("resize".to_owned(), json!(size));
+            Ok(())
+        }
+        None => Err(Error::new(Kind::Manifest, format!("`--resize {wanted}` does not name one disk"))
+            .allowed(ids)
+            .advice("write `--resize DISK=SIZE` with the id of a disk")),
     }
 }
 
@@ -420,6 +453,20 @@ mod tests {
             document,
             json!({ "output": { "format": "vdi", "group": "kvm" }, "pipeline": { "fix": { "enabled": false } } })
         );
+    }
+
+    #[test]
+    fn a_size_goes_to_the_disk_that_is_named_or_to_the_only_one() {
+        let sized = |ids: &[&str], wanted: &str| {
+            let disks: Vec<Value> = ids.iter().map(|id| json!({ "id": id })).collect();
+            let mut document = json!({ "disks": disks });
+            put_size(&mut document, wanted).map(|()| document["disks"].to_string())
+        };
+        assert_eq!(sized(&["a"], "+1GiB").unwrap(), r#"[{"id":"a","resize":"+1GiB"}]"#);
+        assert_eq!(sized(&["a", "b"], "b=5GiB").unwrap(), r#"[{"id":"a"},{"id":"b","resize":"5GiB"}]"#);
+        for (ids, wanted) in [(&["a", "b"][..], "5GiB"), (&["a"], "c=5GiB")] {
+            assert!(sized(ids, wanted).unwrap_err().to_string().contains("--resize"));
+        }
     }
 
     #[test]

@@ -47,6 +47,9 @@ pub(super) struct ConvertArgs {
     #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "best",
           value_parser = ["best", "zstd", "zlib"])]
     compress: Option<String>,
+    /// Make a disk larger, with what is in it: by (+10GiB) or to (50GiB) a size; of several disks, name the one by its id
+    #[arg(long, value_name = "[DISK=]SIZE")]
+    resize: Vec<String>,
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
