@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::guest::{GuestIdentity, GuestNic};
 use crate::model::manifest::FixEngine;
+use crate::model::setup::Setup;
 
 /// A block device that holds something: a partition, a whole disk, a logical volume, an array, an unlocked volume.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -103,6 +104,8 @@ pub struct FixOptions {
     pub root: Option<String>,
     /// The NICs that the machine will have, in order: their MACs, and addresses to be applied.
     pub nics: Vec<WantedNic>,
+    /// What is to be set up.
+    pub setup: Setup,
 }
 
 impl Default for FixOptions {
@@ -120,6 +123,7 @@ impl Default for FixOptions {
             print_fstab: false,
             root: None,
             nics: Vec::new(),
+            setup: Setup::default(),
         }
     }
 }

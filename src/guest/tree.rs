@@ -21,6 +21,11 @@ const ALIGNMENT_BYTES: u64 = 512;
 const MESSAGE_BYTES: usize = 2 * 1024 * 1024;
 const TYPE_MASK: u32 = 0o170_000;
 const REGULAR: u32 = 0o100_000;
+const PERMISSIONS: u32 = 0o7777;
+/// What a diff never shows: hashes of passwords, which can be guessed at.
+const HIDDEN: [&str; 2] = ["/etc/shadow", "/etc/gshadow"];
+/// A file that is made without this is for root alone, and what is in it is not shown either.
+const READ_BY_ALL: u32 = 0o004;
 
 /// What was done to a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -237,7 +242,35 @@ impl Tree {
             self.appliance.set_mode(path, mode).map_err(failed("set the mode of", path))?;
         }
         let action = if before.is_some() { Action::Changed } else { Action::Created };
-        self.record(path, action, detail, before, Some(content.to_vec()), backup);
+        let is_shown = before.is_some() || mode & READ_BY_ALL != 0;
+        self.record(path, action, detail, before, is_shown.then(|| content.to_vec()), backup);
+        Ok(())
+    }
+
+    /// Makes a directory of root, if nothing is there; those above it too.
+    pub fn make_directory(&mut self, path: &str, mode: u32, detail: &str) -> Result<()> {
+        if self.is_directory(path)? {
+            return Ok(());
+        }
+        self.appliance.make_directories(path).map_err(|why| self.cannot_write(path, &why))?;
+        self.appliance.set_mode(path, mode).map_err(failed("set the mode of", path))?;
+        self.record(path, Action::Created, detail, None, None, None);
+        Ok(())
+    }
+
+    /// Sees to owner, group and permissions of what is there; a link itself is nothing that has any.
+    pub fn set_access(&mut self, path: &str, (uid, gid): (u32, u32), mode: u32, detail: &str) -> Result<()> {
+        let Some(stat) = self.stat(path)? else { return Ok(()) };
+        let is_link = self.appliance.is_link(path).map_err(failed("look at", path))?;
+        if is_link || (stat.uid, stat.gid, stat.mode & PERMISSIONS) == (uid, gid, mode) {
+            return Ok(());
+        }
+        self.appliance.set_owner(path, uid, gid).map_err(failed("set the owner of", path))?;
+        self.appliance.set_mode(path, mode).map_err(failed("set the mode of", path))?;
+        // What was made a moment ago has been told.
+        if !self.edits.iter().any(|edit| edit.path == path) {
+            self.record(path, Action::Changed, detail, None, None, None);
+        }
         Ok(())
     }
 
@@ -359,6 +392,8 @@ impl Tree {
             // What is where may be different now.
             _ => *known = Known::default(),
         }
+        let is_hidden = HIDDEN.contains(&path);
+        let (before, after) = if is_hidden { (None, None) } else { (before, after) };
         self.edits.push(Edit {
             fix: self.fix,
             path: path.to_owned(),

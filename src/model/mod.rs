@@ -6,6 +6,7 @@
 pub mod api;
 pub mod boot;
 pub mod config;
+pub mod crypt;
 pub mod error;
 pub mod guest;
 pub mod job;
@@ -19,4 +20,5 @@ pub mod protocol;
 pub mod redaction;
 pub mod report;
 pub mod schema;
+pub mod setup;
 pub mod units;

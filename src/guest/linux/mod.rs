@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod bootloader;
+mod configure;
 pub mod crypttab;
 pub mod efi_fallback;
 pub mod fstab;
@@ -35,6 +36,13 @@ pub const ALL: &[&dyn Fix] = &[
     &bootloader::Bootloader,
     &initramfs::Initramfs,
     &efi_fallback::EfiFallback,
+    // What the administrator wants in the guest, on top of what it needs.
+    &configure::Hostname,
+    &configure::Accounts,
+    &configure::Services,
+    &configure::FirstBoot,
+    &configure::CloudInit,
+    &configure::NetworkFiles,
     // Labels what all the others made.
     &selinux::Selinux,
 ];
