@@ -5,12 +5,13 @@ use std::fs;
 use std::path::Path;
 
 use hyper2kvm::model::api::JobFilter;
+use hyper2kvm::model::config::Settings;
 use hyper2kvm::model::error::{Error, Kind};
 use hyper2kvm::model::job::{BatchState, JobState};
 use hyper2kvm::model::planner::{BatchName, Rerun, Submission};
 use hyper2kvm::model::protocol::Published;
 use hyper2kvm::service::admission::Known;
-use hyper2kvm::service::queue::{Admission, Change, Db, JobRow};
+use hyper2kvm::service::queue::{Admission, Change, Db, JobRow, NewDrop};
 
 use crate::queue::claim;
 use crate::queue_support::{
@@ -255,4 +256,25 @@ fn acceptance_asks_for_what_it_has_to_know_and_looks_at_no_file_itself() {
     let states: Vec<JobState> =
         jobs_of(&admissions[0]).into_iter().map(|job| scene.db.job(job).unwrap().unwrap().state).collect();
     assert_eq!(states, [JobState::Queued, JobState::Queued]);
+}
+
+#[test]
+fn a_password_of_a_drop_is_nowhere_in_the_queue() {
+    let mut scene = Scene::new();
+    let text = "manifest_version: \"1.0\"\ndisks: [{id: boot, source_format: raw, local_path: /srv/boot.raw}]\n\
+                configuration:\n  users:\n    users:\n      - name: root\n        password: correct-horse\n";
+    let mut settings = Settings::defaults(scene.root(), 1);
+    settings.credentials.allow_inline = true;
+    let submission =
+        Submission::read(text.as_bytes(), "web.yaml", Path::new("/incoming"), &settings).unwrap();
+    let drop = NewDrop::new(text.as_bytes().to_vec(), None, submission);
+    let admission = scene.db.accept(&[drop], &settings, &Known::default()).unwrap().remove(0);
+    let Admission::Accepted { drop_id, jobs, .. } = admission else { panic!("{admission:?}") };
+    assert_eq!(jobs.len(), 1);
+    let kept = String::from_utf8(scene.db.drop_bytes(drop_id).unwrap()).unwrap();
+    assert_eq!(kept, text.replace("correct-horse", "\"[redacted]\""));
+    for entry in fs::read_dir(scene.root()).unwrap() {
+        let bytes = fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(13).any(|window| window == b"correct-horse"));
+    }
 }

@@ -30,6 +30,7 @@ pub(crate) fn submission(name: BatchName, rerun: Rerun, vms: &[(&str, &str)]) ->
                 vm_id: (*vm).to_owned(),
                 content_sha256: (*content).to_owned(),
                 manifest: serde_json::json!({ "name": vm }),
+                setup: None,
             })
             .collect(),
     }
@@ -49,6 +50,7 @@ pub(crate) fn batch(id: &str, vms: &[(&str, &str)]) -> Submission {
 pub(crate) fn drop_of(submission: Submission) -> NewDrop {
     NewDrop {
         bytes: submission.content_sha256.clone().into_bytes(),
+        size: submission.content_sha256.len(),
         sha256: submission.content_sha256.clone(),
         identity: Some(FileIdentity { dev: 1, inode: 2, size: 3, mtime_ns: 4 }),
         submission,

@@ -23,6 +23,7 @@ use crate::model::error::{Error, Kind, Result};
 use crate::model::job::JobState;
 use crate::model::plan::Plan;
 use crate::model::planner::{BatchName, Submission, VmSubmission};
+use crate::model::redaction;
 use crate::service::admission::{
     BatchDecision, BatchQuestion, Known, PastSuccess, VmDecision, VmQuestion, decide_batch, decide_vm,
 };
@@ -30,9 +31,11 @@ use crate::service::admission::{
 /// A file that was read and parsed and asks to be accepted.
 #[derive(Debug, Clone)]
 pub struct NewDrop {
-    /// Its bytes.
+    /// Its bytes, as they are kept: without the secrets that it holds.
     pub bytes: Vec<u8>,
-    /// SHA-256 of them, in hex.
+    /// How many the file has.
+    pub size: usize,
+    /// SHA-256 of what is kept, in hex. One of a secret could be guessed at much faster than what the plan holds of it.
     pub sha256: String,
     /// The file they were read from; none for what came through the control API.
     pub identity: Option<FileIdentity>,
@@ -44,8 +47,10 @@ impl NewDrop {
     /// A drop of these bytes, and what they were parsed to.
     #[must_use]
     pub fn new(bytes: Vec<u8>, identity: Option<FileIdentity>, submission: Submission) -> NewDrop {
+        let size = bytes.len();
+        let bytes = redaction::without_secrets(&bytes).unwrap_or(bytes);
         let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        NewDrop { bytes, sha256, identity, submission }
+        NewDrop { bytes, size, sha256, identity, submission }
     }
 }
 
@@ -169,7 +174,7 @@ impl Db {
                 drop.sha256,
                 identity.map(|identity| identity.dev as i64),
                 identity.map(|identity| identity.inode as i64),
-                drop.bytes.len() as i64,
+                drop.size as i64,
                 identity.map(|identity| identity.mtime_ns),
                 submission.base_directory.to_string_lossy(),
                 if identity.is_some() { "accepted" } else { "moved" },
