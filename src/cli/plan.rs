@@ -41,6 +41,7 @@ pub(super) fn run(args: &PlanArgs, ui: &Ui) -> Result<Exit, Failure> {
         None => of_manifest(args)?,
     };
     if ui.json {
+        let plans = plans.into_iter().map(Plan::without_secrets).collect();
         ui.print_json(&PlanDocument { plans, origins })?;
         return Ok(Exit::Done);
     }

@@ -14,6 +14,7 @@ use super::boot::BootOptions;
 use super::job::Stage;
 use super::machine::Machine;
 use super::manifest::{FixEngine, FstabMode, OnNoOs, OnUnsupportedGuest};
+use super::setup::Setup;
 
 /// The formats of disks that can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -280,6 +281,9 @@ pub struct PlannedGuest {
     pub keys: Vec<PlannedKey>,
     /// The NICs of the machine to come, in order.
     pub nics: Vec<PlannedNic>,
+    /// What is set up in it, if anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub setup: Option<Setup>,
 }
 
 /// How a guest is repaired.
@@ -384,6 +388,15 @@ impl Plan {
     #[must_use]
     pub fn runs(&self, stage: Stage) -> bool {
         self.stages.iter().any(|planned| planned.stage == stage && planned.enabled)
+    }
+
+    /// The same, fit to be shown: without what passwords could be guessed from.
+    #[must_use]
+    pub fn without_secrets(mut self) -> Plan {
+        if let Some(setup) = &mut self.guest.setup {
+            setup.accounts.hide_passwords();
+        }
+        self
     }
 
     /// Whether the guest is opened.

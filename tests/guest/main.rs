@@ -9,6 +9,7 @@ mod appliance;
 mod bad_guests;
 mod boot_fixes;
 mod growth;
+mod configure;
 mod inspect;
 mod network_and_tools;
 mod repairs;

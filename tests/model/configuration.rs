@@ -177,7 +177,7 @@ fn what_is_wrong_with_a_configuration_is_said_in_reviewed_words() {
         "control: {group: \"a b\"}\n",
         "log: {format: xml}\n",
         "hooks:\n  allowed_dirs: [/etc/hyper2kvm/hooks]\n",
-        "credentials: {allow_inline: true}\n",
+        "credentials: {allowed_env: [PASSWORD]}\n",
         "notifications: {enabled: true}\n",
         "intake:\n  accept_disks: true\n",
         "intake: {settle_s: {manifest: 1, disk: 10}}\n",

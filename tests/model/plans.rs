@@ -295,3 +295,113 @@ fn the_examples_are_accepted() {
     }
     assert!(seen >= 4, "{seen}");
 }
+
+const SETUP: &str = r##"
+configuration:
+  hostname: {hostname: web, domain: example.com, hosts: {192.0.2.5: db.example.com db}}
+  users:
+    users:
+      - name: root
+        password: hunter2
+      - name: ops
+        groups: [adm]
+        password_hash: "$6$salt$svn8UoSVapNtMuq1ukKS4tPQd8iKwSMHWjl"
+        ssh_keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 ops]
+        sudo: true
+    disable_users: [guest]
+  services: {enable: [nginx], mask: [ctrl-alt-del.target]}
+  firstboot:
+    scripts:
+      - {name: last, content: "echo last", order: 90}
+      - {name: first, content: "echo first", order: 10}
+      - {name: second, content: "echo second", order: 10}
+  cloud_init:
+    dropin_cfg: {preserve_hostname: true}
+    nocloud:
+      user-data: {package_update: false, users: [{name: web, lock_passwd: false}]}
+  network:
+    network_files: [{name: lan, content: "[Match]\nName=eth1\n"}]
+    nm_connections: [{name: dmz, content: "[connection]\nid=dmz\n"}]
+"##;
+
+/// As a person reads it at the command line, where passwords in clear text are taken.
+fn submission_of_a_person(text: &str) -> Submission {
+    let settings = settings().for_a_person();
+    Submission::read(text.as_bytes(), "web.yaml", Path::new("/drops"), &settings).unwrap()
+}
+
+#[test]
+fn what_is_to_be_set_up_in_the_guest_reaches_the_plan() {
+    let submission = submission_of_a_person(&format!("{MINIMAL}{SETUP}"));
+    let plan = submission.plans("web", "", &settings()).unwrap().remove(0);
+    let stored = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<Plan>(&stored).unwrap(), plan);
+    let setup = plan.guest.setup.unwrap();
+    assert_eq!(setup.host.unwrap().full.as_deref(), Some("web.example.com"));
+    assert_eq!(setup.hosts.values().next().unwrap(), &["db.example.com", "db"]);
+    let root = &setup.accounts.wanted[0];
+    assert!(root.password_hash.as_ref().unwrap().0.starts_with("$6$"));
+    let ops = &setup.accounts.wanted[1];
+    assert_eq!(
+        (ops.groups.as_slice(), ops.sudo.as_slice()),
+        (&["adm".into()][..], &["ALL=(ALL:ALL) ALL".into()][..])
+    );
+    assert_eq!(setup.accounts.disabled, ["guest"]);
+    assert_eq!(setup.services.enable, ["nginx.service"]);
+    assert_eq!(setup.services.mask, ["ctrl-alt-del.target"]);
+    let first_boot = setup.first_boot.unwrap();
+    assert_eq!(first_boot.service, "hyper2kvm-firstboot.service");
+    let scripts: Vec<&str> = first_boot.scripts.iter().map(|script| script.name.as_str()).collect();
+    assert_eq!(scripts, ["01-first", "02-second", "03-last"]);
+    let seed = setup.cloud_init.unwrap().seed.unwrap();
+    assert!(seed.user_data.starts_with("#cloud-config\n") && seed.user_data.contains("lock_passwd: false"));
+    assert!(seed.meta_data.contains("local-hostname: web.example.com"), "{}", seed.meta_data);
+    assert_eq!(setup.networkd[0].name, "50-lan.network");
+    assert_eq!(setup.network_manager[0].name, "dmz.nmconnection");
+}
+
+#[test]
+fn a_password_is_stored_nowhere_and_its_hash_is_shown_nowhere() {
+    let text = format!("{MINIMAL}{SETUP}");
+    let submission = submission_of_a_person(&text);
+    let plan = submission.plans("web", "", &settings()).unwrap().remove(0);
+    let stored = serde_json::to_string(&submission).unwrap() + &serde_json::to_string(&plan).unwrap();
+    assert!(!stored.contains("hunter2"), "{stored}");
+    let shown = serde_json::to_string(&plan.clone().without_secrets()).unwrap() + &format!("{plan:?}");
+    assert!(!shown.contains("$6$"), "{shown}");
+    let origins =
+        origins(text.as_bytes(), "web.yaml", Path::new("/drops"), &settings().for_a_person()).unwrap();
+    let told = format!("{origins:?}");
+    assert!(!told.contains("hunter2") && !told.contains("svn8UoSV"), "{told}");
+}
+
+#[test]
+fn the_same_password_gives_the_same_plan_and_another_is_other_content() {
+    let hash = |text: &str| submission_of_a_person(text).content_sha256;
+    let text = format!("{MINIMAL}{SETUP}");
+    let submission = submission_of_a_person(&text);
+    assert_eq!(submission, submission_of_a_person(&text));
+    assert_ne!(hash(&text), hash(&text.replace("hunter2", "hunter3")));
+    let of = |text: &str| {
+        let setup = submission_of_a_person(text).vms[0].setup.clone().unwrap();
+        setup.accounts.wanted[0].password_hash.clone().unwrap().0
+    };
+    let salt = |hash: &str| hash.split('$').nth(2).unwrap().to_owned();
+    assert_ne!(
+        salt(&of(&text)),
+        salt(&of(&text.replace("hostname: web,", "hostname: db,"))),
+        "one salt for two machines"
+    );
+}
+
+#[test]
+fn a_drop_may_hold_a_password_only_where_the_administrator_allows_it() {
+    let text = format!("{MINIMAL}{SETUP}");
+    let mut settings = settings();
+    let read =
+        |settings: &Settings| Submission::read(text.as_bytes(), "web.yaml", Path::new("/drops"), settings);
+    let refused = read(&settings).unwrap_err();
+    assert_eq!(refused.details().place.field.as_deref(), Some("configuration.users.users[0].password"));
+    settings.credentials.allow_inline = true;
+    assert!(read(&settings).is_ok());
+}

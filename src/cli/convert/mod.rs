@@ -116,11 +116,11 @@ pub(super) fn plan_of_disk(input: &Path) -> Result<Option<(Plan, Vec<VmOrigins>)
 }
 
 fn tell_plans(works: &[Work], ui: &Ui) -> Result<Exit, Failure> {
-    let plans: Vec<_> = works.iter().map(|work| &work.order.plan).collect();
+    let plans: Vec<_> = works.iter().map(|work| work.order.plan.clone().without_secrets()).collect();
     if ui.json {
         ui.print_json(&serde_json::json!({ "plans": plans }))?;
     } else {
-        let texts: Vec<String> = plans.into_iter().map(|plan| plan::describe(plan, ui.color)).collect();
+        let texts: Vec<String> = plans.iter().map(|plan| plan::describe(plan, ui.color)).collect();
         ui.print(&texts.join("\n"))?;
     }
     Ok(Exit::Done)

@@ -3,7 +3,7 @@
 //! cloud-init knows a machine by what its hypervisor tells of it. Told nothing, or something else, it may take the guest for a new
 //! machine: new SSH host keys, another hostname, the network written anew, users' passwords set back. So where it has run before, it is
 //! told to go on with the instance that it knows. machine-id and SSH host keys stay because nothing here touches them, which is verified.
-//! What is not here: a seed that an administrator gives, which is meant as a new instance (see [`super::configure`]).
+//! What is not here: a seed that an administrator gives, which is meant as a new instance (see `configure`).
 
 use super::configure::drop_in;
 use super::text::not_kept;

@@ -82,6 +82,8 @@ pub struct PathsFile {
 pub struct CredentialsFile {
     /// Key files that drops name must lie below one of these. Default: none may be named.
     pub allowed_dirs: Option<Vec<AbsolutePath>>,
+    /// Whether drops may hold passwords in clear text. Default false.
+    pub allow_inline: Option<bool>,
 }
 
 /// `retry`

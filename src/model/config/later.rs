@@ -4,7 +4,7 @@ use crate::model::error::{Error, Kind};
 use crate::model::parse::{Tree, Value};
 
 /// A key (or all keys below it) and what it belongs to.
-const LATER: [(&str, &str); 25] = [
+const LATER: [(&str, &str); 24] = [
     ("profiles_dir", "custom profiles"),
     ("intake.accept_disks", "disks as drops"),
     ("intake.profile", "disks as drops"),
@@ -13,7 +13,6 @@ const LATER: [(&str, &str); 25] = [
     ("hooks", "hooks"),
     ("credentials.dir", "stored credentials"),
     ("credentials.allowed_env", "stored credentials"),
-    ("credentials.allow_inline", "stored credentials"),
     ("sources", "sources that can be shut down"),
     ("notifications", "notifications"),
     ("limits.bandwidth", "limits of bandwidth"),

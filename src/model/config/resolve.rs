@@ -124,6 +124,9 @@ fn apply(file: &ConfigFile, settings: &mut Settings) {
     {
         settings.credentials.allowed_dirs = allowed.iter().map(AbsolutePath::to_path).collect();
     }
+    if let Some(allow) = file.credentials.as_ref().and_then(|credentials| credentials.allow_inline) {
+        settings.credentials.allow_inline = allow;
+    }
     if let Some(retry) = &file.retry {
         apply_retry(retry, &mut settings.retry);
     }

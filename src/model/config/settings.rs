@@ -70,6 +70,8 @@ pub struct PathSettings {
 pub struct CredentialSettings {
     /// Key files must lie below one of these.
     pub allowed_dirs: Vec<PathBuf>,
+    /// Whether a manifest may hold passwords in clear text.
+    pub allow_inline: bool,
 }
 
 /// `retry.*`
@@ -238,6 +240,7 @@ impl Settings {
     #[must_use]
     pub fn for_a_person(mut self) -> Settings {
         self.credentials.allowed_dirs = vec![PathBuf::from("/")];
+        self.credentials.allow_inline = true;
         self
     }
 

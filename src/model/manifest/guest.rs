@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::values::{Free, Line, Secret, Whole};
+use super::values::{Free, Line, PublicKey, Secret, Whole};
 
 /// `configuration`
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
@@ -117,9 +117,9 @@ pub struct GuestUser {
     /// No password login.
     pub lock: Option<bool>,
     /// Public keys.
-    pub ssh_keys: Option<Vec<Line>>,
+    pub ssh_keys: Option<Vec<PublicKey>>,
     /// The same as `ssh_keys`.
-    pub ssh_authorized_keys: Option<Vec<Line>>,
+    pub ssh_authorized_keys: Option<Vec<PublicKey>>,
     /// What it may do as root.
     pub sudo: Option<Free>,
 }

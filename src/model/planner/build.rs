@@ -11,8 +11,8 @@ use crate::model::machine::Machine;
 use crate::model::manifest::{Compress, Disk, Manifest, Source};
 use crate::model::parse::{Node, Tree, Value};
 use crate::model::plan::{
-    Compression, InputManifest, OnExists, OutputFormat, Plan, PlannedDisk, PlannedOutput, PlannedStage,
-    Preallocation,
+    Compression, InputManifest, OnExists, OutputFormat, Plan, PlannedDisk, PlannedGuest, PlannedOutput,
+    PlannedStage, Preallocation,
 };
 use crate::model::units::safe_id;
 
@@ -59,7 +59,7 @@ pub(super) fn plan(
         stages,
         disks,
         machine: Some(machine),
-        guest: super::guest::planned(manifest),
+        guest: PlannedGuest { setup: vm.setup.clone(), ..super::guest::planned(manifest) },
         boot_test: super::guest::boot_test(manifest)?,
         output,
         preflight: manifest.preflight.unwrap_or_default(),

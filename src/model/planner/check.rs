@@ -20,11 +20,12 @@ pub(super) fn complaints(effective: &Effective, settings: &Settings) -> Vec<Erro
     let Effective { tree, manifest } = effective;
     let disks = manifest.disks.as_deref().unwrap_or_default();
     [
-        manifest.source.as_ref().map_or(Ok(()), |source| check_secrets(tree, source)),
+        manifest.source.as_ref().map_or(Ok(()), |source| check_secrets(tree, source, settings)),
         check_origin(tree, manifest),
         check_features(tree, manifest),
         check_stages(tree),
         super::guest::check(tree, manifest, settings),
+        super::setup::check(tree, manifest, settings),
         check_machine(tree, manifest),
         check_output(tree, manifest),
         check_disks(tree, disks, &settings.paths.read),
@@ -79,12 +80,16 @@ pub(super) fn check_batch(tree: &Tree, batch: &BatchManifest) -> Result<()> {
 
 /// A drop is readable by whoever may write into the drop directory: what it says must not decide which secret
 /// is sent to which host, nor which programs are loaded.
-fn check_secrets(tree: &Tree, source: &Source) -> Result<()> {
+fn check_secrets(tree: &Tree, source: &Source, settings: &Settings) -> Result<()> {
     let Some(vsphere) = &source.vsphere else {
         return check_ssh_secrets(tree, source);
     };
     let secrets = [
-        ("password", vsphere.password.is_some(), "credentials.allow_inline"),
+        (
+            "password",
+            vsphere.password.is_some() && !settings.credentials.allow_inline,
+            "credentials.allow_inline",
+        ),
         ("password_file", vsphere.password_file.is_some(), "credentials.allowed_dirs"),
         ("password_env", vsphere.password_env.is_some(), "credentials.allowed_env"),
         ("password_credential", vsphere.password_credential.is_some(), "the configuration itself"),
@@ -224,7 +229,6 @@ fn check_features(tree: &Tree, manifest: &Manifest) -> Result<()> {
     let mut wanted: Vec<(String, &str)> = [
         ("profiles_directory", "custom profiles"),
         ("hooks", "hooks"),
-        ("configuration", "way to put configuration into guests"),
         ("network_mapping", "network mapping"),
         ("storage_mapping", "storage mapping"),
         ("output.pool", "libvirt storage pools"),

@@ -41,6 +41,7 @@ pub(super) fn planned(manifest: &Manifest) -> PlannedGuest {
                 dns: nic.dns.iter().flatten().map(ToString::to_string).collect(),
             })
             .collect(),
+        setup: None,
     }
 }
 

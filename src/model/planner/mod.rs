@@ -16,6 +16,7 @@ mod check;
 mod effective;
 mod growth;
 mod guest;
+mod setup;
 
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,7 @@ use super::error::{Error, Kind, Result};
 use super::manifest::{BatchManifest, Manifest};
 use super::parse::{self, Node, Tree};
 use super::plan::{Plan, Sha256Hex};
+use super::setup::Setup;
 use super::units::safe_id;
 use effective::Effective;
 
@@ -61,6 +63,9 @@ pub struct VmSubmission {
     pub content_sha256: Sha256Hex,
     /// The effective manifest (base, profile, manifest merged), canonical JSON, secrets redacted.
     pub manifest: serde_json::Value,
+    /// What is set up in the guest: told from the manifest before it was redacted; of passwords only the hashes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setup: Option<Setup>,
 }
 
 /// A dropped or submitted file, parsed and checked.
@@ -108,13 +113,15 @@ impl Submission {
         base_directory: &Path,
         settings: &Settings,
     ) -> Result<Submission> {
-        let effective = read_effective(bytes, filename, base_directory, settings)?;
+        let mut effective = read_effective(bytes, filename, base_directory, settings)?;
+        setup::seal(&mut effective)?;
         let vm_id = build::vm_id(&effective.manifest, filename);
         let content_sha256 = hex(&Sha256::digest(effective.content().to_string()));
         let vm = VmSubmission {
             vm_id,
             content_sha256: content_sha256.clone(),
             manifest: effective.redacted().canonical(),
+            setup: setup::wanted(&effective.tree, &effective.manifest)?,
         };
         Ok(Submission {
             filename: filename.to_owned(),

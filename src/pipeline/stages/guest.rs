@@ -380,5 +380,6 @@ fn options(guest: &PlannedGuest) -> FixOptions {
                 dns: nic.dns.clone(),
             })
             .collect(),
+        setup: guest.setup.clone().unwrap_or_default(),
     }
 }

@@ -177,6 +177,27 @@ pub(super) fn check_group(text: &str) -> Result<String, Refusal> {
     ))
 }
 
+pub(super) fn check_public_key(text: &str) -> Result<String, Refusal> {
+    no_breaks(text, "a key")?;
+    let words: Vec<&str> = text.split(' ').filter(|word| !word.is_empty()).collect();
+    let is_type = |word: &str| {
+        ["ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-sha2-"].iter().any(|known| word.starts_with(known))
+    };
+    // Every key begins with the length of its type's name: three bytes of zero are four `A`.
+    let is_key = |word: &str| {
+        word.starts_with("AAAA")
+            && word.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='))
+    };
+    if text.len() <= 16_384 && words.windows(2).any(|pair| is_type(pair[0]) && is_key(pair[1])) {
+        return Ok(text.trim().to_owned());
+    }
+    Err(refuse(
+        "this is not a public key of SSH",
+        "copy the one line of the file that ends in `.pub`; never the private key",
+    )
+    .allowed("ssh-ed25519 AAAA… comment"))
+}
+
 pub(super) fn check_percent(text: &str) -> Result<String, Refusal> {
     match text.strip_suffix('%').and_then(|number| number.parse::<u8>().ok()) {
         Some(0..=100) => Ok(text.to_owned()),

@@ -113,6 +113,10 @@ checked_text!(
     GroupName, checks::check_group, "^[a-z_][a-z0-9_-]{0,31}$"
 );
 checked_text!(
+    /// A line of `authorized_keys`: a public key of SSH, with options before it and a comment behind it if there are any.
+    PublicKey, checks::check_public_key, "^[^\\n\\r\\t]{1,16384}$"
+);
+checked_text!(
     /// A part in per cent.
     Percent, checks::check_percent, "^[0-9]{1,3}%$"
 );
