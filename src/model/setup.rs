@@ -1,7 +1,7 @@
 //! What an administrator wants to be set up inside the guest: `configuration` of the manifest, checked and spelled out.
 //!
 //! Pure data, the same for the plan that is stored and for the repairs that carry it out. Names are safe as names of files, texts are
-//! rendered, a password is only its hash (see `docs/adr/0014`). What is not here: how any of it is put into a guest.
+//! rendered, a password is only its hash (see `docs/adr/0015`). What is not here: how any of it is put into a guest.
 
 use std::collections::BTreeMap;
 use std::fmt;
