@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use super::normalised;
+use crate::model::address::CardAddress;
 use crate::model::parse::{Refusal, refuse};
 use crate::model::units;
 
@@ -104,13 +105,7 @@ pub(super) fn check_ip(text: &str) -> Result<String, Refusal> {
 }
 
 pub(super) fn check_ip_prefix(text: &str) -> Result<String, Refusal> {
-    let parsed = text.split_once('/').and_then(|(ip, prefix)| {
-        let ip: IpAddr = ip.parse().ok()?;
-        let prefix: u8 = prefix.parse().ok()?;
-        let most = if ip.is_ipv4() { 32 } else { 128 };
-        (prefix <= most).then(|| format!("{ip}/{prefix}"))
-    });
-    parsed.ok_or_else(|| {
+    text.parse::<CardAddress>().map(|address| address.to_string()).map_err(|_| {
         refuse(
             format!("`{text}` is not an address with a prefix length"),
             "as 192.0.2.10/24 or 2001:db8::10/64",
