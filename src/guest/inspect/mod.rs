@@ -26,7 +26,7 @@ use super::facts::{Facts, Layout};
 use super::tree::shown;
 use super::work::Key;
 use crate::model::error::{Error, Kind, Result};
-use crate::model::guest::{GuestIdentity, GuestMount, GuestType};
+use crate::model::guest::{GuestIdentity, GuestMount, GuestNic, GuestType};
 use boot::Boot;
 use choose::Choice;
 use files::Files;
@@ -83,6 +83,11 @@ pub fn open(appliance: &Appliance, found: Found, readonly: bool) -> Result<Facts
     Ok(Facts { identity, layout: layout(storage, opened, boot) })
 }
 
+/// The network interfaces of a guest that is open, as they are configured now.
+pub fn nics(appliance: &Appliance) -> Result<Vec<GuestNic>> {
+    network::nics(Files::new(appliance))
+}
+
 fn linux(appliance: &Appliance) -> Result<GuestIdentity> {
     let files = Files::new(appliance);
     let release = os::release(files)?;
@@ -98,7 +103,7 @@ fn linux(appliance: &Appliance) -> Result<GuestIdentity> {
         init_system: os::init_system(&there),
         initramfs_tool: os::initramfs_tool(&there),
         architecture: architecture.map(str::to_owned),
-        nics: network::nics(files)?,
+        nics: nics(appliance)?,
         agents: agents::agents(&files.matching(&agents::places())?),
         hostname: os::hostname(files)?,
         kernels: kernels::kernels(files)?,

@@ -18,7 +18,9 @@ pub(super) fn nics(text: &str) -> Vec<GuestNic> {
     let dhcp = first(&["Network"], "DHCP").unwrap_or_default();
     let hardware = first(&["Match"], "MACAddress").or_else(|| first(&["Match"], "PermanentMACAddress"));
     let names = all(&["Match"], "Name");
-    if names.is_empty() && hardware.is_none() {
+    // Or of hardware of some kind, whatever its name.
+    let of_kind = first(&["Match"], "Type").or_else(|| first(&["Match"], "Driver"));
+    if names.is_empty() && hardware.is_none() && of_kind.is_none() {
         return Vec::new();
     }
     vec![GuestNic {
@@ -50,5 +52,6 @@ mod tests {
         let photon = nics("[Match]\nName=e*\n\n[Network]\nDHCP=yes\nIPv6AcceptRA=no\n");
         assert_eq!((photon[0].name.as_str(), photon[0].dhcp), ("e*", true));
         assert_eq!(nics("[Match]\n[Network]\nDHCP=yes\n"), Vec::new());
+        assert!(nics("[Match]\nType=ether\n[Network]\nDHCP=yes\n")[0].dhcp, "of any card");
     }
 }

@@ -27,6 +27,8 @@ pub(super) fn red_hat(file: &str, text: &str) -> Vec<GuestNic> {
         }
     }
     addresses.extend(value("IPV6ADDR"));
+    let further = value("IPV6ADDR_SECONDARIES").unwrap_or_default();
+    addresses.extend(further.split_whitespace().map(str::to_owned));
     let gateway = ["GATEWAY", "GATEWAY0", "IPV6_DEFAULTGW"].iter().find_map(|key| value(key));
     vec![GuestNic {
         name,
@@ -109,6 +111,11 @@ mod tests {
         assert_eq!(nic.gateway.as_deref(), Some("192.0.2.1"));
         assert_eq!(nic.mac.as_deref(), Some("00:50:56:aa:bb:01"));
         assert_eq!(nic.dns, ["192.0.2.53"]);
+        let six = red_hat(
+            "ifcfg-eth0",
+            "IPV6ADDR=2001:db8::10/64\nIPV6ADDR_SECONDARIES=\"2001:db8::11/64 2001:db8::12/64\"\n",
+        );
+        assert_eq!(six[0].addresses, ["2001:db8::10/64", "2001:db8::11/64", "2001:db8::12/64"]);
         let dhcp = red_hat("ifcfg-eth0", "ONBOOT=yes\nBOOTPROTO=dhcp\n");
         assert_eq!((dhcp[0].name.as_str(), dhcp[0].dhcp), ("eth0", true));
         assert_eq!(red_hat("ifcfg-lo", "DEVICE=lo\n"), Vec::new());
