@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod addresses;
 mod appliance;
 mod bad_guests;
 mod boot_fixes;

@@ -30,6 +30,7 @@ pub const ALL: &[&dyn Fix] = &[
     &crypttab::Crypttab,
     &resume::Resume,
     &network::Network,
+    &network::Addresses,
     &tools::GuestTools,
     &identity::Identity,
     &agent::Agent,

@@ -98,6 +98,38 @@ pub(super) fn add(text: &str, section: &str, entries: &[String]) -> String {
     format!("{}{added}{}", full(lines[..last].concat()), lines[last..].concat())
 }
 
+/// Puts entries in the place of those that are old, where the first of them was; at the end of the section if there is none.
+pub(super) fn replace(
+    text: &str,
+    section: &str,
+    entries: &[String],
+    is_old: impl Fn(&str, &str) -> bool,
+) -> String {
+    let mut placed = entries.is_empty();
+    let new = edit(text, |of, key, value| {
+        if of != section || !is_old(key, value) {
+            return Line::Keep;
+        }
+        if std::mem::replace(&mut placed, true) { Line::Drop } else { Line::Entry(entries.join("\n")) }
+    });
+    if placed { new } else { add(&new, section, entries) }
+}
+
+/// The text in pieces: each section with its head and its name; what stands before the first has none.
+pub(super) fn sections(text: &str) -> Vec<(&str, &str)> {
+    let mut found = Vec::new();
+    let (mut name, mut start, mut at) = ("", 0, 0);
+    for line in text.split_inclusive('\n') {
+        if let Meaning::Section(next) = meaning(line) {
+            found.push((name, &text[start..at]));
+            (name, start) = (next, at);
+        }
+        at += line.len();
+    }
+    found.push((name, &text[start..]));
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +151,24 @@ mod tests {
         });
         assert_eq!(new, "# a\n[Match]\nName =lan0\n\n[Network]\nDHCP=no\n; b\n\n[Match]\n");
         assert_eq!(edit(TEXT, |_, _, _| Line::Keep), TEXT);
+    }
+
+    #[test]
+    fn new_entries_stand_where_the_first_old_one_stood() {
+        let text = "[A]\nx=1\ny=2\nx=3\n[B]\nx=4\n";
+        let entries = ["x=5".to_owned(), "x=6".to_owned()];
+        let new = replace(text, "A", &entries, |key, _| key == "x");
+        assert_eq!(new, "[A]\nx=5\nx=6\ny=2\n[B]\nx=4\n");
+        assert_eq!(replace(&new, "A", &entries, |key, _| key == "x"), new);
+        assert_eq!(replace(text, "A", &[], |key, _| key == "x"), "[A]\ny=2\n[B]\nx=4\n");
+        assert_eq!(replace("[A]\ny=2\n", "A", &entries, |key, _| key == "x"), "[A]\ny=2\nx=5\nx=6\n");
+    }
+
+    #[test]
+    fn all_sections_together_are_the_text() {
+        let names: Vec<&str> = sections(TEXT).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["", "Match", "Network", "Match"]);
+        assert_eq!(sections(TEXT).into_iter().map(|(_, body)| body).collect::<String>(), TEXT);
     }
 
     #[test]

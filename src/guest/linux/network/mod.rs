@@ -1,7 +1,8 @@
 //! network: cards keep their names, so that all that is configured for them keeps its meaning.
 //!
 //! Addresses, bonds, bridges, VLANs and DHCP are kept by not touching them. What is changed is what binds them to hardware that stayed
-//! behind: names (by a `.link` file and a rule of udev), MACs, drivers. What is not here: Windows.
+//! behind: names (by a `.link` file and a rule of udev), MACs, drivers. Other addresses are a repair of their own ([`Addresses`]). What is
+//! not here: Windows.
 
 mod ifcfg;
 mod ifupdown;
@@ -13,6 +14,7 @@ mod nic;
 mod persistent;
 mod pinned;
 mod pins;
+mod wanted;
 
 use super::text::{self, Rewritten};
 use crate::guest::facts::{Facts, FixOptions};
@@ -21,6 +23,7 @@ use crate::guest::tree::Tree;
 use crate::model::error::Result;
 use nic::{Plan, Seen};
 use pins::Udev;
+pub use wanted::Addresses;
 
 /// More files in one directory than any guest has; a hostile one could have a million.
 const MOST_FILES: usize = 256;
@@ -84,10 +87,7 @@ impl Fix for Network {
         for piece in &pieces {
             text::edit(&mut guest.tree, &mut guest.warnings, &piece.path, |text| repair(piece, text, &plan))?;
         }
-        for pin in pins::pins(&plan, udev(&guest.tree)?) {
-            guest.tree.write(&pin.path, pin.text.as_bytes(), &pin.detail)?;
-        }
-        Ok(())
+        keep_names(guest, &plan)
     }
 
     fn verify(&self, guest: &Guest<'_>) -> Result<()> {
@@ -103,6 +103,13 @@ impl Fix for Network {
         }
         Ok(())
     }
+}
+
+fn keep_names(guest: &mut Guest<'_>, plan: &Plan) -> Result<()> {
+    for pin in pins::pins(plan, udev(&guest.tree)?) {
+        guest.tree.write(&pin.path, pin.text.as_bytes(), &pin.detail)?;
+    }
+    Ok(())
 }
 
 fn udev(tree: &Tree) -> Result<Udev> {
@@ -121,7 +128,18 @@ fn udev(tree: &Tree) -> Result<Udev> {
 
 fn is_of(format: Format, name: &str) -> bool {
     let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
-    let left_behind = name.starts_with('.') || ends(&["~", ".bak", ".rpmsave", ".rpmnew", ".orig", ".old"]);
+    let left_behind = name.starts_with('.')
+        || ends(&[
+            "~",
+            ".bak",
+            ".rpmsave",
+            ".rpmnew",
+            ".rpmorig",
+            ".orig",
+            ".old",
+            ".dpkg-old",
+            ".dpkg-dist",
+        ]);
     !left_behind
         && match format {
             Format::Ifcfg => name.starts_with("ifcfg-") && name != "ifcfg-lo",

@@ -16,7 +16,7 @@ use crate::guest::linux::text::{Rewritten, short, split_end};
 /// Any card, of which there is one.
 const ANY: &str = "e*";
 
-fn devices(text: &str, kind: &str) -> Map<String, Value> {
+pub(super) fn devices(text: &str, kind: &str) -> Map<String, Value> {
     let tree: Value = serde_yaml::from_str(text).unwrap_or_default();
     match tree.get("network").and_then(|network| network.get(kind)) {
         Some(Value::Object(devices)) => devices.clone(),
