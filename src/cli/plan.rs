@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::input::Input;
 use super::table::{Paint, Table, cell, printable};
 use super::{Exit, Failure, StateArgs, Ui, convert};
-use crate::model::plan::{Plan, PlannedGrowth};
+use crate::model::plan::{Plan, PlannedGrowth, PlannedNic};
 use crate::model::planner::{VmOrigins, origins};
 use crate::model::units::human_size;
 use crate::service::preflight;
@@ -79,6 +79,7 @@ pub(super) fn describe(plan: &Plan, color: bool) -> String {
             let _ = writeln!(text, "       {}", growing(growth, plan.grows_content()));
         }
     }
+    text.push_str(&addresses(&plan.guest.nics));
     if !plan.lacking.is_empty() {
         let lacking: Vec<&str> = plan.lacking.iter().map(|stage| stage.name()).collect();
         let _ = writeln!(text, "\nthis version lacks: {}", lacking.join(", "));
@@ -97,6 +98,23 @@ fn growing(growth: PlannedGrowth, with_content: bool) -> String {
     };
     let what = if with_content { ", with its last partition and what is in that" } else { ", alone" };
     format!("grows {how_far}{what}")
+}
+
+/// What network cards are given inside the guest; nothing where none is.
+fn addresses(nics: &[PlannedNic]) -> String {
+    let mut text = String::new();
+    for (number, nic) in nics.iter().enumerate().filter(|(_, nic)| !nic.addresses.is_empty()) {
+        let mac = nic.mac.as_deref().map(|mac| format!(" ({mac})")).unwrap_or_default();
+        let _ = write!(text, "  card {}{mac}: {}", number + 1, nic.addresses.join(", "));
+        if let Some(gateway) = &nic.gateway {
+            let _ = write!(text, ", gateway {gateway}");
+        }
+        if !nic.dns.is_empty() {
+            let _ = write!(text, ", name servers {}", nic.dns.join(", "));
+        }
+        text.push('\n');
+    }
+    if text.is_empty() { text } else { format!("\naddresses in the guest\n{text}") }
 }
 
 fn describe_origins(vm: &VmOrigins, color: bool) -> String {

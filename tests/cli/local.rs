@@ -63,6 +63,23 @@ fn a_plan_tells_every_stage_with_its_reason_and_touches_nothing() {
 }
 
 #[test]
+fn a_plan_tells_the_addresses_that_cards_get_in_the_guest() {
+    let dir = site();
+    let path = dir.path().join("vm.yaml");
+    let nics = "nics:\n  - {mac: \"52:54:00:12:34:56\", addresses: [192.0.2.10/24], gateway: 192.0.2.1, dns: [192.0.2.53]}\n";
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("{text}{nics}")).unwrap();
+    let done = at(&dir, &["plan", path.to_str().unwrap()]);
+    let line = "card 1 (52:54:00:12:34:56): 192.0.2.10/24, gateway 192.0.2.1, name servers 192.0.2.53\n";
+    assert!(
+        done.stdout.contains(&format!("\naddresses in the guest\n  {line}")),
+        "{} {}",
+        done.stdout,
+        done.stderr
+    );
+}
+
+#[test]
 fn the_plan_of_a_disk_is_what_converting_it_would_do() {
     let dir = site();
     let here =

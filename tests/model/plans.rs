@@ -114,6 +114,19 @@ preflight: metadata
 }
 
 #[test]
+fn addresses_for_the_guest_reach_the_plan_as_the_repair_reads_them() {
+    let nics = "nics:\n  - {addresses: [192.0.2.10/24, \"2001:DB8::10/64\"], gateway: fe80::1, dns: [192.0.2.53]}\n  - {addresses: []}\n";
+    let plan = plan(&format!("{MINIMAL}{nics}"));
+    let card = &plan.guest.nics[0];
+    assert_eq!(card.addresses, ["192.0.2.10/24", "2001:db8::10/64"]);
+    assert_eq!(
+        (card.gateway.as_deref(), card.dns.as_slice()),
+        (Some("fe80::1"), &["192.0.2.53".to_owned()][..])
+    );
+    assert_eq!(plan.guest.nics[1].addresses, [""; 0]);
+}
+
+#[test]
 fn the_profile_none_leaves_only_the_extracted_image() {
     let plan = plan(&format!("{MINIMAL}profile: none\n"));
     let on: Vec<Stage> = plan.stages.iter().filter(|stage| stage.enabled).map(|stage| stage.stage).collect();

@@ -26,6 +26,7 @@ pub(super) fn complaints(effective: &Effective, settings: &Settings) -> Vec<Erro
         check_stages(tree),
         super::guest::check(tree, manifest, settings),
         super::setup::check(tree, manifest, settings),
+        super::nics::check(tree, manifest),
         check_machine(tree, manifest),
         check_output(tree, manifest),
         check_disks(tree, disks, &settings.paths.read),
@@ -226,24 +227,16 @@ pub(super) fn unsupported(tree: &Tree, field: &str, what: &str) -> Error {
 
 /// Keys whose feature does not exist yet.
 fn check_features(tree: &Tree, manifest: &Manifest) -> Result<()> {
-    let mut wanted: Vec<(String, &str)> = [
+    let wanted = [
         ("profiles_directory", "custom profiles"),
         ("hooks", "hooks"),
         ("network_mapping", "network mapping"),
         ("storage_mapping", "storage mapping"),
         ("output.pool", "libvirt storage pools"),
-    ]
-    .into_iter()
-    .map(|(field, what)| (field.to_owned(), what))
-    .collect();
-    for index in 0..manifest.nics.as_ref().map_or(0, Vec::len) {
-        for key in ["addresses", "gateway", "dns"] {
-            wanted.push((format!("nics[{index}].{key}"), "way to set addresses inside guests"));
-        }
-    }
+    ];
     for (field, what) in wanted {
-        if tree.said_in(&field).is_some() {
-            return Err(unsupported(tree, &field, what).advice("remove it"));
+        if tree.said_in(field).is_some() {
+            return Err(unsupported(tree, field, what).advice("remove it"));
         }
     }
     if manifest.allow_live_clone == Some(true) {

@@ -16,6 +16,7 @@ mod check;
 mod effective;
 mod growth;
 mod guest;
+mod nics;
 mod setup;
 
 use std::path::{Path, PathBuf};
