@@ -108,6 +108,14 @@ pub struct FixOptions {
     pub setup: Setup,
 }
 
+impl FixOptions {
+    /// Whether nothing is to be set in the guest beyond what it needs to start: all that virt-v2v can do.
+    #[must_use]
+    pub fn only_repairs(&self) -> bool {
+        self.setup == Setup::default() && self.nics.iter().all(|nic| nic.addresses.is_empty())
+    }
+}
+
 impl Default for FixOptions {
     /// What the profile `production` asks for.
     fn default() -> FixOptions {

@@ -149,11 +149,13 @@ pub fn run(order: &Order, emit: &mut dyn FnMut(Event)) -> Result<()> {
     match &order.fix {
         None => appliance.finish()?,
         Some(options) => {
-            let engine = engine(options.engine, &facts, emit)?;
+            let engine = engine(options, &facts, emit)?;
             ready::check(&appliance, &facts)?;
             match engine {
                 FixEngine::VirtV2v => repair_by_virt_v2v(order, appliance, &facts, growth, emit)?,
-                FixEngine::Native | FixEngine::Auto => repair(order, options, appliance, facts, growth, emit)?,
+                FixEngine::Native | FixEngine::Auto => {
+                    repair(order, options, appliance, facts, growth, emit)?;
+                }
             }
         }
     }
@@ -182,7 +184,7 @@ fn root(order: &Order) -> Option<&str> {
 }
 
 /// Who is to repair this guest. An error if it cannot be whoever was asked for.
-fn engine(wanted: FixEngine, facts: &Facts, emit: &mut dyn FnMut(Event)) -> Result<FixEngine> {
+fn engine(options: &FixOptions, facts: &Facts, emit: &mut dyn FnMut(Event)) -> Result<FixEngine> {
     let obstacle = match facts.identity.kind {
         GuestType::Linux => None,
         GuestType::Windows => Some(
@@ -192,10 +194,10 @@ fn engine(wanted: FixEngine, facts: &Facts, emit: &mut dyn FnMut(Event)) -> Resu
         ),
         GuestType::Unknown => Some(inspect::unknown_system(facts)),
     };
-    match (wanted, obstacle) {
+    match (options.engine, obstacle) {
         (FixEngine::VirtV2v, _) => Ok(FixEngine::VirtV2v),
         (FixEngine::Native | FixEngine::Auto, None) => Ok(FixEngine::Native),
-        (FixEngine::Auto, Some(error)) if virt_v2v::check_host().is_ok() => {
+        (FixEngine::Auto, Some(error)) if options.only_repairs() && virt_v2v::check_host().is_ok() => {
             let why = &error.details().cause;
             emit(Event::Warning { message: format!("virt-v2v repairs the guest: {why}") });
             Ok(FixEngine::VirtV2v)

@@ -9,7 +9,7 @@ use crate::model::boot::BootOptions;
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
-use crate::model::manifest::{Fix, Manifest};
+use crate::model::manifest::{Fix, FixEngine, Manifest, Nic};
 use crate::model::parse::Tree;
 use crate::model::plan::{PlannedFix, PlannedGuest, PlannedKey, PlannedNic};
 
@@ -71,6 +71,7 @@ fn planned_fix(fix: &Fix) -> PlannedFix {
 
 /// Refuses what cannot be done inside a guest.
 pub(super) fn check(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Result<()> {
+    check_engine(tree, manifest)?;
     boot_test(manifest).map_err(|error| placed(tree, &error))?;
     check_keys(tree, manifest, settings)
 }
@@ -80,6 +81,24 @@ fn placed(tree: &Tree, error: &Error) -> Error {
     let details = error.details();
     let field = details.place.field.clone().unwrap_or_default();
     tree.error(error.kind(), &field, details.cause.clone()).advice(details.advice.clone().unwrap_or_default())
+}
+
+/// virt-v2v repairs and does nothing else: what is to be set besides would be lost without a word.
+fn check_engine(tree: &Tree, manifest: &Manifest) -> Result<()> {
+    let fix = manifest.pipeline.as_ref().and_then(|pipeline| pipeline.fix.as_ref());
+    if fix.and_then(|fix| fix.engine) != Some(FixEngine::VirtV2v) {
+        return Ok(());
+    }
+    let addresses = |nic: &Nic| nic.addresses.as_ref().is_some_and(|addresses| !addresses.is_empty());
+    let card = manifest.nics.iter().flatten().position(addresses);
+    let lost = match (&manifest.configuration, card) {
+        (Some(_), _) => "configuration".to_owned(),
+        (None, Some(card)) => format!("nics[{card}].addresses"),
+        (None, None) => return Ok(()),
+    };
+    Err(tree
+        .error(Kind::Unsupported, &lost, "virt-v2v repairs the guest, and cannot set this in it".to_owned())
+        .advice("remove it, or write `pipeline.fix.engine: native`"))
 }
 
 fn check_keys(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Result<()> {
