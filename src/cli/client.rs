@@ -125,6 +125,9 @@ impl Client {
         let status = answer.status();
         let body = answer.bytes().await.map_err(|error| self.broken(&error))?;
         match serde_json::from_slice::<Refusal>(&body) {
+            Ok(refusal) if refusal.error.kind() == Kind::Network => {
+                Err(Failure::new(Exit::Unreachable, refusal.error))
+            }
             Ok(refusal) => Err(refusal.into()),
             Err(_) => Err(Error::internal(format!("the daemon answers {status} without saying why")).into()),
         }

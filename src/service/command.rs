@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::model::api::{
     Acted, JobDetails, JobFilter, JobList, Pruned, Refusal, RetryRequest, SubmitRequest,
 };
-use crate::model::error::Error;
+use crate::model::error::{Error, Kind};
 use crate::model::progress::{BatchProgress, Status};
 
 /// How a command is answered.
@@ -90,7 +90,11 @@ impl SchedulerHandle {
 
     /// Sends the command that `make` builds around a reply and awaits the answer.
     pub async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Command) -> Result<T, Refusal> {
-        let gone = || Refusal::failed(Error::internal("the scheduler has ended"));
+        // Its connections live a moment longer than the scheduler.
+        let gone = || {
+            let error = Error::new(Kind::Network, "the service is ending").transient();
+            Refusal::failed(error.advice("its jobs go on when it is started again; look again then"))
+        };
         let (reply, answer) = oneshot::channel();
         self.commands.send(make(reply)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
