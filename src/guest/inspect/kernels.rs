@@ -166,8 +166,11 @@ fn place(path: &str) -> Option<Place<'_>> {
         return None;
     }
     if directory != "/boot" {
-        // kernel-install's layout: /boot/<machine-id>/<version>/linux
+        // kernel-install's layout: /boot/<machine-id>/<version>/linux. FAT has one name in any case, so the ESP's EFI/Linux answers too.
         let version = directory.rsplit('/').next()?;
+        if version.eq_ignore_ascii_case("EFI") {
+            return None;
+        }
         return Some(if name == "linux" { Place::Image(version) } else { Place::Initramfs(version) });
     }
     // Kept copies, rescue and crash kernels do not start the system.
@@ -311,6 +314,17 @@ mod tests {
         assert_eq!(
             told(&gather(&there, &flavours)),
             ["6.11.1-arch1-1 /boot/vmlinuz-linux /boot/initramfs-linux.img /efi/EFI/Linux/arch-linux.efi"]
+        );
+    }
+
+    #[test]
+    fn the_directory_of_unified_images_is_no_kernel_though_fat_knows_it_by_that_name() {
+        let there = paths(
+            "/boot/efi/EFI/linux /boot/efi/EFI/Linux/debian-6.12.1.efi /lib/modules/6.12.1/modules.dep /boot/vmlinuz-6.12.1",
+        );
+        assert_eq!(
+            told(&gather(&there, &[])),
+            ["6.12.1 /boot/vmlinuz-6.12.1 - /boot/efi/EFI/Linux/debian-6.12.1.efi"]
         );
     }
 
