@@ -13,7 +13,7 @@ const DEBIAN: &str = "ID=debian\nVERSION_ID=\"12\"\nPRETTY_NAME=\"Debian GNU/Lin
 const FSTAB: &str = "/dev/sda / ext4 errors=remount-ro 0 1\n";
 
 /// The files of a Debian.
-fn debian(dir: &Path) -> PathBuf {
+pub(crate) fn debian(dir: &Path) -> PathBuf {
     trees::tree(
         dir,
         &[
@@ -26,7 +26,7 @@ fn debian(dir: &Path) -> PathBuf {
 }
 
 /// A disk with these files on one ext4, all of it for everybody.
-fn disk(dir: &Path, name: &str, tree: &Path, size_mib: u64) -> PathBuf {
+pub(crate) fn disk(dir: &Path, name: &str, tree: &Path, size_mib: u64) -> PathBuf {
     let path = dir.join(name);
     trees::ext4(&path, size_mib, tree, &["-m", "0"]);
     path
@@ -39,7 +39,7 @@ fn debugfs(disk: &Path, request: &str) {
 }
 
 /// Repairs the disks themselves: what was written to them shows.
-fn repair(dir: &Path, disks: &[&Path]) -> Result<Vec<Event>, Error> {
+pub(crate) fn repair(dir: &Path, disks: &[&Path]) -> Result<Vec<Event>, Error> {
     let drives = disks.iter().enumerate().map(|(index, path)| OrderedDrive {
         id: format!("disk{index}"),
         path: path.to_path_buf(),

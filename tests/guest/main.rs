@@ -14,3 +14,4 @@ mod growth;
 mod inspect;
 mod network_and_tools;
 mod repairs;
+mod unified_images;

@@ -24,8 +24,12 @@ pub fn ext4(image: &Path, size_mib: u64, tree: &Path, options: &[&str]) {
 }
 
 /// What a file of such an image holds.
+pub fn bytes_in(image: &Path, path: &str) -> Vec<u8> {
+    let mut debugfs = Command::new("/sbin/debugfs");
+    debugfs.arg("-R").arg(format!("cat {path}")).arg(image).output().unwrap().stdout
+}
+
+/// The same of a text.
 pub fn file_in(image: &Path, path: &str) -> String {
-    let read =
-        Command::new("/sbin/debugfs").arg("-R").arg(format!("cat {path}")).arg(image).output().unwrap();
-    String::from_utf8(read.stdout).unwrap()
+    String::from_utf8(bytes_in(image, path)).unwrap()
 }
