@@ -62,8 +62,9 @@ pub(super) fn repair(order: &Order, facts: &Facts, emit: &mut dyn FnMut(Event)) 
     write_private(&machine, &description(order))?;
     let mut command = Command::new(program);
     command.args(["-i", "libvirtxml"]).arg(&machine).args(["--root", &root(facts)]);
-    for selector in keys(order, facts)? {
-        command.args(["--key", &selector]);
+    let keys = KeyFiles::write(order, facts)?;
+    for selector in &keys.selectors {
+        command.args(["--key", selector]);
     }
     // The same as for our own appliance: no daemon of libvirt's, and emulation where KVM does not work.
     if std::env::var_os("LIBGUESTFS_BACKEND").is_none() {
@@ -72,8 +73,9 @@ pub(super) fn repair(order: &Order, facts: &Facts, emit: &mut dyn FnMut(Event)) 
     if !order.kvm {
         command.env("LIBGUESTFS_BACKEND_SETTINGS", "force_tcg");
     }
-    let told = run(command, order.log.as_deref(), emit)?;
-    Ok(Repaired { virtio: told.virtio })
+    let told = run(command, order.log.as_deref(), emit);
+    drop(keys);
+    Ok(Repaired { virtio: told?.virtio })
 }
 
 /// The machine as virt-v2v wants to have it described. Only its disks matter: nothing is defined from it.
@@ -83,7 +85,7 @@ fn description(order: &Order) -> String {
          <os><type arch='x86_64'>hvm</type></os>\n  <devices>\n",
     );
     for (number, drive) in order.drives.iter().enumerate() {
-        let letter = char::from(b'a' + u8::try_from(number % 26).unwrap_or_default());
+        let letter = letters(number);
         text.push_str(&format!(
             "    <disk type='file' device='disk'><driver name='qemu' type='{}'/><source file='{}'/><target dev='sd{letter}' bus='scsi'/></disk>\n",
             escaped(&drive.format),
@@ -92,6 +94,15 @@ fn description(order: &Order) -> String {
     }
     text.push_str("  </devices>\n</domain>\n");
     text
+}
+
+/// As Linux counts disks: a to z, then aa.
+fn letters(number: usize) -> String {
+    let letter = char::from(b'a' + u8::try_from(number % 26).unwrap_or_default());
+    match number / 26 {
+        0 => letter.to_string(),
+        before => format!("{}{letter}", letters(before - 1)),
+    }
 }
 
 fn escaped(text: &str) -> String {
@@ -116,23 +127,43 @@ fn root(facts: &Facts) -> String {
         .map_or_else(|| "first".to_owned(), |root| root.device.clone())
 }
 
-/// `--key` for each encrypted volume and each key that may open it. The passphrases go through files: arguments are seen by everybody.
-fn keys(order: &Order, facts: &Facts) -> Result<Vec<String>> {
-    let mut selectors = Vec::new();
-    let locked = facts.layout.volumes.iter().filter(|volume| volume.content == "crypto_LUKS");
-    for volume in locked {
-        let name = volume.uuid.as_deref().unwrap_or(&volume.device);
-        let meant = |key: &&Key| {
-            key.uuid.as_deref().is_none_or(|uuid| Some(uuid) == volume.uuid.as_deref())
-                && key.device.as_deref().is_none_or(|device| device == volume.device)
-        };
-        for key in order.keys.iter().filter(meant) {
-            let file = order.temp.join(format!("key{}", selectors.len()));
-            write_private(&file, &key.passphrase)?;
-            selectors.push(format!("{name}:file:{}", file.display()));
+/// The passphrases, in files: arguments are seen by everybody. They lie there only while virt-v2v runs.
+#[derive(Debug, Default)]
+struct KeyFiles {
+    files: Vec<PathBuf>,
+    /// For `--key`, one for each encrypted volume and each key that may open it.
+    selectors: Vec<String>,
+}
+
+impl KeyFiles {
+    fn write(order: &Order, facts: &Facts) -> Result<KeyFiles> {
+        let mut keys = KeyFiles::default();
+        let locked = facts.layout.volumes.iter().filter(|volume| volume.content == "crypto_LUKS");
+        for volume in locked {
+            let name = volume.uuid.as_deref().unwrap_or(&volume.device);
+            let is_it = |uuid: &str| volume.uuid.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(uuid));
+            let meant = |key: &&Key| {
+                key.uuid.as_deref().is_none_or(is_it)
+                    && key.device.as_deref().is_none_or(|device| device == volume.device)
+            };
+            for key in order.keys.iter().filter(meant) {
+                let file = order.temp.join(format!("key{}", keys.files.len()));
+                keys.files.push(file.clone());
+                write_private(&file, &key.passphrase)?;
+                keys.selectors.push(format!("{name}:file:{}", file.display()));
+            }
+        }
+        Ok(keys)
+    }
+}
+
+impl Drop for KeyFiles {
+    fn drop(&mut self) {
+        for file in &self.files {
+            // Where that fails, the job's private directory goes in the end.
+            let _ = std::fs::remove_file(file);
         }
     }
-    Ok(selectors)
 }
 
 fn write_private(path: &Path, text: &str) -> Result<()> {
@@ -272,6 +303,38 @@ mod tests {
         assert_eq!(error.kind(), Kind::Unsupported);
         assert!(error.to_string().contains("linux/unknown"), "{error}");
         assert_eq!(error.details().place.field.as_deref(), Some("pipeline.fix.on_unsupported_guest"));
+    }
+
+    #[test]
+    fn disks_are_counted_beyond_the_alphabet() {
+        assert_eq!([0, 25, 26, 27, 701, 702].map(letters), ["a", "z", "aa", "ab", "zz", "aaa"]);
+    }
+
+    #[test]
+    fn keys_lie_in_files_only_as_long_as_they_are_needed() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = |uuid: &str| Key { uuid: Some(uuid.to_owned()), device: None, passphrase: "x".to_owned() };
+        let order = Order {
+            kvm: false,
+            memory_mb: None,
+            temp: dir.path().to_owned(),
+            log: None,
+            drives: Vec::new(),
+            keys: vec![key("AB-12"), key("another")],
+            fix: None,
+            diffs: false,
+        };
+        let mut facts = Facts::default();
+        facts.layout.volumes.push(crate::guest::facts::Volume {
+            content: "crypto_LUKS".to_owned(),
+            uuid: Some("ab-12".to_owned()),
+            ..Default::default()
+        });
+        let keys = KeyFiles::write(&order, &facts).unwrap();
+        assert_eq!(keys.selectors, [format!("ab-12:file:{}/key0", dir.path().display())]);
+        assert_eq!(std::fs::read_to_string(dir.path().join("key0")).unwrap(), "x");
+        drop(keys);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]
