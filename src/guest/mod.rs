@@ -14,6 +14,7 @@ pub mod fix;
 mod grow;
 pub mod inspect;
 pub mod linux;
+mod lookup;
 mod ready;
 pub mod tree;
 pub mod virt_v2v;

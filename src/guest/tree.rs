@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use super::appliance::{Appliance, Room, Stat};
+use super::lookup::{Lookup, is_at_or_below};
 use crate::model::error::{Error, Kind, Result};
 
 /// Configuration is small; what is larger is not configuration.
@@ -19,9 +20,6 @@ pub const BACKUP_ROOT: &str = "/var/lib/hyper2kvm/backup";
 const ALIGNMENT_BYTES: u64 = 512;
 /// One message to the appliance holds 4 MiB with all around it.
 const MESSAGE_BYTES: usize = 2 * 1024 * 1024;
-const TYPE_MASK: u32 = 0o170_000;
-const REGULAR: u32 = 0o100_000;
-const PERMISSIONS: u32 = 0o7777;
 /// What a diff never shows: hashes of passwords, which can be guessed at.
 const HIDDEN: [&str; 2] = ["/etc/shadow", "/etc/gshadow"];
 /// A file that is made without this is for root alone, and what is in it is not shown either.
@@ -80,17 +78,10 @@ pub struct Tree {
     backups: bool,
     edits: Vec<Edit>,
     backed_up: BTreeMap<String, String>,
-    known: RefCell<Known>,
-}
-
-/// What was asked before and cannot have changed since: under emulation each question costs hundredths of a second, and every repair asks
-/// for the same files. Only this tree changes the guest, so it knows when an answer is old.
-#[derive(Debug, Default)]
-struct Known {
-    /// By path: where it leads.
-    reals: BTreeMap<String, Option<String>>,
-    /// By where a path leads: what is in the file, or that it is none.
-    contents: BTreeMap<String, Option<Vec<u8>>>,
+    /// What was asked before and cannot have changed since: only this tree changes the guest, so it knows when an answer is old.
+    lookup: Lookup,
+    /// By physical path: what is in the plain file there.
+    contents: RefCell<BTreeMap<String, Vec<u8>>>,
 }
 
 impl Tree {
@@ -103,7 +94,8 @@ impl Tree {
             backups,
             edits: Vec::new(),
             backed_up: BTreeMap::new(),
-            known: RefCell::default(),
+            lookup: Lookup::default(),
+            contents: RefCell::default(),
         }
     }
 
@@ -126,7 +118,8 @@ impl Tree {
 
     /// From here on everything is asked of the guest again: a proof is not taken from memory.
     pub fn forget(&self) {
-        self.known.take();
+        self.lookup.forget();
+        self.contents.take();
     }
 
     /// All changes so far.
@@ -137,11 +130,7 @@ impl Tree {
 
     /// What is at a path itself, a link not followed.
     pub fn stat(&self, path: &str) -> Result<Option<Stat>> {
-        // libguestfs has no code for "not there" in this call, so that is asked first.
-        if !self.appliance.exists(path).map_err(failed("look at", path))? {
-            return Ok(None);
-        }
-        self.appliance.lstat(path).map(Some).map_err(failed("look at", path))
+        Ok(self.entry(path)?.map(|(_, stat)| stat))
     }
 
     /// Whether anything is there, links followed.
@@ -151,30 +140,24 @@ impl Tree {
 
     /// The path with all links followed; `None` where nothing is there or a link leads nowhere.
     pub fn real(&self, path: &str) -> Result<Option<String>> {
-        if let Some(known) = self.known.borrow().reals.get(path) {
-            return Ok(known.clone());
-        }
-        let real = match self.appliance.exists(path).map_err(failed("look at", path))? {
-            // What cannot be resolved is a link to nothing, or a circle of them.
-            true => self.appliance.real_path(path).ok(),
-            false => None,
-        };
-        self.known.borrow_mut().reals.insert(path.to_owned(), real.clone());
-        Ok(real)
+        Ok(self.real_entry(path)?.map(|(real, _)| real))
     }
 
     /// Whether a directory is there, links followed.
     pub fn is_directory(&self, path: &str) -> Result<bool> {
-        let Some(real) = self.real(path)? else { return Ok(false) };
-        self.appliance.is_directory(&real).map_err(failed("look at", path))
+        Ok(self.real_entry(path)?.is_some_and(|(_, stat)| stat.is_directory()))
     }
 
     /// Where a link points; `None` where there is no link.
     pub fn link_target(&self, path: &str) -> Result<Option<String>> {
-        if !self.appliance.is_link(path).map_err(failed("look at", path))? {
-            return Ok(None);
+        match self.entry(path)? {
+            Some((physical, stat)) if stat.is_link() => self
+                .lookup
+                .target(&self.appliance, &physical)
+                .map(Some)
+                .map_err(failed("read the link", path)),
+            _ => Ok(None),
         }
-        self.appliance.link_target(path).map(Some).map_err(failed("read the link", path))
     }
 
     /// Names in a directory, sorted; none where there is no such directory.
@@ -187,30 +170,21 @@ impl Tree {
 
     /// A plain file's content; `None` where there is none (a link to one is followed).
     pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
-        let Some(real) = self.real(path)? else { return Ok(None) };
-        if let Some(known) = self.known.borrow().contents.get(&real) {
-            return Ok(known.clone());
+        let Some((real, stat)) = self.real_entry(path)? else { return Ok(None) };
+        if let Some(known) = self.contents.borrow().get(&real) {
+            return Ok(Some(known.clone()));
         }
-        let content = self.read_large(path, READ_LIMIT_BYTES)?;
-        self.known.borrow_mut().contents.insert(real, content.clone());
+        let content = self.read_entry(path, &real, stat, READ_LIMIT_BYTES)?;
+        if let Some(content) = &content {
+            self.contents.borrow_mut().insert(real, content.clone());
+        }
         Ok(content)
     }
 
-    /// The same, for what is no configuration: up to this many bytes.
+    /// The same, for what is no configuration: up to this many bytes. It is not kept.
     pub fn read_large(&self, path: &str, limit_bytes: u64) -> Result<Option<Vec<u8>>> {
-        let Some(real) = self.real(path)? else { return Ok(None) };
-        let stat = self.appliance.lstat(&real).map_err(failed("look at", path))?;
-        if stat.mode & TYPE_MASK != REGULAR {
-            return Ok(None);
-        }
-        if stat.size > limit_bytes {
-            return Err(Error::new(
-                Kind::Guest,
-                format!("{} of the guest is {} bytes large", shown(path), stat.size),
-            )
-            .advice("a file of that name should be smaller: look at it in the source machine"));
-        }
-        self.appliance.read(&real).map(Some).map_err(failed("read", path))
+        let Some((real, stat)) = self.real_entry(path)? else { return Ok(None) };
+        self.read_entry(path, &real, stat, limit_bytes)
     }
 
     /// A plain file's text; what is not UTF-8 in it is kept by [`Tree::read`] only, so it is refused here.
@@ -260,13 +234,13 @@ impl Tree {
 
     /// Sees to owner, group and permissions of what is there; a link itself is nothing that has any.
     pub fn set_access(&mut self, path: &str, (uid, gid): (u32, u32), mode: u32, detail: &str) -> Result<()> {
-        let Some(stat) = self.stat(path)? else { return Ok(()) };
-        let is_link = self.appliance.is_link(path).map_err(failed("look at", path))?;
-        if is_link || (stat.uid, stat.gid, stat.mode & PERMISSIONS) == (uid, gid, mode) {
+        let Some((physical, stat)) = self.entry(path)? else { return Ok(()) };
+        if stat.is_link() || (stat.uid, stat.gid, stat.permissions()) == (uid, gid, mode) {
             return Ok(());
         }
         self.appliance.set_owner(path, uid, gid).map_err(failed("set the owner of", path))?;
         self.appliance.set_mode(path, mode).map_err(failed("set the mode of", path))?;
+        self.outdate(&physical);
         // What was made a moment ago has been told.
         if !self.edits.iter().any(|edit| edit.path == path) {
             self.record(path, Action::Changed, detail, None, None, None);
@@ -277,8 +251,10 @@ impl Tree {
     /// Appends to a file, at a multiple of 512 bytes; what is between is filled with zeros. The old content stays in front, so there is
     /// nothing to back up.
     pub fn append_aligned(&mut self, path: &str, content: &[u8], detail: &str) -> Result<()> {
-        let real = self.real(path)?.unwrap_or_else(|| path.to_owned());
-        let size = self.appliance.lstat(&real).map_err(failed("look at", path))?.size;
+        let (real, size) = match self.real_entry(path)? {
+            Some((real, stat)) => (real, stat.size),
+            None => (path.to_owned(), 0),
+        };
         let gap = usize::try_from(size.next_multiple_of(ALIGNMENT_BYTES) - size).unwrap_or(0);
         let mut filled = vec![0; gap];
         filled.extend_from_slice(content);
@@ -310,11 +286,8 @@ impl Tree {
 
     /// Removes a file or a link, if it is there.
     pub fn remove(&mut self, path: &str, detail: &str) -> Result<()> {
-        if self.stat(path)?.is_none() {
-            return Ok(());
-        }
-        let is_link = self.appliance.is_link(path).map_err(failed("look at", path))?;
-        let before = if is_link { None } else { self.read(path)? };
+        let Some(stat) = self.stat(path)? else { return Ok(()) };
+        let before = if stat.is_link() { None } else { self.read(path)? };
         let backup = if before.is_some() { self.back_up(path)? } else { None };
         self.appliance.remove(path).map_err(|why| self.cannot_write(path, &why))?;
         self.record(path, Action::Removed, detail, before, None, backup);
@@ -361,9 +334,50 @@ impl Tree {
             self.appliance.copy(path, &kept).map_err(|why| self.cannot_write(&kept, &why))?;
             // Read by root alone: what is kept may have been secret.
             self.appliance.set_mode(BACKUP_ROOT, 0o700).map_err(failed("set the mode of", BACKUP_ROOT))?;
+            self.outdate(BACKUP_ROOT);
         }
         self.backed_up.insert(path.to_owned(), kept.clone());
         Ok(Some(kept))
+    }
+
+    fn real_entry(&self, path: &str) -> Result<Option<(String, Stat)>> {
+        self.lookup.real(&self.appliance, path).map_err(failed("look at", path))
+    }
+
+    fn entry(&self, path: &str) -> Result<Option<(String, Stat)>> {
+        self.lookup.entry(&self.appliance, path).map_err(failed("look at", path))
+    }
+
+    fn read_entry(&self, path: &str, real: &str, stat: Stat, limit_bytes: u64) -> Result<Option<Vec<u8>>> {
+        if !stat.is_file() {
+            return Ok(None);
+        }
+        if stat.size > limit_bytes {
+            return Err(Error::new(
+                Kind::Guest,
+                format!("{} of the guest is {} bytes large", shown(path), stat.size),
+            )
+            .advice("a file of that name should be smaller: look at it in the source machine"));
+        }
+        self.appliance.read(real, stat.size).map(Some).map_err(failed("read", path))
+    }
+
+    /// Forgets what a change at a path made untrue: of the entry there, and of what it led to if it was a link.
+    fn outdate_changed(&self, path: &str) {
+        // Walked through what is remembered from before the change. Where that cannot be done, nothing is trusted any more.
+        let (Ok(real), Ok(entry)) = (self.real(path), self.entry(path)) else { return self.forget() };
+        let (parent, name) = path.trim_end_matches('/').rsplit_once('/').unwrap_or(("", path));
+        let Ok(parent) = self.real(&format!("{parent}/")) else { return self.forget() };
+        let made = parent.map(|parent| format!("{}/{name}", parent.trim_end_matches('/')));
+        let led_to = [real, entry.map(|(physical, _)| physical), made];
+        for physical in led_to.into_iter().flatten().chain([path.to_owned()]) {
+            self.outdate(&physical);
+        }
+    }
+
+    fn outdate(&self, physical: &str) {
+        self.lookup.changed(physical);
+        self.contents.borrow_mut().retain(|path, _| !is_at_or_below(path, physical));
     }
 
     fn make_parent(&self, path: &str) -> Result<()> {
@@ -385,13 +399,7 @@ impl Tree {
         backup: Option<String>,
     ) {
         tracing::info!(fix = self.fix, path = shown(path), action = action.name(), detail, "guest changed");
-        let known = self.known.get_mut();
-        match known.reals.get(path) {
-            // The same file as before, with something else in it.
-            Some(Some(real)) if action == Action::Changed => drop(known.contents.remove(real)),
-            // What is where may be different now.
-            _ => *known = Known::default(),
-        }
+        self.outdate_changed(path);
         let is_hidden = HIDDEN.contains(&path);
         let (before, after) = if is_hidden { (None, None) } else { (before, after) };
         self.edits.push(Edit {

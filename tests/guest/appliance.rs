@@ -34,14 +34,14 @@ fn an_appliance_reads_and_writes_a_guest_and_nothing_else() {
     assert_eq!(devices, ["/dev/sda"]);
     assert_eq!(appliance.content_of("/dev/sda").unwrap(), "ext4");
     appliance.mount("", "/dev/sda", "/").unwrap();
-    assert_eq!(appliance.read("/etc/hostname").unwrap(), b"inside\n");
-    assert!(appliance.read("/etc/escape").is_err(), "a link out of the guest leads nowhere");
+    assert_eq!(appliance.read("/etc/hostname", u64::MAX).unwrap(), b"inside\n");
+    assert!(appliance.read("/etc/escape", u64::MAX).is_err(), "a link out of the guest leads nowhere");
     appliance.write("/etc/hostname", b"changed\n").unwrap();
-    let stat = appliance.lstat("/etc/hostname").unwrap();
+    let stat = appliance.look("/etc/hostname").unwrap().unwrap();
     assert_eq!((stat.size, stat.mode & 0o777), (8, 0o644));
     assert!(appliance.room("/").unwrap().free_bytes > 10 * 1024 * 1024);
     assert_eq!(appliance.appliance_command("echo here").unwrap(), "here");
-    assert!(appliance.read("/nothing").unwrap_err().contains("No such file"));
+    assert!(appliance.read("/nothing", u64::MAX).unwrap_err().contains("No such file"));
     appliance.finish().unwrap();
     assert!(std::fs::read_to_string(dir.path().join("appliance.log")).unwrap().contains("launch"));
 }

@@ -108,7 +108,7 @@ fn a_guest_of_vmware_keeps_its_card_and_its_identity_and_loses_its_tools() {
     assert_eq!(warnings.len(), 1);
     assert!(warnings[0].contains("open-vm-tools"), "{warnings:?}");
 
-    let text = |path: &str| String::from_utf8(appliance.read(path).unwrap()).unwrap();
+    let text = |path: &str| String::from_utf8(appliance.read(path, u64::MAX).unwrap()).unwrap();
     let ifcfg = text("/etc/sysconfig/network-scripts/ifcfg-ens192");
     assert_eq!(ifcfg, IFCFG.replace("00:50:56:01:02:03", MAC));
     assert_eq!(text("/etc/modules-load.d/vmware.conf"), "#vmw_balloon\nloop\n");

@@ -65,11 +65,11 @@ impl Handle {
         match *self {}
     }
 
-    pub(super) fn string_of_list(&self, _: &str, _: &[&str], _: &[&str]) -> Answer<String> {
+    pub(super) fn string_of_list(&self, _: &str, _: &str, _: &[&str]) -> Answer<String> {
         match *self {}
     }
 
-    pub(super) fn read_device(&self, _: &str, _: i32, _: i64) -> Answer<Vec<u8>> {
+    pub(super) fn read_at(&self, _: &str, _: &str, _: i32, _: i64) -> Answer<Vec<u8>> {
         match *self {}
     }
 

@@ -19,6 +19,35 @@ pub struct Stat {
     pub size: u64,
 }
 
+impl Stat {
+    const TYPE_MASK: u32 = 0o170_000;
+    const PERMISSIONS: u32 = 0o7777;
+
+    /// Whether it is a plain file.
+    #[must_use]
+    pub fn is_file(&self) -> bool {
+        self.mode & Self::TYPE_MASK == 0o100_000
+    }
+
+    /// Whether it is a directory.
+    #[must_use]
+    pub fn is_directory(&self) -> bool {
+        self.mode & Self::TYPE_MASK == 0o040_000
+    }
+
+    /// Whether it is a symbolic link.
+    #[must_use]
+    pub fn is_link(&self) -> bool {
+        self.mode & Self::TYPE_MASK == 0o120_000
+    }
+
+    /// Its mode without its type.
+    #[must_use]
+    pub fn permissions(&self) -> u32 {
+        self.mode & Self::PERMISSIONS
+    }
+}
+
 /// How full a file system is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {

@@ -224,16 +224,20 @@ impl Handle {
         usize::try_from(written).map_err(|_| self.complaint())
     }
 
-    /// `guestfs_pread_device`
-    pub(super) fn read_device(&self, device: &str, count: c_int, offset: i64) -> Result<Vec<u8>, Failure> {
+    /// `guestfs_pread`, `guestfs_pread_device`: so many bytes from an offset.
+    pub(super) fn read_at(
+        &self,
+        name: &str,
+        path: &str,
+        count: c_int,
+        offset: i64,
+    ) -> Result<Vec<u8>, Failure> {
         let read = self
-            .shape::<unsafe extern "C" fn(Raw, *const c_char, c_int, i64, *mut usize) -> *mut c_char>(
-                "guestfs_pread_device",
-            )?;
-        let device = text(device)?;
+            .shape::<unsafe extern "C" fn(Raw, *const c_char, c_int, i64, *mut usize) -> *mut c_char>(name)?;
+        let path = text(path)?;
         let mut size: usize = 0;
         // SAFETY: the symbol has this signature; the size is written before it returns.
-        let answer = unsafe { read(self.raw, device.as_ptr(), count, offset, &raw mut size) };
+        let answer = unsafe { read(self.raw, path.as_ptr(), count, offset, &raw mut size) };
         self.take_bytes(answer, size)
     }
 

@@ -101,7 +101,8 @@ impl Appliance {
                 handle.status_then_number("guestfs_set_memsize", &[], memory)?;
             }
             handle.status_then_number("guestfs_set_network", &[], 0)?;
-            handle.status_then_number("guestfs_set_autosync", &[], 1)?;
+            // Everything is written out by `finish`, in one go; an appliance that ends without that is one whose work is thrown away.
+            handle.status_then_number("guestfs_set_autosync", &[], 0)?;
             for drive in drives {
                 handle.add_drive(&as_text(&drive.path)?, &drive.format, drive.readonly)?;
             }

@@ -161,27 +161,17 @@ impl Handle {
         self.take_bytes(answer, size)
     }
 
-    /// A function that takes strings, then a list of strings, and answers with one: `command`, `debug`.
-    pub(super) fn string_of_list(&self, name: &str, args: &[&str], list: &[&str]) -> Result<String, Failure> {
-        let strings = texts(args)?;
+    /// A function that takes a string, then a list of strings, and answers with one: `debug`.
+    pub(super) fn string_of_list(&self, name: &str, arg: &str, list: &[&str]) -> Result<String, Failure> {
+        let first = text(arg)?;
         let items = texts(list)?;
         let mut pointers: Vec<*const c_char> = items.iter().map(|item| item.as_ptr()).collect();
         pointers.push(std::ptr::null());
+        let ask = self
+            .shape::<unsafe extern "C" fn(Raw, *const c_char, *const *const c_char) -> *mut c_char>(name)?;
         // SAFETY: the caller names a function of this shape; the array is null-terminated, and it and its strings live until the
         // call returns.
-        let answer = unsafe {
-            match strings.as_slice() {
-                [] => self.shape::<unsafe extern "C" fn(Raw, *const *const c_char) -> *mut c_char>(name)?(
-                    self.raw,
-                    pointers.as_ptr(),
-                ),
-                [a] => self
-                    .shape::<unsafe extern "C" fn(Raw, *const c_char, *const *const c_char) -> *mut c_char>(
-                        name,
-                    )?(self.raw, a.as_ptr(), pointers.as_ptr()),
-                _ => return Err(format!("{name} is not called with {} strings", args.len())),
-            }
-        };
+        let answer = unsafe { ask(self.raw, first.as_ptr(), pointers.as_ptr()) };
         self.take_string(answer)
     }
 

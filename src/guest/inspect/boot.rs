@@ -49,7 +49,7 @@ pub(super) fn mount_efi(appliance: &Appliance, storage: &Storage, opened: &mut O
     }
     for path in EFI_PATHS {
         let is_free = !opened.mounted.iter().any(|mounted| mounted.path == path)
-            && appliance.is_directory(path).unwrap_or(false)
+            && appliance.look(path).is_ok_and(|found| found.is_some_and(|stat| stat.is_directory()))
             && appliance.list(path).is_ok_and(|names| names.is_empty());
         if !is_free {
             continue;

@@ -11,11 +11,6 @@ use crate::model::error::{Error, Kind, Result};
 const TEXT_LIMIT_BYTES: u64 = 2 * 1024 * 1024;
 /// More names than this in one place are no configuration.
 const MOST_NAMES: usize = 20_000;
-const TYPE_MASK: u32 = 0o170_000;
-const REGULAR: u32 = 0o100_000;
-const LINK: u32 = 0o120_000;
-/// What the appliance says where nothing is to be found: no such file, a file in the place of a directory, links in a circle.
-const ABSENT: [&str; 3] = ["No such file", "Not a directory", "Too many levels"];
 
 /// A mounted guest, to be read.
 #[derive(Debug, Clone, Copy)]
@@ -30,18 +25,20 @@ impl<'a> Files<'a> {
 
     /// A plain file's bytes; `None` where there is none, or one that is too large to be configuration.
     pub(super) fn bytes(&self, path: &str) -> Result<Option<Vec<u8>>> {
-        let Some(mut stat) = absent(self.appliance.lstat(path), path)? else { return Ok(None) };
+        let look = |path: &str| self.appliance.look(path).map_err(|why| damaged(path, &why));
+        let Some(mut stat) = look(path)? else { return Ok(None) };
         let mut real = path.to_owned();
-        if stat.mode & TYPE_MASK == LINK {
-            let Some(target) = absent(self.appliance.real_path(path), path)? else { return Ok(None) };
-            let Some(found) = absent(self.appliance.lstat(&target), path)? else { return Ok(None) };
+        if stat.is_link() {
+            let target = self.appliance.real_path(path).map_err(|why| damaged(path, &why))?;
+            let Some(target) = target else { return Ok(None) };
+            let Some(found) = look(&target)? else { return Ok(None) };
             (real, stat) = (target, found);
         }
         // A pipe would never end, and a device is none of the guest's files.
-        if stat.mode & TYPE_MASK != REGULAR || stat.size > TEXT_LIMIT_BYTES {
+        if !stat.is_file() || stat.size > TEXT_LIMIT_BYTES {
             return Ok(None);
         }
-        absent(self.appliance.read(&real), path)
+        self.appliance.read(&real, stat.size).map(Some).map_err(|why| damaged(path, &why))
     }
 
     /// A plain file's text; what is not UTF-8 in it is replaced.
@@ -61,14 +58,6 @@ impl<'a> Files<'a> {
             .filter(|path| path != "/")
             .map(|path| path.strip_suffix('/').map(str::to_owned).unwrap_or(path))
             .collect())
-    }
-}
-
-fn absent<T>(answer: std::result::Result<T, String>, path: &str) -> Result<Option<T>> {
-    match answer {
-        Ok(found) => Ok(Some(found)),
-        Err(why) if ABSENT.iter().any(|words| why.contains(words)) => Ok(None),
-        Err(why) => Err(damaged(path, &why)),
     }
 }
 

@@ -19,7 +19,6 @@ use contexts::{Contexts, FileKind};
 const CONFIGURATION: &str = "/etc/selinux/config";
 const RELABEL: &str = "/.autorelabel";
 const ATTRIBUTE: &str = "security.selinux";
-const TYPE_MASK: u32 = 0o170_000;
 
 /// The repair.
 #[derive(Debug)]
@@ -149,10 +148,10 @@ fn keeps_labels(facts: &Facts, path: &str) -> bool {
 }
 
 fn wanted<'c>(tree: &Tree, contexts: &'c Contexts, path: &str) -> Result<Option<&'c str>> {
-    let kind = match tree.stat(path)?.map(|stat| stat.mode & TYPE_MASK) {
-        Some(0o100_000) => FileKind::Plain,
-        Some(0o040_000) => FileKind::Directory,
-        Some(0o120_000) => FileKind::Link,
+    let kind = match tree.stat(path)? {
+        Some(stat) if stat.is_file() => FileKind::Plain,
+        Some(stat) if stat.is_directory() => FileKind::Directory,
+        Some(stat) if stat.is_link() => FileKind::Link,
         _ => FileKind::Other,
     };
     Ok(contexts.label(path, kind))

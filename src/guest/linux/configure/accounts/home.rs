@@ -12,10 +12,6 @@ use crate::model::setup::Account;
 
 const FIELD: &str = "configuration.users";
 const SKELETON: &str = "/etc/skel";
-const TYPE_MASK: u32 = 0o170_000;
-const DIRECTORY: u32 = 0o040_000;
-const REGULAR: u32 = 0o100_000;
-const PERMISSIONS: u32 = 0o7777;
 /// Only its owner reads a new directory, as distributions of today make it.
 const HOME_MODE: u32 = 0o700;
 /// A skeleton has a handful of small files; what is larger is not copied.
@@ -52,14 +48,14 @@ fn copy(
             break;
         }
         *left -= 1;
-        let mode = stat.mode & PERMISSIONS & 0o777;
+        let mode = stat.permissions() & 0o777;
         if let Some(target) = tree.link_target(&from)? {
             tree.link(&target, &to, detail)?;
-        } else if stat.mode & TYPE_MASK == DIRECTORY {
+        } else if stat.is_directory() {
             tree.make_directory(&to, mode, detail)?;
             copy(tree, &from, settled, &to, depth - 1, left, detail)?;
             tree.set_access(&to, owner(settled), mode, detail)?;
-        } else if stat.mode & TYPE_MASK == REGULAR && stat.size <= MOST_FILE_BYTES {
+        } else if stat.is_file() && stat.size <= MOST_FILE_BYTES {
             let content = tree.read(&from)?.unwrap_or_default();
             tree.write_with_mode(&to, &content, mode, detail)?;
             tree.set_access(&to, owner(settled), mode, detail)?;
@@ -116,9 +112,9 @@ pub(super) fn has_keys(tree: &Tree, account: &Account, settled: &Settled) -> Res
     }
     let (directory, file) = places(settled);
     for (path, mode) in [(&directory, 0o700), (&file, 0o600)] {
-        let fits = tree.stat(path)?.is_some_and(|stat| {
-            (stat.uid, stat.gid, stat.mode & PERMISSIONS) == (settled.uid, settled.gid, mode)
-        });
+        let fits = tree
+            .stat(path)?
+            .is_some_and(|stat| (stat.uid, stat.gid, stat.permissions()) == (settled.uid, settled.gid, mode));
         if !fits {
             return Ok(false);
         }
