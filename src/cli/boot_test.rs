@@ -17,14 +17,13 @@ use crate::model::machine::{DEFAULT_NETWORK, DiskBus, Firmware, Machine, Machine
 use crate::model::manifest::{Accelerator, NicModel};
 use crate::model::units::{parse_duration_s, parse_size};
 use crate::pipeline::boot_test::{self, BootTestOrder, Moment};
+use crate::pipeline::keys::key_file;
 use crate::sys::process::Launcher;
 
 /// Where nobody looks at a bar, a line is said this often, seconds.
 const LINE_EVERY_S: f64 = 15.0;
 /// A bar shows so much of what the guest says.
 const SAYING_CHARACTERS: usize = 60;
-/// A passphrase is not longer than this.
-const KEY_BYTES: u64 = 8 << 10;
 const MEBIBYTE: u64 = 1 << 20;
 
 /// Arguments of `boot-test`.
@@ -60,7 +59,7 @@ pub(super) struct BootTestArgs {
     /// A regular expression: text on the serial console that means "booted" [default: a login prompt]
     #[arg(long, value_name = "REGEX")]
     expect: Option<String>,
-    /// A file whose first line is typed where the guest asks for a passphrase; may be said several times
+    /// A file with what is typed where the guest asks for a passphrase; may be said several times
     #[arg(long, value_name = "FILE")]
     key_file: Vec<PathBuf>,
     /// Keep the last picture of the screen here (PNG)
@@ -127,7 +126,7 @@ fn order(args: &BootTestArgs) -> Result<BootTestOrder> {
     options.expectation().map_err(|error| error.field("--expect"))?;
     Ok(BootTestOrder {
         options,
-        passphrases: args.key_file.iter().map(|path| passphrase(path)).collect::<Result<Vec<String>>>()?,
+        passphrases: args.key_file.iter().map(|path| key_file(path)).collect::<Result<Vec<String>>>()?,
         backing_chain: true,
         console: args.console.clone(),
         screenshot: args.screenshot.clone(),
@@ -144,16 +143,6 @@ fn disk(path: &Path, order: u32, bus: DiskBus) -> Result<MachineDisk> {
     })?;
     let path = std::path::absolute(path).map_err(|error| Error::io(Kind::Source, "resolve", path, &error))?;
     Ok(MachineDisk { id: format!("disk-{order}"), path, format, bus, serial: None, boot_order: Some(order) })
-}
-
-/// The first line of a file.
-fn passphrase(path: &Path) -> Result<String> {
-    use std::io::Read as _;
-    let mut text = String::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(KEY_BYTES).read_to_string(&mut text))
-        .map_err(|error| Error::io(Kind::Manifest, "read", path, &error).advice("it has to hold text"))?;
-    Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 fn duration(text: &str) -> std::result::Result<f64, String> {

@@ -3,8 +3,7 @@
 //! What is not here: how that is found out (see `guest::inspect`).
 
 use std::fmt::Write as _;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -12,16 +11,14 @@ use super::table::printable;
 use super::{Exit, Failure, Ui};
 use crate::disk::SourceDisk;
 use crate::guest::work::Key;
-use crate::model::error::{Error, Kind, Result};
+use crate::model::error::Result;
 use crate::model::guest::{GuestIdentity, GuestKernel, GuestNic};
 use crate::model::units::human_size;
 use crate::pipeline::DiskProcessor;
-use crate::sys::fs::open_nofollow;
+use crate::pipeline::keys::key_file;
 
 /// How the guest room says that there is nothing inside, which is an answer here.
 const NO_OS_FIELD: &str = "pipeline.fix.on_no_os";
-/// No passphrase is longer.
-const MOST_KEY_BYTES: u64 = 64 << 10;
 
 /// Arguments of `inspect`.
 #[derive(Debug, clap::Args)]
@@ -80,17 +77,11 @@ pub(super) fn run(args: &InspectArgs, ui: &Ui) -> Result<Exit, Failure> {
 
 /// The keys in these files.
 pub(super) fn keys(files: &[PathBuf]) -> Result<Vec<Key>> {
-    files.iter().map(|path| key(path)).collect()
-}
-
-fn key(path: &Path) -> Result<Key> {
-    let failed = |error: std::io::Error| {
-        Error::io(Kind::Source, "read the key file", path, &error)
-            .advice("name a file with the passphrase in it")
+    let key = |path: &PathBuf| {
+        let passphrase = key_file(path)?;
+        Ok(Key { uuid: None, device: None, passphrase })
     };
-    let mut text = String::new();
-    open_nofollow(path).map_err(failed)?.take(MOST_KEY_BYTES).read_to_string(&mut text).map_err(failed)?;
-    Ok(Key { uuid: None, device: None, passphrase: text.trim_end_matches(['\n', '\r']).to_owned() })
+    files.iter().map(key).collect()
 }
 
 fn view(disk: &SourceDisk) -> DiskView {

@@ -7,6 +7,7 @@ pub mod address;
 pub mod api;
 pub mod boot;
 pub mod config;
+pub mod credential;
 pub mod crypt;
 pub mod error;
 pub mod guest;

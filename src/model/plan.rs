@@ -323,8 +323,19 @@ pub struct PlannedKey {
     pub device: Option<String>,
     /// Of the volume with this UUID.
     pub uuid: Option<String>,
-    /// The file that holds it (absolute).
-    pub key_file: PathBuf,
+    /// Where it is.
+    #[serde(flatten)]
+    pub source: KeySource,
+}
+
+/// Where a key is (both absolute).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeySource {
+    /// In a file that holds nothing else.
+    KeyFile(PathBuf),
+    /// In this stored credential.
+    Credential(PathBuf),
 }
 
 /// A NIC as the guest will see it.

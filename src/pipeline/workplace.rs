@@ -4,12 +4,12 @@
 //! group's number, and saying what the sandbox has to leave open. What is not here: the work.
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::checkpoint::lock_name;
 use super::guest_child::{GuestPlace, KVM_DEVICE};
+use super::keys;
 use super::launch::appliance_log;
 use super::publish::DIRECTORY_MODE;
 use crate::model::error::{Error, Kind, Result};
@@ -18,7 +18,6 @@ use crate::model::plan::{PlannedDisk, SourceFormat};
 use crate::model::protocol::WorkOrder;
 use crate::model::units::is_id;
 use crate::sys::dir::{Dir, LockFile};
-use crate::sys::fs::open_nofollow;
 use crate::sys::sandbox::Rules;
 use crate::sys::users::group_id;
 
@@ -26,8 +25,6 @@ use crate::sys::users::group_id;
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 /// How often the lock is tried meanwhile.
 const LOCK_INTERVAL: Duration = Duration::from_millis(50);
-/// No passphrase is longer.
-const MOST_KEY_BYTES: u64 = 64 << 10;
 /// Working files are nobody else's business.
 const PRIVATE_MODE: u32 = 0o700;
 
@@ -81,8 +78,8 @@ impl Workplace {
                 .transpose()
         };
         let (console, screenshot) = (kept("console.txt")?, kept("screen.png")?);
-        let keys = order.plan.guest.keys.iter().filter(|_| opens_guest || tries);
-        let passphrases = keys.map(|key| passphrase(&key.key_file)).collect::<Result<_>>()?;
+        let named = order.plan.guest.keys.iter().filter(|_| opens_guest || tries);
+        let passphrases = named.map(|key| keys::planned(&key.source)).collect::<Result<_>>()?;
         Ok(Workplace { results, group, guest, passphrases, console, screenshot, tries, private })
     }
 
@@ -158,19 +155,6 @@ fn made(path: &Path) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let file = fs::File::options().append(true).create(true).mode(0o640).open(path);
     file.map(drop).map_err(|error| Error::io(Kind::Output, "make", path, &error))
-}
-
-/// What a key file holds, without the line break that editors put at its end.
-fn passphrase(path: &Path) -> Result<String> {
-    let failed = |error: std::io::Error| {
-        Error::io(Kind::Source, "read the key file", path, &error)
-            .field("luks.key_file")
-            .advice("check the path, and let the service's user read it")
-    };
-    let mut text = String::new();
-    let mut file = open_nofollow(path).map_err(failed)?.take(MOST_KEY_BYTES);
-    file.read_to_string(&mut text).map_err(failed)?;
-    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
 }
 
 /// The source itself; where a format may consist of several files, also the directories in which they may lie.

@@ -10,3 +10,4 @@ mod support;
 
 mod nothing_mounted;
 mod repaired;
+mod set_up;

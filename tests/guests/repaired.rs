@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::nothing_mounted;
 use crate::support::guests::{Guest, told};
 use crate::support::{Daemon, disks, within};
+use crate::{nothing_mounted, set_up};
 
 /// A conversion with its boot, emulated, on a machine that does other things too.
 const PATIENCE: Duration = Duration::from_secs(40 * 60);
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(40 * 60);
 const BOOT_TIMEOUT: &str = "300s";
 
 /// Who takes turns.
-const TURNS: [&str; 8] = [
+const TURNS: [&str; 9] = [
     "bookworm-nouuid",
     "bookworm-two-kernels",
     "bookworm-split",
@@ -27,10 +27,13 @@ const TURNS: [&str; 8] = [
     "bullseye-btrfs",
     "trixie-uki",
     VIRT_V2V,
+    SET_UP,
 ];
 
 /// The turn in which virt-v2v repairs one of them.
 const VIRT_V2V: &str = "virt-v2v";
+/// The turn in which one of them becomes larger, has other addresses, and is set up.
+const SET_UP: &str = "set-up";
 
 #[test]
 fn a_bios_guest_with_an_address_of_ifupdown_is_repaired() {
@@ -53,6 +56,7 @@ fn the_guest_whose_turn_it_is_is_repaired() {
     let named = std::env::var("HYPER2KVM_TEST_GUEST").ok().filter(|name| !name.is_empty());
     match named.as_deref().unwrap_or(TURNS[commit() % TURNS.len()]) {
         VIRT_V2V => virt_v2v_repairs("bookworm-bios"),
+        SET_UP => set_up::is_set_up("trixie-uefi-lvm"),
         name => is_repaired(name),
     }
 }
@@ -165,9 +169,15 @@ struct Converted {
 impl Service<'_> {
     fn start(guest: &Guest) -> Service<'_> {
         let mut daemon = Daemon::prepare();
-        std::fs::write(Service::key(&daemon), guest.passphrase().unwrap_or_default()).unwrap();
-        let allowed = daemon.scratch().display().to_string();
-        daemon.configure(&format!("credentials: {{allowed_dirs: [{allowed}]}}\n"));
+        let (key, scratch) = (Service::key(&daemon), daemon.scratch().display().to_string());
+        std::fs::write(&key, guest.passphrase().unwrap_or_default()).unwrap();
+        for (name, text) in [
+            ("right", format!("password_file: {}\n", key.display())),
+            ("wrong", "password: another\n".to_owned()),
+        ] {
+            std::fs::write(daemon.scratch().join(format!("{name}.yaml")), text).unwrap();
+        }
+        daemon.configure(&format!("credentials: {{dir: {scratch}, allowed_dirs: [{scratch}]}}\n"));
         daemon.start();
         Service { guest, daemon }
     }
@@ -203,6 +213,11 @@ impl Service<'_> {
     /// Drops a manifest and waits for its result.
     #[track_caller]
     fn convert(&self, name: &str, disks: &[(&Path, &str)], pipeline: &str) -> Converted {
+        // As an administrator keeps it, and among several, of which it is not known which fits.
+        let keys = match name {
+            "first" => "[{credential: right}]".to_owned(),
+            _ => format!("[{{credential: wrong}}, {{key_file: {}}}]", Service::key(&self.daemon).display()),
+        };
         let mut manifest = format!("manifest_version: \"1.0\"\nname: {name}\npipeline: {pipeline}\ndisks:\n");
         for (index, (path, format)) in disks.iter().enumerate() {
             let path = path.display();
@@ -211,7 +226,7 @@ impl Service<'_> {
         manifest += &format!("vm: {{cpu: 1, mem_mb: 1024, firmware: {}}}\n", self.guest.fact("/firmware"));
         manifest += &format!("nics: [{{id: nic0, mac: \"{}\"}}]\n", self.guest.fact("/nics/0/mac"));
         if self.guest.passphrase().is_some() {
-            manifest += &format!("luks: [{{key_file: {}}}]\n", Service::key(&self.daemon).display());
+            manifest += &format!("luks: {keys}\n");
         }
         self.daemon.drop_file(&format!("{name}.yaml"), manifest);
         let ended = within(PATIENCE, || {

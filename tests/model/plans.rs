@@ -6,7 +6,7 @@ use hyper2kvm::model::config::Settings;
 use hyper2kvm::model::error::Result;
 use hyper2kvm::model::job::Stage;
 use hyper2kvm::model::manifest::{FstabMode, OnNoOs, OnUnsupportedGuest};
-use hyper2kvm::model::plan::{Compression, OutputFormat, Plan, PlannedGrowth};
+use hyper2kvm::model::plan::{Compression, KeySource, OutputFormat, Plan, PlannedGrowth};
 use hyper2kvm::model::planner::{BatchName, Submission, origins};
 
 fn settings() -> Settings {
@@ -154,7 +154,7 @@ fn what_is_to_be_done_inside_the_guest_reaches_the_plan() {
 pipeline:
   fix: {{fstab_mode: bypath-only, network: false, console: false, root: /dev/sda2, on_no_os: skip, on_unsupported_guest: emulated}}
   boot_test: {{timeout_s: 2min, accel: tcg, memory_mb: 512, expect: "ready: [0-9]+"}}
-luks: [{{device: /dev/sda3, key_file: /etc/hyper2kvm/credentials/web.key}}]
+luks: [{{device: /dev/sda3, key_file: /etc/hyper2kvm/credentials/web.key}}, {{credential: web}}]
 "#
     );
     let mut settings = settings();
@@ -166,7 +166,9 @@ luks: [{{device: /dev/sda3, key_file: /etc/hyper2kvm/credentials/web.key}}]
     assert!(!fix.network && !fix.console && fix.update_grub);
     assert_eq!((fix.on_no_os, fix.on_unsupported_guest), (OnNoOs::Skip, OnUnsupportedGuest::Emulated));
     assert_eq!((plan.boot_test.timeout_s, plan.boot_test.memory_mib), (120.0, Some(512)));
-    assert_eq!(plan.guest.keys.len(), 1);
+    let sources: Vec<&KeySource> = plan.guest.keys.iter().map(|key| &key.source).collect();
+    let (file, stored) = ("/etc/hyper2kvm/credentials/web.key", "/etc/hyper2kvm/credentials.d/web.yaml");
+    assert_eq!(sources, [&KeySource::KeyFile(file.into()), &KeySource::Credential(stored.into())]);
     assert_eq!(plan.guest.keys[0].device.as_deref(), Some("/dev/sda3"));
 }
 

@@ -80,6 +80,8 @@ pub struct PathsFile {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CredentialsFile {
+    /// Where stored credentials are, `<name>.yaml` each. Default /etc/hyper2kvm/credentials.d.
+    pub dir: Option<AbsolutePath>,
     /// Key files that drops name must lie below one of these. Default: none may be named.
     pub allowed_dirs: Option<Vec<AbsolutePath>>,
     /// Whether drops may hold passwords in clear text. Default false.

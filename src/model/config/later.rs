@@ -4,15 +4,14 @@ use crate::model::error::{Error, Kind};
 use crate::model::parse::{Tree, Value};
 
 /// A key (or all keys below it) and what it belongs to.
-const LATER: [(&str, &str); 24] = [
+const LATER: [(&str, &str); 23] = [
     ("profiles_dir", "custom profiles"),
     ("intake.accept_disks", "disks as drops"),
     ("intake.profile", "disks as drops"),
     ("intake.settle_s.disk", "disks as drops"),
     ("intake.companion_wait_s", "disks as drops"),
     ("hooks", "hooks"),
-    ("credentials.dir", "stored credentials"),
-    ("credentials.allowed_env", "stored credentials"),
+    ("credentials.allowed_env", "passwords in variables"),
     ("sources", "sources that can be shut down"),
     ("notifications", "notifications"),
     ("limits.bandwidth", "limits of bandwidth"),

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::file::{ConfigFile, IntakeFile, NetworkFile, RetentionFile, RetryFile};
+use super::file::{ConfigFile, CredentialsFile, IntakeFile, NetworkFile, RetentionFile, RetryFile};
 use super::{
-    DEFAULT_STATE_DIR, LogSettings, NetworkSettings, RetentionSettings, RetrySettings, Settings, later,
+    CredentialSettings, DEFAULT_STATE_DIR, LogSettings, NetworkSettings, RetentionSettings, RetrySettings,
+    Settings, later,
 };
 use crate::model::error::{Error, Kind, Result};
 use crate::model::manifest::values::{AbsolutePath, Seconds};
@@ -120,12 +121,8 @@ fn apply(file: &ConfigFile, settings: &mut Settings) {
         settings.paths.read = list(&paths.read);
         settings.paths.write = list(&paths.write);
     }
-    if let Some(allowed) = file.credentials.as_ref().and_then(|credentials| credentials.allowed_dirs.as_ref())
-    {
-        settings.credentials.allowed_dirs = allowed.iter().map(AbsolutePath::to_path).collect();
-    }
-    if let Some(allow) = file.credentials.as_ref().and_then(|credentials| credentials.allow_inline) {
-        settings.credentials.allow_inline = allow;
+    if let Some(credentials) = &file.credentials {
+        apply_credentials(credentials, &mut settings.credentials);
     }
     if let Some(retry) = &file.retry {
         apply_retry(retry, &mut settings.retry);
@@ -160,6 +157,16 @@ fn apply_intake(intake: &IntakeFile, settings: &mut Settings) {
     if let Some(settle) = &intake.settle_s {
         put_seconds(&mut settings.intake.settle_manifest_s, settle.manifest);
     }
+}
+
+fn apply_credentials(file: &CredentialsFile, settings: &mut CredentialSettings) {
+    if let Some(dir) = &file.dir {
+        settings.dir = dir.to_path();
+    }
+    if let Some(allowed) = &file.allowed_dirs {
+        settings.allowed_dirs = allowed.iter().map(AbsolutePath::to_path).collect();
+    }
+    put(&mut settings.allow_inline, file.allow_inline);
 }
 
 fn apply_retry(retry: &RetryFile, settings: &mut RetrySettings) {

@@ -66,12 +66,24 @@ pub struct PathSettings {
 }
 
 /// `credentials.*`
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CredentialSettings {
+    /// Where stored credentials are, one file each.
+    pub dir: PathBuf,
     /// Key files must lie below one of these.
     pub allowed_dirs: Vec<PathBuf>,
     /// Whether a manifest may hold passwords in clear text.
     pub allow_inline: bool,
+}
+
+impl Default for CredentialSettings {
+    fn default() -> CredentialSettings {
+        CredentialSettings {
+            dir: PathBuf::from("/etc/hyper2kvm/credentials.d"),
+            allowed_dirs: Vec::new(),
+            allow_inline: false,
+        }
+    }
 }
 
 /// `retry.*`

@@ -59,7 +59,7 @@ pub(super) fn plan(
         stages,
         disks,
         machine: Some(machine),
-        guest: PlannedGuest { setup: vm.setup.clone(), ..super::guest::planned(manifest) },
+        guest: PlannedGuest { setup: vm.setup.clone(), ..super::guest::planned(manifest, settings) },
         boot_test: super::guest::boot_test(manifest)?,
         output,
         preflight: manifest.preflight.unwrap_or_default(),

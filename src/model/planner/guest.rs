@@ -9,12 +9,12 @@ use crate::model::boot::BootOptions;
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
-use crate::model::manifest::{Fix, FixEngine, Manifest, Nic};
+use crate::model::manifest::{Fix, FixEngine, Luks, Manifest, Nic};
 use crate::model::parse::Tree;
-use crate::model::plan::{PlannedFix, PlannedGuest, PlannedKey, PlannedNic};
+use crate::model::plan::{KeySource, PlannedFix, PlannedGuest, PlannedKey, PlannedNic};
 
 /// What a manifest wants done inside the guest.
-pub(super) fn planned(manifest: &Manifest) -> PlannedGuest {
+pub(super) fn planned(manifest: &Manifest, settings: &Settings) -> PlannedGuest {
     let fix = manifest.pipeline.as_ref().and_then(|pipeline| pipeline.fix.as_ref());
     PlannedGuest {
         fix: fix.map(planned_fix).unwrap_or_default(),
@@ -26,7 +26,7 @@ pub(super) fn planned(manifest: &Manifest) -> PlannedGuest {
                 Some(PlannedKey {
                     device: luks.device.as_ref().map(|device| device.as_str().to_owned()),
                     uuid: luks.uuid.as_ref().map(|uuid| uuid.as_str().to_owned()),
-                    key_file: PathBuf::from(luks.key_file.as_ref()?.as_str()),
+                    source: key_source(luks, settings)?,
                 })
             })
             .collect(),
@@ -101,6 +101,17 @@ fn check_engine(tree: &Tree, manifest: &Manifest) -> Result<()> {
         .advice("remove it, or write `pipeline.fix.engine: native`"))
 }
 
+/// Where a key is; `None` where that is not said, which is refused elsewhere.
+fn key_source(luks: &Luks, settings: &Settings) -> Option<KeySource> {
+    match (&luks.key_file, &luks.credential) {
+        (Some(file), _) => Some(KeySource::KeyFile(PathBuf::from(file.as_str()))),
+        (None, Some(name)) => {
+            Some(KeySource::Credential(settings.credentials.dir.join(format!("{}.yaml", name.as_str()))))
+        }
+        (None, None) => None,
+    }
+}
+
 fn check_keys(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Result<()> {
     let opened = build::is_on(tree, Stage::Inspect) || build::is_on(tree, Stage::Fix);
     if manifest.luks.as_ref().is_some_and(|keys| !keys.is_empty()) && !opened {
@@ -115,14 +126,22 @@ fn check_keys(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Result<(
                 .error(Kind::Manifest, &field("uuid"), "`device` already tells which volume")
                 .advice("keep one of them, or none for a key that is tried on every volume"));
         }
-        if luks.credential.is_some() {
-            return Err(super::check::unsupported(tree, &field("credential"), "stored credentials")
-                .advice("name a file that holds the key: `key_file`"));
-        }
-        let Some(file) = &luks.key_file else {
-            return Err(tree
-                .error(Kind::Manifest, &format!("luks[{index}]"), "it is not said where the key is")
-                .advice("name a file that holds it: `key_file`"));
+        let file = match (&luks.key_file, &luks.credential) {
+            (Some(file), None) => file,
+            // Whoever administers this machine put it where it is, for manifests to name.
+            (None, Some(_)) => continue,
+            (Some(_), Some(_)) => {
+                return Err(tree
+                    .error(Kind::Manifest, &field("credential"), "`key_file` already tells where the key is")
+                    .advice("keep one of them"));
+            }
+            (None, None) => {
+                return Err(tree
+                    .error(Kind::Manifest, &format!("luks[{index}]"), "it is not said where the key is")
+                    .advice(
+                        "name a stored credential (`credential`), or a file that holds the key (`key_file`)",
+                    ));
+            }
         };
         let allowed = &settings.credentials.allowed_dirs;
         if !allowed.iter().any(|dir| Path::new(file.as_str()).starts_with(dir)) {
