@@ -6,6 +6,7 @@
 use std::io::{self, BufRead, Read};
 
 use super::cpio::{self, Entry};
+use super::lzo;
 
 /// More than any initial RAM disk unpacks to.
 const UNPACKED_LIMIT_BYTES: u64 = 4 << 30;
@@ -13,6 +14,8 @@ const UNPACKED_LIMIT_BYTES: u64 = 4 << 30;
 const SEGMENTS_LIMIT: usize = 64;
 /// A file whose content is kept while the rest is only listed.
 const KEPT_LIMIT_BYTES: u64 = 1 << 20;
+/// `xz -9` has a dictionary of 64 MiB; a guest that asks for more than this wants only the memory.
+const DICTIONARY_LIMIT_KIB: u32 = 128 << 10;
 /// The blocks of what `lz4 -l` writes: 8 MiB, unpacked.
 const LZ4_BLOCK_BYTES: usize = 8 << 20;
 
@@ -143,13 +146,27 @@ fn segment<'b>(
             Ok(rest)
         }
         Packing::Xz => {
-            let mut decoder = lzma_rust2::XzReader::new(bytes, false);
+            let mut decoder = lzma_rust2::XzReader::new_mem_limit(bytes, false, DICTIONARY_LIMIT_KIB);
+            archives(&mut decoder, image, unpacked, keep)?;
+            Ok(decoder.into_inner())
+        }
+        Packing::Lzma => {
+            let mut decoder = lzma_rust2::LzmaReader::new_mem_limit(bytes, DICTIONARY_LIMIT_KIB, None)?;
+            archives(&mut decoder, image, unpacked, keep)?;
+            // It reads ahead, and gives back what was not its own.
+            let (behind, unused) = decoder.into_parts();
+            Ok(&bytes[bytes.len() - behind.len() - unused.len()..])
+        }
+        Packing::Bzip2 => {
+            let mut decoder = bzip2::bufread::BzDecoder::new(bytes);
             archives(&mut decoder, image, unpacked, keep)?;
             Ok(decoder.into_inner())
         }
         Packing::Lz4 => lz4(bytes, image, unpacked, keep),
-        Packing::Lzma | Packing::Bzip2 | Packing::Lzo => {
-            Err(bad("it is packed with lzma, bzip2 or LZO, which this version cannot read"))
+        Packing::Lzo => {
+            let (plain, rest) = lzo::unpack(bytes, UNPACKED_LIMIT_BYTES / 4)?;
+            archives(&mut plain.as_slice(), image, unpacked, keep)?;
+            Ok(rest)
         }
     }
 }
@@ -250,11 +267,14 @@ mod tests {
 
     #[test]
     fn every_way_of_packing_is_read_with_an_archive_before_and_one_behind() {
-        let ways: [(&str, &[&str], Packing); 4] = [
+        let ways: [(&str, &[&str], Packing); 7] = [
             ("gzip", &["-c"], Packing::Gzip),
             ("zstd", &["-c", "-q"], Packing::Zstd),
             ("xz", &["-c", "--check=crc32"], Packing::Xz),
             ("lz4", &["-l", "-c", "-q"], Packing::Lz4),
+            ("xz", &["-c", "--format=lzma"], Packing::Lzma),
+            ("bzip2", &["-c"], Packing::Bzip2),
+            ("lzop", &["-c"], Packing::Lzo),
         ];
         for (program, args, packing) in ways {
             let mut bytes = archive_of("kernel/x86/microcode/GenuineIntel.bin");

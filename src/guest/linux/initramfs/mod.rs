@@ -17,6 +17,7 @@ mod cpio;
 mod depindex;
 mod image;
 mod keep;
+mod lzo;
 mod modules;
 mod unified;
 
