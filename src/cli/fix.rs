@@ -1,4 +1,4 @@
-//! `fix DISK…`: the guest inside the disks of one machine is repaired, on a copy; or only shown how.
+//! `fix DISK…`: the guest inside the disks of one machine is repaired, on a copy or in place; or only shown how.
 //!
 //! What is not here: the repairs (see `guest::linux`), and how a copy is made (see [`super::convert`]).
 
@@ -19,9 +19,9 @@ use crate::pipeline::{DiskProcessor, Rehearsal};
 
 /// Arguments of `fix`.
 #[derive(Debug, clap::Args)]
-#[command(group(clap::ArgGroup::new("what").required(true).args(["dry_run", "output"])))]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["dry_run", "output", "in_place"])))]
 pub(super) struct FixArgs {
-    /// The disks of one machine, in the order in which it has them; they are never written to
+    /// The disks of one machine, in the order in which it has them; they are written to only with --in-place
     #[arg(value_name = "DISK", required = true)]
     disks: Vec<PathBuf>,
     /// Change nothing: print how each file would be changed
@@ -30,8 +30,12 @@ pub(super) struct FixArgs {
     /// Where the repaired copy goes
     #[arg(short, long, value_name = "DIR", conflicts_with = "dry_run")]
     output: Option<PathBuf>,
+    /// Repair the disks themselves (raw or qcow2, of a machine that is off and not defined). An interrupted repair is finished by
+    /// the same command
+    #[arg(long, conflicts_with_all = ["dry_run", "output"])]
+    in_place: bool,
     /// Go on from what an interrupted repair left in the directory
-    #[arg(long, conflicts_with = "dry_run")]
+    #[arg(long, conflicts_with_all = ["dry_run", "in_place"])]
     resume: bool,
     /// Who repairs: this program, an installed virt-v2v, or virt-v2v only for what this program cannot
     #[arg(long, value_name = "ENGINE", default_value = "native", value_parser = ["native", "virt-v2v", "auto"])]
@@ -72,7 +76,6 @@ pub(super) fn run(args: &FixArgs, ui: &Ui) -> Result<Exit, Failure> {
     }
     let keys = inspect::keys(&args.key_file)?;
     let processor = DiskProcessor::new()?;
-    let disks = args.disks.iter().map(|path| processor.inspect(path)).collect::<Result<Vec<_>>>()?;
     let nic = |mac: &Mac| WantedNic { mac: Some(mac.as_str().to_owned()), ..WantedNic::default() };
     let options = FixOptions {
         engine: engine(&args.engine)?,
@@ -84,7 +87,12 @@ pub(super) fn run(args: &FixArgs, ui: &Ui) -> Result<Exit, Failure> {
             ui.note(what);
         }
     };
-    let found = processor.rehearse(&disks, keys, options, begun)?;
+    let found = if args.in_place {
+        processor.repair_in_place(&args.disks, keys, options, begun)?
+    } else {
+        let disks = args.disks.iter().map(|path| processor.inspect(path)).collect::<Result<Vec<_>>>()?;
+        processor.rehearse(&disks, keys, options, begun)?
+    };
     if ui.json {
         ui.print_json(&Rehearsed {
             guest: &found.identity,
@@ -96,9 +104,20 @@ pub(super) fn run(args: &FixArgs, ui: &Ui) -> Result<Exit, Failure> {
         for warning in &found.warnings {
             ui.note(&printable(warning));
         }
-        ui.print(&shown(&found))?;
+        ui.print(&if args.in_place { done(&found) } else { shown(&found) })?;
     }
     Ok(Exit::Done)
+}
+
+/// What was changed in the disks, a line each.
+fn done(found: &Rehearsal) -> String {
+    if found.fixes.is_empty() {
+        return "nothing had to be changed\n".to_owned();
+    }
+    let line = |fix: &FixReport| {
+        format!("{}: {} {}: {}\n", fix.name, printable(&fix.path), fix.action, printable(&fix.detail))
+    };
+    found.fixes.iter().map(line).collect()
 }
 
 /// Diffs as they are, line by line; a guest's own control characters do not reach the terminal.

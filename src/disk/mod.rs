@@ -29,6 +29,6 @@ pub use engine::Engine;
 pub use facts::{FileIdentity, ImageFacts, SourceDisk};
 pub use format::{Detected, Format, detect};
 pub use measure::Measure;
-pub use open::{OpenPolicy, estimate_virtual_size, open_source};
+pub use open::{OpenPolicy, estimate_virtual_size, open_source, stands_on};
 pub use traces::{BootTraces, boot_traces};
 pub(crate) use watch::Stall;

@@ -112,6 +112,16 @@ fn stacked(layers: &[(PathBuf, SourceFormat, Opened)]) -> Result<serde_json::Val
     Ok(below)
 }
 
+/// The file that an image stands on, if it is one of those that hold only what differs; no answer where it cannot be read.
+#[must_use]
+pub fn stands_on(path: &Path) -> Option<PathBuf> {
+    let file = open_nofollow(path).ok()?;
+    let size = file.metadata().ok()?.len();
+    let found = detect_in(&file, size).ok()?.format;
+    let layer = inspect::layer(&file, size, found, found.source_format()?, &Control::new()).ok()?;
+    inspect::beside(path, &layer.parent?.name).canonicalize().ok()
+}
+
 /// One image of the chain, found harmless.
 struct Opened {
     format: Format,

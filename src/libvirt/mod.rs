@@ -3,7 +3,29 @@
 //! The only user of the crate `virt`, which is behind the Cargo feature `libvirt`; [`xml`] needs neither.
 
 mod element;
+mod user;
 pub mod xml;
+
+use std::path::Path;
+
+pub use user::{User, user_of};
+
+/// Where libvirt is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LibvirtUri<'u>(pub &'u str);
+
+/// The machines of the system.
+pub const SYSTEM: LibvirtUri<'static> = LibvirtUri("qemu:///system");
+/// Sockets on which the system's libvirt listens, in one process or in several.
+const SYSTEM_SOCKETS: [&str; 2] = ["/run/libvirt/libvirt-sock-ro", "/run/libvirt/virtqemud-sock-ro"];
+
+impl LibvirtUri<'_> {
+    /// Whether asking makes sense: that of the system waits for nobody where nobody listens.
+    #[cfg_attr(not(feature = "libvirt"), allow(dead_code, reason = "only libvirt is asked"))]
+    fn may_be_served(self) -> bool {
+        self != SYSTEM || SYSTEM_SOCKETS.iter().any(|socket| Path::new(socket).exists())
+    }
+}
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]

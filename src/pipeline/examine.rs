@@ -44,7 +44,9 @@ impl DiskProcessor {
         keys: Vec<Key>,
         mut beginning: impl FnMut(&str),
     ) -> Result<GuestIdentity> {
-        self.work_inside(disks, keys, None, &mut beginning).map(|found| found.identity)
+        let scratch = Scratch::make()?;
+        let overlays = scratch.overlays(disks);
+        self.work_inside(disks, &overlays, keys, None, &mut beginning).map(|found| found.identity)
     }
 
     /// What a repair of the guest in these disks would change. Nothing of it stays.
@@ -55,12 +57,16 @@ impl DiskProcessor {
         options: FixOptions,
         mut beginning: impl FnMut(&str),
     ) -> Result<Rehearsal> {
-        self.work_inside(disks, keys, Some(options), &mut beginning)
+        let scratch = Scratch::make()?;
+        let overlays = scratch.overlays(disks);
+        self.work_inside(disks, &overlays, keys, Some(options), &mut beginning)
     }
 
-    fn work_inside(
+    /// The work on overlays that are made at these paths, which stay.
+    pub(super) fn work_inside(
         &self,
         disks: &[SourceDisk],
+        overlays: &[PathBuf],
         keys: Vec<Key>,
         fix: Option<FixOptions>,
         beginning: &mut dyn FnMut(&str),
@@ -69,9 +75,8 @@ impl DiskProcessor {
         let place = GuestPlace::prepare(&scratch.0, None)?;
         let launcher = &self.engine.launcher;
         let (mut drives, mut files) = (Vec::new(), GuestFiles::default());
-        for (index, disk) in disks.iter().enumerate() {
-            let path = scratch.0.join(format!("{index}.qcow2"));
-            self.engine.make_overlay(disk, &path, disk.facts.virtual_size, &self.control)?;
+        for (disk, path) in disks.iter().zip(overlays) {
+            self.engine.make_overlay(disk, path, disk.facts.virtual_size, &self.control)?;
             drives.push(OrderedDrive {
                 id: disk.path.display().to_string(),
                 path: path.clone(),
@@ -79,7 +84,7 @@ impl DiskProcessor {
                 grown_from: None,
             });
             files.sources.extend(disk.identity().iter().map(|file| file.path.clone()));
-            files.overlays.push(path);
+            files.overlays.push(path.clone());
         }
         let order = Order {
             kvm: kvm::probe(launcher).works,
@@ -136,6 +141,12 @@ impl Scratch {
         std::fs::canonicalize(real)
             .map(Scratch)
             .map_err(|error| Error::io(Kind::Output, "resolve", real, &error))
+    }
+}
+
+impl Scratch {
+    fn overlays(&self, disks: &[SourceDisk]) -> Vec<PathBuf> {
+        (0..disks.len()).map(|index| self.0.join(format!("{index}.qcow2"))).collect()
     }
 }
 

@@ -9,6 +9,7 @@ pub mod checkpoint;
 mod examine;
 pub mod guest_child;
 pub mod hooks;
+mod in_place;
 pub mod keys;
 pub mod launch;
 mod library;

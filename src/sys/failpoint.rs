@@ -40,6 +40,9 @@ pub const ALL: &[&str] = &[
     "outcome.after-record",
     "settle.before-move",
     "settle.after-move",
+    "in-place.recorded",
+    "in-place.begun",
+    "in-place.committed",
 ];
 
 /// Reads what a test asks for; to be called before anything else.

@@ -3,16 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use crate::guest_disk::disk;
+use crate::guest_disk::{GUEST, disk};
 use crate::run::{Done, hyper2kvm, run};
-
-const GUEST: [(&str, &str); 5] = [
-    ("etc/os-release", "ID=debian\nVERSION_ID=\"12\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"),
-    ("etc/fstab", "# the root\n/dev/sda / ext4 errors=remount-ro 0 1\n"),
-    ("etc/hostname", "web\n"),
-    ("usr/bin/apt-get", ""),
-    ("etc/network/interfaces", "auto ens192\niface ens192 inet dhcp\n"),
-];
 
 fn fix(dir: &Path, words: &[&str]) -> Done {
     let temp = dir.join("temp");

@@ -12,6 +12,7 @@ mod commands;
 mod doctor;
 mod fake;
 mod fix;
+mod fix_in_place;
 mod guest_disk;
 mod help;
 mod inspect;
