@@ -172,6 +172,11 @@ impl Handle {
         if status < 0 { Err(self.complaint()) } else { Ok(()) }
     }
 
+    /// The last lines of the log.
+    pub(super) fn log_tail(&self) -> String {
+        self.log.as_ref().map_or_else(String::new, |log| log.tail())
+    }
+
     /// Attaches an image.
     pub(super) fn add_drive(&self, path: &str, format: &str, readonly: bool) -> Result<(), Failure> {
         let add = self.shape::<unsafe extern "C" fn(Raw, *const c_char, *const DriveOptions) -> c_int>(

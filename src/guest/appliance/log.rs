@@ -1,14 +1,19 @@
 //! Where the library and its appliance write what they do: one file per job, bounded.
 //!
 //! Guests decide about part of what is written (file names, messages of their file systems), so the size is limited, and what cannot
-//! be shown is escaped. What is not here: the job's own log.
+//! be shown is escaped. The last lines are kept for whoever is told that a start failed. What is not here: the job's own log.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
 use std::time::Instant;
 
 /// A guest that makes the appliance talk without end does not fill the disk.
 const LIMIT_BYTES: usize = 16 * 1024 * 1024;
+/// What is told of a start that failed.
+const TAIL_LINES: usize = 20;
+/// Of one line of these.
+const TAIL_LINE_BYTES: usize = 300;
 
 /// A bounded log.
 #[derive(Debug)]
@@ -16,18 +21,33 @@ pub(super) struct Log {
     file: Option<File>,
     begun: Instant,
     left: usize,
+    tail: VecDeque<String>,
 }
 
 impl Log {
     /// Writes into this file, or nowhere.
     #[must_use]
     pub(super) fn new(file: Option<File>) -> Log {
-        Log { file, begun: Instant::now(), left: LIMIT_BYTES }
+        Log { file, begun: Instant::now(), left: LIMIT_BYTES, tail: VecDeque::new() }
+    }
+
+    /// The last lines.
+    pub(super) fn tail(&self) -> String {
+        self.tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+    }
+
+    fn remember(&mut self, line: &[u8]) {
+        let kept = &line[..line.len().min(TAIL_LINE_BYTES)];
+        for line in String::from_utf8_lossy(kept).lines() {
+            if self.tail.len() == TAIL_LINES {
+                self.tail.pop_front();
+            }
+            self.tail.push_back(line.to_owned());
+        }
     }
 
     /// Adds what was said. Never panics and never fails: it is called from C, and a log that cannot be written stops nothing.
     pub(super) fn add(&mut self, bytes: &[u8]) {
-        let Some(file) = &mut self.file else { return };
         // What took long is found by the clock.
         let mut line = format!("[{:8.3}] ", self.begun.elapsed().as_secs_f64()).into_bytes();
         for &byte in bytes.iter().take(self.left) {
@@ -37,6 +57,8 @@ impl Log {
                 _ => line.extend_from_slice(b"."),
             }
         }
+        self.remember(&line);
+        let Some(file) = &mut self.file else { return };
         if !line.ends_with(b"\n") {
             line.push(b'\n');
         }

@@ -85,7 +85,7 @@ impl Appliance {
     pub fn launch(settings: &Settings, drives: &[Drive]) -> Result<Appliance> {
         let mut handle = Handle::new().map_err(|why| missing(&why))?;
         let log = settings.log.as_deref().map(log_file).transpose()?;
-        let prepare = || -> std::result::Result<Appliance, Failure> {
+        let prepare = |handle: &mut Handle| -> std::result::Result<(), Failure> {
             handle.log_to(Log::new(log))?;
             handle.status_then_number("guestfs_set_trace", &[], 1)?;
             handle.status("guestfs_set_tmpdir", &[&as_text(&settings.temp)?])?;
@@ -106,14 +106,19 @@ impl Appliance {
             for drive in drives {
                 handle.add_drive(&as_text(&drive.path)?, &drive.format, drive.readonly)?;
             }
-            handle.status("guestfs_launch", &[])?;
-            Ok(Appliance { handle })
+            handle.status("guestfs_launch", &[]).map(drop)
         };
-        prepare().map_err(|why| {
-            Error::new(Kind::Guest, format!("libguestfs' appliance could not be started: {why}"))
-                .advice("`libguestfs-test-tool` tells what it lacks; `hyper2kvm doctor` checks it too")
-                .transient()
-        })
+        match prepare(&mut handle) {
+            Ok(()) => Ok(Appliance { handle }),
+            Err(why) => {
+                // Of several lines the first says what, and the others how to debug libguestfs.
+                let why = why.lines().next().unwrap_or_default();
+                Err(Error::new(Kind::Guest, format!("libguestfs' appliance could not be started: {why}"))
+                    .console_tail(handle.log_tail())
+                    .advice("`libguestfs-test-tool` tells what it lacks; `hyper2kvm doctor` checks it too")
+                    .transient())
+            }
+        }
     }
 
     /// Ends it in order: everything is written out when this returns without an error.
