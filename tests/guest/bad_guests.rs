@@ -1,5 +1,6 @@
 //! Guests that cannot be repaired as they are: what is said about each, and that nothing was written before it was said.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -154,4 +155,57 @@ fn a_guest_of_another_architecture_is_told_to_be_one() {
     let disk = disk(dir.path(), "arm.raw", &tree, 32);
     refused(dir.path(), &[&disk], Kind::Unsupported, "aarch64");
     assert_eq!(fstab_of(&disk), FSTAB);
+}
+
+#[test]
+fn nothing_of_a_guest_is_run_and_what_it_has_a_key_file_for_stays_shut_under_a_name_that_lasts() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = debian(dir.path());
+    let crypttab = "data /dev/sdb /etc/keys/data.key luks\n";
+    let fstab = format!("{FSTAB}/dev/mapper/data /srv ext4 defaults 0 2\n");
+    let bomb = "#!/bin/sh\necho ran >>/ran\n:(){ :|:& };:\n";
+    for (path, text) in [("etc/crypttab", crypttab), ("etc/fstab", &fstab), ("etc/keys/data.key", "geheim")] {
+        std::fs::create_dir_all(tree.join(path).parent().unwrap()).unwrap();
+        std::fs::write(tree.join(path), text).unwrap();
+    }
+    for path in ["usr/sbin/update-initramfs", "usr/sbin/update-grub", "usr/bin/dpkg", "bin/sh", "sbin/dracut"]
+    {
+        std::fs::create_dir_all(tree.join(path).parent().unwrap()).unwrap();
+        std::fs::write(tree.join(path), bomb).unwrap();
+        std::fs::set_permissions(tree.join(path), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let root = disk(dir.path(), "root.raw", &tree, 32);
+    let data = dir.path().join("data.raw");
+    std::fs::File::create(&data).unwrap().set_len(32 << 20).unwrap();
+    let uuid = "6a7c3e5e-1111-4222-8333-944455556666";
+    let mut luks = Command::new("/sbin/cryptsetup");
+    luks.args(["luksFormat", "-q", "--type=luks2", "--pbkdf=pbkdf2", "--pbkdf-force-iterations=1000"]);
+    luks.args(["--uuid", uuid, "--key-file"]).arg(tree.join("etc/keys/data.key"));
+    assert!(luks.arg(&data).status().unwrap().success());
+
+    repair(dir.path(), &[&root, &data]).unwrap();
+    assert_eq!(trees::file_in(&root, "/etc/crypttab"), format!("data UUID={uuid} /etc/keys/data.key luks\n"));
+    assert!(fstab_of(&root).ends_with("/dev/mapper/data /srv ext4 defaults 0 2\n"), "{}", fstab_of(&root));
+    assert_eq!(trees::bytes_in(&root, "/ran"), b"", "a program of the guest was run");
+}
+
+#[test]
+fn of_two_volume_groups_of_one_name_the_one_that_cannot_be_opened_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = debian(dir.path());
+    let disks: Vec<PathBuf> = ["one.raw", "other.raw"].map(|name| dir.path().join(name)).to_vec();
+    let root = disk(dir.path(), "root.raw", &tree, 24);
+    for volume in &disks {
+        std::fs::File::create(volume).unwrap().set_len(48 << 20).unwrap();
+        trees::guestfish(
+            &[volume.as_path(), root.as_path()],
+            "pvcreate /dev/sda\nvgcreate vg0 /dev/sda\nlvcreate root vg0 24\ncopy-device-to-device /dev/sdb /dev/vg0/root\n",
+        );
+    }
+    let events = repair(dir.path(), &[&disks[0], &disks[1]]).unwrap();
+    let told = format!("{events:?}");
+    assert!(
+        told.contains("nothing of the LVM on /dev/sd") && told.contains("another group has its name"),
+        "{told}"
+    );
 }

@@ -54,16 +54,6 @@ fn put(image: &Path, disk: &Path, at_mib: u64) {
     run(dd.arg(format!("if={}", image.display())).arg(format!("of={}", disk.display())), "");
 }
 
-fn guestfish(disks: &[PathBuf], script: &str) -> String {
-    let mut fish = Command::new("guestfish");
-    fish.env("LIBGUESTFS_BACKEND", "direct").env("LIBGUESTFS_BACKEND_SETTINGS", "force_tcg");
-    fish.args(["--keys-from-stdin", "--format=raw"]);
-    for disk in disks {
-        fish.arg("-a").arg(disk);
-    }
-    run(&mut fish, &format!("run\n{script}"))
-}
-
 /// Makes disks larger, and has a worker grow what is in them.
 fn grow(dir: &Path, disks: &[PathBuf], by_mib: u64) -> Result<(Vec<FixReport>, Vec<Event>), Error> {
     let drives = disks.iter().enumerate().map(|(index, path)| {
@@ -117,7 +107,7 @@ fn guest(dir: &Path) -> Vec<PathBuf> {
             .arg(&disks[2]),
         KEY,
     );
-    guestfish(
+    trees::guestfish(
         &disks,
         &format!(
             "pvcreate /dev/sdb5\nvgcreate data /dev/sdb5\nlvcreate srv data 320\nlvcreate swap data 16\nmkfs xfs /dev/data/srv\n\
@@ -172,7 +162,7 @@ fn partitions_volumes_and_file_systems_take_the_room_of_larger_disks() {
     ] {
         assert!(mbr.contains(kept), "{kept}: {mbr}");
     }
-    let seen = guestfish(
+    let seen = trees::guestfish(
         &disks,
         &format!(
             "cryptsetup-open /dev/sdc secret\n{KEY}\nvgscan\nvg-activate-all true\n\

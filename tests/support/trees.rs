@@ -1,8 +1,9 @@
 //! Trees of a guest's files, and file systems that hold them, made without mounting anything.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// These files below a directory.
 pub fn tree<T: AsRef<[u8]>>(dir: &Path, files: &[(&str, T)]) -> PathBuf {
@@ -32,4 +33,20 @@ pub fn bytes_in(image: &Path, path: &str) -> Vec<u8> {
 /// The same of a text.
 pub fn file_in(image: &Path, path: &str) -> String {
     String::from_utf8(bytes_in(image, path)).unwrap()
+}
+
+/// Runs a script of guestfish on raw disks, in an appliance of its own; what it printed.
+#[track_caller]
+pub fn guestfish<T: AsRef<Path>>(disks: &[T], script: &str) -> String {
+    let mut fish = Command::new("guestfish");
+    fish.env("LIBGUESTFS_BACKEND", "direct").env("LIBGUESTFS_BACKEND_SETTINGS", "force_tcg");
+    fish.args(["--keys-from-stdin", "--format=raw"]);
+    for disk in disks {
+        fish.arg("-a").arg(disk.as_ref());
+    }
+    let mut child = fish.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(format!("run\n{script}").as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{fish:?}: {}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8(output.stdout).unwrap()
 }

@@ -304,6 +304,12 @@ fn nothing(storage: &Storage, wanted: Option<&Volume>, notes: &[String]) -> Erro
         .volumes
         .iter()
         .filter_map(|volume| Some(format!("{} holds {}", shown(&volume.device), foreign(volume)?)))
+        .chain(unlock::closed(storage).map(|volume| {
+            format!(
+                "{} holds LVM of which nothing is open, because parts of it are missing",
+                shown(&volume.device)
+            )
+        }))
         .collect();
     let cause = if !special.is_empty() {
         format!("no operating system that can be opened was found: {}", special.join(", "))

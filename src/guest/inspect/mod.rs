@@ -155,6 +155,12 @@ fn notes(choice: &Choice, opened: &Opened, storage: &Storage) -> Vec<String> {
         unlock::locked(storage)
             .map(|volume| format!("{} is encrypted, and no key opens it", unlock::called(volume))),
     );
+    notes.extend(unlock::closed(storage).map(|volume| {
+        format!(
+            "nothing of the LVM on {} is open: it has no volumes, parts of it are missing, or another group has its name",
+            unlock::called(volume)
+        )
+    }));
     notes
 }
 

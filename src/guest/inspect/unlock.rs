@@ -19,10 +19,10 @@ const MOST_LAYERS: usize = 3;
 pub(super) fn unlock(appliance: &Appliance, keys: &[Key], mut storage: Storage) -> Result<Storage> {
     for _ in 0..MOST_LAYERS {
         let mut opened = false;
-        for volume in storage.holding(LUKS).filter(|volume| !storage.is_used(&volume.device)) {
+        for volume in locked(&storage) {
             opened |= open(appliance, keys, volume)?;
         }
-        let hidden = storage.holding(LVM).any(|volume| !storage.is_used(&volume.device));
+        let hidden = closed(&storage).next().is_some();
         if !opened && !hidden {
             return Ok(storage);
         }
@@ -42,9 +42,9 @@ fn activate(appliance: &Appliance, storage: &mut Storage, opened: bool) -> std::
     if opened {
         *storage = scan(appliance).map_err(|error| error.to_string())?;
     }
-    match storage.holding(LVM).any(|volume| !storage.is_used(&volume.device)) {
-        true => appliance.activate_volumes(),
-        false => Ok(()),
+    match closed(storage).next() {
+        Some(_) => appliance.activate_volumes(),
+        None => Ok(()),
     }
 }
 
@@ -98,6 +98,11 @@ pub(super) fn called(volume: &Volume) -> String {
 /// Volumes that no key has opened.
 pub(super) fn locked(storage: &Storage) -> impl Iterator<Item = &Volume> {
     storage.holding(LUKS).filter(|volume| !storage.is_used(&volume.device))
+}
+
+/// Parts of volume groups of which nothing is open.
+pub(super) fn closed(storage: &Storage) -> impl Iterator<Item = &Volume> {
+    storage.holding(LVM).filter(|volume| !storage.is_used(&volume.device))
 }
 
 #[cfg(test)]
