@@ -29,7 +29,7 @@ test: ## set up, then the whole test suite
 	@bash .ci/setup test
 	@bash .ci/test $(TESTS)
 
-test-guests: ## every test guest, from its packages to a repaired machine that boots (an hour or two)
+test-guests: ## every test guest, from its packages to a repaired machine that boots (an hour, or less)
 	@bash .ci/setup test
 	@bash .ci/test-guests $(GUESTS)
 
