@@ -2,6 +2,8 @@
 //!
 //! Made by [`super::inspect`], used by every fix. What is not here: how it is found out.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::guest::{GuestIdentity, GuestNic};
@@ -51,6 +53,8 @@ pub struct Layout {
     pub disks: Vec<String>,
     /// Everything that was found, in the order of disks and partitions.
     pub volumes: Vec<Volume>,
+    /// What the appliance's kernel calls each.
+    pub nodes: BTreeMap<String, String>,
     /// What is mounted, `/` first.
     pub mounted: Vec<Mounted>,
     /// The EFI system partition's device.
@@ -60,6 +64,14 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// The file systems that are mounted, with the names that a script in the appliance knows them by.
+    pub fn opened(&self) -> impl Iterator<Item = (&Volume, &str)> {
+        let volumes = self.mounted.iter().filter_map(|mounted| self.volume(&mounted.device));
+        volumes.map(|volume| {
+            (volume, self.nodes.get(&volume.device).map_or(volume.device.as_str(), String::as_str))
+        })
+    }
+
     /// The volume of a device of the appliance.
     #[must_use]
     pub fn volume(&self, device: &str) -> Option<&Volume> {

@@ -8,6 +8,7 @@
 //! and their formats, the process in which this runs, and what the machine around the guest looks like.
 
 pub mod appliance;
+mod check;
 pub mod diff;
 pub mod facts;
 pub mod fix;

@@ -13,8 +13,8 @@ use super::appliance::{Appliance, Drive, Settings};
 use super::facts::{Facts, FixOptions};
 use super::fix::{self, Guest};
 use super::grow::{self, Growth};
-use super::tree::Tree;
-use super::{inspect, linux, ready, virt_v2v};
+use super::tree::{Tree, shown};
+use super::{check, inspect, linux, ready, virt_v2v};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::guest::{GuestIdentity, GuestType};
 use crate::model::manifest::FixEngine;
@@ -225,10 +225,27 @@ fn repair(
     if order.diffs {
         tell_diffs(&guest, emit);
     }
-    let (appliance, _) = guest.tree.into_appliance();
+    let has_changed = !guest.tree.edits().is_empty();
+    let (facts, (appliance, _)) = (guest.facts, guest.tree.into_appliance());
+    if has_changed {
+        still_sound(&appliance, &facts, emit)?;
+    }
     appliance.finish()?;
     let seconds = start.elapsed().as_secs_f64();
     emit(Event::Fixed { fixes, seconds, engine: FixEngine::Native, emulated: false });
+    Ok(())
+}
+
+/// What was written has left the file systems as sound as it found them.
+fn still_sound(appliance: &Appliance, facts: &Facts, emit: &mut dyn FnMut(Event)) -> Result<()> {
+    appliance.unmount_all().map_err(|why| {
+        Error::new(Kind::Guest, format!("the guest's file systems cannot be closed: {}", shown(&why)))
+            .advice("see the appliance's log")
+            .transient()
+    })?;
+    for message in check::after(appliance, facts.layout.opened())? {
+        emit(Event::Warning { message });
+    }
     Ok(())
 }
 
@@ -254,7 +271,9 @@ fn repair_by_virt_v2v(
     if facts.identity.kind == GuestType::Linux {
         linux::check_default_kernel(&tree, &facts)?;
     }
-    tree.into_appliance().0.finish()?;
+    let appliance = tree.into_appliance().0;
+    still_sound(&appliance, &facts, emit)?;
+    appliance.finish()?;
     let fix = FixReport {
         name: "virt-v2v".to_owned(),
         disk: order.drives.first().map(|drive| drive.id.clone()).unwrap_or_default(),

@@ -41,6 +41,11 @@ fn debugfs(disk: &Path, request: &str) {
 
 /// Repairs the disks themselves: what was written to them shows.
 pub(crate) fn repair(dir: &Path, disks: &[&Path]) -> Result<Vec<Event>, Error> {
+    run_on(dir, disks, Some(FixOptions::default()))
+}
+
+/// Looks into the disks, and repairs them if that is wanted.
+pub(crate) fn run_on(dir: &Path, disks: &[&Path], fix: Option<FixOptions>) -> Result<Vec<Event>, Error> {
     let drives = disks.iter().enumerate().map(|(index, path)| OrderedDrive {
         id: format!("disk{index}"),
         path: path.to_path_buf(),
@@ -54,7 +59,7 @@ pub(crate) fn repair(dir: &Path, disks: &[&Path]) -> Result<Vec<Event>, Error> {
         log: Some(dir.join("appliance.log")),
         drives: drives.collect(),
         keys: Vec::new(),
-        fix: Some(FixOptions::default()),
+        fix,
         diffs: false,
     };
     let mut events = Vec::new();
@@ -137,6 +142,36 @@ fn a_file_system_that_is_broken_is_not_taken_for_an_empty_one() {
     debugfs(&disk, "clri <2>");
     let error = refused(dir.path(), &[&disk], Kind::Guest, "");
     assert!(!error.to_string().contains("internal"), "{error}");
+}
+
+#[test]
+fn a_file_system_with_errors_is_refused_and_one_that_a_crash_left_open_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = debian(dir.path());
+    let wrong = disk(dir.path(), "wrong.raw", &tree, 32);
+    debugfs(&wrong, "set_inode_field /etc/hostname links_count 5");
+    refused(dir.path(), &[&wrong], Kind::Guest, "has errors");
+    assert_eq!(fstab_of(&wrong), FSTAB);
+
+    // A file that was removed while it was open, and then the power went: the kernel removes it at the next start.
+    let cut = disk(dir.path(), "cut.raw", &tree, 32);
+    std::fs::write(dir.path().join("open"), vec![b'x'; 100_000]).unwrap();
+    debugfs(&cut, &format!("write {} open", dir.path().join("open").display()));
+    let told = Command::new("/sbin/debugfs").args(["-R", "stat open"]).arg(&cut).output().unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    let inode = told.split_whitespace().nth(1).unwrap();
+    for request in [
+        "unlink open".to_owned(),
+        format!("set_inode_field <{inode}> links_count 0"),
+        format!("set_super_value last_orphan {inode}"),
+        "set_super_value state 0".to_owned(),
+    ] {
+        debugfs(&cut, &request);
+    }
+    repair(dir.path(), &[&cut]).unwrap();
+    assert!(fstab_of(&cut).starts_with("UUID="));
+    let mut check = Command::new("/sbin/e2fsck");
+    assert!(check.arg("-fn").arg(&cut).status().unwrap().success());
 }
 
 #[test]

@@ -42,6 +42,7 @@ fn facts(os_id: &str, bootloader: BootLoader, kernels: Vec<GuestKernel>) -> Fact
         },
         layout: Layout {
             disks: vec!["/dev/sda".to_owned()],
+            nodes: std::collections::BTreeMap::new(),
             volumes: vec![root],
             mounted: vec![Mounted {
                 path: "/".to_owned(),

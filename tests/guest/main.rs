@@ -15,3 +15,4 @@ mod inspect;
 mod network_and_tools;
 mod repairs;
 mod unified_images;
+mod windows;

@@ -10,6 +10,7 @@ pub mod bad_disks;
 pub mod daemon;
 pub mod disks;
 pub mod guests;
+pub mod hive;
 pub mod trees;
 pub mod wait;
 

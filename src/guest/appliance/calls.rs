@@ -269,6 +269,36 @@ impl Appliance {
     }
 }
 
+/// A Windows' registry.
+impl Appliance {
+    /// Texts of values below a key of a hive, `None` for each that is not there.
+    pub fn registry(&self, hive: &str, key: &[&str], values: &[&str]) -> Answer<Vec<Option<String>>> {
+        self.handle.status_without_options("guestfs_hivex_open_argv", &[hive])?;
+        let told = self.registry_values(key, values);
+        // What was opened for reading loses nothing.
+        let _ = self.handle.status("guestfs_hivex_close", &[]);
+        told
+    }
+
+    fn registry_values(&self, key: &[&str], values: &[&str]) -> Answer<Vec<Option<String>>> {
+        let mut node = self.handle.large("guestfs_hivex_root", &[])?;
+        for part in key {
+            node = self.handle.large_of_large("guestfs_hivex_node_get_child", node, part)?;
+            if node == 0 {
+                return Ok(vec![None; values.len()]);
+            }
+        }
+        values
+            .iter()
+            .map(|name| match self.handle.large_of_large("guestfs_hivex_node_get_value", node, name)? {
+                0 => Ok(None),
+                // A number is no text, and not what was asked for.
+                value => Ok(self.handle.string_of_large("guestfs_hivex_value_string", value).ok()),
+            })
+            .collect()
+    }
+}
+
 fn unless_absent<T>(answer: Answer<T>) -> Answer<Option<T>> {
     match answer {
         Ok(found) => Ok(Some(found)),

@@ -83,6 +83,23 @@ impl Handle {
         self.take_string(answer)
     }
 
+    /// A function that takes a large number and a string and answers with a large number; -1 is a failure.
+    pub(super) fn large_of_large(&self, name: &str, number: i64, word: &str) -> Result<i64, Failure> {
+        let word = text(word)?;
+        let ask = self.shape::<unsafe extern "C" fn(Raw, i64, *const c_char) -> i64>(name)?;
+        // SAFETY: the caller names a function of this shape.
+        let answer = unsafe { ask(self.raw, number, word.as_ptr()) };
+        if answer == -1 { Err(self.complaint()) } else { Ok(answer) }
+    }
+
+    /// A function that takes a large number and answers with a string.
+    pub(super) fn string_of_large(&self, name: &str, number: i64) -> Result<String, Failure> {
+        let ask = self.shape::<unsafe extern "C" fn(Raw, i64) -> *mut c_char>(name)?;
+        // SAFETY: the caller names a function of this shape.
+        let answer = unsafe { ask(self.raw, number) };
+        self.take_string(answer)
+    }
+
     /// A function that takes numbers, then a path: `chmod`, `chown`.
     pub(super) fn numbers_then_path(&self, name: &str, numbers: &[c_int], path: &str) -> Result<(), Failure> {
         let path = text(path)?;

@@ -19,6 +19,7 @@ mod network;
 mod os;
 pub(super) mod storage;
 mod unlock;
+mod windows;
 mod words;
 
 use super::appliance::Appliance;
@@ -69,7 +70,9 @@ pub fn open(appliance: &Appliance, found: Found, readonly: bool) -> Result<Facts
     let Found { storage, choice } = found;
     let mut opened = mount::open(appliance, &storage, &choice.root, readonly)?;
     let mut identity = if choice.root.windows {
-        GuestIdentity { kind: GuestType::Windows, ..GuestIdentity::default() }
+        let (identity, notes) = windows::describe(appliance, Files::new(appliance))?;
+        opened.warnings.extend(notes);
+        identity
     } else {
         boot::mount_efi(appliance, &storage, &mut opened, readonly);
         linux(appliance)?
@@ -168,6 +171,7 @@ fn layout(storage: Storage, opened: Opened, boot: Boot) -> Layout {
     Layout {
         disks: storage.disks,
         volumes: storage.volumes,
+        nodes: storage.nodes,
         mounted: opened.mounted,
         efi_partition: boot.efi_partition,
         efi_path: boot.efi_path,

@@ -10,6 +10,7 @@ use super::files::Files;
 use super::fstab::{self, Entry, Names};
 use super::storage::Storage;
 use crate::guest::appliance::Appliance;
+use crate::guest::check;
 use crate::guest::facts::{Mounted, Volume};
 use crate::guest::tree::shown;
 use crate::model::error::{Error, Kind, Result};
@@ -87,13 +88,12 @@ pub(super) fn open(
     root: &Candidate,
     readonly: bool,
 ) -> Result<Opened> {
-    let content = storage
-        .volumes
-        .iter()
-        .find(|volume| volume.device == root.device)
-        .map_or("", |volume| &volume.content);
+    let volume = storage.volumes.iter().find(|volume| volume.device == root.device);
+    let content = volume.map_or("", |volume| &volume.content);
+    let mut warnings = Vec::new();
     if !readonly {
         awake(appliance, storage, content, &root.device)?;
+        warnings = sound(appliance, storage, volume)?;
     }
     let own = root.options();
     appliance
@@ -103,6 +103,7 @@ pub(super) fn open(
         if path.is_empty() { format!("subvolid={id}") } else { format!("subvol={path}") }
     });
     let mut opened = Opened {
+        warnings,
         mounted: vec![Mounted { path: "/".to_owned(), device: root.device.clone(), options: subvolume }],
         ..Opened::default()
     };
@@ -117,6 +118,11 @@ pub(super) fn open(
         opened.entries.iter().filter(|entry| OPENED.contains(&entry.path.as_str())).cloned().collect();
     // What lies deeper is mounted later.
     below.sort_by_key(|entry| entry.path.matches('/').count());
+    if !readonly {
+        let volumes = below.iter().filter_map(|entry| fstab::resolve(&entry.spec, storage, &names));
+        let others = volumes.filter(|volume| volume.device != root.device);
+        opened.warnings.extend(sound(appliance, storage, others)?);
+    }
     for entry in &below {
         below_root(appliance, storage, entry, &names, readonly, &mut opened)?;
     }
@@ -183,6 +189,15 @@ fn missing(entry: &Entry, needed: bool, opened: &mut Opened) -> Result<()> {
         opened.warnings.push(format!("{spec}, which the guest mounts at {path}, is on none of its disks"));
     }
     Ok(())
+}
+
+/// Refuses file systems that have errors; what could not be checked is told.
+fn sound<'s>(
+    appliance: &Appliance,
+    storage: &'s Storage,
+    volumes: impl IntoIterator<Item = &'s Volume>,
+) -> Result<Vec<String>> {
+    check::before(appliance, volumes.into_iter().map(|volume| (volume, storage.node(&volume.device))))
 }
 
 /// Refuses what must not be written to: a system that sleeps on disk.
