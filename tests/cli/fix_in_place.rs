@@ -6,6 +6,8 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use hyper2kvm::sys::failpoint;
+
 use crate::guest_disk::{GUEST, disk};
 use crate::run::{Done, hyper2kvm};
 
@@ -63,7 +65,7 @@ fn the_disk_itself_is_repaired_and_a_second_time_needs_nothing() {
 
 #[test]
 fn cut_off_at_any_step_the_next_repair_finishes_it() {
-    for failpoint in ["in-place.recorded", "in-place.begun", "in-place.committed"] {
+    for failpoint in failpoint::IN_PLACE {
         let dir = tempfile::tempdir().unwrap();
         let disk = qcow2(dir.path());
         let mut cut = hyper2kvm();
