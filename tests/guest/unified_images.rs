@@ -4,22 +4,11 @@ use hyper2kvm::guest::work::Event;
 
 use crate::bad_guests::{debian, disk, repair};
 use crate::support::trees;
+use crate::systems::archive;
 
 const SIGNED: &str = "/boot/efi/EFI/Linux/debian-6.1.0-1-amd64.efi";
 const UNSIGNED: &str = "/boot/efi/EFI/Linux/debian-6.1.0-2-amd64.efi";
 const DRIVERS: [&str; 2] = ["kernel/drivers/block/virtio_blk.ko", "kernel/drivers/virtio/virtio_pci.ko"];
-
-/// An archive with nothing in it.
-fn archive() -> Vec<u8> {
-    let mut archive = b"070701".to_vec();
-    // Of its thirteen numbers, the fifth counts links and the twelfth is the length of the name.
-    for number in [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 11, 0] {
-        archive.extend(format!("{number:08X}").bytes());
-    }
-    archive.extend(b"TRAILER!!!\0");
-    archive.resize(512, 0);
-    archive
-}
 
 /// An EFI program with a section `.initrd` and another of this name.
 fn unified_image(other: &[u8; 8]) -> Vec<u8> {
@@ -45,7 +34,7 @@ fn unified_image(other: &[u8; 8]) -> Vec<u8> {
             put(at + 8 + 4 * index, &number.to_le_bytes());
         }
     }
-    image.extend(archive());
+    image.extend(archive(&[]));
     image.extend([0x5a; 0x200]);
     image
 }
