@@ -4,7 +4,7 @@
 //!   unused? ─▶ overlays beside the disks ─▶ repaired, verified ─▶ durable ─▶ record ─▶ committed, one by one ─▶ record gone
 //! ```
 //!
-//! Until the record is there the disks are as they were, and overlays that somebody left are thrown away. Once it is there, only finishing
+//! Until the record is there the disks are as they were; overlays that somebody left are refused, because they may be another record's. Once it is there, only finishing
 //! makes the disks whole: committing an overlay once more gives the same result, so the next repair of these disks does that first. A
 //! disk that changed in between, before its turn, is not touched. What is not here: the repairs, and the command's words.
 
@@ -82,7 +82,7 @@ impl DiskProcessor {
         let mut opened = Vec::with_capacity(disks.len());
         for place in &places {
             warnings.extend(place.refuse_used()?);
-            place.remove_overlay()?;
+            place.refuse_left_over()?;
             opened.push(self.inspect(&place.path())?);
         }
         let formats = opened.iter().map(format).collect::<Result<Vec<OutputFormat>>>()?;
@@ -255,6 +255,23 @@ impl Place {
                 path.display()
             ))),
         }
+    }
+
+    /// An overlay that no record was found for may belong to one: of these disks in another order, or of more disks than these.
+    fn refuse_left_over(&self) -> Result<()> {
+        let overlay = self.overlay();
+        if !overlay.exists() {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Output,
+            format!("{} is left over from an interrupted repair of {}", overlay.display(), self.path().display()),
+        )
+        .output(&overlay)
+        .advice(
+            "run that repair again with the same disks in the same order; if no file ending in `.in-place.json` lies beside any of \
+             them, nothing was written to them, and this one can be removed",
+        ))
     }
 
     fn remove_overlay(&self) -> Result<()> {
