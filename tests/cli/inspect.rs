@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::guest_disk::disk;
+use crate::guest_disk::{GUEST, disk};
 use crate::run::{Done, hyper2kvm};
 
 /// Runs it with a temporary directory of its own, which has to be empty afterwards.
@@ -46,6 +46,16 @@ fn a_guest_is_told_and_its_disk_is_left_as_it_was() {
         (&"vmdk".into(), &(32 << 20).into())
     );
     assert_eq!(fs::read(&vmdk).unwrap(), before);
+}
+
+#[test]
+fn a_blank_disk_before_it_hides_no_guest() {
+    let dir = tempfile::tempdir().unwrap();
+    let (blank, vmdk) = (dir.path().join("blank.img"), disk(dir.path(), &GUEST));
+    fs::File::create(&blank).unwrap().set_len(8 << 20).unwrap();
+    let done = inspect(dir.path(), &[blank.to_str().unwrap(), vmdk.to_str().unwrap(), "--json"]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert_eq!(done.json()["guests"][0]["hostname"], "web", "{}", done.stdout);
 }
 
 #[test]

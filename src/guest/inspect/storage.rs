@@ -41,7 +41,11 @@ for disk in /sys/block/*; do
   fi
 done
 printf 'blkid\n'
-[ -z "$devices" ] || blkid -p -o export $devices
+[ -n "$devices" ] || exit 0
+# It stops at the first device on which it finds nothing: then each is asked by itself.
+if told=$(blkid -p -o export $devices); then printf '%s\n' "$told"
+else for device in $devices; do blkid -p -o export "$device"; printf '\n'; done
+fi
 exit 0
 "#;
 
