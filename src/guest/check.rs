@@ -11,7 +11,11 @@ use super::tree::shown;
 use crate::model::error::{Error, Kind, Result};
 
 /// Each check says its number, how its tool ended, and its last words.
-const CHECK: &str = r#"tell() { printf 'checked\t%s\t%s\t%s\n' "$1" "$2" "$(printf %s "$3" | tail -n 4 | tr '\n\t' '  ')"; }
+const CHECK: &str = r#"tell() {
+  said=$3
+  [ -z "$said" ] || said=$(printf %s "$said" | tail -n 4 | tr '\n\t' '  ')
+  printf 'checked\t%s\t%s\t%s\n' "$1" "$2" "$said"
+}
 settle() { at=/tmp/hyper2kvm-check; mkdir -p $at; mount -o "$2" "$1" $at 2>/dev/null && umount $at; }
 check() {
   case $3 in
@@ -25,6 +29,10 @@ check() {
   said=$(timeout $limit $run "$2" 2>&1)
   tell "$1" $? "$said"
 }
+"#;
+/// A device that somebody holds open keeps what was read of it in memory, and the check after the repair reads the same. Only of ext, whose
+/// driver reads and writes through that memory: XFS and btrfs have one of their own, so a second reader could be told what is old.
+const KEEP: &str = r#"keep() { case $2 in ext*) sleep infinity <"$1" >/dev/null 2>&1 & ;; esac; }
 "#;
 /// As long as a check may take: a full one of a large file system takes minutes.
 const LIMIT_S: u32 = 600;
@@ -45,7 +53,7 @@ pub(super) fn before<'v>(
     appliance: &Appliance,
     volumes: impl IntoIterator<Item = (&'v Volume, &'v str)>,
 ) -> Result<Vec<String>> {
-    run(appliance, volumes, &|device, why| {
+    run(appliance, volumes, "keep", &|device, why| {
         Error::new(Kind::Guest, format!("the file system on {device} has errors: {why}"))
             .advice("check it in the source machine (`fsck -f`, `xfs_repair`, `btrfs check`), shut the machine down and convert it then")
             .permanent()
@@ -57,7 +65,7 @@ pub(super) fn after<'v>(
     appliance: &Appliance,
     volumes: impl IntoIterator<Item = (&'v Volume, &'v str)>,
 ) -> Result<Vec<String>> {
-    run(appliance, volumes, &|device, why| {
+    run(appliance, volumes, ":", &|device, why| {
         Error::new(Kind::Guest, format!("the file system on {device} has errors after its repair: {why}"))
             .advice("nothing of the repair is kept; report this with the job's bundle")
     })
@@ -66,6 +74,7 @@ pub(super) fn after<'v>(
 fn run<'v>(
     appliance: &Appliance,
     volumes: impl IntoIterator<Item = (&'v Volume, &'v str)>,
+    afterwards: &str,
     error: &dyn Fn(&str, &str) -> Error,
 ) -> Result<Vec<String>> {
     let mut asked: Vec<(&Volume, &str)> = Vec::new();
@@ -78,9 +87,10 @@ fn run<'v>(
     if asked.is_empty() {
         return Ok(Vec::new());
     }
-    let mut script = format!("limit={LIMIT_S}\n{CHECK}");
+    let mut script = format!("limit={LIMIT_S}\n{CHECK}{KEEP}");
     for (index, (volume, node)) in asked.iter().enumerate() {
-        script.push_str(&format!("check {index} {} {}\n", for_shell(node), volume.content));
+        let what = format!("{} {}", for_shell(node), volume.content);
+        script.push_str(&format!("check {index} {what}\n{afterwards} {what}\n"));
     }
     script.push_str("exit 0\n");
     let told = appliance.appliance_command(&script).map_err(|why| {

@@ -17,6 +17,7 @@ const MOST_LINKS: usize = 40;
 pub(super) struct Lookup {
     stats: RefCell<BTreeMap<String, Option<Stat>>>,
     targets: RefCell<BTreeMap<String, String>>,
+    listings: RefCell<BTreeMap<String, Vec<String>>>,
 }
 
 /// Why a question could not be answered, in the library's words.
@@ -43,9 +44,21 @@ impl Lookup {
         Ok(target)
     }
 
-    /// Forgets what a change at a physical path may have made untrue: what is there and below, and all that was not there.
+    /// Names in the directory at a physical path, sorted.
+    pub(super) fn list(&self, appliance: &Appliance, physical: &str) -> Answer<Vec<String>> {
+        if let Some(known) = self.listings.borrow().get(physical) {
+            return Ok(known.clone());
+        }
+        let names = appliance.list(physical)?;
+        self.listings.borrow_mut().insert(physical.to_owned(), names.clone());
+        Ok(names)
+    }
+
+    /// Forgets what a change at a physical path may have made untrue: what is there and below, all that was not there, and which names
+    /// are in the directories above, any of which may have been made for it.
     pub(super) fn changed(&self, physical: &str) {
         let is_untouched = |path: &String| !is_at_or_below(path, physical);
+        self.listings.borrow_mut().retain(|path, _| is_untouched(path) && !is_at_or_below(physical, path));
         self.stats.borrow_mut().retain(|path, stat| stat.is_some() && is_untouched(path));
         self.targets.borrow_mut().retain(|path, _| is_untouched(path));
     }
@@ -54,6 +67,7 @@ impl Lookup {
     pub(super) fn forget(&self) {
         self.stats.take();
         self.targets.take();
+        self.listings.take();
     }
 
     fn walk(&self, appliance: &Appliance, path: &str, follow: bool) -> Answer<Option<(String, Stat)>> {
@@ -135,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_change_makes_what_was_absent_uncertain_and_leaves_the_rest() {
-        let file = Stat { inode: 1, device: 1, mode: 0o100_644, uid: 0, gid: 0, size: 1 };
+        let file = Stat { inode: 1, device: 1, mode: 0o100_644, uid: 0, gid: 0, size: 1, modified: (0, 0) };
         let lookup = Lookup::default();
         lookup.stats.borrow_mut().extend([
             ("/etc/fstab".to_owned(), Some(file)),
@@ -143,7 +157,15 @@ mod tests {
             ("/etc/default/grub".to_owned(), Some(file)),
             ("/etc/absent".to_owned(), None),
         ]);
+        let names = |of: &[&str]| of.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        lookup.listings.borrow_mut().extend([
+            ("/".to_owned(), names(&["etc", "usr"])),
+            ("/etc".to_owned(), names(&["default", "fstab"])),
+            ("/etc/default".to_owned(), names(&["grub"])),
+            ("/usr".to_owned(), names(&["lib"])),
+        ]);
         lookup.changed("/etc/default");
         assert_eq!(lookup.stats.borrow().keys().collect::<Vec<_>>(), ["/etc/fstab"]);
+        assert_eq!(lookup.listings.borrow().keys().collect::<Vec<_>>(), ["/usr"]);
     }
 }

@@ -162,10 +162,12 @@ impl Tree {
 
     /// Names in a directory, sorted; none where there is no such directory.
     pub fn list(&self, directory: &str) -> Result<Vec<String>> {
-        if !self.is_directory(directory)? {
-            return Ok(Vec::new());
+        match self.real_entry(directory)? {
+            Some((real, stat)) if stat.is_directory() => {
+                self.lookup.list(&self.appliance, &real).map_err(failed("list", directory))
+            }
+            _ => Ok(Vec::new()),
         }
-        self.appliance.list(directory).map_err(failed("list", directory))
     }
 
     /// A plain file's content; `None` where there is none (a link to one is followed).
@@ -207,7 +209,7 @@ impl Tree {
         if before.as_deref() == Some(content) {
             return Ok(());
         }
-        let backup = if before.is_some() { self.back_up(path)? } else { None };
+        let backup = before.as_deref().map(|before| self.keep(path, Some(before))).transpose()?.flatten();
         if before.is_none() {
             self.make_parent(path)?;
         }
@@ -268,13 +270,7 @@ impl Tree {
     /// Changes the content of a large file that is there. Nothing is backed up: the file may be as large as all that is free.
     pub fn replace_large(&mut self, path: &str, content: &[u8], detail: &str) -> Result<()> {
         let real = self.real(path)?.unwrap_or_else(|| path.to_owned());
-        let mut pieces = content.chunks(MESSAGE_BYTES);
-        self.appliance
-            .write(&real, pieces.next().unwrap_or_default())
-            .map_err(|why| self.cannot_write(path, &why))?;
-        for piece in pieces {
-            self.appliance.append(&real, piece).map_err(|why| self.cannot_write(path, &why))?;
-        }
+        self.write_pieces(&real, content).map_err(|why| self.cannot_write(path, &why))?;
         self.record(path, Action::Changed, detail, None, None, None);
         Ok(())
     }
@@ -288,7 +284,7 @@ impl Tree {
     pub fn remove(&mut self, path: &str, detail: &str) -> Result<()> {
         let Some(stat) = self.stat(path)? else { return Ok(()) };
         let before = if stat.is_link() { None } else { self.read(path)? };
-        let backup = if before.is_some() { self.back_up(path)? } else { None };
+        let backup = before.as_deref().map(|before| self.keep(path, Some(before))).transpose()?.flatten();
         self.appliance.remove(path).map_err(|why| self.cannot_write(path, &why))?;
         self.record(path, Action::Removed, detail, before, None, backup);
         Ok(())
@@ -322,6 +318,11 @@ impl Tree {
 
     /// Keeps a file's present content inside the guest, once, if backups are wanted; the first one stays.
     pub fn back_up(&mut self, path: &str) -> Result<Option<String>> {
+        self.keep(path, None)
+    }
+
+    /// The same, of a file whose content may be known.
+    fn keep(&mut self, path: &str, content: Option<&[u8]>) -> Result<Option<String>> {
         if !self.backups {
             return Ok(None);
         }
@@ -331,13 +332,29 @@ impl Tree {
         let kept = format!("{BACKUP_ROOT}{path}");
         if !self.exists(&kept)? {
             self.make_parent(&kept)?;
-            self.appliance.copy(path, &kept).map_err(|why| self.cannot_write(&kept, &why))?;
+            // What is known is written down again: starting a program that copies takes ten times as long.
+            let written = content.is_some_and(|content| self.write_again(path, &kept, content).is_ok());
+            if !written {
+                self.appliance.copy(path, &kept).map_err(|why| self.cannot_write(&kept, &why))?;
+            }
             // Read by root alone: what is kept may have been secret.
             self.appliance.set_mode(BACKUP_ROOT, 0o700).map_err(failed("set the mode of", BACKUP_ROOT))?;
             self.outdate(BACKUP_ROOT);
         }
         self.backed_up.insert(path.to_owned(), kept.clone());
         Ok(Some(kept))
+    }
+
+    fn write_again(&self, path: &str, kept: &str, content: &[u8]) -> Result<(), String> {
+        let (real, stat) = self.lookup.real(&self.appliance, path)?.ok_or("it is gone")?;
+        self.write_pieces(kept, content)?;
+        self.appliance.copy_access(&real, kept, stat.modified)
+    }
+
+    fn write_pieces(&self, real: &str, content: &[u8]) -> Result<(), String> {
+        let mut pieces = content.chunks(MESSAGE_BYTES);
+        self.appliance.write(real, pieces.next().unwrap_or_default())?;
+        pieces.try_for_each(|piece| self.appliance.append(real, piece))
     }
 
     fn real_entry(&self, path: &str) -> Result<Option<(String, Stat)>> {

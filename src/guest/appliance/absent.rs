@@ -73,6 +73,10 @@ impl Handle {
         match *self {}
     }
 
+    pub(super) fn list_of_list(&self, _: &str, _: &str, _: &[&str]) -> Answer<Vec<String>> {
+        match *self {}
+    }
+
     pub(super) fn bytes(&self, _: &str, _: &[&str]) -> Answer<Vec<u8>> {
         match *self {}
     }
@@ -94,6 +98,14 @@ impl Handle {
     }
 
     pub(super) fn set_attribute(&self, _: &str, _: &str, _: &[u8]) -> Answer<()> {
+        match *self {}
+    }
+
+    pub(super) fn copy_attributes(&self, _: &str, _: &str) -> Answer<()> {
+        match *self {}
+    }
+
+    pub(super) fn set_times(&self, _: &str, _: (i64, i64)) -> Answer<()> {
         match *self {}
     }
 

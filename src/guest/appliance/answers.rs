@@ -17,6 +17,8 @@ pub struct Stat {
     pub gid: u32,
     /// Bytes.
     pub size: u64,
+    /// When it was last written: seconds since the epoch, and nanoseconds.
+    pub modified: (i64, i64),
 }
 
 impl Stat {

@@ -167,9 +167,13 @@ impl Appliance {
         unless_absent(self.handle.lstat(path))
     }
 
-    /// Where a link points.
+    /// Where a link points. By the library's function for many links: that for one takes ten times as long.
     pub fn link_target(&self, path: &str) -> Answer<String> {
-        self.handle.string("guestfs_readlink", &[path])
+        let (directory, name) = split(path);
+        match self.handle.list_of_list("guestfs_readlinklist", directory, &[name])?.pop() {
+            Some(target) if !target.is_empty() => Ok(target),
+            _ => Err(format!("{path} is not a link that can be read")),
+        }
     }
 
     /// The path with all links followed, inside the guest; `None` where they lead to nothing.
@@ -235,6 +239,12 @@ impl Appliance {
     /// Copies with owner, mode, times and attributes.
     pub fn copy(&self, from: &str, to: &str) -> Answer<()> {
         self.handle.status("guestfs_cp_a", &[from, to]).map(drop)
+    }
+
+    /// Gives a file owner, mode, attributes and time of another, whose time this is.
+    pub fn copy_access(&self, from: &str, to: &str, modified: (i64, i64)) -> Answer<()> {
+        self.handle.copy_attributes(from, to)?;
+        self.handle.set_times(to, modified)
     }
 
     /// Whether two files have the same content.
@@ -307,6 +317,15 @@ fn unless_absent<T>(answer: Answer<T>) -> Answer<Option<T>> {
     }
 }
 
+/// The directory of a path, and the name in it.
+fn split(physical: &str) -> (&str, &str) {
+    match physical.rsplit_once('/') {
+        Some(("", name)) => ("/", name),
+        Some((directory, name)) => (directory, name),
+        None => ("/", physical),
+    }
+}
+
 fn pairs(list: Vec<String>) -> Vec<(String, String)> {
     let mut pairs = Vec::with_capacity(list.len() / 2);
     let mut items = list.into_iter();
@@ -314,4 +333,15 @@ fn pairs(list: Vec<String>) -> Vec<(String, String)> {
         pairs.push((key, value));
     }
     pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_split_into_a_directory_and_a_name() {
+        assert_eq!(split("/lib"), ("/", "lib"));
+        assert_eq!(split("/etc/rc2.d/S01vmtools"), ("/etc/rc2.d", "S01vmtools"));
+    }
 }

@@ -56,6 +56,17 @@ struct DriveOptions {
     blocksize: c_int,
 }
 
+/// `struct guestfs_copy_attributes_argv` of `guestfs.h`; part of its stable ABI.
+#[repr(C)]
+struct CopiedAttributes {
+    bitmask: u64,
+    all: c_int,
+    mode: c_int,
+    xattributes: c_int,
+    ownership: c_int,
+}
+
+const COPY_ALL: u64 = 1;
 const DRIVE_READONLY: u64 = 1;
 const DRIVE_FORMAT: u64 = 1 << 1;
 const DRIVE_CACHEMODE: u64 = 1 << 9;
@@ -72,7 +83,13 @@ struct Statns {
     gid: i64,
     rdev: i64,
     size: i64,
-    rest: [i64; 14],
+    blksize: i64,
+    blocks: i64,
+    atime_sec: i64,
+    atime_nsec: i64,
+    mtime_sec: i64,
+    mtime_nsec: i64,
+    rest: [i64; 8],
 }
 
 /// `struct guestfs_statvfs` of `guestfs.h`.
@@ -262,6 +279,32 @@ impl Handle {
         if status == -1 { Err(self.complaint()) } else { Ok(()) }
     }
 
+    /// `guestfs_copy_attributes`: owner, mode and extended attributes.
+    pub(super) fn copy_attributes(&self, from: &str, to: &str) -> Result<(), Failure> {
+        let copy = self.shape::<unsafe extern "C" fn(
+            Raw,
+            *const c_char,
+            *const c_char,
+            *const CopiedAttributes,
+        ) -> c_int>("guestfs_copy_attributes_argv")?;
+        let (from, to) = (text(from)?, text(to)?);
+        let all = CopiedAttributes { bitmask: COPY_ALL, all: 1, mode: 0, xattributes: 0, ownership: 0 };
+        // SAFETY: the symbol has this signature; strings and options live until the call returns.
+        let status = unsafe { copy(self.raw, from.as_ptr(), to.as_ptr(), &raw const all) };
+        if status == -1 { Err(self.complaint()) } else { Ok(()) }
+    }
+
+    /// `guestfs_utimens`: when a file was last written, which is when it was last read, too.
+    pub(super) fn set_times(&self, path: &str, (seconds, nanoseconds): (i64, i64)) -> Result<(), Failure> {
+        let set = self.shape::<unsafe extern "C" fn(Raw, *const c_char, i64, i64, i64, i64) -> c_int>(
+            "guestfs_utimens",
+        )?;
+        let path = text(path)?;
+        // SAFETY: the symbol has this signature.
+        let status = unsafe { set(self.raw, path.as_ptr(), seconds, nanoseconds, seconds, nanoseconds) };
+        if status == -1 { Err(self.complaint()) } else { Ok(()) }
+    }
+
     /// `guestfs_lstatns`
     pub(super) fn lstat(&self, path: &str) -> Result<Stat, Failure> {
         let answer: *mut Statns = self.with_strings("guestfs_lstatns", &[path])?;
@@ -277,6 +320,7 @@ impl Handle {
                 uid: u32::try_from((*answer).uid).unwrap_or(0),
                 gid: u32::try_from((*answer).gid).unwrap_or(0),
                 size: u64::try_from((*answer).size).unwrap_or(0),
+                modified: ((*answer).mtime_sec, (*answer).mtime_nsec),
             };
             free(answer.cast());
             Ok(stat)

@@ -133,6 +133,16 @@ impl Handle {
     /// A function that takes strings and answers with a list; of a hash, keys and values take turns.
     pub(super) fn list(&self, name: &str, args: &[&str]) -> Result<Vec<String>, Failure> {
         let answer: *mut *mut c_char = self.with_strings(name, args)?;
+        self.take_list(answer)
+    }
+
+    /// A function that takes a string, then a list of strings, and answers with a list.
+    pub(super) fn list_of_list(&self, name: &str, arg: &str, list: &[&str]) -> Result<Vec<String>, Failure> {
+        let answer: *mut *mut c_char = self.with_list(name, arg, list)?;
+        self.take_list(answer)
+    }
+
+    fn take_list(&self, answer: *mut *mut c_char) -> Result<Vec<String>, Failure> {
         if answer.is_null() {
             return Err(self.complaint());
         }
@@ -180,16 +190,19 @@ impl Handle {
 
     /// A function that takes a string, then a list of strings, and answers with one: `debug`.
     pub(super) fn string_of_list(&self, name: &str, arg: &str, list: &[&str]) -> Result<String, Failure> {
+        let answer: *mut c_char = self.with_list(name, arg, list)?;
+        self.take_string(answer)
+    }
+
+    fn with_list<R: 'static>(&self, name: &str, arg: &str, list: &[&str]) -> Result<R, Failure> {
         let first = text(arg)?;
         let items = texts(list)?;
         let mut pointers: Vec<*const c_char> = items.iter().map(|item| item.as_ptr()).collect();
         pointers.push(std::ptr::null());
-        let ask = self
-            .shape::<unsafe extern "C" fn(Raw, *const c_char, *const *const c_char) -> *mut c_char>(name)?;
+        let ask = self.shape::<unsafe extern "C" fn(Raw, *const c_char, *const *const c_char) -> R>(name)?;
         // SAFETY: the caller names a function of this shape; the array is null-terminated, and it and its strings live until the
         // call returns.
-        let answer = unsafe { ask(self.raw, first.as_ptr(), pointers.as_ptr()) };
-        self.take_string(answer)
+        Ok(unsafe { ask(self.raw, first.as_ptr(), pointers.as_ptr()) })
     }
 
     pub(super) fn with_strings<R: 'static>(&self, name: &str, args: &[&str]) -> Result<R, Failure> {
