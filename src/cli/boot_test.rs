@@ -5,11 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use super::table::printable;
-use super::{Exit, Failure, Ui};
+use super::{Exit, Failure, Ui, interrupt};
 use crate::disk::{Control, Engine, detect};
 use crate::model::boot::{BootOptions, BootVerdict, Verdict};
 use crate::model::error::{Error, Kind, Result};
@@ -75,15 +73,11 @@ pub(super) fn run(args: &BootTestArgs, ui: &Ui) -> std::result::Result<Exit, Fai
     let order = order(args)?;
     let engine = Engine::find(Launcher::this_program())?;
     let control = Control::new();
-    obey_signals(&control);
+    interrupt::ends(&control);
     let mut view = View::new(ui);
     let tried = boot_test::run(&order, &engine, &control, &mut |moment| view.show(moment));
     view.finish();
-    match tried {
-        Ok(found) => tell(&found, ui),
-        Err(error) if error.kind() == Kind::Cancelled => Err(Failure::new(Exit::Interrupted, error)),
-        Err(error) => Err(error.into()),
-    }
+    tell(&tried?, ui)
 }
 
 fn order(args: &BootTestArgs) -> Result<BootTestOrder> {
@@ -158,17 +152,6 @@ fn memory_mib(text: &str) -> std::result::Result<u64, String> {
         Ok(mib) if mib >= 64 => Ok(mib),
         Ok(_) => Err("a guest needs at least 64MiB".to_owned()),
         Err(error) => Err(error.to_string()),
-    }
-}
-
-/// The first interrupt ends the guest; what it made goes with it.
-fn obey_signals(control: &Control) {
-    let control = control.clone();
-    match Signals::new([SIGINT, SIGTERM]) {
-        Ok(mut signals) => {
-            std::thread::spawn(move || signals.forever().for_each(|_| control.cancel(false)));
-        }
-        Err(error) => tracing::warn!(%error, "signals end this command without cleaning up"),
     }
 }
 

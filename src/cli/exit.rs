@@ -51,6 +51,7 @@ impl Exit {
         match kind {
             Kind::Manifest => Exit::Usage,
             Kind::Unsupported => Exit::Lacking,
+            Kind::Cancelled => Exit::Interrupted,
             _ => Exit::Failed,
         }
     }

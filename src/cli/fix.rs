@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::convert::{self, MachineDisks};
 use super::table::printable;
-use super::{Exit, Failure, Ui, inspect};
+use super::{Exit, Failure, Ui, inspect, interrupt};
 use crate::guest::facts::{FixOptions, WantedNic};
 use crate::model::error::{Error, Result};
 use crate::model::guest::GuestIdentity;
@@ -76,6 +76,7 @@ pub(super) fn run(args: &FixArgs, ui: &Ui) -> Result<Exit, Failure> {
     }
     let keys = inspect::keys(&args.key_file)?;
     let processor = DiskProcessor::new()?;
+    interrupt::ends(&processor.control());
     let nic = |mac: &Mac| WantedNic { mac: Some(mac.as_str().to_owned()), ..WantedNic::default() };
     let options = FixOptions {
         engine: engine(&args.engine)?,

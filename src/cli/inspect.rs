@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::table::printable;
-use super::{Exit, Failure, Ui};
+use super::{Exit, Failure, Ui, interrupt};
 use crate::disk::SourceDisk;
 use crate::guest::work::Key;
 use crate::model::error::Result;
@@ -52,6 +52,7 @@ struct DiskView {
 pub(super) fn run(args: &InspectArgs, ui: &Ui) -> Result<Exit, Failure> {
     let keys = keys(&args.key_file)?;
     let processor = DiskProcessor::new()?;
+    interrupt::ends(&processor.control());
     let disks = args.disks.iter().map(|path| processor.inspect(path)).collect::<Result<Vec<_>>>()?;
     let begun = |what: &str| {
         if ui.verbose > 0 {

@@ -19,6 +19,7 @@ mod exit;
 mod fix;
 mod input;
 mod inspect;
+mod interrupt;
 mod list;
 mod logs;
 mod man;

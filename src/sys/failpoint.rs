@@ -43,7 +43,8 @@ pub const ALL: &[&str] = &[
 ];
 
 /// Those that no job meets, but a repair of disks in place.
-pub const IN_PLACE: &[&str] = &["in-place.recorded", "in-place.begun", "in-place.committed"];
+pub const IN_PLACE: &[&str] =
+    &["in-place.repaired", "in-place.recorded", "in-place.begun", "in-place.committed", "in-place.cleared"];
 
 /// Reads what a test asks for; to be called before anything else.
 #[cfg(not(feature = "failpoints"))]

@@ -1,10 +1,13 @@
 //! `fix --in-place`: the disk itself is repaired, whole or not at all, and only where nobody uses it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use hyper2kvm::sys::failpoint;
 
@@ -31,8 +34,31 @@ fn qemu_img(words: &[&str]) {
     assert!(done.status.success(), "{words:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-fn in_place(disk: &Path) -> Done {
-    hyper2kvm().args(["fix", "--in-place", "--json"]).arg(disk).output().unwrap().into()
+/// A guest's disk, and another of its machine.
+fn machine(dir: &Path) -> [PathBuf; 2] {
+    let (web, data) = (qcow2(dir), dir.join("data.qcow2"));
+    qemu_img(&["create", "-f", "qcow2", text(&data), "8M"]);
+    [web, data]
+}
+
+fn in_place<D: AsRef<OsStr>>(disks: &[D]) -> Done {
+    hyper2kvm().args(["fix", "--in-place", "--json"]).args(disks).output().unwrap().into()
+}
+
+/// A repair that is killed at a failpoint.
+fn cut<D: AsRef<OsStr>>(disks: &[D], failpoint: &str) {
+    assert!(failpoint::IN_PLACE.contains(&failpoint));
+    let mut cut = hyper2kvm();
+    cut.args(["fix", "--in-place"]).args(disks).env("HYPER2KVM_FAILPOINT", failpoint);
+    assert_eq!(cut.output().unwrap().status.signal(), Some(9), "{failpoint}");
+}
+
+fn until(is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !is_so() {
+        assert!(Instant::now() < deadline);
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Names in a directory, sorted.
@@ -52,53 +78,102 @@ fn changed_paths(done: &Done) -> Vec<String> {
 fn the_disk_itself_is_repaired_and_a_second_time_needs_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let disk = qcow2(dir.path());
-    let done = in_place(&disk);
+    let done = in_place(&[&disk]);
     assert_eq!(done.code, 0, "{}", done.stderr);
     assert!(changed_paths(&done).contains(&"/etc/fstab".to_owned()), "{}", done.stdout);
     qemu_img(&["check", text(&disk)]);
     let before = fs::read(&disk).unwrap();
-    let again = in_place(&disk);
+    let again = in_place(&[&disk]);
     assert_eq!(changed_paths(&again), [""; 0]);
     assert!(fs::read(&disk).unwrap() == before, "a repaired disk was written to");
     assert_eq!(names(dir.path()), ["web.qcow2"], "something is left behind");
 }
 
 #[test]
-fn cut_off_at_any_step_the_next_repair_finishes_it() {
-    for failpoint in failpoint::IN_PLACE {
+fn cut_off_before_a_disk_is_begun_the_repair_begins_anew() {
+    for failpoint in ["in-place.repaired", "in-place.recorded"] {
         let dir = tempfile::tempdir().unwrap();
-        let disk = qcow2(dir.path());
-        let mut cut = hyper2kvm();
-        cut.args(["fix", "--in-place"]).arg(&disk).env("HYPER2KVM_FAILPOINT", failpoint);
-        assert_eq!(cut.output().unwrap().status.signal(), Some(9), "{failpoint}");
-        assert!(names(dir.path()).contains(&".web.qcow2.in-place.json".to_owned()), "{failpoint}");
-        let next = in_place(&disk);
+        let disks = machine(dir.path());
+        let before = disks.each_ref().map(|disk| fs::read(disk).unwrap());
+        cut(&disks, failpoint);
+        assert!(disks.each_ref().map(|disk| fs::read(disk).unwrap()) == before, "{failpoint}");
+        let next = in_place(&disks);
         assert_eq!(next.code, 0, "{failpoint}: {}", next.stderr);
-        assert!(
-            next.stdout.contains("an interrupted repair of these disks was finished first"),
-            "{}",
-            next.stdout
-        );
-        assert_eq!(changed_paths(&next), [""; 0], "{failpoint}: it was not finished whole");
-        qemu_img(&["check", text(&disk)]);
-        assert_eq!(names(dir.path()), ["web.qcow2"], "{failpoint}");
+        assert!(changed_paths(&next).contains(&"/etc/fstab".to_owned()), "{failpoint}: {}", next.stdout);
+        assert_eq!(names(dir.path()), ["data.qcow2", "web.qcow2"], "{failpoint}");
     }
 }
 
 #[test]
-fn a_disk_that_changed_under_an_interrupted_repair_is_left_alone() {
+fn cut_off_later_the_next_repair_makes_all_disks_whole_in_whichever_order_they_are_named() {
+    let finished = "an interrupted repair of these disks was finished first";
+    for (failpoint, has_to_finish) in
+        [("in-place.begun", true), ("in-place.committed", true), ("in-place.cleared", false)]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let [web, data] = machine(dir.path());
+        cut(&[&web, &data], failpoint);
+        let next = in_place(&[&data, &web]);
+        assert_eq!(next.code, 0, "{failpoint}: {}", next.stderr);
+        assert_eq!(next.stdout.contains(finished), has_to_finish, "{failpoint}: {}", next.stdout);
+        assert_eq!(changed_paths(&next), [""; 0], "{failpoint}: it was not finished whole");
+        qemu_img(&["check", text(&web)]);
+        assert_eq!(names(dir.path()), ["data.qcow2", "web.qcow2"], "{failpoint}");
+    }
+}
+
+#[test]
+fn an_interrupted_repair_is_finished_for_all_disks_though_only_one_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let [web, data] = machine(dir.path());
+    cut(&[&web, &data], "in-place.begun");
+    let next = in_place(&[&data]);
+    assert!(next.stderr.contains("no operating system"), "{}", next.stderr);
+    assert_eq!(names(dir.path()), ["data.qcow2", "web.qcow2"]);
+    assert_eq!(changed_paths(&in_place(&[&web])), [""; 0]);
+}
+
+#[test]
+fn disks_that_changed_or_parted_under_an_interrupted_repair_are_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let [web, data] = machine(dir.path());
+    cut(&[&web, &data], "in-place.begun");
+    let before = fs::read(&web).unwrap();
+    let refused = |why: &str| {
+        let done = in_place(&[&web, &data]);
+        assert_ne!(done.code, 0, "{why}");
+        assert!(done.stderr.contains(why), "{}", done.stderr);
+        assert!(fs::read(&web).unwrap() == before, "{why}");
+    };
+    let (record, hidden) = (dir.path().join(".data.qcow2.in-place.json"), dir.path().join("record"));
+    fs::rename(&record, &hidden).unwrap();
+    refused("data.qcow2 was repaired together with it, but what the repair left beside it is gone");
+    fs::rename(&hidden, &record).unwrap();
+
+    let elsewhere = dir.path().join("elsewhere.qcow2");
+    fs::rename(&data, &elsewhere).unwrap();
+    let alone = in_place(&[&web]);
+    assert!(alone.stderr.contains("put ") && alone.stderr.contains("back where it was"), "{}", alone.stderr);
+    fs::rename(&elsewhere, &data).unwrap();
+
+    fs::File::options().append(true).open(&data).unwrap().write_all(&[0; 512]).unwrap();
+    refused("data.qcow2 may be repaired in part: it was changed after its repair was worked out");
+}
+
+#[test]
+fn interrupted_by_its_user_a_repair_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     let disk = qcow2(dir.path());
-    let mut cut = hyper2kvm();
-    cut.args(["fix", "--in-place"]).arg(&disk).env("HYPER2KVM_FAILPOINT", "in-place.recorded");
-    assert_eq!(cut.output().unwrap().status.signal(), Some(9));
-    fs::File::options().append(true).open(&disk).unwrap().write_all(&[0; 512]).unwrap();
     let before = fs::read(&disk).unwrap();
-    let next = in_place(&disk);
-    assert_ne!(next.code, 0);
-    let error = &next.stderr;
-    assert!(error.contains("was changed after its repair was worked out"), "{error}");
-    assert!(error.contains(".web.qcow2.in-place.json"), "{error}");
+    let mut repair = hyper2kvm();
+    repair.args(["fix", "--in-place"]).arg(&disk).stderr(Stdio::piped());
+    let repair = repair.spawn().unwrap();
+    until(|| names(dir.path()).contains(&".web.qcow2.in-place.qcow2".to_owned()));
+    let pid = rustix::process::Pid::from_child(&repair);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let done = repair.wait_with_output().unwrap();
+    assert_eq!(done.status.code(), Some(130), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(names(dir.path()), ["web.qcow2"]);
     assert!(fs::read(&disk).unwrap() == before);
 }
 
@@ -108,7 +183,7 @@ fn a_disk_that_is_used_or_cannot_be_written_to_as_it_is_is_refused() {
     let disk = qcow2(dir.path());
     let before = fs::read(&disk).unwrap();
     let refused = |disk: &Path, why: &str| {
-        let done = in_place(disk);
+        let done = in_place(&[disk]);
         let error = &done.stderr;
         assert!(error.contains(why), "{error}");
         assert!(error.contains("--output DIR"), "no way out: {error}");
