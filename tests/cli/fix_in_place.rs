@@ -140,7 +140,7 @@ fn disks_that_changed_or_parted_under_an_interrupted_repair_are_left_alone() {
     cut(&[&web, &data], "in-place.begun");
     let before = fs::read(&web).unwrap();
     let refused = |why: &str| {
-        let done = in_place(&[&web, &data]);
+        let done = in_place(&[&data, &web]);
         assert_ne!(done.code, 0, "{why}");
         assert!(done.stderr.contains(why), "{}", done.stderr);
         assert!(fs::read(&web).unwrap() == before, "{why}");
@@ -149,6 +149,10 @@ fn disks_that_changed_or_parted_under_an_interrupted_repair_are_left_alone() {
     fs::rename(&record, &hidden).unwrap();
     refused("data.qcow2 was repaired together with it, but what the repair left beside it is gone");
     fs::rename(&hidden, &record).unwrap();
+    assert!(
+        names(dir.path()).contains(&".data.qcow2.in-place.qcow2".to_owned()),
+        "what is needed was thrown away"
+    );
 
     let elsewhere = dir.path().join("elsewhere.qcow2");
     fs::rename(&data, &elsewhere).unwrap();

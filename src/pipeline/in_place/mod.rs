@@ -77,11 +77,7 @@ impl DiskProcessor {
     fn settle(&self, places: &[Place], beginning: &mut dyn FnMut(&str)) -> Result<bool> {
         let mut finished = false;
         for place in places {
-            let Some(pending) = place.record()? else {
-                // Made before anything was decided.
-                place.clear()?;
-                continue;
-            };
+            let Some(pending) = place.record()? else { continue };
             let others = pending
                 .machine
                 .iter()
@@ -125,6 +121,8 @@ impl DiskProcessor {
                 }
             }
         }
+        // What now lies beside one of them was made before anything was decided.
+        places.iter().try_for_each(Place::clear)?;
         Ok(finished)
     }
 
