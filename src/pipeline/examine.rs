@@ -3,8 +3,7 @@
 //! The guest is opened as in a conversion: in the confined child, through overlays that are thrown away, so that nothing is ever written
 //! to a source. A rehearsed repair is a whole one, verified too; only its overlays do not stay. What is not here: how the answer is shown.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::PathBuf;
 
 use super::guest_child::{GuestChild, GuestFiles, GuestLimits, GuestPlace};
 use super::library::DiskProcessor;
@@ -15,11 +14,10 @@ use crate::model::error::{Error, Kind, Result};
 use crate::model::guest::GuestIdentity;
 use crate::model::report::FixReport;
 use crate::sys::kvm;
+use crate::sys::scratch::Scratch;
 
 /// An appliance that says nothing for this long hangs.
 const STALL_TIMEOUT_S: f64 = 600.0;
-/// Nobody else looks into these files.
-const PRIVATE_MODE: u32 = 0o700;
 
 /// What a repair would change.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,8 +42,8 @@ impl DiskProcessor {
         keys: Vec<Key>,
         mut beginning: impl FnMut(&str),
     ) -> Result<GuestIdentity> {
-        let scratch = Scratch::make()?;
-        let overlays = scratch.overlays(disks);
+        let scratch = scratch()?;
+        let overlays = overlays(&scratch, disks);
         self.work_inside(disks, &overlays, keys, None, &mut beginning).map(|found| found.identity)
     }
 
@@ -57,8 +55,8 @@ impl DiskProcessor {
         options: FixOptions,
         mut beginning: impl FnMut(&str),
     ) -> Result<Rehearsal> {
-        let scratch = Scratch::make()?;
-        let overlays = scratch.overlays(disks);
+        let scratch = scratch()?;
+        let overlays = overlays(&scratch, disks);
         self.work_inside(disks, &overlays, keys, Some(options), &mut beginning)
     }
 
@@ -71,8 +69,8 @@ impl DiskProcessor {
         fix: Option<FixOptions>,
         beginning: &mut dyn FnMut(&str),
     ) -> Result<Rehearsal> {
-        let scratch = Scratch::make()?;
-        let place = GuestPlace::prepare(&scratch.0, None)?;
+        let scratch = scratch()?;
+        let place = GuestPlace::prepare(scratch.path(), None)?;
         let launcher = &self.engine.launcher;
         let (mut drives, mut files) = (Vec::new(), GuestFiles::default());
         for (disk, path) in disks.iter().zip(overlays) {
@@ -122,38 +120,16 @@ impl DiskProcessor {
     }
 }
 
-/// A private directory, gone when it is dropped.
-#[derive(Debug)]
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn make() -> Result<Scratch> {
-        use std::os::unix::fs::DirBuilderExt;
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("hyper2kvm-{}-{number}", std::process::id()));
-        let made = std::fs::DirBuilder::new().mode(PRIVATE_MODE).create(&path);
-        made.map_err(|error| {
-            Error::io(Kind::Output, "make", &path, &error)
-                .advice("TMPDIR names the directory for temporary files; it has to be writable")
-        })?;
-        let real: &Path = &path;
-        std::fs::canonicalize(real)
-            .map(Scratch)
-            .map_err(|error| Error::io(Kind::Output, "resolve", real, &error))
-    }
+/// A private directory among the temporary ones.
+fn scratch() -> Result<Scratch> {
+    let temp = std::env::temp_dir();
+    Scratch::make(&temp, "hyper2kvm").map_err(|error| {
+        Error::io(Kind::Output, "make a directory in", &temp, &error)
+            .advice("TMPDIR names the directory for temporary files; it has to be writable")
+    })
 }
 
-impl Scratch {
-    fn overlays(&self, disks: &[SourceDisk]) -> Vec<PathBuf> {
-        (0..disks.len()).map(|index| self.0.join(format!("{index}.qcow2"))).collect()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::debug!(path = %self.0.display(), %error, "the temporary directory stays");
-        }
-    }
+/// Where overlays of these disks go.
+fn overlays(scratch: &Scratch, disks: &[SourceDisk]) -> Vec<PathBuf> {
+    (0..disks.len()).map(|index| scratch.file(&format!("{index}.qcow2"))).collect()
 }

@@ -11,6 +11,7 @@ pub mod mounts;
 pub mod process;
 pub mod retry;
 pub mod sandbox;
+pub mod scratch;
 pub mod stub;
 pub mod time;
 pub mod users;

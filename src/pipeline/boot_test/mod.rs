@@ -19,7 +19,6 @@ mod line;
 mod observer;
 mod qemu;
 mod record;
-mod scratch;
 mod screen;
 mod serial;
 mod tpm;
@@ -38,11 +37,11 @@ use crate::model::manifest::Accelerator;
 use crate::sys::kvm;
 use crate::sys::process::{Capture, ChildLimits, ChildSpec, ProcessError};
 use crate::sys::sandbox::Rules;
+use crate::sys::scratch::Scratch;
 use firmware::UefiFirmware;
 use judge::Judge;
 use observer::{Observer, Outcome, TICK, Watched};
 use record::Record;
-use scratch::Scratch;
 use screen::Screen;
 use serial::Serial;
 
@@ -133,7 +132,10 @@ pub fn run(
     for disk in &order.machine.disks {
         disks.push(open_source(&disk.path, disk.format, &policy, engine, control)?);
     }
-    let scratch = Scratch::make(&order.work_dir)?;
+    let scratch = Scratch::make(&order.work_dir, "boot-test").map_err(|error| {
+        Error::io(Kind::Output, "make a directory in", &order.work_dir, &error)
+            .advice("let this user write there, or name another place with TMPDIR")
+    })?;
     let mut machine = order.machine.clone();
     machine.firmware = order.options.firmware.or(machine.firmware);
     if machine.firmware.is_none() && !machine.secure_boot {

@@ -13,11 +13,11 @@ use super::judge::{Judge, Sign};
 use super::line::JsonLine;
 use super::qemu::{AGENT_ID, AGENT_SOCKET, CONTROL_SOCKET};
 use super::record::Record;
-use super::scratch::Scratch;
 use super::screen::Screen;
 use super::serial::Serial;
 use crate::model::boot::Verdict;
 use crate::sys::process::{Group, Watch};
+use crate::sys::scratch::Scratch;
 
 /// How often everything is looked at.
 pub(super) const TICK: Duration = Duration::from_millis(100);

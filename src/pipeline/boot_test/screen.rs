@@ -9,10 +9,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read as _;
 use std::time::Duration;
 
+use crate::sys::scratch::Scratch;
+
 use serde_json::{Value, json};
 
 use super::line::JsonLine;
-use super::scratch::Scratch;
 
 /// Where QEMU puts pictures, in the test's directory.
 const PICTURE: &str = "screen.png";

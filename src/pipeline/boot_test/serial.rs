@@ -10,8 +10,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 
 use super::line::read_available;
-use super::scratch::Scratch;
 use crate::model::error::{Error, Kind, Result};
+use crate::sys::scratch::Scratch;
 
 /// What QEMU is told; it adds `.in` and `.out`.
 pub(super) const SERIAL: &str = "serial";
@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn what_a_guest_says_byte_by_byte_is_kept_until_it_is_heard() {
         let dir = tempfile::tempdir().unwrap();
-        let scratch = Scratch::make(dir.path()).unwrap();
+        let scratch = Scratch::make(dir.path(), "test").unwrap();
         let mut serial = Serial::make(&scratch).unwrap();
         let mut heard = 0;
         serial.heard(&mut |bytes| heard += bytes.len());

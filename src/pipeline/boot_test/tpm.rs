@@ -5,11 +5,11 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::scratch::Scratch;
 use crate::disk::Control;
 use crate::model::error::{Error, Kind, Result};
 use crate::sys::process::{ChildLimits, ChildSpec, Launcher, LongChild, find_program};
 use crate::sys::sandbox::Rules;
+use crate::sys::scratch::Scratch;
 
 /// The socket by which QEMU finds it, in the test's directory.
 pub(super) const SOCKET: &str = "tpm.sock";
