@@ -25,6 +25,7 @@ mod shapes;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 pub use answers::{Room, Stat};
 
@@ -39,6 +40,9 @@ pub type Failure = String;
 
 /// Memory of an appliance, MiB: what fsck of a large file system and a guest's own tools need.
 const MEMORY_MB: u32 = 1024;
+
+/// An appliance that ends within this time has not come as far as its kernel.
+const NEVER_BEGAN: Duration = Duration::from_secs(2);
 
 /// How an appliance is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +86,21 @@ pub(super) fn presence() -> GuestfsPresence {
 
 impl Appliance {
     /// Starts one with these drives attached, in this order.
+    ///
+    /// On a machine that starts several at once, one in some hundred ends before it has begun, and a second one does not. Nothing was opened
+    /// by then, so nothing is lost by trying once more.
     pub fn launch(settings: &Settings, drives: &[Drive]) -> Result<Appliance> {
+        let begun = Instant::now();
+        match Appliance::launch_once(settings, drives) {
+            Err(error) if error.kind() == Kind::Guest && begun.elapsed() < NEVER_BEGAN => {
+                tracing::warn!(%error, tail = error.details().console_tail, "the appliance is started once more");
+                Appliance::launch_once(settings, drives)
+            }
+            launched => launched,
+        }
+    }
+
+    fn launch_once(settings: &Settings, drives: &[Drive]) -> Result<Appliance> {
         let mut handle = Handle::new().map_err(|why| missing(&why))?;
         let log = settings.log.as_deref().map(log_file).transpose()?;
         let prepare = |handle: &mut Handle| -> std::result::Result<(), Failure> {
