@@ -14,6 +14,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use crate::sys::record_lock::is_locked;
+
 /// A directory held open.
 #[derive(Debug)]
 pub struct Dir {
@@ -238,16 +240,7 @@ impl Dir {
     /// Whether somebody holds a record lock on a plain file, as QEMU does on every image that it has open.
     pub fn is_in_use(&self, name: &str) -> io::Result<bool> {
         let file = self.open_file(name)?;
-        // Asking for the strongest lock on the whole file names whoever would be in its way.
-        let mut lock = nix::libc::flock {
-            l_type: nix::libc::F_WRLCK as i16,
-            l_whence: nix::libc::SEEK_SET as i16,
-            l_start: 0,
-            l_len: 0,
-            l_pid: 0,
-        };
-        nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_GETLK(&mut lock))?;
-        Ok(lock.l_type != nix::libc::F_UNLCK as i16)
+        is_locked(&file, 0..0)
     }
 
     /// Does something while nobody else who asks this way does it in this directory.
@@ -360,17 +353,12 @@ mod tests {
 
     #[test]
     fn a_file_with_a_record_lock_is_in_use() {
+        use crate::sys::record_lock::share;
         let (temp, dir) = scratch();
-        let file = File::create(temp.path().join("disk")).unwrap();
+        let path = temp.path().join("disk");
+        let file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
         assert!(!dir.is_in_use("disk").unwrap());
-        let lock = nix::libc::flock {
-            l_type: nix::libc::F_WRLCK as i16,
-            l_whence: nix::libc::SEEK_SET as i16,
-            l_start: 100,
-            l_len: 1,
-            l_pid: 0,
-        };
-        nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+        assert!(share(&file, 100..101).unwrap());
         assert!(dir.is_in_use("disk").unwrap());
         drop(file);
         assert!(!dir.is_in_use("disk").unwrap());

@@ -9,6 +9,7 @@ pub mod fs;
 pub mod kvm;
 pub mod mounts;
 pub mod process;
+pub mod record_lock;
 pub mod retry;
 pub mod sandbox;
 pub mod scratch;
