@@ -4,7 +4,7 @@
 //! same run, alternating, and printed as a ratio, because a ratio carries over to another machine
 //! and a time does not. A goal that is missed is said and makes the run fail.
 //!
-//! `cargo bench --bench service -- copy idle` measures only what is named.
+//! `cargo bench --bench service -- disks idle` measures only what is named.
 
 #![allow(
     unreachable_pub,
@@ -12,7 +12,7 @@
     reason = "a bench binary has no outside and may end at a surprise"
 )]
 
-mod copy;
+mod disks;
 mod figures;
 mod flood;
 mod guest;
@@ -35,7 +35,7 @@ const ALL: [(&str, Measure); 6] = [
     ("latency", latency::measure),
     ("flood", flood::measure),
     ("history", history::measure),
-    ("copy", copy::measure),
+    ("disks", disks::measure),
     ("guest", guest::measure),
 ];
 
