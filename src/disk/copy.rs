@@ -1,8 +1,8 @@
-//! One copy: `qemu-img convert` with explicit formats, watched for progress, ended durable.
+//! One copy, ended durable: by ourselves where we read the one format and write the other, else by `qemu-img convert`.
 //!
-//! The target is made by us, empty, and is the only file that the child may write: it cannot even make
-//! another beside it. It is kept flowing to the medium while the child writes, so that the last fsync
-//! has little left to do.
+//! QEMU is given explicit formats and watched for progress. The target is made by us, empty, and is the only file that the child may
+//! write: it cannot even make another beside it. It is kept flowing to the medium while the child writes, so that the last fsync has
+//! little left to do. A copy by QEMU that was cut begins anew. What is not here: our own copying (see [`super::native`]).
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -16,10 +16,11 @@ use crate::disk::failure::Call;
 use crate::disk::measure::Measure;
 use crate::disk::node::output_driver;
 use crate::disk::watch;
+use crate::disk::{native, read, write};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::{Compression, OutputFormat, Preallocation};
 use crate::sys::failpoint;
-use crate::sys::fs::{allocated_bytes, parent_of, sync_dir};
+use crate::sys::fs::{allocated_bytes, free_bytes, parent_of, sync_dir};
 use crate::sys::process::ChildLimits;
 
 /// The largest disk that a VHD can describe.
@@ -36,7 +37,7 @@ const FILE_SIZE_SLACK: u64 = 64 << 20;
 /// What is to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// The file; made by the copy, which refuses if it is there.
+    /// The file; made by the copy.
     pub path: PathBuf,
     /// Its format.
     pub format: OutputFormat,
@@ -46,6 +47,9 @@ pub struct Target {
     pub level: Option<u8>,
     /// How it is laid out.
     pub preallocation: Preallocation,
+    /// Where it is written down how far the copy is, so that a run that was cut is gone on from. Without one, a file that is there is
+    /// refused. It stays when the copy is finished, for whoever has recorded that to remove.
+    pub journal: Option<PathBuf>,
 }
 
 /// How far a copy is.
@@ -68,8 +72,12 @@ pub struct CopyOutcome {
     pub allocated_bytes: u64,
     /// How long it took, until durable.
     pub seconds: f64,
-    /// The command that made it, for the log.
-    pub command: String,
+    /// Who made it: `hyper2kvm 0.1.0`, `qemu-img 10.0.2`.
+    pub engine: String,
+    /// What an earlier run that was cut had done of it already.
+    pub kept_bytes: u64,
+    /// Why what an earlier run had done was of no use, if there was something.
+    pub restarted: Option<String>,
 }
 
 /// See [`Engine::copy`].
@@ -84,31 +92,31 @@ pub(crate) fn run(
     let started = Instant::now();
     let path = &target.path;
     let virtual_size = source.facts.virtual_size;
-    let arguments = arguments(source, target)?;
     let fail = |what: &str, error: &std::io::Error| Error::io(Kind::Output, what, path, error).output(path);
-    let file = create(path)?;
-    failpoint::hit("copy.target-made");
-    let limits = ChildLimits {
-        file_size_bytes: Some(file_size_limit(target, planned, virtual_size)),
-        ..engine.long_limits()
-    };
-    let spec = engine.spec(arguments, source.paths(), vec![path.clone()], limits);
-    let call = Call {
-        verb: "convert",
-        kind: Kind::Conversion,
-        source: Some(&source.path),
-        target: Some((path, planned.required_bytes)),
-    };
     let total = planned.bytes_to_copy;
-    let output = flushing(&file, || {
-        watch::run(engine, &spec, &call, control, &mut |part| {
-            let done = (total as f64 * part) as u64;
-            on_progress(CopyProgress { bytes_total: total, bytes_done: done.min(total) });
-        })
-    })?;
-    if !output.status.success() {
-        return Err(call.failed(&output));
-    }
+    let reader = match write::is_ours(target, virtual_size) {
+        true => read::open(source, control)?,
+        false => None,
+    };
+    let (file, copied_by, copied) = match reader {
+        Some(reader) => {
+            let begun = native::begin(source, target)?;
+            let file = begun.file.try_clone().map_err(|error| fail("open", &error))?;
+            failpoint::hit("copy.target-made");
+            let copied = native::copy(reader, begun, path, engine.stall_timeout_s, control, &mut |done| {
+                on_progress(CopyProgress { bytes_total: total, bytes_done: done.min(total) });
+            });
+            let name = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
+            (file, name.to_owned(), copied.map_err(|error| with_room(error, path, planned))?)
+        }
+        None => {
+            let arguments = arguments(source, target)?;
+            let file = native::make_anew(target)?;
+            failpoint::hit("copy.target-made");
+            let name = by_qemu(engine, source, target, planned, control, (arguments, &file, on_progress))?;
+            (file, name, native::Copied { kept_bytes: 0, restarted: None })
+        }
+    };
     failpoint::hit("copy.before-sync");
     file.sync_all().map_err(|error| fail("make durable", &error))?;
     sync_dir(parent_of(path)).map_err(|error| fail("make durable", &error))?;
@@ -119,8 +127,54 @@ pub(crate) fn run(
         file_size: metadata.len(),
         allocated_bytes: allocated_bytes(&metadata),
         seconds: started.elapsed().as_secs_f64(),
-        command: spec.command_line(),
+        engine: copied_by,
+        kept_bytes: copied.kept_bytes,
+        restarted: copied.restarted,
     })
+}
+
+/// How much is needed, where there is not enough.
+fn with_room(error: Error, path: &Path, planned: &Measure) -> Error {
+    match free_bytes(path) {
+        Ok(space) if error.kind() == Kind::DiskSpace => error.space(planned.required_bytes, space.free),
+        _ => error,
+    }
+}
+
+/// What we cannot read or write ourselves, QEMU does.
+fn by_qemu(
+    engine: &Engine,
+    source: &SourceDisk,
+    target: &Target,
+    planned: &Measure,
+    control: &Control,
+    (arguments, file, on_progress): (Vec<String>, &File, &mut dyn FnMut(CopyProgress)),
+) -> Result<String> {
+    let path = &target.path;
+    let virtual_size = source.facts.virtual_size;
+    let limits = ChildLimits {
+        file_size_bytes: Some(file_size_limit(target, planned, virtual_size)),
+        ..engine.long_limits()
+    };
+    let spec = engine.spec(arguments, source.paths(), vec![path.clone()], limits);
+    tracing::info!(command = %spec.command_line(), "copied by QEMU");
+    let call = Call {
+        verb: "convert",
+        kind: Kind::Conversion,
+        source: Some(&source.path),
+        target: Some((path, planned.required_bytes)),
+    };
+    let total = planned.bytes_to_copy;
+    let output = flushing(file, || {
+        watch::run(engine, &spec, &call, control, &mut |part| {
+            let done = (total as f64 * part) as u64;
+            on_progress(CopyProgress { bytes_total: total, bytes_done: done.min(total) });
+        })
+    })?;
+    if !output.status.success() {
+        return Err(call.failed(&output));
+    }
+    Ok(format!("qemu-img {}", engine.version))
 }
 
 pub(crate) fn create(path: &Path) -> Result<File> {

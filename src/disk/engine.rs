@@ -18,6 +18,8 @@ use crate::sys::sandbox::Rules;
 
 /// Limits of looking at an image that somebody else made.
 const INFO_MEMORY_BYTES: u64 = 1 << 30;
+/// A split disk of 2 TiB has a thousand files, each with tables of its own.
+const MEMORY_OF_A_FILE_BYTES: u64 = 1 << 20;
 const INFO_CPU_S: u64 = 30;
 const INFO_WALL_S: f64 = 60.0;
 /// Limit of checking an image that we made: it reads all tables, which may be many.
@@ -207,7 +209,11 @@ impl Engine {
     /// What the guest sees, as QEMU understands the image.
     pub(crate) fn virtual_size(&self, node: &Value, files: &[PathBuf], control: &Control) -> Result<u64> {
         let args = vec!["info".to_owned(), "--output=json".to_owned(), node::name(node)];
-        let spec = self.spec(args, files.to_vec(), Vec::new(), short_limits());
+        let limits = ChildLimits {
+            memory_bytes: Some(INFO_MEMORY_BYTES + files.len() as u64 * MEMORY_OF_A_FILE_BYTES),
+            ..short_limits()
+        };
+        let spec = self.spec(args, files.to_vec(), Vec::new(), limits);
         let source = files.first().map(PathBuf::as_path);
         let call = Call { verb: "info", kind: Kind::Source, source, target: None };
         let output = self.run(&spec, &call, control)?;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::format::Format;
+use crate::disk::inspect::ExtentFile;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::SourceFormat;
 
@@ -68,6 +69,17 @@ pub struct ImageFacts {
     pub backing: Vec<PathBuf>,
 }
 
+/// One image file of a disk, with the files of data that it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LayerFile {
+    pub(crate) path: PathBuf,
+    /// How it is to be read.
+    pub(crate) declared: SourceFormat,
+    /// What it is.
+    pub(crate) found: Format,
+    pub(crate) extents: Vec<(PathBuf, ExtentFile)>,
+}
+
 /// An image that was inspected, found harmless, and may be read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SourceDisk {
@@ -81,8 +93,12 @@ pub struct SourceDisk {
     pub warnings: Vec<String>,
     /// Every file of it, the named one first.
     pub(crate) files: Vec<FileIdentity>,
+    /// What we read it from: the image that shows the disk, what that stands on, and so on.
+    pub(crate) layers: Vec<LayerFile>,
     /// How QEMU opens it: every node with its driver.
     pub(crate) node: serde_json::Value,
+    /// How many of the files, from the first, are overlays of our own through which it is seen.
+    pub(crate) own_files: usize,
 }
 
 impl SourceDisk {
@@ -90,6 +106,11 @@ impl SourceDisk {
     #[must_use]
     pub fn identity(&self) -> &[FileIdentity] {
         &self.files
+    }
+
+    /// The same without overlays of our own, which are made anew by every run.
+    pub(crate) fn lasting_identity(&self) -> &[FileIdentity] {
+        self.files.get(self.own_files..).unwrap_or(&[])
     }
 
     /// Whether every file is still the one that was opened; else an error of kind `source`.

@@ -65,8 +65,7 @@ impl Call<'_> {
             return self.no_room();
         }
         if says("Is another process using the image") {
-            return Error::new(Kind::Source, "the image is open elsewhere (QEMU holds a lock on it)")
-                .advice("shut down the VM that uses it, then try again");
+            return crate::disk::lock::open_elsewhere();
         }
         if says("File too large") || output.status.signal() == Some(SIGXFSZ) {
             return Error::new(Kind::Conversion, "the result grew beyond every size that was planned for it")

@@ -1,6 +1,6 @@
 //! How much a conversion has to copy, and what its result may occupy.
 //!
-//! QEMU tells which ranges of the source hold data; from that the size of the result follows for every
+//! The source's map tells which ranges hold data (QEMU's, for what we do not read ourselves); from that the size of the result follows for every
 //! target format, by the size of the pieces in which it allocates.
 
 use crate::disk::control::Control;
@@ -8,12 +8,15 @@ use crate::disk::copy::Target;
 use crate::disk::engine::Engine;
 use crate::disk::facts::SourceDisk;
 use crate::disk::failure::Call;
+use crate::disk::read::{self, Holds, Reader, Room};
 use crate::disk::watch;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::{OutputFormat, Preallocation};
 
 /// Headers, and tables that do not grow.
 const FIXED_BYTES: u64 = 4 << 20;
+/// After so many questions to a map it is asked whether to go on.
+const CHECK_EVERY: u32 = 1024;
 /// Tables grow with the disk: generously, one byte for this many.
 const TABLE_SHARE: u64 = 2048;
 
@@ -33,11 +36,60 @@ pub(crate) fn run(
     target: &Target,
     control: &Control,
 ) -> Result<Measure> {
+    let mut content = Content { piece: piece_bytes(target.format), ..Content::default() };
+    match read::open(source, control)? {
+        Some(reader) => ours(reader.as_ref(), control, &mut content)?,
+        None => by_qemu(engine, source, control, &mut content)?,
+    }
+    let Content { data, pieces, piece, .. } = content;
+    let size = source.facts.virtual_size;
+    let tables = FIXED_BYTES + size / TABLE_SHARE;
+    let content = match target.preallocation {
+        Preallocation::Off | Preallocation::Metadata => pieces.saturating_mul(piece),
+        Preallocation::Falloc | Preallocation::Full => size,
+    };
+    Ok(Measure { required_bytes: content.saturating_add(tables), bytes_to_copy: data })
+}
+
+/// What lies where, counted as it is told in order.
+#[derive(Default)]
+struct Content {
+    /// In what pieces the target allocates.
+    piece: u64,
+    data: u64,
+    pieces: u64,
+    next_free: u64,
+}
+
+impl Content {
+    fn add(&mut self, start: u64, length: u64) {
+        self.data += length;
+        let (first, last) = (start / self.piece, (start + length.max(1) - 1) / self.piece);
+        self.pieces += (last + 1).saturating_sub(first.max(self.next_free));
+        self.next_free = self.next_free.max(last + 1);
+    }
+}
+
+fn ours(reader: &dyn Reader, control: &Control, content: &mut Content) -> Result<()> {
+    let (mut at, mut room, mut asked) = (0, Room::default(), 0u32);
+    while at < reader.size() {
+        asked = asked.wrapping_add(1);
+        if asked.is_multiple_of(CHECK_EVERY) {
+            control.checkpoint()?;
+        }
+        let range = reader.next_range(at, &mut room)?;
+        if range.holds == Holds::Data {
+            content.add(range.start, range.length);
+        }
+        at = range.end();
+    }
+    Ok(())
+}
+
+fn by_qemu(engine: &Engine, source: &SourceDisk, control: &Control, content: &mut Content) -> Result<()> {
     let args = ["map", "--output=json", &source.qemu_name()].map(str::to_owned).to_vec();
     let spec = engine.spec(args, source.paths(), Vec::new(), engine.long_limits());
     let call = Call { verb: "map", kind: Kind::Source, source: Some(&source.path), target: None };
-    let piece = piece_bytes(target.format);
-    let (mut data, mut pieces, mut next_free) = (0u64, 0u64, 0u64);
     let mut garbled = false;
     // One range a line, in order; a fragmented disk has millions, so they are counted as they come.
     let output = watch::run_lines(engine, &spec, &call, control, &mut |line| {
@@ -46,12 +98,7 @@ pub(crate) fn run(
             return;
         }
         match serde_json::from_str::<Range>(line) {
-            Ok(range) if range.data => {
-                data += range.length;
-                let (first, last) = (range.start / piece, (range.start + range.length.max(1) - 1) / piece);
-                pieces += (last + 1).saturating_sub(first.max(next_free));
-                next_free = next_free.max(last + 1);
-            }
+            Ok(range) if range.data => content.add(range.start, range.length),
             Ok(_) => {}
             Err(_) => garbled = true,
         }
@@ -59,16 +106,10 @@ pub(crate) fn run(
     if !output.status.success() {
         return Err(call.failed(&output));
     }
-    if garbled {
-        return Err(Error::internal("qemu-img map printed something that is not a map"));
+    match garbled {
+        true => Err(Error::internal("qemu-img map printed something that is not a map")),
+        false => Ok(()),
     }
-    let size = source.facts.virtual_size;
-    let tables = FIXED_BYTES + size / TABLE_SHARE;
-    let content = match target.preallocation {
-        Preallocation::Off | Preallocation::Metadata => pieces.saturating_mul(piece),
-        Preallocation::Falloc | Preallocation::Full => size,
-    };
-    Ok(Measure { required_bytes: content.saturating_add(tables), bytes_to_copy: data })
 }
 
 #[derive(serde::Deserialize)]

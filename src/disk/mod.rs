@@ -14,13 +14,17 @@ mod facts;
 mod failure;
 mod format;
 mod inspect;
+mod lock;
 mod measure;
+mod native;
 mod node;
 mod open;
 mod overlay;
+mod read;
 mod traces;
 pub mod verify;
 mod watch;
+mod write;
 
 pub(crate) use control::Attached;
 pub use control::{Control, Interruption};

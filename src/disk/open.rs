@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::control::Control;
 use crate::disk::engine::Engine;
-use crate::disk::facts::{FileIdentity, ImageFacts, SourceDisk};
+use crate::disk::facts::{FileIdentity, ImageFacts, LayerFile, SourceDisk};
 use crate::disk::format::{Format, detect_in};
 use crate::disk::inspect::{self, ExtentFile, Parent};
 use crate::disk::node;
@@ -84,7 +84,16 @@ pub fn open_source(
         extents,
         backing: layers.iter().skip(1).map(|(path, ..)| path.clone()).collect(),
     };
-    Ok(SourceDisk { path: real, format: declared, facts, warnings, files, node })
+    let layers = layers
+        .into_iter()
+        .map(|(path, declared, layer)| LayerFile {
+            path,
+            declared,
+            found: layer.format,
+            extents: layer.extents,
+        })
+        .collect();
+    Ok(SourceDisk { path: real, format: declared, facts, warnings, files, layers, node, own_files: 0 })
 }
 
 /// What the guest sees of a disk, by its header alone: an estimate that costs a few short reads, and no child.
@@ -128,6 +137,7 @@ struct Opened {
     subformat: Option<String>,
     compressed: bool,
     parent: Option<Parent>,
+    extents: Vec<(PathBuf, ExtentFile)>,
 }
 
 struct Opener<'a> {
@@ -151,8 +161,9 @@ impl Opener<'_> {
         {
             return Err(chain(&format!("{} was changed after the snapshot on it was made", path.display())));
         }
-        for extent in &layer.extents {
-            self.extent(path, extent)?;
+        let mut extents = Vec::with_capacity(layer.extents.len());
+        for extent in layer.extents {
+            extents.push((self.extent(path, &extent)?, extent));
         }
         self.warnings.extend(layer.warnings);
         Ok(Opened {
@@ -160,10 +171,11 @@ impl Opener<'_> {
             subformat: layer.subformat,
             compressed: layer.compressed,
             parent: layer.parent,
+            extents,
         })
     }
 
-    fn extent(&mut self, image: &Path, extent: &ExtentFile) -> Result<()> {
+    fn extent(&mut self, image: &Path, extent: &ExtentFile) -> Result<PathBuf> {
         let path = self.member(image, &extent.name, "extent")?;
         let (file, size) = self.take(&path)?;
         let found =
@@ -173,8 +185,8 @@ impl Opener<'_> {
             let advice = details.advice.clone().unwrap_or_default();
             Error::new(error.kind(), format!("{}: {}", path.display(), details.cause)).advice(advice)
         })?;
-        self.extents.push(path);
-        Ok(())
+        self.extents.push(path.clone());
+        Ok(path)
     }
 
     fn parent(&self, image: &Path, parent: &Parent) -> Result<(PathBuf, SourceFormat, Option<String>)> {

@@ -22,8 +22,9 @@ use serde_json::{Value, json};
 use crate::disk::control::Control;
 use crate::disk::copy::{create, flushing};
 use crate::disk::engine::{Engine, short_limits};
-use crate::disk::facts::{FileIdentity, SourceDisk};
+use crate::disk::facts::{FileIdentity, LayerFile, SourceDisk};
 use crate::disk::failure::Call;
+use crate::disk::format::Format;
 use crate::disk::node;
 use crate::disk::watch;
 use crate::model::error::{Error, Kind, Result};
@@ -126,6 +127,16 @@ impl SourceDisk {
         let mut seen = self.clone();
         seen.node = over(overlay, &self.node)?;
         seen.files.insert(0, FileIdentity::read(overlay)?);
+        seen.own_files += 1;
+        seen.layers.insert(
+            0,
+            LayerFile {
+                path: overlay.to_owned(),
+                declared: SourceFormat::Qcow2,
+                found: Format::Qcow2,
+                extents: Vec::new(),
+            },
+        );
         seen.format = SourceFormat::Qcow2;
         seen.facts.virtual_size = virtual_size;
         Ok(seen)

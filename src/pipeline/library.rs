@@ -198,6 +198,7 @@ impl DiskProcessor {
             compress: Compression::None,
             level: None,
             preallocation: Preallocation::Off,
+            journal: None,
         };
         let done = self.copy_and_compare(source, &target, &mut on_progress).and_then(|()| {
             dir.rename_noreplace(&partial, name).and_then(|()| dir.sync()).map_err(|error| {

@@ -22,6 +22,8 @@ pub const DIRECTORY_MODE: u32 = 0o751;
 pub const FILE_MODE: u32 = 0o640;
 /// The report's name.
 const REPORT: &str = "report.json";
+/// How the journal of a copy ends.
+const COPY_JOURNAL: &str = ".journal";
 /// The name of what libvirt is told.
 const DOMAIN: &str = "domain.xml";
 /// A suffix beyond this means that something counts wrongly.
@@ -31,6 +33,12 @@ const MOST_SUFFIXES: u32 = 10_000;
 #[must_use]
 pub fn partial_name(plan: &Plan, disk_id: &str) -> String {
     format!(".{disk_id}.{}.partial", plan.output.format.name())
+}
+
+/// The name of what is known beside a disk's result of how far its copy is.
+#[must_use]
+pub fn copy_journal_name(plan: &Plan, disk_id: &str) -> String {
+    format!(".{disk_id}.{}{COPY_JOURNAL}", plan.output.format.name())
 }
 
 /// The name of the overlay that holds what is repaired on a disk, until its result does.
@@ -52,7 +60,8 @@ pub fn partial_names(plan: &Plan) -> Vec<String> {
     let results = plan.disks.iter().map(|disk| partial_name(plan, &disk.id));
     let overlays = plan.disks.iter().filter(|_| plan.opens_guest()).map(|disk| overlay_name(&disk.id));
     let grown = plan.disks.iter().filter(|disk| disk.resize.is_some()).map(|disk| grown_name(&disk.id));
-    results.chain(overlays).chain(grown).collect()
+    let journals = plan.disks.iter().map(|disk| copy_journal_name(plan, &disk.id));
+    results.chain(overlays).chain(grown).chain(journals).collect()
 }
 
 /// The names that results get.
@@ -351,7 +360,8 @@ pub(super) fn discard(dir: &Dir, checkpoint: &Checkpoint) -> Result<()> {
     }
     for name in &checkpoint.partials {
         // Only names of our own making: a journal is a file that others may have written.
-        if name.starts_with('.') && name.ends_with(".partial") && !name.contains('/') {
+        let is_ours = name.ends_with(".partial") || name.ends_with(COPY_JOURNAL);
+        if name.starts_with('.') && is_ours && !name.contains('/') {
             dir.remove(name).map_err(failed("remove", dir, name))?;
         }
     }

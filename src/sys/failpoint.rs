@@ -18,6 +18,8 @@ pub const ALL: &[&str] = &[
     "scheduler.after-spawn",
     "worker.started",
     "copy.target-made",
+    "copy.before-journal",
+    "copy.after-journal",
     "copy.before-sync",
     "copy.after-sync",
     "checkpoint.before-write",

@@ -147,6 +147,21 @@ pub fn open_nofollow(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Opens a file of our own that an earlier run has left, to write on in it: nobody else may have made it or have another name for it.
+pub fn open_to_go_on(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = OpenOptions::new().read(true).write(true).custom_flags(flags.bits() as i32).open(path)?;
+    let metadata = file.metadata()?;
+    let is_ours = metadata.is_file()
+        && metadata.nlink() == 1
+        && metadata.uid() == rustix::process::geteuid().as_raw()
+        && metadata.mode() & 0o022 == 0;
+    match is_ours {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file of our own")),
+    }
+}
+
 /// The directory that holds a path's last component.
 #[must_use]
 pub fn parent_of(path: &Path) -> &Path {

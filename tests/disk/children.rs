@@ -210,6 +210,7 @@ fn large_copy(dir: &Path) -> (PathBuf, Target) {
         compress: Compression::Zlib,
         level: None,
         preallocation: Preallocation::Off,
+        journal: None,
     };
     (disk, target)
 }

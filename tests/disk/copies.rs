@@ -9,7 +9,14 @@ use crate::support::disks;
 use crate::{engine, open};
 
 fn target(path: &Path, format: OutputFormat, compress: Compression) -> Target {
-    Target { path: path.to_owned(), format, compress, level: None, preallocation: Preallocation::Off }
+    Target {
+        path: path.to_owned(),
+        format,
+        compress,
+        level: None,
+        preallocation: Preallocation::Off,
+        journal: None,
+    }
 }
 
 #[test]

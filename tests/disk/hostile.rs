@@ -92,6 +92,7 @@ fn a_raw_disk_that_begins_like_a_qcow2_is_copied_byte_for_byte() {
         compress: Compression::None,
         level: None,
         preallocation: Preallocation::Off,
+        journal: None,
     };
     let measure = engine.measure(&source, &target, &control).unwrap();
     engine.copy(&source, &target, &measure, &control, &mut |_| ()).unwrap();

@@ -8,7 +8,9 @@ mod support;
 mod children;
 mod copies;
 mod hostile;
+mod native;
 mod overlays;
+mod resume;
 mod sources;
 
 use std::path::Path;

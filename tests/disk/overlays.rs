@@ -44,7 +44,8 @@ impl Changed {
     fn copy(&self, from: &SourceDisk, format: OutputFormat, compress: Compression) -> PathBuf {
         let path = self.dir.path().join("result");
         let preallocation = Preallocation::Off;
-        let target = Target { path: path.clone(), format, compress, level: None, preallocation };
+        let target =
+            Target { path: path.clone(), format, compress, level: None, preallocation, journal: None };
         let control = Control::new();
         let measure = self.engine.measure(from, &target, &control).unwrap();
         self.engine.copy(from, &target, &measure, &control, &mut |_| {}).unwrap();

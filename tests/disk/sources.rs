@@ -25,7 +25,14 @@ fn with_chain(path: &Path, format: SourceFormat, allowed: &[PathBuf]) -> Result<
 }
 
 fn target(path: PathBuf, format: OutputFormat) -> Target {
-    Target { path, format, compress: Compression::None, level: None, preallocation: Preallocation::Off }
+    Target {
+        path,
+        format,
+        compress: Compression::None,
+        level: None,
+        preallocation: Preallocation::Off,
+        journal: None,
+    }
 }
 
 /// Copies to raw beside the source and gives the result's digest.

@@ -10,9 +10,11 @@ use hyper2kvm::model::protocol::{WorkerEvent, WorkerOutcome};
 use crate::site::{Site, drive};
 
 /// Every step of a worker, and how often at most it is met with two disks.
-const STEPS: [(&str, u32); 15] = [
+const STEPS: [(&str, u32); 17] = [
     ("worker.started", 1),
     ("copy.target-made", 2),
+    ("copy.before-journal", 2),
+    ("copy.after-journal", 2),
     ("copy.before-sync", 2),
     ("copy.after-sync", 2),
     ("checkpoint.before-write", 6),

@@ -12,6 +12,7 @@ mod crashes;
 mod growth;
 mod guests;
 mod hostile;
+mod kills;
 mod names;
 mod repairs;
 mod results;

@@ -128,7 +128,6 @@ impl Site {
     }
 
     /// Hashes of all results, by name.
-    #[cfg_attr(not(feature = "failpoints"), expect(dead_code, reason = "only crashes compare whole runs"))]
     pub fn hashes(&self) -> BTreeMap<String, String> {
         self.names()
             .into_iter()

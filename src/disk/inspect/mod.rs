@@ -18,8 +18,10 @@ mod vmdk_sparse;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-pub(crate) use bytes::Image;
+pub(crate) use bytes::{Image, le32, le64, table_be64, table_le32};
+pub(crate) use qcow2::Qcow2Facts;
 pub(crate) use size::virtual_size;
+pub(crate) use vmdk_sparse::SparseHeader;
 
 use crate::disk::control::Control;
 use crate::disk::format::Format;
@@ -59,6 +61,16 @@ pub(crate) struct Parent {
     pub(crate) cid: Option<String>,
 }
 
+/// Where the data of an image lies that has one table, for pieces of one size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BlockMap {
+    /// What the guest sees.
+    pub(crate) bytes: u64,
+    pub(crate) block_bytes: u64,
+    /// By block: where it begins in the file. 0, where every format has its header: nowhere, and zeros.
+    pub(crate) places: Vec<u64>,
+}
+
 /// One image file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Layer {
@@ -92,6 +104,16 @@ pub(crate) fn layer(
         SourceFormat::Vhd => vhd::layer(&image, found),
         SourceFormat::Vhdx => vhdx::layer(&image),
         SourceFormat::Vdi => vdi::layer(&image),
+    }
+}
+
+/// The table of an image that has one, with every block in the file; `None` for other formats.
+pub(crate) fn block_map(image: &Image<'_>, found: Format) -> Result<Option<BlockMap>> {
+    match found {
+        Format::VhdDynamic => vhd::block_map(image).map(Some),
+        Format::Vhdx => vhdx::block_map(image).map(Some),
+        Format::Vdi => vdi::block_map(image).map(Some),
+        _ => Ok(None),
     }
 }
 

@@ -22,6 +22,8 @@ const CORRUPT: u64 = 1 << 1;
 const DATA_FILE: u64 = 1 << 2;
 const COMPRESSION_TYPE: u64 = 1 << 3;
 const EXTENDED_L2: u64 = 1 << 4;
+/// The kind of compression that is not the one of old.
+const ZSTD: u8 = 1;
 const KNOWN: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION_TYPE | EXTENDED_L2;
 
 pub(crate) fn layer(image: &Image<'_>) -> Result<Layer> {
@@ -116,6 +118,46 @@ fn backing_format(image: &Image<'_>, begin: u64) -> Result<Option<SourceFormat>>
         at += 8 + length.next_multiple_of(8);
     }
     Ok(None)
+}
+
+/// What it takes to find the clusters of an image that was found harmless.
+#[derive(Debug)]
+pub(crate) struct Qcow2Facts {
+    /// What the guest sees.
+    pub(crate) bytes: u64,
+    /// Of a cluster.
+    pub(crate) cluster: u64,
+    pub(crate) has_extended_tables: bool,
+    pub(crate) is_zstd: bool,
+    first_entries: u64,
+    first_at: u64,
+}
+
+impl Qcow2Facts {
+    pub(crate) fn read(image: &Image<'_>) -> Result<Qcow2Facts> {
+        let header = image.read(0, HEADER_BYTES.min(image.size), "the header")?;
+        let cluster_bits = be32(&header, 20);
+        if header.len() < 72 || !(9..=21).contains(&cluster_bits) {
+            return Err(broken("its header changed"));
+        }
+        let features = if be32(&header, 4) >= 3 { be64(&header, 72) } else { 0 };
+        let kind = match features & COMPRESSION_TYPE {
+            0 => 0,
+            _ => image.read(HEADER_BYTES, 1, "the header")?.first().copied().unwrap_or(0),
+        };
+        Ok(Qcow2Facts {
+            bytes: be64(&header, 24),
+            cluster: 1 << cluster_bits,
+            has_extended_tables: features & EXTENDED_L2 != 0,
+            is_zstd: kind == ZSTD,
+            first_entries: u64::from(be32(&header, 36)),
+            first_at: be64(&header, 40),
+        })
+    }
+
+    pub(crate) fn first_table(&self, image: &Image<'_>) -> Result<Vec<u8>> {
+        image.read(self.first_at, self.first_entries.saturating_mul(8).min(L1_BYTES), "the first table")
+    }
 }
 
 /// QEMU reads clusters beyond the end as zeros, so a cut-off image would be converted without a word.

@@ -1,7 +1,7 @@
 //! VHD: a footer at the end (and a copy of it in front of one that grows), a header, a block table.
 
 use super::bytes::{Image, be32, be64};
-use super::{Layer, broken, cut_off, unsupported};
+use super::{BlockMap, Layer, broken, cut_off, unsupported};
 use crate::disk::format::Format;
 use crate::model::error::Result;
 
@@ -26,8 +26,14 @@ pub(crate) fn layer(image: &Image<'_>, found: Format) -> Result<Layer> {
         }
         return Ok(Layer { subformat: Some("fixed".to_owned()), ..Layer::default() });
     }
-    check_blocks(image, be64(&footer, 16), size, end)?;
+    blocks(image, &footer, end)?;
     Ok(Layer { subformat: Some("dynamic".to_owned()), ..Layer::default() })
+}
+
+/// Where the blocks of a disk that grows lie.
+pub(super) fn block_map(image: &Image<'_>) -> Result<BlockMap> {
+    let (footer, end) = footer(image)?;
+    blocks(image, &footer, end)
 }
 
 /// What the guest sees, by the footer.
@@ -55,8 +61,9 @@ fn footer(image: &Image<'_>) -> Result<(Vec<u8>, u64)> {
     Ok((footer, end))
 }
 
-fn check_blocks(image: &Image<'_>, header_offset: u64, size: u64, end: u64) -> Result<()> {
-    let header = image.read(header_offset, HEADER_BYTES, "the header")?;
+fn blocks(image: &Image<'_>, footer: &[u8], end: u64) -> Result<BlockMap> {
+    let size = be64(footer, 48);
+    let header = image.read(be64(footer, 16), HEADER_BYTES, "the header")?;
     if !header.starts_with(b"cxsparse") || checksum(&header, 36) != be32(&header, 36) {
         return Err(broken("its header is not one"));
     }
@@ -71,12 +78,19 @@ fn check_blocks(image: &Image<'_>, header_offset: u64, size: u64, end: u64) -> R
     // Before each block's data a bitmap tells which of its sectors are there.
     let bitmap = (block / SECTOR).div_ceil(8).next_multiple_of(SECTOR);
     let table = image.read(table_offset, entries * 4, "the block table")?;
-    for entry in table.chunks_exact(4).map(|b| be32(b, 0)).filter(|entry| *entry != NOT_ALLOCATED) {
-        if u64::from(entry) * SECTOR + bitmap + block > end {
+    let mut places = Vec::with_capacity(entries as usize);
+    for entry in table.chunks_exact(4).map(|b| be32(b, 0)) {
+        if entry == NOT_ALLOCATED {
+            places.push(0);
+            continue;
+        }
+        let begin = u64::from(entry) * SECTOR + bitmap;
+        if begin + block > end {
             return Err(cut_off("data lies beyond its end"));
         }
+        places.push(begin);
     }
-    Ok(())
+    Ok(BlockMap { bytes: size, block_bytes: block, places })
 }
 
 /// The complement of the sum of all bytes but the checksum's own.

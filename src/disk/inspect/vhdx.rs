@@ -1,7 +1,7 @@
 //! VHDX: two headers of which the newer valid one counts, a region table, metadata, a block table.
 
 use super::bytes::{Image, le16, le32, le64};
-use super::{Layer, broken, cut_off, unsupported};
+use super::{BlockMap, Layer, broken, cut_off, unsupported};
 use crate::model::error::{Error, Result};
 
 const HEADERS: [u64; 2] = [64 << 10, 128 << 10];
@@ -16,9 +16,15 @@ const FILE_PARAMETERS: [u8; 16] =
     guid(0xcaa1_6737, 0xfa36, 0x4d43, [0xb3, 0xb6, 0x33, 0xf0, 0xaa, 0x44, 0xe7, 0x6b]);
 const VIRTUAL_SIZE: [u8; 16] =
     guid(0x2fa5_4224, 0xcd1b, 0x4876, [0xb2, 0x11, 0x5d, 0xbe, 0xd8, 0x3b, 0xf4, 0xb8]);
+const LOGICAL_SECTOR: [u8; 16] =
+    guid(0x8141_bf1d, 0xa96f, 0x4709, [0xba, 0x47, 0xf2, 0x33, 0xa8, 0xfa, 0xab, 0x5f]);
 const HAS_PARENT: u32 = 2;
-/// States of a block whose data is in the file.
-const PRESENT: [u64; 2] = [6, 7];
+/// Bits of an entry that tell whether a block's data is in the file, and those of which it is.
+const STATE: u64 = 7;
+const FULLY_PRESENT: u64 = 6;
+const PARTIALLY_PRESENT: u64 = 7;
+/// A bitmap has 1 MiB.
+const SECTORS_OF_A_BITMAP: u64 = 1 << 23;
 
 /// A GUID as it lies in the file.
 const fn guid(a: u32, b: u16, c: u16, d: [u8; 8]) -> [u8; 16] {
@@ -31,14 +37,25 @@ pub(crate) fn layer(image: &Image<'_>) -> Result<Layer> {
     if header[48..64].iter().any(|byte| *byte != 0) {
         return Err(dirty_log());
     }
+    block_map(image)?;
+    Ok(Layer { subformat: Some("vhdx".to_owned()), ..Layer::default() })
+}
+
+/// Where its blocks lie. What its log holds is not in it.
+pub(super) fn block_map(image: &Image<'_>) -> Result<BlockMap> {
     let regions = regions(image)?;
     let find = |id: [u8; 16]| regions.iter().find(|region| region.id == id);
     let (Some(table), Some(metadata)) = (find(BLOCK_TABLE), find(METADATA)) else {
         return Err(broken("it has no block table or no metadata"));
     };
-    let block = block_bytes(image, metadata)?;
-    check_blocks(image, table, block)?;
-    Ok(Layer { subformat: Some("vhdx".to_owned()), ..Layer::default() })
+    let block_bytes = block_bytes(image, metadata)?;
+    let bytes = le64(&item(image, metadata, VIRTUAL_SIZE, "size")?, 0);
+    let sector = u64::from(le32(&item(image, metadata, LOGICAL_SECTOR, "sector size")?, 0));
+    if !matches!(sector, 512 | 4096) {
+        return Err(broken(&format!("sectors of {sector} bytes do not exist")));
+    }
+    let places = places(image, table, bytes, block_bytes, sector)?;
+    Ok(BlockMap { bytes, block_bytes, places })
 }
 
 /// What the guest sees, by the metadata.
@@ -123,20 +140,32 @@ fn block_bytes(image: &Image<'_>, region: &Region) -> Result<u64> {
     Ok(block)
 }
 
-fn check_blocks(image: &Image<'_>, region: &Region, block: u64) -> Result<()> {
-    let table = image.read(region.offset, region.bytes, "the block table")?;
-    for entry in table.chunks_exact(8).map(|b| le64(b, 0)) {
+/// In the table, an entry about which sectors are there follows on as many blocks as one such entry can tell of.
+fn places(image: &Image<'_>, region: &Region, bytes: u64, block: u64, sector: u64) -> Result<Vec<u64>> {
+    let blocks = bytes.div_ceil(block);
+    let together = SECTORS_OF_A_BITMAP * sector / block;
+    let entries = blocks + blocks.saturating_sub(1) / together;
+    if entries.saturating_mul(8) > region.bytes {
+        return Err(broken("its block table does not cover its size"));
+    }
+    let table = image.read(region.offset, entries * 8, "the block table")?;
+    let mut places = Vec::with_capacity(blocks as usize);
+    for number in 0..blocks {
         // The upper 44 bits count MiB; the lowest three are the state.
-        if !PRESENT.contains(&(entry & 7)) {
-            continue;
-        }
-        // Blocks that only describe others are 1 MiB; so much has to be there of any.
+        let entry = le64(&table, (number + number / together) as usize * 8);
         let begin = (entry >> 20) << 20;
-        if begin.saturating_add(block.min(1 << 20)) > image.size {
-            return Err(cut_off("data lies beyond its end"));
+        match entry & STATE {
+            FULLY_PRESENT if begin == 0 || begin.saturating_add(block) > image.size => {
+                return Err(cut_off("data lies beyond its end"));
+            }
+            FULLY_PRESENT => places.push(begin),
+            PARTIALLY_PRESENT => {
+                return Err(broken("parts of its blocks are said to lie in a parent, and it has none"));
+            }
+            _ => places.push(0),
         }
     }
-    Ok(())
+    Ok(places)
 }
 
 /// CRC-32C of a structure whose own checksum field counts as zero.

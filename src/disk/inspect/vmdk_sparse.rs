@@ -15,22 +15,27 @@ const FOOTER_MARKER: u32 = 3;
 /// Bytes that a transfer in text mode would have changed.
 const LINE_ENDS: [u8; 4] = [b'\n', b' ', b'\r', b'\n'];
 const COMPRESSED_GRAINS: u32 = 1 << 16;
+const MARKED_GRAINS: u32 = 1 << 17;
 
 /// What counts of the header.
 #[derive(Debug)]
-pub(super) struct SparseHeader {
+pub(crate) struct SparseHeader {
     /// In sectors.
-    pub(super) capacity: u64,
-    pub(super) compressed: bool,
-    grain: u64,
+    pub(crate) capacity: u64,
+    pub(crate) compressed: bool,
+    /// Whether each compressed grain is told before it begins.
+    pub(crate) marked: bool,
+    /// In sectors.
+    pub(crate) grain: u64,
     descriptor_offset: u64,
     descriptor_sectors: u64,
-    table_entries: u32,
-    directory: u64,
+    pub(crate) table_entries: u32,
+    /// Where it lies, in sectors.
+    pub(crate) directory: u64,
 }
 
 impl SparseHeader {
-    pub(super) fn read(image: &Image<'_>) -> Result<SparseHeader> {
+    pub(crate) fn read(image: &Image<'_>) -> Result<SparseHeader> {
         let front = image.read(0, SECTOR, "the header")?;
         let header = SparseHeader::parse(&front)?;
         if header.directory != AT_END {
@@ -73,6 +78,7 @@ impl SparseHeader {
         let header = SparseHeader {
             capacity: le64(bytes, 12),
             compressed: le32(bytes, 8) & COMPRESSED_GRAINS != 0,
+            marked: le32(bytes, 8) & MARKED_GRAINS != 0,
             grain: le64(bytes, 20),
             descriptor_offset: le64(bytes, 28),
             descriptor_sectors: le64(bytes, 36),

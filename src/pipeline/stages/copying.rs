@@ -6,12 +6,12 @@
 use serde_json::{Value, json};
 
 use super::{guest, position};
-use crate::disk::Target;
+use crate::disk::{CopyOutcome, Target};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::plan::PlannedDisk;
 use crate::pipeline::checkpoint::{FileMark, FinishedDisk, Holds};
-use crate::pipeline::publish::partial_name;
+use crate::pipeline::publish::{copy_journal_name, partial_name};
 use crate::pipeline::worker::Job;
 use crate::sys::failpoint;
 
@@ -24,6 +24,7 @@ pub(super) fn target(job: &Job<'_>, disk: &PlannedDisk) -> Target {
         compress: output.compress,
         level: output.compress_level,
         preallocation: output.preallocation,
+        journal: None,
     }
 }
 
@@ -37,14 +38,26 @@ pub(super) fn copy_all(job: &mut Job<'_>, stage: Stage) -> Result<Value> {
         }
         job.control.checkpoint()?;
         job.meter.detail(stage, position(number, job));
-        let (finished, seconds) = copy_one(job, stage, number, disk)?;
-        let bytes = finished.bytes_copied;
-        told.push(json!({ "id": disk.id, "bytes": bytes, "seconds": (seconds * 1000.0).round() / 1000.0 }));
+        let (finished, outcome) = copy_one(job, stage, number, disk)?;
+        let seconds = (outcome.seconds * 1000.0).round() / 1000.0;
+        let mut copied = json!({ "id": disk.id, "bytes": finished.bytes_copied, "seconds": seconds });
+        if outcome.kept_bytes > 0 {
+            copied["kept_bytes"] = json!(outcome.kept_bytes);
+        }
+        told.push(copied);
         job.checkpoint.disks.insert(disk.id.clone(), finished);
         job.save()?;
+        forget_copy(job, disk)?;
         failpoint::hit("partial.done");
     }
     Ok(json!({ "disks": told }))
+}
+
+/// A copy that is recorded as finished is not gone on with.
+pub(super) fn forget_copy(job: &Job<'_>, disk: &PlannedDisk) -> Result<()> {
+    let (dir, name) = (&job.place.results, copy_journal_name(job.plan, &disk.id));
+    let removed = dir.remove(&name);
+    removed.map(drop).map_err(|error| Error::io(Kind::Output, "remove", &dir.path().join(&name), &error))
 }
 
 fn copy_one(
@@ -52,12 +65,11 @@ fn copy_one(
     stage: Stage,
     number: usize,
     disk: &PlannedDisk,
-) -> Result<(FinishedDisk, f64)> {
-    let target = target(job, disk);
+) -> Result<(FinishedDisk, CopyOutcome)> {
     let dir = &job.place.results;
     let partial = partial_name(job.plan, &disk.id);
-    // What a cut copy left; also a link that somebody else put there: removed, never followed.
-    dir.remove(&partial).map_err(|error| Error::io(Kind::Output, "remove", &target.path, &error))?;
+    let journal = dir.path().join(copy_journal_name(job.plan, &disk.id));
+    let target = Target { journal: Some(journal), ..target(job, disk) };
     let engine = job.engine.as_ref().ok_or_else(|| Error::internal("nothing was loaded"))?;
     let opened = job.sources.get(number).ok_or_else(|| Error::internal("a disk was not loaded"))?;
     let content = guest::content(job, number, disk)?;
@@ -72,7 +84,11 @@ fn copy_one(
         // Only what is durable is all of it.
         meter.copied(number, &disk.id, part.min(0.999));
     })?;
-    tracing::info!(disk = disk.id, seconds = outcome.seconds, command = outcome.command, "copied");
+    let (seconds, kept_bytes) = (outcome.seconds, outcome.kept_bytes);
+    tracing::info!(disk = disk.id, seconds, kept_bytes, engine = outcome.engine, "copied");
+    if let Some(why) = &outcome.restarted {
+        meter.warn(Some(stage), format!("disk {} started over: {why}", disk.id));
+    }
     from.check_unchanged().map_err(|error| changed(&error, disk))?;
     let lost = |why: &str| {
         Error::new(Kind::Output, format!("{} {why}", target.path.display()))
@@ -92,12 +108,12 @@ fn copy_one(
         file,
         virtual_size: outcome.virtual_size,
         bytes_copied: opened.measure.bytes_to_copy,
-        engine: format!("qemu-img {}", engine.version),
+        engine: outcome.engine.clone(),
         validated: false,
         sha256: None,
         holds: if repaired { Holds::Fixed } else { Holds::Source },
     };
-    Ok((finished, outcome.seconds))
+    Ok((finished, outcome))
 }
 
 /// The words that operators look for.

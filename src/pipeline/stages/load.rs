@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::copying::target;
+use super::copying::{forget_copy, target};
 use super::{growth, guest, position};
 use crate::disk::{Engine, FileIdentity, Measure, OpenPolicy, SourceDisk, open_source, verify};
 use crate::guest::{GuestfsPresence, virt_v2v};
@@ -21,9 +21,9 @@ use crate::model::protocol::WorkerEvent;
 use crate::model::units::human_size;
 use crate::pipeline::boot_test;
 use crate::pipeline::meter::Pass;
-use crate::pipeline::publish::Names;
+use crate::pipeline::publish::{Names, copy_journal_name};
 use crate::pipeline::worker::{Job, Opened};
-use crate::sys::fs::free_bytes;
+use crate::sys::fs::{allocated_bytes, free_bytes};
 use crate::sys::kvm;
 
 /// What opening a guest costs, as so many bytes copied: some ten seconds.
@@ -144,14 +144,20 @@ fn keep_what_is_finished(job: &mut Job<'_>) -> Result<()> {
                 .file
                 .is_at(dir, &finished.partial)
                 .map_err(|error| Error::io(Kind::Output, "look for", &dir.path().join(&partial), &error))?;
+            forget_copy(job, disk)?;
             if unchanged && (there || guest::can_be_committed_again(job, disk)) {
                 continue;
             }
             job.checkpoint.disks.remove(&disk.id);
             restarted.push((disk.id.clone(), unchanged));
         }
-        dir.remove(&partial)
-            .map_err(|error| Error::io(Kind::Output, "remove", &dir.path().join(&partial), &error))?;
+        let journal = copy_journal_name(job.plan, &disk.id);
+        // A copy that was cut is gone on with, if the copy itself finds that it may be.
+        let is_cut = dir.entry(&journal).is_ok_and(|entry| entry.is_some());
+        if !is_cut {
+            dir.remove(&partial)
+                .map_err(|error| Error::io(Kind::Output, "remove", &dir.path().join(&partial), &error))?;
+        }
     }
     // A repaired disk that starts over needs its repairs again; they may be gone with it.
     guest::keep_what_is_sound(job)?;
@@ -212,7 +218,10 @@ fn still_to_write(job: &Job<'_>) -> u64 {
         .iter()
         .zip(&job.sources)
         .filter(|(disk, _)| !job.checkpoint.disks.contains_key(&disk.id))
-        .map(|(_, opened)| room(job, opened.content(), &opened.measure))
+        .map(|(disk, opened)| {
+            let begun = target(job, disk).path.symlink_metadata().map_or(0, |file| allocated_bytes(&file));
+            room(job, opened.content(), &opened.measure).saturating_sub(begun)
+        })
         .sum::<u64>()
         .saturating_add(if job.checkpoint.guest.is_some() { 0 } else { job.plan.room_for_fixes() })
 }

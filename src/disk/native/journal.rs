@@ -1,0 +1,311 @@
+//! How far a copy is, written down beside it: what a copy that was cut goes on from.
+//!
+//! ```text
+//!   frame: length (4) │ hash of the payload (8) │ payload          the first one: what is copied into what, as JSON
+//!   …                                                              each other one: pieces that are durable in the target
+//! ```
+//!
+//! A frame is written after the bytes that it tells of are durable, and is durable itself before more than a few dozen MiB are read beyond
+//! it. The hash is seeded with the frame's place, so that neither half a frame nor one of another journal passes. What is behind the last
+//! sound frame is cut away. What is not here: who decides when a frame is written (see [`super::ledger`]).
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use twox_hash::XxHash3_64;
+
+use crate::disk::facts::FileIdentity;
+use crate::disk::write::{Placed, Writer};
+use crate::model::plan::OutputFormat;
+use crate::sys::fs::open_to_go_on;
+
+/// The version of the format. An unknown one is not gone on from.
+const VERSION: u32 = 1;
+const HEAD_BYTES: usize = 12;
+/// A frame tells of some dozen MiB: no sound one is larger, however small its pieces are.
+const MOST_FRAME_BYTES: usize = 4 << 20;
+const RECORD_BYTES: usize = 21;
+const PLACED_BYTES: usize = 6;
+
+/// What the journal of a copy is about. It is gone on with only where all of this is still so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Subject {
+    version: u32,
+    source: Vec<FileIdentity>,
+    virtual_size: u64,
+    format: OutputFormat,
+    block_bytes: u64,
+    target_inode: u64,
+}
+
+impl Subject {
+    pub(super) fn new(
+        source: &[FileIdentity],
+        virtual_size: u64,
+        format: OutputFormat,
+        target: &File,
+    ) -> io::Result<Subject> {
+        Ok(Subject {
+            version: VERSION,
+            source: source.to_vec(),
+            virtual_size,
+            format,
+            block_bytes: crate::disk::write::BLOCK_BYTES as u64,
+            target_inode: target.metadata()?.ino(),
+        })
+    }
+}
+
+/// A piece of the disk that is durable in the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) at: u64,
+    pub(super) length: u32,
+    /// Of the piece's bytes.
+    pub(super) hash: u64,
+    pub(super) placed: Vec<Placed>,
+}
+
+/// The hash that extents are told apart by: quick, and not meant to withstand somebody who wants two to be alike.
+pub(super) fn hash(data: &[u8]) -> u64 {
+    XxHash3_64::oneshot(data)
+}
+
+/// An open journal; frames are added at its end.
+#[derive(Debug)]
+pub(super) struct Journal {
+    file: File,
+    end: u64,
+}
+
+impl Journal {
+    /// A new one; the file must not be there.
+    pub(super) fn begin(path: &Path, subject: &Subject) -> io::Result<Journal> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        let mut journal = Journal { file, end: 0 };
+        journal.append(&serde_json::to_vec(subject)?)?;
+        Ok(journal)
+    }
+
+    /// The one that is there; `seen` hears of every piece in it. `None` if it is about something else, or is no journal.
+    pub(super) fn go_on(
+        path: &Path,
+        subject: &Subject,
+        seen: &mut dyn FnMut(Record) -> io::Result<()>,
+    ) -> io::Result<Option<Journal>> {
+        let file = open_to_go_on(path)?;
+        let mut frames = Frames { from: BufReader::new(&file), end: 0 };
+        let found = frames.next()?.and_then(|payload| serde_json::from_slice::<Subject>(&payload).ok());
+        if found.as_ref() != Some(subject) {
+            return Ok(None);
+        }
+        while let Some(payload) = frames.next()? {
+            // The hash says that this is what was written: if it makes no sense, it was written by something else.
+            let Some(records) = decode(&payload) else { return Ok(None) };
+            for record in records {
+                seen(record)?;
+            }
+        }
+        let end = frames.end;
+        file.set_len(end)?;
+        Ok(Some(Journal { file, end }))
+    }
+
+    /// Adds a frame; durable when it returns.
+    pub(super) fn record(&mut self, records: &[Record]) -> io::Result<()> {
+        let mut payload = Vec::with_capacity(records.len() * (RECORD_BYTES + PLACED_BYTES));
+        for record in records {
+            if payload.len() + RECORD_BYTES + record.placed.len() * PLACED_BYTES > MOST_FRAME_BYTES {
+                self.append(&payload)?;
+                payload.clear();
+            }
+            encode(record, &mut payload)?;
+        }
+        self.append(&payload)
+    }
+
+    fn append(&mut self, payload: &[u8]) -> io::Result<()> {
+        let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
+        let mut frame = Vec::with_capacity(HEAD_BYTES + payload.len());
+        frame.extend(length.to_le_bytes());
+        frame.extend(XxHash3_64::oneshot_with_seed(self.end, payload).to_le_bytes());
+        frame.extend(payload);
+        self.file.write_all_at(&frame, self.end)?;
+        self.file.sync_data()?;
+        self.end += frame.len() as u64;
+        Ok(())
+    }
+}
+
+/// Frame after frame, until one is not whole.
+struct Frames<R> {
+    from: R,
+    /// Where the last sound one ends.
+    end: u64,
+}
+
+impl<R: Read> Frames<R> {
+    fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let Some(head) = self.take(HEAD_BYTES)? else { return Ok(None) };
+        let (length, hash) = head.split_at(4);
+        let length = length.try_into().map(u32::from_le_bytes).map_err(io::Error::other)? as usize;
+        let hash = hash.try_into().map(u64::from_le_bytes).map_err(io::Error::other)?;
+        if length > MOST_FRAME_BYTES {
+            return Ok(None);
+        }
+        let Some(payload) = self.take(length)? else { return Ok(None) };
+        if XxHash3_64::oneshot_with_seed(self.end, &payload) != hash {
+            return Ok(None);
+        }
+        self.end += (HEAD_BYTES + length) as u64;
+        Ok(Some(payload))
+    }
+
+    fn take(&mut self, count: usize) -> io::Result<Option<Vec<u8>>> {
+        let mut bytes = Vec::new();
+        (&mut self.from).take(count as u64).read_to_end(&mut bytes)?;
+        Ok((bytes.len() == count).then_some(bytes))
+    }
+}
+
+fn encode(record: &Record, into: &mut Vec<u8>) -> io::Result<()> {
+    into.extend(record.at.to_le_bytes());
+    into.extend(record.length.to_le_bytes());
+    into.extend(record.hash.to_le_bytes());
+    into.push(u8::try_from(record.placed.len()).map_err(io::Error::other)?);
+    let first = record.at / crate::disk::write::BLOCK_BYTES as u64;
+    for placed in &record.placed {
+        into.push(u8::try_from(placed.block.saturating_sub(first)).map_err(io::Error::other)?);
+        into.push(u8::try_from(placed.count).map_err(io::Error::other)?);
+        into.extend(placed.at.to_le_bytes());
+    }
+    Ok(())
+}
+
+fn decode(mut payload: &[u8]) -> Option<Vec<Record>> {
+    let mut records = Vec::new();
+    while !payload.is_empty() {
+        let (head, rest) = payload.split_at_checked(RECORD_BYTES)?;
+        let at = u64::from_le_bytes(head[..8].try_into().ok()?);
+        let length = u32::from_le_bytes(head[8..12].try_into().ok()?);
+        let hash = u64::from_le_bytes(head[12..20].try_into().ok()?);
+        let (placed, rest) = rest.split_at_checked(usize::from(head[20]) * PLACED_BYTES)?;
+        let first = at / crate::disk::write::BLOCK_BYTES as u64;
+        let placed = placed
+            .chunks_exact(PLACED_BYTES)
+            .map(|entry| {
+                let at = u32::from_le_bytes(entry[2..].try_into().ok()?);
+                Some(Placed { block: first + u64::from(entry[0]), count: u64::from(entry[1]), at })
+            })
+            .collect::<Option<_>>()?;
+        records.push(Record { at, length, hash, placed });
+        payload = rest;
+    }
+    Some(records)
+}
+
+/// Whether a piece is in the target as the journal says.
+pub(super) fn is_there(record: &Record, writer: &dyn Writer) -> io::Result<bool> {
+    let mut bytes = vec![0; record.length as usize];
+    writer.read(record.at, &mut bytes)?;
+    Ok(hash(&bytes) == record.hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::write::BLOCK_BYTES;
+
+    fn subject(dir: &Path) -> Subject {
+        let target = File::create(dir.join("target")).unwrap();
+        Subject::new(&[], 5 << 30, OutputFormat::Qcow2, &target).unwrap()
+    }
+
+    fn records(count: u64) -> Vec<Record> {
+        let record = |number: u64| {
+            let block = number * 16;
+            let placed = vec![
+                Placed { block, count: 3, at: number as u32 * 16 + 9 },
+                Placed { block: block + 15, count: 1, at: number as u32 * 16 + 12 },
+            ];
+            Record { at: block * BLOCK_BYTES as u64, length: 1 << 20, hash: number * 77, placed }
+        };
+        (0..count).map(record).collect()
+    }
+
+    fn read(path: &Path, subject: &Subject) -> Option<Vec<Record>> {
+        let mut found = Vec::new();
+        let journal = Journal::go_on(path, subject, &mut |record| {
+            found.push(record);
+            Ok(())
+        });
+        journal.unwrap().map(|_| found)
+    }
+
+    #[test]
+    fn what_was_recorded_is_found_again_and_more_can_be_added() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, subject, all) = (dir.path().join("journal"), subject(dir.path()), records(300_000));
+        let mut journal = Journal::begin(&path, &subject).unwrap();
+        journal.record(&all[..200]).unwrap();
+        assert_eq!(read(&path, &subject).unwrap(), all[..200]);
+        let mut journal = Journal::go_on(&path, &subject, &mut |_| Ok(())).unwrap().unwrap();
+        // More than one frame may hold.
+        journal.record(&all[200..]).unwrap();
+        assert_eq!(read(&path, &subject).unwrap(), all);
+    }
+
+    #[test]
+    fn a_frame_that_was_cut_anywhere_is_dropped_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, subject, all) = (dir.path().join("journal"), subject(dir.path()), records(4));
+        let mut journal = Journal::begin(&path, &subject).unwrap();
+        journal.record(&all[..2]).unwrap();
+        let sound = journal.end;
+        journal.record(&all[2..]).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        for cut in sound..bytes.len() as u64 {
+            std::fs::write(&path, &bytes[..cut as usize]).unwrap();
+            assert_eq!(read(&path, &subject).unwrap(), all[..2], "cut at {cut}");
+            assert_eq!(std::fs::metadata(&path).unwrap().len(), sound);
+        }
+    }
+
+    #[test]
+    fn a_byte_that_changed_ends_it_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, subject, all) = (dir.path().join("journal"), subject(dir.path()), records(4));
+        let mut journal = Journal::begin(&path, &subject).unwrap();
+        let header = journal.end as usize;
+        journal.record(&all).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 0x10;
+            std::fs::write(&path, &changed).unwrap();
+            let found = read(&path, &subject);
+            assert_eq!(found, (at >= header).then(Vec::new), "changed at {at}");
+        }
+    }
+
+    #[test]
+    fn a_journal_of_another_copy_is_not_gone_on_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, mine) = (dir.path().join("journal"), subject(dir.path()));
+        Journal::begin(&path, &mine).unwrap();
+        let other = |change: fn(&mut Subject)| {
+            let mut other = mine.clone();
+            change(&mut other);
+            read(&path, &other)
+        };
+        assert_eq!(other(|_| ()), Some(Vec::new()));
+        assert_eq!(other(|subject| subject.virtual_size += 512), None);
+        assert_eq!(other(|subject| subject.format = OutputFormat::Raw), None);
+        assert_eq!(other(|subject| subject.target_inode += 1), None);
+        assert_eq!(other(|subject| subject.version += 1), None);
+    }
+}

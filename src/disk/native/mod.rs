@@ -1,0 +1,206 @@
+//! One copy by ourselves: a map, several threads each reading a piece and writing it, and one that makes durable what they wrote.
+//!
+//! ```text
+//!   pieces ──▶ worker: read ▸ hash ▸ write ──┐
+//!          ──▶ worker: …                     ├──▶ ledger: sync the target ▸ add to the journal
+//!          ──▶ …                             ┘
+//! ```
+//!
+//! Pieces are placed in the target in the order of the disk, whichever thread is quicker: the same source gives the same file, also when a
+//! run was cut. Killed at any moment, it goes on from the journal (see [`begin`]). Threads that hang on storage are left behind when the copy is given
+//! up: nothing here waits for them for ever. What is not here: which sources and targets are read and written (see [`super::read`] and
+//! [`super::write`]), and what a finished file still needs.
+
+mod begin;
+mod journal;
+mod ledger;
+mod pieces;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub(crate) use begin::{Begun, begin, make_anew};
+use journal::{Record, hash};
+use ledger::Ledger;
+use pieces::{PIECE_BYTES, Piece, Pieces};
+
+use crate::disk::control::Control;
+use crate::disk::read::{Reader, Room};
+use crate::disk::write::Writer;
+use crate::model::error::{Error, Kind, Result};
+
+/// More threads than this only wait for the disks.
+const MOST_THREADS: usize = 8;
+/// How often progress is told.
+const TELL_EVERY: Duration = Duration::from_millis(100);
+
+/// What a copy has done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Copied {
+    /// Found done when it began.
+    pub(crate) kept_bytes: u64,
+    /// Why an earlier run was not gone on from.
+    pub(crate) restarted: Option<String>,
+}
+
+/// Copies all that is not zero and not done. `on_progress` hears how many bytes are.
+pub(crate) fn copy(
+    reader: Box<dyn Reader>,
+    begun: Begun,
+    target: &Path,
+    stall_timeout_s: f64,
+    control: &Control,
+    on_progress: &mut dyn FnMut(u64),
+) -> Result<Copied> {
+    let Begun { file, writer, mut journal, done, restarted } = begun;
+    let kept_bytes = done.bytes;
+    let copy = Arc::new(Copy {
+        reader,
+        writer,
+        target: target.to_owned(),
+        control: control.clone(),
+        pieces: Mutex::new(Pieces::from(done.until)),
+        ledger: Ledger::default(),
+        done: AtomicU64::new(kept_bytes),
+        is_over: AtomicBool::new(false),
+        error: Mutex::default(),
+    });
+    let (alive, ended) = mpsc::channel::<()>();
+    let mut threads = Vec::new();
+    for _ in 0..thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS) {
+        let (copy, alive) = (Arc::clone(&copy), alive.clone());
+        threads.push(thread::spawn(move || {
+            let _alive = alive;
+            copy.work();
+        }));
+    }
+    drop(alive);
+    let (alive, kept) = mpsc::channel::<()>();
+    let keeper = thread::spawn({
+        let copy = Arc::clone(&copy);
+        move || {
+            let _alive = alive;
+            if let Err(error) = copy.ledger.keep(&file, journal.as_mut()) {
+                copy.fail(copy.failed("make durable", &error));
+            }
+        }
+    });
+    let mut stall = Stall::new(stall_timeout_s);
+    let mut wait = |ended: &mpsc::Receiver<()>| {
+        while ended.recv_timeout(TELL_EVERY) == Err(RecvTimeoutError::Timeout) {
+            let done = copy.done.load(Ordering::Relaxed);
+            on_progress(done);
+            if stall.is_over(done, control) {
+                let why = format!("no progress for {stall_timeout_s:.0} s");
+                copy.fail(
+                    Error::new(Kind::Conversion, why)
+                        .advice("check the storage that is read from and written to; it is not answering")
+                        .transient()
+                        .output(target),
+                );
+                return false;
+            }
+        }
+        true
+    };
+    let is_ended = wait(&ended);
+    copy.ledger.close();
+    let is_ended = is_ended && wait(&kept);
+    // Who hangs is not waited for.
+    let is_sound = !is_ended || threads.into_iter().chain([keeper]).all(|thread| thread.join().is_ok());
+    on_progress(copy.done.load(Ordering::Relaxed));
+    if let Some(error) = copy.error.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        return Err(error);
+    }
+    if !is_sound {
+        return Err(Error::internal("a thread of a copy ended badly"));
+    }
+    copy.writer.finish().map_err(|error| copy.failed("write", &error))?;
+    Ok(Copied { kept_bytes, restarted })
+}
+
+/// What the threads of one copy share.
+struct Copy {
+    reader: Box<dyn Reader>,
+    writer: Box<dyn Writer>,
+    target: PathBuf,
+    control: Control,
+    pieces: Mutex<Pieces>,
+    ledger: Ledger,
+    done: AtomicU64,
+    is_over: AtomicBool,
+    error: Mutex<Option<Error>>,
+}
+
+impl Copy {
+    fn work(&self) {
+        let mut room = Room::default();
+        let mut buffer = vec![0; PIECE_BYTES as usize];
+        while !self.is_over.load(Ordering::Relaxed) {
+            match self.step(&mut room, &mut buffer) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => return self.fail(error),
+            }
+        }
+    }
+
+    /// Copies one piece; `false` if there is none.
+    fn step(&self, room: &mut Room, buffer: &mut [u8]) -> Result<bool> {
+        self.control.checkpoint()?;
+        let next = {
+            let mut pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
+            let next = pieces.next(self.reader.as_ref(), room)?;
+            next.filter(|piece| self.ledger.admit(piece.length))
+        };
+        let Some(Piece { number, at, length }) = next else { return Ok(false) };
+        let buffer = &mut buffer[..length as usize];
+        self.reader.read(at, buffer, room)?;
+        let hash = hash(buffer);
+        let placed = self.writer.write(number, at, buffer).map_err(|error| self.failed("write", &error))?;
+        self.ledger.written(number, Record { at, length: length as u32, hash, placed });
+        self.done.fetch_add(length, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// The first error counts; everybody ends.
+    fn fail(&self, error: Error) {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.is_over.store(true, Ordering::Relaxed);
+        self.ledger.close();
+        self.writer.give_up();
+    }
+
+    fn failed(&self, what: &str, error: &std::io::Error) -> Error {
+        let failed = Error::io(Kind::Output, what, &self.target, error).output(&self.target);
+        match failed.kind() {
+            Kind::DiskSpace => failed,
+            _ => failed.advice("check the storage that the result lies on"),
+        }
+    }
+}
+
+/// Notices when nothing is copied. While it is paused, time stands still.
+struct Stall {
+    limit: Duration,
+    seen: u64,
+    since: Instant,
+}
+
+impl Stall {
+    fn new(limit_s: f64) -> Stall {
+        let limit = Duration::try_from_secs_f64(limit_s).unwrap_or(Duration::MAX);
+        Stall { limit, seen: 0, since: Instant::now() }
+    }
+
+    fn is_over(&mut self, done: u64, control: &Control) -> bool {
+        if done != self.seen || control.is_paused() {
+            (self.seen, self.since) = (done, Instant::now());
+        }
+        self.since.elapsed() > self.limit
+    }
+}

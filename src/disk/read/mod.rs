@@ -1,0 +1,185 @@
+//! Reading disks by ourselves: which ranges hold data, and what is in them.
+//!
+//! A reader has no position: it answers for any offset, so that several threads read one disk, each with a [`Room`] of its own. Maps come
+//! first: a range that holds zeros is never read. What a reader cannot read, QEMU does (see [`super::copy`]); which of the two it is
+//! shows in [`open`]. What is not here: whether an image is harmless, which [`super::open_source`] has decided before.
+
+mod blocks;
+mod flat;
+mod joined;
+mod qcow2;
+mod room;
+mod stack;
+mod vmdk_sparse;
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::path::Path;
+
+pub(crate) use room::Room;
+
+use crate::disk::control::Control;
+use crate::disk::facts::{LayerFile, SourceDisk};
+use crate::disk::format::{Format, detect_in};
+use crate::disk::inspect::{self, ExtentKind, Image};
+use crate::disk::lock::{self, hold_for_reading};
+use crate::model::error::{Error, Kind, Result};
+use crate::model::plan::SourceFormat;
+use crate::sys::fs::open_nofollow;
+
+const SECTOR: u64 = 512;
+
+/// What a range holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holds {
+    /// Bytes that have to be read.
+    Data,
+    /// Nothing but zeros, said by the image itself.
+    Zeros,
+    /// Whatever the image below has there.
+    Below,
+}
+
+/// A part of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Range {
+    pub(crate) start: u64,
+    pub(crate) length: u64,
+    pub(crate) holds: Holds,
+}
+
+impl Range {
+    pub(crate) fn end(&self) -> u64 {
+        self.start.saturating_add(self.length)
+    }
+}
+
+/// One disk, as the guest sees it.
+pub(crate) trait Reader: Debug + Send + Sync {
+    /// Bytes that the guest sees.
+    fn size(&self) -> u64;
+
+    /// What lies at an offset below the size, and how far that goes at least; not beyond the size, and never nothing.
+    fn range(&self, at: u64, room: &mut Room) -> Result<Range>;
+
+    /// The same, held to its promise: a map that does not get on would hold its reader for ever.
+    fn next_range(&self, at: u64, room: &mut Room) -> Result<Range> {
+        let range = self.range(at, room)?;
+        let is_sound = range.start == at && range.length > 0 && range.end() <= self.size();
+        if is_sound { Ok(range) } else { Err(Error::internal(format!("a map does not go on at {at}"))) }
+    }
+
+    /// Fills the buffer with what lies at an offset; all of it is within the size.
+    fn read(&self, at: u64, buffer: &mut [u8], room: &mut Room) -> Result<()>;
+}
+
+/// A reader of this source; `None` where only QEMU reads it.
+pub(crate) fn open(source: &SourceDisk, control: &Control) -> Result<Option<Box<dyn Reader>>> {
+    let mut below: Option<Box<dyn Reader>> = None;
+    for layer in source.layers.iter().rev() {
+        let absent = if below.is_some() { Holds::Below } else { Holds::Zeros };
+        let Some(image) = image(layer, absent, control)? else { return Ok(None) };
+        below = Some(match below {
+            None => image,
+            Some(lower) => Box::new(stack::Stack::new(image, lower)),
+        });
+    }
+    match below {
+        Some(reader) if reader.size() != source.facts.virtual_size => Err(unreadable(
+            &source.path,
+            &format!(
+                "it has {} bytes by its own tables and {} by QEMU",
+                reader.size(),
+                source.facts.virtual_size
+            ),
+        )),
+        opened => Ok(opened),
+    }
+}
+
+fn image(layer: &LayerFile, absent: Holds, control: &Control) -> Result<Option<Box<dyn Reader>>> {
+    let path = &layer.path;
+    if layer.declared == SourceFormat::Raw {
+        let (file, size) = file(path)?;
+        // As QEMU counts: whole sectors, and what lacks of the last one is zeros.
+        return Ok(Some(Box::new(flat::Flat::new(file, path, 0, size, size.next_multiple_of(SECTOR)))));
+    }
+    Ok(match layer.found {
+        Format::VmdkSparse | Format::VmdkStreamOptimized => {
+            Some(Box::new(vmdk_sparse::Sparse::open(path, absent, control)?))
+        }
+        Format::VmdkDescriptor => described(layer, absent, control)?,
+        Format::Qcow2 => match qcow2::Qcow2::open(path, absent, control)? {
+            Some(image) => Some(Box::new(image)),
+            None => None,
+        },
+        Format::VhdFixed => {
+            let (file, size) = file(path)?;
+            let bytes =
+                inspect::virtual_size(&Image { file: &file, size, control }, layer.found, layer.declared)?;
+            Some(Box::new(flat::Flat::new(file, path, 0, size, bytes)))
+        }
+        found => {
+            let (file, size) = file(path)?;
+            let map = inspect::block_map(&Image { file: &file, size, control }, found)?;
+            match map {
+                Some(map) => Some(Box::new(blocks::Blocks::new(file, path, map))),
+                None => None,
+            }
+        }
+    })
+}
+
+/// A VMDK whose data lies in files of their own.
+fn described(layer: &LayerFile, absent: Holds, control: &Control) -> Result<Option<Box<dyn Reader>>> {
+    let mut parts: Vec<Box<dyn Reader>> = Vec::with_capacity(layer.extents.len());
+    for (path, extent) in &layer.extents {
+        let (file, size) = file(path)?;
+        if extent.kind == ExtentKind::Flat {
+            parts.push(Box::new(flat::Flat::new(file, path, extent.offset, size, extent.bytes)));
+            continue;
+        }
+        let found = detect_in(&file, size).map_err(|error| Error::io(Kind::Source, "read", path, &error))?;
+        let (Format::VmdkSparse | Format::VmdkStreamOptimized) = found.format else { return Ok(None) };
+        let mut sparse = vmdk_sparse::Sparse::open(path, absent, control)?;
+        sparse.cut_to(extent.bytes);
+        parts.push(Box::new(sparse));
+    }
+    Ok(Some(Box::new(joined::Joined::new(parts))))
+}
+
+fn file(path: &Path) -> Result<(File, u64)> {
+    let failed = |error: std::io::Error| {
+        Error::io(Kind::Source, "open", path, &error).source(path.display().to_string())
+    };
+    let file = open_nofollow(path).map_err(failed)?;
+    if !hold_for_reading(&file).map_err(failed)? {
+        return Err(lock::open_elsewhere());
+    }
+    let size = file.metadata().map_err(failed)?.len();
+    Ok((file, size))
+}
+
+/// What is told of an image whose structure turns out to be no structure.
+fn unreadable(path: &Path, why: &str) -> Error {
+    Error::new(Kind::Source, format!("{} cannot be read: {why}", path.display()))
+        .source(path.display().to_string())
+        .advice("copy or export the disk again; if its own software reads it, report this")
+        .permanent()
+}
+
+fn read_failed(path: &Path, at: u64, error: &std::io::Error) -> Error {
+    let shown = path.display().to_string();
+    if error.kind() == std::io::ErrorKind::UnexpectedEof {
+        return Error::new(
+            Kind::Source,
+            format!("{shown} ends {at} bytes into it, where it has to have data"),
+        )
+        .source(shown)
+        .advice("it was cut off, or is being written: copy or export the disk again");
+    }
+    let what = format!("read {at} bytes into");
+    Error::io(Kind::Source, &what, path, error)
+        .source(shown)
+        .advice("check the storage that the source lies on")
+}

@@ -1,0 +1,89 @@
+//! What one thread keeps between two questions to a reader: a table that was just looked at, and room to unpack in.
+
+use flate2::{Decompress, FlushDecompress, Status};
+
+/// Owned by one thread; any reader may use it.
+#[derive(Debug)]
+pub(crate) struct Room {
+    /// The table last looked at, by the file it is of and where it lies there.
+    table: Option<((usize, u64), Vec<u64>)>,
+    packed: Vec<u8>,
+    unpacked: Vec<u8>,
+    inflate: Decompress,
+    /// The same without a header and a checksum around it.
+    inflate_bare: Decompress,
+}
+
+impl Default for Room {
+    fn default() -> Room {
+        Room {
+            table: None,
+            packed: Vec::new(),
+            unpacked: Vec::new(),
+            inflate: Decompress::new(true),
+            inflate_bare: Decompress::new(false),
+        }
+    }
+}
+
+impl Room {
+    /// A table, read anew only if it is not the one that was last looked at.
+    pub(super) fn table<E>(
+        &mut self,
+        key: (usize, u64),
+        read: impl FnOnce() -> Result<Vec<u64>, E>,
+    ) -> Result<&[u64], E> {
+        if self.table.as_ref().is_none_or(|(kept, _)| *kept != key) {
+            self.table = Some((key, read()?));
+        }
+        Ok(self.table.as_ref().map_or(&[], |(_, table)| table.as_slice()))
+    }
+
+    /// So many bytes to put packed data into.
+    pub(super) fn packed(&mut self, bytes: usize) -> &mut [u8] {
+        if self.packed.len() < bytes {
+            self.packed.resize(bytes, 0);
+        }
+        &mut self.packed[..bytes]
+    }
+
+    /// Unpacks a part of what was put there, straight into `into`, and says how many bytes that gave; `None` where it is no zlib stream or
+    /// holds more than there is room for.
+    pub(super) fn inflate(&mut self, packed: std::ops::Range<usize>, into: &mut [u8]) -> Option<usize> {
+        inflate(&mut self.inflate, true, self.packed.get(packed)?, into)
+    }
+
+    /// The same for data of which only a part is wanted: `show` sees all of it.
+    pub(super) fn inflate_aside<T>(
+        &mut self,
+        packed: std::ops::Range<usize>,
+        most: usize,
+        show: impl FnOnce(&[u8]) -> T,
+    ) -> Option<T> {
+        self.unpacked.resize(most, 0);
+        let count = inflate(&mut self.inflate, true, self.packed.get(packed)?, &mut self.unpacked)?;
+        Some(show(&self.unpacked[..count]))
+    }
+
+    /// The same for a stream without a header.
+    pub(super) fn inflate_bare<T>(
+        &mut self,
+        packed: std::ops::Range<usize>,
+        most: usize,
+        show: impl FnOnce(&[u8]) -> T,
+    ) -> Option<T> {
+        self.unpacked.resize(most, 0);
+        let count = inflate(&mut self.inflate_bare, false, self.packed.get(packed)?, &mut self.unpacked)?;
+        Some(show(&self.unpacked[..count]))
+    }
+}
+
+fn inflate(state: &mut Decompress, has_header: bool, packed: &[u8], into: &mut [u8]) -> Option<usize> {
+    state.reset(has_header);
+    match state.decompress(packed, into, FlushDecompress::Finish) {
+        Ok(Status::StreamEnd) => usize::try_from(state.total_out()).ok(),
+        // All that there is room for came, and the end of the stream has no bytes of data.
+        Ok(_) if state.total_out() == into.len() as u64 => Some(into.len()),
+        _ => None,
+    }
+}

@@ -1,0 +1,119 @@
+//! Writing results by ourselves: from several threads at once, each range of the disk once, zeros never.
+//!
+//! What is not here: formats and layouts that QEMU writes (see [`super::copy`]), and when a result is durable.
+
+mod qcow2;
+mod raw;
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::io;
+
+use crate::disk::copy::Target;
+use crate::model::plan::{Compression, OutputFormat, Preallocation};
+
+/// The first of some blocks that lie one behind the other in the target: which of the disk it is, and its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Placed {
+    pub(crate) block: u64,
+    pub(crate) count: u64,
+    /// In blocks of the target.
+    pub(crate) at: u32,
+}
+
+/// An image that is being filled. It opens its file anew, so that threads that hang may be left behind.
+pub(crate) trait Writer: Debug + Send + Sync {
+    /// Puts data at an offset of the disk. Ranges begin at multiples of [`BLOCK_BYTES`], end there or with the disk, and come once;
+    /// blocks of zeros in them take no room. Numbered from 0 as they lie on the disk, they get their places in this order, so a call may
+    /// wait for another thread's. Gives the places, for formats that have a choice.
+    fn write(&self, number: u64, at: u64, data: &[u8]) -> io::Result<Vec<Placed>>;
+
+    /// Some ranges will not come: nobody waits for them any more.
+    fn give_up(&self);
+
+    /// Fills the buffer with what was put there; zeros elsewhere. Ranges begin and end like those that are written.
+    fn read(&self, at: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// Says what an earlier run has put somewhere.
+    fn place(&self, placed: &[Placed]) -> io::Result<()>;
+
+    /// All of that was said: what else an earlier run has left in the file goes.
+    fn go_on(&self) -> io::Result<()>;
+
+    /// Writes what makes it an image; nothing is written afterwards.
+    fn finish(&self) -> io::Result<()>;
+}
+
+/// In what pieces a result is filled.
+pub(crate) const BLOCK_BYTES: usize = 64 << 10;
+
+/// Whether this program writes what is wanted; else QEMU does.
+pub(crate) fn is_ours(target: &Target, bytes: u64) -> bool {
+    let is_plain = target.compress == Compression::None && target.preallocation == Preallocation::Off;
+    is_plain
+        && match target.format {
+            OutputFormat::Raw => i64::try_from(bytes).is_ok(),
+            OutputFormat::Qcow2 => bytes <= qcow2::MOST_BYTES,
+            OutputFormat::Vmdk | OutputFormat::Vhd | OutputFormat::Vdi => false,
+        }
+}
+
+/// A writer into this file, which is empty or was begun by the same one.
+pub(crate) fn open(file: &File, target: &Target, bytes: u64) -> io::Result<Box<dyn Writer>> {
+    let file = file.try_clone()?;
+    Ok(match target.format {
+        OutputFormat::Raw => Box::new(raw::Raw::new(file, bytes)?),
+        _ => Box::new(qcow2::Qcow2::new(file, bytes)),
+    })
+}
+
+/// Runs of blocks that hold something, as byte ranges of the data.
+fn filled(data: &[u8], block: usize) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        while at < data.len() && is_zero(&data[at..data.len().min(at + block)]) {
+            at += block;
+        }
+        if at >= data.len() {
+            return None;
+        }
+        let start = at;
+        while at < data.len() && !is_zero(&data[at..data.len().min(at + block)]) {
+            at += block;
+        }
+        Some(start..at.min(data.len()))
+    })
+}
+
+/// Whether there are only zeros: held against some, which the C library does as fast as it can be read.
+fn is_zero(data: &[u8]) -> bool {
+    const ZEROS: [u8; 4 << 10] = [0; 4 << 10];
+    data.chunks(ZEROS.len()).all(|chunk| *chunk == ZEROS[..chunk.len()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_what_is_not_zero_are_found_block_by_block() {
+        let mut data = vec![0; 10 * 8];
+        data[9] = 1;
+        data[17] = 1;
+        data[79] = 1;
+        assert_eq!(filled(&data, 8).collect::<Vec<_>>(), [8..24, 72..80]);
+        assert!(filled(&data[..75], 8).eq(std::iter::once(8..24)));
+        assert!(filled(&[0, 0, 1], 8).eq(std::iter::once(0..3)));
+        assert_eq!(filled(&[], 8).count(), 0);
+    }
+
+    #[test]
+    fn one_byte_anywhere_is_no_zero() {
+        for at in [0, 63, 64, 575, 576, 4095] {
+            let mut data = vec![0; 4096];
+            assert!(is_zero(&data));
+            data[at] = 0x80;
+            assert!(!is_zero(&data), "{at}");
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Copies that were cut: what is gone on with, and what is not.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use hyper2kvm::disk::{Control, CopyOutcome, CopyProgress, SourceDisk, Target};
+use hyper2kvm::model::error::{Kind, Result};
+use hyper2kvm::model::plan::{Compression, OutputFormat, Preallocation, SourceFormat};
+
+use crate::support::disks;
+use crate::{engine, open};
+
+const MIB: u64 = 1 << 20;
+/// More of a source is never read again.
+const READ_AGAIN: u64 = 64 * MIB;
+/// Long enough to be cut in the middle.
+const DATA_MIB: u64 = 160;
+
+/// A source, and the place where it is copied to.
+struct Site {
+    dir: tempfile::TempDir,
+    source: SourceDisk,
+    format: OutputFormat,
+}
+
+impl Site {
+    fn new(from: SourceFormat, to: OutputFormat) -> Site {
+        let dir = tempfile::tempdir().unwrap();
+        let path = disks::disk(dir.path(), "disk", from.name(), DATA_MIB + 24, DATA_MIB, 3);
+        Site { source: open(&path, from).unwrap(), dir, format: to }
+    }
+
+    fn target(&self) -> Target {
+        Target {
+            path: self.path("result"),
+            format: self.format,
+            compress: Compression::None,
+            level: None,
+            preallocation: Preallocation::Off,
+            journal: Some(self.path("journal")),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Copies with this hand in it; and how much was done at the end.
+    fn copy_with(&self, control: &Control) -> (Result<CopyOutcome>, u64) {
+        let (engine, target) = (engine(), self.target());
+        let measure = engine.measure(&self.source, &target, control).unwrap();
+        let mut done = 0;
+        let mut heard = |progress: CopyProgress| done = progress.bytes_done;
+        let copied = engine.copy(&self.source, &target, &measure, control, &mut heard);
+        (copied, done)
+    }
+
+    /// Copies to the end.
+    fn copy(&self) -> CopyOutcome {
+        self.copy_with(&Control::new()).0.unwrap()
+    }
+
+    /// A copy that was stopped as soon as some of it was written down, and how much it had done then.
+    fn cut(&self) -> u64 {
+        // A loaded machine may look too late.
+        for _ in 0..50 {
+            let control = Control::new();
+            let (cut, done) = thread::scope(|scope| {
+                let copy = scope.spawn(|| self.copy_with(&control));
+                while !copy.is_finished() && self.frames() < 2 {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                control.stop();
+                copy.join().unwrap()
+            });
+            match cut {
+                Err(error) => {
+                    assert_eq!(error.kind(), Kind::Cancelled, "{error}");
+                    return done;
+                }
+                Ok(_) => self.remove(),
+            }
+        }
+        panic!("no copy was cut in time");
+    }
+
+    fn remove(&self) {
+        for name in ["result", "journal"] {
+            fs::remove_file(self.path(name)).unwrap();
+        }
+    }
+
+    /// Frames of the journal.
+    fn frames(&self) -> usize {
+        let journal = fs::read(self.path("journal")).unwrap_or_default();
+        let (mut at, mut count) = (0, 0);
+        while let Some(length) = journal.get(at..at + 4) {
+            at += 12 + u32::from_le_bytes(length.try_into().unwrap()) as usize;
+            count += usize::from(at <= journal.len());
+        }
+        count
+    }
+
+    fn assert_same(&self) {
+        let (engine, control, path) = (engine(), Control::new(), self.path("result"));
+        engine.check(&path, self.format, &control).unwrap();
+        engine.compare(&self.source, &path, self.format, &control, &mut |_| ()).unwrap();
+    }
+
+    /// What a copy that nothing disturbed makes.
+    fn undisturbed(&self) -> String {
+        self.remove();
+        self.copy();
+        disks::sha256(&self.path("result"))
+    }
+}
+
+#[test]
+fn a_copy_that_was_cut_goes_on_to_the_same_file_and_reads_little_again() {
+    let cases = SourceFormat::ALL.map(|from| (from, OutputFormat::Qcow2));
+    for (from, to) in cases.into_iter().chain([(SourceFormat::Vmdk, OutputFormat::Raw)]) {
+        let (site, case) = (Site::new(from, to), format!("{} to {}", from.name(), to.name()));
+        let done = site.cut();
+        let second = site.copy();
+        assert_eq!(second.restarted, None, "{case}");
+        assert!(second.kept_bytes + READ_AGAIN >= done, "{case}: {} kept of {done}", second.kept_bytes);
+        site.assert_same();
+        let digest = disks::sha256(&site.path("result"));
+        assert_eq!(digest, site.undisturbed(), "{case}");
+        println!("{case}: {} of {} MiB read again", done.saturating_sub(second.kept_bytes) / MIB, done / MIB);
+    }
+}
+
+#[test]
+fn a_copy_that_was_finished_and_not_recorded_is_gone_on_with_too() {
+    let site = Site::new(SourceFormat::Vmdk, OutputFormat::Qcow2);
+    let first = site.copy();
+    let before = disks::sha256(&site.path("result"));
+    let again = site.copy();
+    assert_eq!((first.kept_bytes, again.kept_bytes), (0, DATA_MIB * MIB));
+    assert_eq!(disks::sha256(&site.path("result")), before);
+    site.assert_same();
+}
+
+/// Cuts a copy, does something, and says why the next one started over.
+fn restarted(what: impl FnOnce(&Site)) -> (Site, Option<String>) {
+    let site = Site::new(SourceFormat::Raw, OutputFormat::Qcow2);
+    site.cut();
+    what(&site);
+    let second = site.copy();
+    if second.restarted.is_some() {
+        assert_eq!(second.kept_bytes, 0);
+    }
+    site.assert_same();
+    (site, second.restarted)
+}
+
+fn write_at(path: &Path, at: u64, bytes: &[u8]) {
+    OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, at).unwrap();
+}
+
+#[test]
+fn what_was_written_last_is_looked_at_before_anything_is_built_on_it() {
+    let (_, why) = restarted(|site| {
+        let end = fs::metadata(site.path("result")).unwrap().len();
+        for at in (MIB..end).step_by(1 << 16) {
+            write_at(&site.path("result"), at, b"spoiled");
+        }
+    });
+    assert!(why.unwrap().contains("written last is not there"));
+}
+
+#[test]
+fn a_result_that_lost_its_end_is_not_gone_on_with() {
+    let (_, why) = restarted(|site| {
+        OpenOptions::new().write(true).open(site.path("result")).unwrap().set_len(3 * MIB).unwrap();
+    });
+    assert!(why.is_some());
+}
+
+#[test]
+fn a_result_that_somebody_put_there_is_not_gone_on_with() {
+    let (site, why) = restarted(|site| {
+        fs::copy(site.path("result"), site.path("other")).unwrap();
+        fs::rename(site.path("other"), site.path("result")).unwrap();
+    });
+    assert!(why.is_some());
+    drop(site);
+    let (site, why) = restarted(|site| {
+        fs::rename(site.path("result"), site.path("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(site.path("elsewhere"), site.path("result")).unwrap();
+    });
+    assert!(why.is_some());
+    assert!(fs::symlink_metadata(site.path("result")).unwrap().is_file());
+    drop(site);
+    let (_, why) = restarted(|site| fs::hard_link(site.path("result"), site.path("second name")).unwrap());
+    assert!(why.unwrap().contains("not a file of our own"));
+}
+
+#[test]
+fn without_its_journal_a_result_is_made_anew() {
+    let (_, why) = restarted(|site| fs::remove_file(site.path("journal")).unwrap());
+    assert_eq!(why, None);
+}
+
+#[test]
+fn a_source_that_changed_is_copied_from_its_beginning() {
+    let mut site = Site::new(SourceFormat::Raw, OutputFormat::Qcow2);
+    site.cut();
+    let path = site.source.path.clone();
+    write_at(&path, 5 * MIB, b"changed");
+    site.source = open(&path, SourceFormat::Raw).unwrap();
+    let second = site.copy();
+    assert!(second.restarted.unwrap().contains("source was changed"));
+    site.assert_same();
+}
