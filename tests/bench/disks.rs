@@ -162,7 +162,7 @@ fn ours(source: &Path, to: &str, scratch: &Path) -> (f64, f64) {
     fs::create_dir(&results).unwrap();
     let begun = Instant::now();
     let done = Command::new(env!("CARGO_BIN_EXE_hyper2kvm"))
-        .args(["convert", "--no-fix", "--json", "--format", to, "-o"])
+        .args(["convert", "--no-fix", "--json", "--to", to, "-o"])
         .arg(&results)
         .arg(source)
         .stderr(Stdio::piped())
