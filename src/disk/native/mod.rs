@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Pieces are placed in the target in the order of the disk, whichever thread is quicker: the same source gives the same file, also when a
-//! run was cut. Killed at any moment, it goes on from the journal (see [`begin`]). Threads that hang on storage are left behind when the copy is given
+//! run was cut. Killed at any moment, it goes on from the journal (see [`mod@begin`]). Threads that hang on storage are left behind when the copy is given
 //! up: nothing here waits for them for ever. What is not here: which sources and targets are read and written (see [`super::read`] and
 //! [`super::write`]), and what a finished file still needs.
 
