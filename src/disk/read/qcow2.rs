@@ -123,7 +123,7 @@ impl Qcow2 {
             decoder.read_exact(&mut unpacked).map_err(|_| broken())?;
             return Ok(show(&unpacked));
         }
-        let shown = room.inflate_bare(span, whole, |all| (all.len() == whole).then(|| show(all)));
+        let shown = room.inflate_aside(span, whole, false, |all| (all.len() == whole).then(|| show(all)));
         shown.flatten().ok_or_else(broken)
     }
 }

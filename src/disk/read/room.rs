@@ -58,22 +58,12 @@ impl Room {
         &mut self,
         packed: std::ops::Range<usize>,
         most: usize,
+        has_header: bool,
         show: impl FnOnce(&[u8]) -> T,
     ) -> Option<T> {
         self.unpacked.resize(most, 0);
-        let count = inflate(&mut self.inflate, true, self.packed.get(packed)?, &mut self.unpacked)?;
-        Some(show(&self.unpacked[..count]))
-    }
-
-    /// The same for a stream without a header.
-    pub(super) fn inflate_bare<T>(
-        &mut self,
-        packed: std::ops::Range<usize>,
-        most: usize,
-        show: impl FnOnce(&[u8]) -> T,
-    ) -> Option<T> {
-        self.unpacked.resize(most, 0);
-        let count = inflate(&mut self.inflate_bare, false, self.packed.get(packed)?, &mut self.unpacked)?;
+        let state = if has_header { &mut self.inflate } else { &mut self.inflate_bare };
+        let count = inflate(state, has_header, self.packed.get(packed)?, &mut self.unpacked)?;
         Some(show(&self.unpacked[..count]))
     }
 }

@@ -167,7 +167,7 @@ impl Sparse {
             let count = room.inflate(packed, &mut buffer[..grain]).ok_or_else(broken)?;
             return if count == grain { Ok(grain) } else { Err(broken()) };
         }
-        let copied = room.inflate_aside(packed, grain, |all| {
+        let copied = room.inflate_aside(packed, grain, true, |all| {
             let part = all.get(within..within + wanted)?;
             buffer[..wanted].copy_from_slice(part);
             Some(wanted)
