@@ -68,12 +68,17 @@ fn copy_one(
 ) -> Result<(FinishedDisk, CopyOutcome)> {
     let dir = &job.place.results;
     let partial = partial_name(job.plan, &disk.id);
-    let journal = dir.path().join(copy_journal_name(job.plan, &disk.id));
-    let target = Target { journal: Some(journal), ..target(job, disk) };
+    let repaired = guest::is_repaired(job, disk) && stage == Stage::Convert;
+    // What repairs show is made anew by every run that needs them: only a copy of the source itself is gone on with.
+    let journal = (!repaired).then(|| dir.path().join(copy_journal_name(job.plan, &disk.id)));
+    let target = Target { journal, ..target(job, disk) };
+    if repaired {
+        // What a cut copy left; also a link that somebody else put there: removed, never followed.
+        dir.remove(&partial).map_err(|error| Error::io(Kind::Output, "remove", &target.path, &error))?;
+    }
     let engine = job.engine.as_ref().ok_or_else(|| Error::internal("nothing was loaded"))?;
     let opened = job.sources.get(number).ok_or_else(|| Error::internal("a disk was not loaded"))?;
     let content = guest::content(job, number, disk)?;
-    let repaired = guest::is_repaired(job, disk) && stage == Stage::Convert;
     let (from, measure) = match repaired {
         true => (&content, &engine.measure(&content, &target, job.control)?),
         false => (opened.content(), &opened.measure),

@@ -359,7 +359,7 @@ impl Job<'_> {
         }
     }
 
-    /// A cut disk starts over: what is there of it only takes room.
+    /// A copy that failed or was cancelled starts over: what is there of it only takes room that others may need.
     fn remove_cut_partials(&self) {
         let mut finished: Vec<&String> =
             self.checkpoint.disks.values().map(|finished| &finished.partial).collect();
