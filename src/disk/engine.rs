@@ -9,6 +9,7 @@ use crate::disk::copy::{self, CopyOutcome, CopyProgress, Target};
 use crate::disk::facts::SourceDisk;
 use crate::disk::failure::Call;
 use crate::disk::measure::{self, Measure};
+use crate::disk::native::{self, ReadBack};
 use crate::disk::node;
 use crate::disk::watch;
 use crate::model::error::{Error, Kind, Result};
@@ -133,6 +134,50 @@ impl Engine {
         }
     }
 
+    /// Reads a result back: it has to hold what was read of the source when it was copied, and what was changed of it since.
+    ///
+    /// `extents` is what the copy's journal became. `false`: it cannot be told this way, but only by [`Engine::compare`].
+    pub fn read_back(
+        &self,
+        source: &SourceDisk,
+        path: &Path,
+        format: OutputFormat,
+        extents: &Path,
+        control: &Control,
+        on_progress: &mut dyn FnMut(f64),
+    ) -> Result<bool> {
+        let size = source.facts.virtual_size.max(1) as f64;
+        let mut told = |done: u64| on_progress(done as f64 / size);
+        let stall = self.stall_timeout_s;
+        match native::read_back(source, path, format, extents, stall, control, &mut told)? {
+            ReadBack::Unknown => Ok(false),
+            // What QEMU makes of the header counts for the guest.
+            ReadBack::Same => self.check_size(source, path, format, control).map(|()| true),
+            ReadBack::DiffersAt(at) => {
+                let (result, source_path) = (path.display(), source.path.display());
+                let what =
+                    format!("{result} does not hold what {source_path} holds, {at} bytes into the disk");
+                Err(differs(source, path, what))
+            }
+        }
+    }
+
+    /// Whether the guest would see as many bytes in a result as in its source.
+    fn check_size(
+        &self,
+        source: &SourceDisk,
+        path: &Path,
+        format: OutputFormat,
+        control: &Control,
+    ) -> Result<()> {
+        let size = self.virtual_size(&node::result(format, path)?, &[path.to_owned()], control)?;
+        if size == source.facts.virtual_size {
+            return Ok(());
+        }
+        let (here, there) = (source.facts.virtual_size, path.display());
+        Err(differs(source, path, format!("the guest would see {size} bytes in {there} instead of {here}")))
+    }
+
     /// Compares a result with its source: the same size for the guest, and the same content byte for byte.
     pub fn compare(
         &self,
@@ -142,18 +187,8 @@ impl Engine {
         control: &Control,
         on_progress: &mut dyn FnMut(f64),
     ) -> Result<()> {
-        let differs = |what: String| {
-            Error::new(Kind::Validation, what)
-                .advice("run the job again; if it repeats, check the memory and the storage of this machine")
-                .source(source.path.display().to_string())
-                .output(path)
-        };
+        self.check_size(source, path, format, control)?;
         let node = node::result(format, path)?;
-        let size = self.virtual_size(&node, &[path.to_owned()], control)?;
-        if size != source.facts.virtual_size {
-            let (here, there) = (source.facts.virtual_size, path.display());
-            return Err(differs(format!("the guest would see {size} bytes in {there} instead of {here}")));
-        }
         // Without caching pages: what is compared should be what the medium holds, and leave others' pages alone.
         let args = ["compare", "-p", &source.qemu_name(), &node::name(&node)].map(str::to_owned).to_vec();
         let mut readable = source.paths();
@@ -169,8 +204,8 @@ impl Engine {
         match output.status.code() {
             Some(0) => Ok(()),
             Some(DIFFERENT) => {
-                Err(differs(format!("{} does not hold what {} holds", path.display(), source.path.display()))
-                    .console_tail(output.complaint()))
+                let what = format!("{} does not hold what {} holds", path.display(), source.path.display());
+                Err(differs(source, path, what).console_tail(output.complaint()))
             }
             _ => Err(call.failed(&output)),
         }
@@ -264,6 +299,13 @@ impl Engine {
         control.ended()?;
         result.map_err(|error| call.lost(&error))
     }
+}
+
+fn differs(source: &SourceDisk, path: &Path, what: String) -> Error {
+    Error::new(Kind::Validation, what)
+        .advice("run the job again; if it repeats, check the memory and the storage of this machine")
+        .source(source.path.display().to_string())
+        .output(path)
 }
 
 pub(crate) fn short_limits() -> ChildLimits {

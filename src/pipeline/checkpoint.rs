@@ -219,10 +219,11 @@ impl Checkpoint {
         }
     }
 
-    /// The same work, now done by another job.
+    /// The same work, now done by another job; perhaps by another version, which has names for more.
     #[must_use]
     pub fn taken_over_by(self, job: &Checkpoint) -> Checkpoint {
-        Checkpoint { job_id: job.job_id, batch_id: job.batch_id.clone(), ..self }
+        let Checkpoint { job_id, batch_id, partials, .. } = job.clone();
+        Checkpoint { job_id, batch_id, partials, ..self }
     }
 
     /// Reads a VM's journal. One that cannot be understood counts as none: it costs work, never a result.

@@ -22,8 +22,10 @@ pub const DIRECTORY_MODE: u32 = 0o751;
 pub const FILE_MODE: u32 = 0o640;
 /// The report's name.
 const REPORT: &str = "report.json";
-/// How the journal of a copy ends.
+/// How the journal of a copy ends, …
 const COPY_JOURNAL: &str = ".journal";
+/// … and what it becomes when the copy is finished.
+const EXTENTS: &str = ".extents";
 /// The name of what libvirt is told.
 const DOMAIN: &str = "domain.xml";
 /// A suffix beyond this means that something counts wrongly.
@@ -39,6 +41,18 @@ pub fn partial_name(plan: &Plan, disk_id: &str) -> String {
 #[must_use]
 pub fn copy_journal_name(plan: &Plan, disk_id: &str) -> String {
     format!(".{disk_id}.{}{COPY_JOURNAL}", plan.output.format.name())
+}
+
+/// The name of what was a copy's journal, once the copy is finished: what the result is held against. Nothing is gone on from by it, so what
+/// is changed in the result afterwards is never taken for a copy's work.
+#[must_use]
+pub fn extents_name(plan: &Plan, disk_id: &str) -> String {
+    format!(".{disk_id}.{}{EXTENTS}", plan.output.format.name())
+}
+
+/// All names that the copy of one disk has, from its beginning until it is published.
+pub(super) fn copy_names(plan: &Plan, disk_id: &str) -> [String; 3] {
+    [partial_name(plan, disk_id), copy_journal_name(plan, disk_id), extents_name(plan, disk_id)]
 }
 
 /// The name of the overlay that holds what is repaired on a disk, until its result does.
@@ -57,11 +71,10 @@ pub fn grown_name(disk_id: &str) -> String {
 /// All names that a VM's unfinished work has.
 #[must_use]
 pub fn partial_names(plan: &Plan) -> Vec<String> {
-    let results = plan.disks.iter().map(|disk| partial_name(plan, &disk.id));
+    let copies = plan.disks.iter().flat_map(|disk| copy_names(plan, &disk.id));
     let overlays = plan.disks.iter().filter(|_| plan.opens_guest()).map(|disk| overlay_name(&disk.id));
     let grown = plan.disks.iter().filter(|disk| disk.resize.is_some()).map(|disk| grown_name(&disk.id));
-    let journals = plan.disks.iter().map(|disk| copy_journal_name(plan, &disk.id));
-    results.chain(overlays).chain(grown).chain(journals).collect()
+    copies.chain(overlays).chain(grown).collect()
 }
 
 /// The names that results get.
@@ -360,7 +373,7 @@ pub(super) fn discard(dir: &Dir, checkpoint: &Checkpoint) -> Result<()> {
     }
     for name in &checkpoint.partials {
         // Only names of our own making: a journal is a file that others may have written.
-        let is_ours = name.ends_with(".partial") || name.ends_with(COPY_JOURNAL);
+        let is_ours = [".partial", COPY_JOURNAL, EXTENTS].iter().any(|end| name.ends_with(end));
         if name.starts_with('.') && is_ours && !name.contains('/') {
             dir.remove(name).map_err(failed("remove", dir, name))?;
         }

@@ -10,6 +10,7 @@ mod copies;
 mod hostile;
 mod native;
 mod overlays;
+mod readback;
 mod resume;
 mod sources;
 

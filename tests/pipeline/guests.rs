@@ -137,7 +137,7 @@ fn guest_work_that_dies_costs_an_attempt_and_the_copies_are_kept() {
     });
     let WorkerOutcome::Failed { error } = told.outcome else { panic!("{:?}", told.outcome) };
     assert_eq!((error.kind(), error.disposition()), (Kind::Guest, Disposition::Transient), "{error}");
-    site.assert_only(&[".disk0.qcow2.partial", ".vm.journal.json"]);
+    site.assert_only(&[".disk0.qcow2.extents", ".disk0.qcow2.partial", ".vm.journal.json"]);
     site.assert_no_process();
     let told = site.run();
     assert!(matches!(told.events[0], WorkerEvent::Started { resumed: true, .. }), "{:?}", told.events[0]);

@@ -14,6 +14,8 @@ mod guests;
 mod hostile;
 mod kills;
 mod names;
+#[cfg(feature = "failpoints")]
+mod proofs;
 mod repairs;
 mod results;
 mod site;

@@ -114,7 +114,7 @@ fn assert_whole(load: &Load, daemon: &mut Daemon, expected: &BTreeMap<String, St
     }
     assert_eq!(&load.outputs(daemon), expected, "after {after}: outputs are those of an undisturbed run");
     let left = Daemon::files_below(&daemon.state().join("output"), |name| {
-        name.contains(".partial") || name.contains(".journal") || name.contains(".lock")
+        [".partial", ".journal", ".extents", ".lock"].iter().any(|end| name.contains(end))
     });
     assert!(left.is_empty(), "after {after}: left beside results: {left:?}");
     for area in ["incoming", "processing"] {

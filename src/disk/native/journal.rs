@@ -9,6 +9,7 @@
 //! it. The hash is seeded with the frame's place, so that neither half a frame nor one of another journal passes. What is behind the last
 //! sound frame is cut away. What is not here: who decides when a frame is written (see [`super::ledger`]).
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -141,7 +142,34 @@ impl Journal {
     }
 }
 
+/// The records of a journal that is only read, one after the other.
+#[derive(Debug)]
+pub(super) struct Records {
+    frames: Frames<BufReader<File>>,
+    ahead: VecDeque<Record>,
+}
+
+impl Records {
+    /// Of a copy of this; `None` if the file tells of something else. As with a copy that goes on, only a file of our own is believed.
+    pub(super) fn open(path: &Path, subject: &Subject) -> io::Result<Option<Records>> {
+        let mut frames = Frames { from: BufReader::new(open_to_go_on(path)?), end: 0 };
+        let found = frames.next()?.and_then(|payload| serde_json::from_slice::<Subject>(&payload).ok());
+        Ok((found.as_ref() == Some(subject)).then(|| Records { frames, ahead: VecDeque::new() }))
+    }
+
+    /// The next one. They end where the journal makes no sense any more.
+    pub(super) fn next(&mut self) -> io::Result<Option<Record>> {
+        while self.ahead.is_empty() {
+            let Some(payload) = self.frames.next()? else { return Ok(None) };
+            let Some(records) = decode(&payload) else { return Ok(None) };
+            self.ahead.extend(records);
+        }
+        Ok(self.ahead.pop_front())
+    }
+}
+
 /// Frame after frame, until one is not whole.
+#[derive(Debug)]
 struct Frames<R> {
     from: R,
     /// Where the last sound one ends.

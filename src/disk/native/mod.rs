@@ -15,6 +15,7 @@ mod begin;
 mod journal;
 mod ledger;
 mod pieces;
+mod readback;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,6 +28,7 @@ pub(crate) use begin::{Begun, begin, make_anew};
 use journal::{Record, hash};
 use ledger::Ledger;
 use pieces::{PIECE_BYTES, Piece, Pieces};
+pub(crate) use readback::{ReadBack, read_back};
 
 use crate::disk::control::Control;
 use crate::disk::read::{Reader, Room};

@@ -24,7 +24,7 @@ use crate::disk::format::{Format, detect_in};
 use crate::disk::inspect::{self, ExtentKind, Image};
 use crate::disk::lock::{self, hold_for_reading};
 use crate::model::error::{Error, Kind, Result};
-use crate::model::plan::SourceFormat;
+use crate::model::plan::{OutputFormat, SourceFormat};
 use crate::sys::fs::open_nofollow;
 
 const SECTOR: u64 = 512;
@@ -95,6 +95,26 @@ pub(crate) fn open(source: &SourceDisk, control: &Control) -> Result<Option<Box<
         )),
         opened => Ok(opened),
     }
+}
+
+/// The overlays of our own through which a source is seen, each alone: what they do not hold lies below them.
+pub(crate) fn own_layers(source: &SourceDisk, control: &Control) -> Result<Option<Vec<Box<dyn Reader>>>> {
+    source.layers.iter().take(source.own_files).map(|layer| image(layer, Holds::Below, control)).collect()
+}
+
+/// A reader of a result.
+pub(crate) fn open_result(
+    path: &Path,
+    format: OutputFormat,
+    control: &Control,
+) -> Result<Option<Box<dyn Reader>>> {
+    let (declared, found) = match format {
+        OutputFormat::Raw => (SourceFormat::Raw, Format::Raw),
+        OutputFormat::Qcow2 => (SourceFormat::Qcow2, Format::Qcow2),
+        OutputFormat::Vmdk | OutputFormat::Vhd | OutputFormat::Vdi => return Ok(None),
+    };
+    let layer = LayerFile { path: path.to_owned(), declared, found, extents: Vec::new() };
+    image(&layer, Holds::Zeros, control)
 }
 
 fn image(layer: &LayerFile, absent: Holds, control: &Control) -> Result<Option<Box<dyn Reader>>> {

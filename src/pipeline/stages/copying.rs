@@ -3,6 +3,8 @@
 //! A disk is finished when its bytes are durable, its source is still what it was, and the journal
 //! says so: in this order. What is not here: in which stage that happens.
 
+use std::io::ErrorKind;
+
 use serde_json::{Value, json};
 
 use super::{guest, position};
@@ -11,7 +13,7 @@ use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::plan::PlannedDisk;
 use crate::pipeline::checkpoint::{FileMark, FinishedDisk, Holds};
-use crate::pipeline::publish::{copy_journal_name, partial_name};
+use crate::pipeline::publish::{copy_journal_name, extents_name, partial_name};
 use crate::pipeline::worker::Job;
 use crate::sys::failpoint;
 
@@ -47,15 +49,26 @@ pub(super) fn copy_all(job: &mut Job<'_>, stage: Stage) -> Result<Value> {
         told.push(copied);
         job.checkpoint.disks.insert(disk.id.clone(), finished);
         job.save()?;
-        forget_copy(job, disk)?;
+        settle_journal(job, disk)?;
         failpoint::hit("partial.done");
     }
     Ok(json!({ "disks": told }))
 }
 
-/// A copy that is recorded as finished is not gone on with.
-pub(super) fn forget_copy(job: &Job<'_>, disk: &PlannedDisk) -> Result<()> {
-    let (dir, name) = (&job.place.results, copy_journal_name(job.plan, &disk.id));
+/// A copy that is recorded as finished is not gone on with: its journal becomes what the result is held against.
+pub(super) fn settle_journal(job: &Job<'_>, disk: &PlannedDisk) -> Result<()> {
+    let (dir, from) = (&job.place.results, copy_journal_name(job.plan, &disk.id));
+    match dir.rename_over(&from, &extents_name(job.plan, &disk.id)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::io(Kind::Output, "rename", &dir.path().join(&from), &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The result was held against it, or is no more.
+pub(super) fn forget_extents(job: &Job<'_>, disk: &PlannedDisk) -> Result<()> {
+    let (dir, name) = (&job.place.results, extents_name(job.plan, &disk.id));
     let removed = dir.remove(&name);
     removed.map(drop).map_err(|error| Error::io(Kind::Output, "remove", &dir.path().join(&name), &error))
 }

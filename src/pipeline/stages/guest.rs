@@ -328,7 +328,7 @@ fn is_in_its_result(job: &Job<'_>, disk: &PlannedDisk) -> bool {
 }
 
 /// The results hold all of it: the overlays may go.
-pub(in crate::pipeline) fn clear(job: &Job<'_>) -> Result<()> {
+pub(super) fn clear(job: &Job<'_>) -> Result<()> {
     growth::clear(job)?;
     job.plan.disks.iter().filter(|_| job.plan.opens_guest()).try_for_each(|disk| remove_overlay(job, disk))
 }

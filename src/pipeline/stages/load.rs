@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::copying::{forget_copy, target};
+use super::copying::{forget_extents, settle_journal, target};
 use super::{growth, guest, position};
 use crate::disk::{Engine, FileIdentity, Measure, OpenPolicy, SourceDisk, open_source, verify};
 use crate::guest::{GuestfsPresence, virt_v2v};
@@ -144,13 +144,14 @@ fn keep_what_is_finished(job: &mut Job<'_>) -> Result<()> {
                 .file
                 .is_at(dir, &finished.partial)
                 .map_err(|error| Error::io(Kind::Output, "look for", &dir.path().join(&partial), &error))?;
-            forget_copy(job, disk)?;
+            settle_journal(job, disk)?;
             if unchanged && (there || guest::can_be_committed_again(job, disk)) {
                 continue;
             }
             job.checkpoint.disks.remove(&disk.id);
             restarted.push((disk.id.clone(), unchanged));
         }
+        forget_extents(job, disk)?;
         let journal = copy_journal_name(job.plan, &disk.id);
         // A copy that was cut is gone on with, if the copy itself finds that it may be.
         let is_cut = dir.entry(&journal).is_ok_and(|entry| entry.is_some());

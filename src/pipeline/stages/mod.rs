@@ -11,7 +11,7 @@ mod copying;
 mod extraction;
 mod fix;
 mod growth;
-pub(super) mod guest;
+mod guest;
 mod inspect;
 mod load;
 mod validate;
@@ -35,6 +35,12 @@ pub(super) fn run(stage: Stage, job: &mut Job<'_>) -> Result<Value> {
         Stage::BootTest => boot_test::run(job),
         Stage::Libvirt => Err(Error::internal(format!("the stage {stage} is not part of this version"))),
     }
+}
+
+/// The results are as they will be published: what was kept beside them for later stages may go.
+pub(super) fn clear(job: &Job<'_>) -> Result<()> {
+    guest::clear(job)?;
+    job.plan.disks.iter().try_for_each(|disk| copying::forget_extents(job, disk))
 }
 
 /// The stage in which a plan's bytes move.

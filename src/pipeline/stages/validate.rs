@@ -6,13 +6,14 @@
 
 use serde_json::{Value, json};
 
-use super::copying::{changed, target};
+use super::copying::{changed, forget_extents, target};
 use super::{guest, position};
 use crate::disk::verify;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::plan::PlannedDisk;
 use crate::pipeline::meter::Pass;
+use crate::pipeline::publish::extents_name;
 use crate::pipeline::worker::Job;
 use crate::sys::failpoint;
 
@@ -55,9 +56,12 @@ fn validate_one(job: &mut Job<'_>, number: usize, disk: &PlannedDisk) -> Result<
         engine.check(&target.path, target.format, control)?;
     }
     meter.detail(Stage::Validate, format!("{where_}: comparing with the source"));
-    engine.compare(&content, &target.path, target.format, control, &mut |part| {
-        meter.passed(number, Pass::Compare, part);
-    })?;
+    let extents = job.place.results.path().join(extents_name(job.plan, &disk.id));
+    let mut compared = |part| meter.passed(number, Pass::Compare, part);
+    let (path, format) = (&target.path, target.format);
+    if !engine.read_back(&content, path, format, &extents, control, &mut compared)? {
+        engine.compare(&content, path, format, control, &mut compared)?;
+    }
     meter.passed(number, Pass::Compare, 1.0);
     content.check_unchanged().map_err(|error| changed(&error, disk))?;
 
@@ -87,7 +91,8 @@ fn validate_one(job: &mut Job<'_>, number: usize, disk: &PlannedDisk) -> Result<
         finished.validated = true;
         finished.sha256 = Some(sha256);
     }
-    job.save()
+    job.save()?;
+    forget_extents(job, disk)
 }
 
 /// A result that is not what it should be must not be gone on from.
@@ -96,5 +101,8 @@ fn throw_away(job: &mut Job<'_>, disk: &PlannedDisk) {
         && let Err(error) = job.place.results.remove(&finished.partial)
     {
         tracing::warn!(%error, "a result that failed its check stays");
+    }
+    if let Err(error) = forget_extents(job, disk) {
+        tracing::warn!(%error, "what is known of a result that failed its check stays");
     }
 }

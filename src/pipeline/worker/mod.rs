@@ -259,7 +259,7 @@ impl Job<'_> {
         if self.checkpoint.intent.is_none() {
             self.control.checkpoint()?;
             let publication = Publication { plan: self.plan, dir, group: self.place.group };
-            stages::guest::clear(self)?;
+            stages::clear(self)?;
             publication.settle_files(&self.checkpoint)?;
             let names = Names::choose(self.plan, dir)?;
             let paths: Vec<_> = names.disks.iter().map(|name| dir.path().join(name)).collect();
@@ -361,16 +361,11 @@ impl Job<'_> {
 
     /// A copy that failed or was cancelled starts over: what is there of it only takes room that others may need.
     fn remove_cut_partials(&self) {
-        let mut finished: Vec<&String> =
-            self.checkpoint.disks.values().map(|finished| &finished.partial).collect();
-        finished.extend(
-            self.checkpoint
-                .guest
-                .iter()
-                .flat_map(|guest| guest.overlays.values())
-                .map(|overlay| &overlay.name),
-        );
-        for name in self.checkpoint.partials.iter().filter(|name| !finished.contains(name)) {
+        let finished = self.plan.disks.iter().filter(|disk| self.checkpoint.disks.contains_key(&disk.id));
+        let names = finished.flat_map(|disk| publish::copy_names(self.plan, &disk.id));
+        let overlays = self.checkpoint.guest.iter().flat_map(|guest| guest.overlays.values());
+        let kept: Vec<String> = names.chain(overlays.map(|overlay| overlay.name.clone())).collect();
+        for name in self.checkpoint.partials.iter().filter(|name| !kept.contains(name)) {
             if let Err(error) = self.place.results.remove(name) {
                 tracing::warn!(name, %error, "a cut partial result stays");
             }

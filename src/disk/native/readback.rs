@@ -1,0 +1,318 @@
+//! Reading a finished result back: every piece has to be in it as it was read from the source.
+//!
+//! The copy's journal says of each piece what its hash was when it was read. So the source need not be read again, but for what was changed
+//! since (repairs that were put into the result): there the bytes themselves are compared, and likewise wherever the journal says nothing,
+//! unless result and source both say "zeros". A journal that lost its end, or has gone, thus costs time and never lets a wrong result
+//! pass. What is not here: results that only QEMU reads, and those that it copied (see [`crate::disk::Engine::compare`]).
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use super::journal::{Record, Records, Subject, hash};
+use super::pieces::PIECE_BYTES;
+use super::{MOST_THREADS, Stall, TELL_EVERY};
+use crate::disk::control::Control;
+use crate::disk::facts::SourceDisk;
+use crate::disk::read::{self, Holds, Reader, Room};
+use crate::model::error::{Disposition, Error, Kind, Result};
+use crate::model::plan::OutputFormat;
+use crate::sys::fs::open_nofollow;
+
+/// A stretch of which the journal says nothing is looked at in parts of so much, so that several threads have something to do.
+const GAP_BYTES: u64 = 1 << 30;
+
+/// What reading a result back has told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReadBack {
+    /// It holds what it has to hold.
+    Same,
+    /// It does not: about so many bytes into the disk.
+    DiffersAt(u64),
+    /// Nothing is known of how it was copied, or only QEMU can read it.
+    Unknown,
+}
+
+/// Holds a result against what is known of its copy.
+///
+/// `extents` is what the copy's journal became. `on_progress` hears how many bytes of the disk are done.
+pub(crate) fn read_back(
+    source: &SourceDisk,
+    result: &Path,
+    format: OutputFormat,
+    extents: &Path,
+    stall_timeout_s: f64,
+    control: &Control,
+    on_progress: &mut dyn FnMut(u64),
+) -> Result<ReadBack> {
+    let Some(records) = known(source, result, format, extents) else { return Ok(ReadBack::Unknown) };
+    let Some(content) = read::open(source, control)? else { return Ok(ReadBack::Unknown) };
+    let Some(changes) = read::own_layers(source, control)? else { return Ok(ReadBack::Unknown) };
+    let opened = read::open_result(result, format, control);
+    // A result whose own tables make no sense is as wrong as one with other bytes.
+    let Some(shown) = opened.map_err(|error| of_result(&error.permanent(), result))? else {
+        return Ok(ReadBack::Unknown);
+    };
+    if shown.size() != content.size() {
+        return Ok(ReadBack::DiffersAt(shown.size().min(content.size())));
+    }
+    let held = Arc::new(Held {
+        parts: Mutex::new(Parts { records: Some(records), size: shown.size(), at: 0, ahead: None }),
+        shown,
+        content,
+        changes,
+        result: result.to_owned(),
+        control: control.clone(),
+        done: AtomicU64::new(0),
+        is_over: AtomicBool::new(false),
+        found: Mutex::new(None),
+    });
+    match first_difference(&held, stall_timeout_s, control, on_progress)? {
+        None => Ok(ReadBack::Same),
+        Some(at) => Ok(ReadBack::DiffersAt(at)),
+    }
+}
+
+/// What is known of the copy of this very source into this very file.
+fn known(source: &SourceDisk, result: &Path, format: OutputFormat, extents: &Path) -> Option<Records> {
+    let open = || -> io::Result<Option<Records>> {
+        let file = open_nofollow(result)?;
+        // What is on the medium counts, not what is still in memory of what was to get there.
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        let subject = Subject::new(source.lasting_identity(), source.facts.virtual_size, format, &file)?;
+        Records::open(extents, &subject)
+    };
+    match open() {
+        Ok(records) => records,
+        Err(error) => {
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::warn!(path = %extents.display(), %error, "what is known of a copy is of no use");
+            }
+            None
+        }
+    }
+}
+
+fn first_difference(
+    held: &Arc<Held>,
+    stall_timeout_s: f64,
+    control: &Control,
+    on_progress: &mut dyn FnMut(u64),
+) -> Result<Option<u64>> {
+    let (alive, ended) = mpsc::channel::<()>();
+    let threads = (0..thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS)).map(|_| {
+        let (held, alive) = (Arc::clone(held), alive.clone());
+        thread::spawn(move || {
+            let _alive = alive;
+            held.work();
+        })
+    });
+    let threads: Vec<_> = threads.collect();
+    drop(alive);
+    let mut stall = Stall::new(stall_timeout_s);
+    while ended.recv_timeout(TELL_EVERY) == Err(RecvTimeoutError::Timeout) {
+        let done = held.done.load(Ordering::Relaxed);
+        on_progress(done);
+        if stall.is_over(done, control) {
+            // Who hangs is not waited for.
+            held.is_over.store(true, Ordering::Relaxed);
+            return Err(Error::new(Kind::Conversion, format!("no progress for {stall_timeout_s:.0} s"))
+                .advice("check the storage that the result lies on; it is not answering")
+                .transient()
+                .output(&held.result));
+        }
+    }
+    if !threads.into_iter().all(|thread| thread.join().is_ok()) {
+        return Err(Error::internal("a thread that reads a result back ended badly"));
+    }
+    on_progress(held.done.load(Ordering::Relaxed));
+    held.found.lock().unwrap_or_else(PoisonError::into_inner).take().transpose()
+}
+
+/// What a reader says of a source, said of a result.
+fn of_result(error: &Error, result: &Path) -> Error {
+    let details = error.details();
+    let (kind, advice) = match (details.kind, details.disposition) {
+        (Kind::Source, Some(Disposition::Permanent)) => {
+            (Kind::Validation, "run the job again; if it repeats, check the storage that the result lies on")
+        }
+        (Kind::Source, _) => (Kind::Output, "check the storage that the result lies on"),
+        _ => return error.clone(),
+    };
+    Error::new(kind, details.cause.clone()).advice(advice).output(result)
+}
+
+/// A part of the disk.
+#[derive(Debug)]
+enum Part {
+    /// One that was copied.
+    Copied(Record),
+    /// One of which the journal says nothing.
+    Gap { at: u64, length: u64 },
+}
+
+/// The whole disk, part by part, in order and without a byte left out.
+struct Parts {
+    /// None when they have ended.
+    records: Option<Records>,
+    size: u64,
+    at: u64,
+    /// The record behind the gap that is being given out.
+    ahead: Option<Record>,
+}
+
+impl Parts {
+    fn next(&mut self) -> Option<Part> {
+        if self.ahead.is_none() {
+            self.ahead = self.next_record();
+        }
+        let gap_end = self.ahead.as_ref().map_or(self.size, |record| record.at);
+        if self.at < gap_end {
+            let (at, length) = (self.at, (gap_end - self.at).min(GAP_BYTES));
+            self.at += length;
+            return Some(Part::Gap { at, length });
+        }
+        let record = self.ahead.take()?;
+        self.at += u64::from(record.length);
+        Some(Part::Copied(record))
+    }
+
+    /// The next record. They end with the first that cannot be read, or does not tell of this disk: what is behind it is a gap.
+    fn next_record(&mut self) -> Option<Record> {
+        let next = self.records.as_mut()?.next();
+        let sound = next.ok().flatten().filter(|record| {
+            let length = u64::from(record.length);
+            record.at >= self.at
+                && (1..=PIECE_BYTES).contains(&length)
+                && record.at.saturating_add(length) <= self.size
+        });
+        if sound.is_none() {
+            self.records = None;
+        }
+        sound
+    }
+}
+
+/// What a result is held against, and how far that is: what the threads share.
+struct Held {
+    /// What the result shows.
+    shown: Box<dyn Reader>,
+    /// What the guest is to see.
+    content: Box<dyn Reader>,
+    /// Images of our own above the source: what they do not hold is as it was copied.
+    changes: Vec<Box<dyn Reader>>,
+    result: PathBuf,
+    control: Control,
+    parts: Mutex<Parts>,
+    done: AtomicU64,
+    is_over: AtomicBool,
+    /// The first difference, or what went wrong before there was one.
+    found: Mutex<Option<Result<u64>>>,
+}
+
+impl Held {
+    fn work(&self) {
+        let mut hands = Hands::default();
+        while !self.is_over.load(Ordering::Relaxed) {
+            let Some(part) = self.parts.lock().unwrap_or_else(PoisonError::into_inner).next() else { return };
+            let found = match self.difference(&part, &mut hands) {
+                Ok(None) => continue,
+                Ok(Some(at)) => Ok(at),
+                Err(error) => Err(error),
+            };
+            self.found.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(found);
+            return self.is_over.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Where a part differs.
+    fn difference(&self, part: &Part, hands: &mut Hands) -> Result<Option<u64>> {
+        match part {
+            Part::Gap { at, length } => self.gap(*at, *length, hands),
+            Part::Copied(Record { at, length, hash: wanted, .. }) => {
+                self.control.checkpoint()?;
+                if self.is_changed(*at, u64::from(*length), hands)? {
+                    return self.compare(*at, u64::from(*length), hands);
+                }
+                let found = hash(self.read_shown(*at, *length as usize, hands)?);
+                self.done.fetch_add(u64::from(*length), Ordering::Relaxed);
+                Ok((found != *wanted).then_some(*at))
+            }
+        }
+    }
+
+    /// Whether an image of our own holds something there.
+    fn is_changed(&self, at: u64, length: u64, hands: &mut Hands) -> Result<bool> {
+        for layer in &self.changes {
+            let mut from = at;
+            let end = (at + length).min(layer.size());
+            while from < end {
+                let range = layer.next_range(from, &mut hands.of_content)?;
+                if range.holds != Holds::Below {
+                    return Ok(true);
+                }
+                from = range.end();
+            }
+        }
+        Ok(false)
+    }
+
+    /// Compares a stretch but for what both sides say to be zeros.
+    fn gap(&self, at: u64, length: u64, hands: &mut Hands) -> Result<Option<u64>> {
+        let (mut from, end) = (at, at + length);
+        while from < end {
+            self.control.checkpoint()?;
+            let shown = self.shown.next_range(from, &mut hands.of_result);
+            let shown = shown.map_err(|error| of_result(&error, &self.result))?;
+            let wanted = self.content.next_range(from, &mut hands.of_content)?;
+            let until = shown.end().min(wanted.end()).min(end);
+            if shown.holds == Holds::Data || wanted.holds == Holds::Data {
+                if let Some(different) = self.compare(from, until - from, hands)? {
+                    return Ok(Some(different));
+                }
+            } else {
+                self.done.fetch_add(until - from, Ordering::Relaxed);
+            }
+            from = until;
+        }
+        Ok(None)
+    }
+
+    /// Compares byte by byte.
+    fn compare(&self, at: u64, length: u64, hands: &mut Hands) -> Result<Option<u64>> {
+        for from in (at..at + length).step_by(PIECE_BYTES as usize) {
+            self.control.checkpoint()?;
+            let count = (at + length - from).min(PIECE_BYTES) as usize;
+            self.read_shown(from, count, hands)?;
+            let Hands { found, wanted, of_content, .. } = &mut *hands;
+            wanted.resize(count, 0);
+            self.content.read(from, wanted, of_content)?;
+            if let Some(within) = found.iter().zip(&*wanted).position(|(found, wanted)| found != wanted) {
+                return Ok(Some(from + within as u64));
+            }
+            self.done.fetch_add(count as u64, Ordering::Relaxed);
+        }
+        Ok(None)
+    }
+
+    fn read_shown<'h>(&self, at: u64, count: usize, hands: &'h mut Hands) -> Result<&'h [u8]> {
+        hands.found.resize(count, 0);
+        let read = self.shown.read(at, &mut hands.found, &mut hands.of_result);
+        read.map_err(|error| of_result(&error, &self.result))?;
+        Ok(&hands.found)
+    }
+}
+
+/// What one thread holds in its hands.
+#[derive(Default)]
+struct Hands {
+    /// Of the result.
+    found: Vec<u8>,
+    /// Of what it has to hold.
+    wanted: Vec<u8>,
+    of_result: Room,
+    of_content: Room,
+}

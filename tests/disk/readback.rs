@@ -1,0 +1,179 @@
+//! Results that are read back: whatever changed in them since they were copied is found.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _, symlink};
+use std::path::PathBuf;
+use std::process::Command;
+
+use hyper2kvm::disk::{Control, SourceDisk, Target};
+use hyper2kvm::model::error::{Kind, Result};
+use hyper2kvm::model::plan::{Compression, OutputFormat, Preallocation, SourceFormat};
+
+use crate::support::disks;
+use crate::{engine, open};
+
+const MIB: u64 = 1 << 20;
+const SIZE_MIB: u64 = 40;
+
+/// A disk with 5 MiB of data, one every 8 MiB, and its copy.
+struct Copy {
+    dir: tempfile::TempDir,
+    source: SourceDisk,
+    format: OutputFormat,
+}
+
+impl Copy {
+    fn new(from: SourceFormat, format: OutputFormat) -> Copy {
+        let dir = tempfile::tempdir().unwrap();
+        let path = disks::disk(dir.path(), "disk", from.name(), SIZE_MIB, 5, 3);
+        let copy = Copy { source: open(&path, from).unwrap(), dir, format };
+        let (engine, control) = (engine(), Control::new());
+        let target = Target {
+            path: copy.path("result"),
+            format,
+            compress: Compression::None,
+            level: None,
+            preallocation: Preallocation::Off,
+            journal: Some(copy.path("extents")),
+        };
+        let measure = engine.measure(&copy.source, &target, &control).unwrap();
+        engine.copy(&copy.source, &target, &measure, &control, &mut |_| ()).unwrap();
+        copy
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn read_back(&self) -> Result<bool> {
+        let (engine, control, result) = (engine(), Control::new(), self.path("result"));
+        let mut told = 0.0;
+        engine.read_back(&self.source, &result, self.format, &self.path("extents"), &control, &mut |part| {
+            assert!((0.0..=1.0).contains(&part) && part >= told, "{part} after {told}");
+            told = part;
+        })
+    }
+
+    /// Changes a byte of the disk as the guest sees it.
+    fn change(&self, at: u64) {
+        let command = format!("write -P 0x5a {at} 1");
+        let driver = self.format.name();
+        let done =
+            Command::new("qemu-io").args(["-f", driver, "-c", &command]).arg(self.path("result")).output();
+        let done = done.unwrap();
+        assert!(String::from_utf8_lossy(&done.stdout).contains("wrote"), "{done:?}");
+    }
+}
+
+#[test]
+fn a_sound_result_of_every_format_is_found_so_without_asking_the_source() {
+    for from in SourceFormat::ALL {
+        for to in [OutputFormat::Qcow2, OutputFormat::Raw] {
+            assert!(Copy::new(from, to).read_back().unwrap(), "{} to {}", from.name(), to.name());
+        }
+    }
+}
+
+#[test]
+fn one_byte_that_changed_is_found_in_data_and_in_what_was_empty() {
+    for to in [OutputFormat::Qcow2, OutputFormat::Raw] {
+        for at in [0, 8 * MIB + 77, 9 * MIB - 1, 3 * MIB, 20 * MIB + 4096, SIZE_MIB * MIB - 1] {
+            let copy = Copy::new(SourceFormat::Vmdk, to);
+            copy.change(at);
+            let error = copy.read_back().unwrap_err();
+            assert_eq!(error.kind(), Kind::Validation, "{at}: {error}");
+            assert!(error.to_string().contains("bytes into the disk"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn zeros_that_took_the_place_of_nothing_are_no_difference() {
+    let copy = Copy::new(SourceFormat::Raw, OutputFormat::Raw);
+    let file = OpenOptions::new().write(true).open(copy.path("result")).unwrap();
+    file.write_all_at(&[0; 65536], 3 * MIB).unwrap();
+    assert!(copy.read_back().unwrap());
+}
+
+#[test]
+fn a_result_of_another_size_differs() {
+    let copy = Copy::new(SourceFormat::Raw, OutputFormat::Raw);
+    OpenOptions::new().write(true).open(copy.path("result")).unwrap().set_len(SIZE_MIB * MIB + 512).unwrap();
+    assert_eq!(copy.read_back().unwrap_err().kind(), Kind::Validation);
+}
+
+#[test]
+fn what_the_end_of_the_record_does_not_tell_is_compared_byte_by_byte() {
+    let copy = Copy::new(SourceFormat::Vhdx, OutputFormat::Qcow2);
+    let extents = OpenOptions::new().write(true).open(copy.path("extents")).unwrap();
+    extents.set_len(extents.metadata().unwrap().len() - 1).unwrap();
+    assert!(copy.read_back().unwrap());
+    copy.change(8 * MIB);
+    assert_eq!(copy.read_back().unwrap_err().kind(), Kind::Validation);
+}
+
+#[test]
+fn data_that_became_zeros_is_found_also_where_the_record_does_not_tell_of_it() {
+    for to in [OutputFormat::Qcow2, OutputFormat::Raw] {
+        for is_told in [true, false] {
+            let copy = Copy::new(SourceFormat::Raw, to);
+            let result = copy.path("result");
+            let done = Command::new("qemu-io")
+                .args(["-f", to.name(), "-c", "write -z 8M 1M"])
+                .arg(&result)
+                .output()
+                .unwrap();
+            assert!(String::from_utf8_lossy(&done.stdout).contains("wrote"), "{done:?}");
+            if !is_told {
+                let extents = OpenOptions::new().write(true).open(copy.path("extents")).unwrap();
+                extents.set_len(extents.metadata().unwrap().len() - 1).unwrap();
+            }
+            assert_eq!(copy.read_back().unwrap_err().kind(), Kind::Validation, "{} {is_told}", to.name());
+        }
+    }
+}
+
+#[test]
+fn tables_that_make_no_sense_are_a_result_that_is_wrong() {
+    let copy = Copy::new(SourceFormat::Raw, OutputFormat::Qcow2);
+    let file = OpenOptions::new().write(true).open(copy.path("result")).unwrap();
+    // The size of a cluster.
+    file.write_all_at(&[0xff; 4], 20).unwrap();
+    assert_eq!(copy.read_back().unwrap_err().kind(), Kind::Validation);
+}
+
+#[test]
+fn a_record_that_is_not_ours_alone_is_not_believed() {
+    type Spoil = fn(&Copy);
+    let spoil: [(&str, Spoil); 5] = [
+        ("others may write it", |copy| {
+            let mode = fs::Permissions::from_mode(0o666);
+            fs::set_permissions(copy.path("extents"), mode).unwrap();
+        }),
+        ("it has two names", |copy| fs::hard_link(copy.path("extents"), copy.path("second")).unwrap()),
+        ("it is a link", |copy| {
+            fs::rename(copy.path("extents"), copy.path("elsewhere")).unwrap();
+            symlink(copy.path("elsewhere"), copy.path("extents")).unwrap();
+        }),
+        ("it is a directory", |copy| {
+            fs::remove_file(copy.path("extents")).unwrap();
+            fs::create_dir(copy.path("extents")).unwrap();
+        }),
+        ("it is anything", |copy| fs::write(copy.path("extents"), [0xa5; 5000]).unwrap()),
+    ];
+    for (case, spoil) in spoil {
+        let copy = Copy::new(SourceFormat::Raw, OutputFormat::Raw);
+        spoil(&copy);
+        assert!(!copy.read_back().unwrap(), "{case}");
+    }
+}
+
+#[test]
+fn without_a_record_of_this_very_copy_nothing_is_claimed() {
+    let copy = Copy::new(SourceFormat::Raw, OutputFormat::Qcow2);
+    fs::copy(copy.path("result"), copy.path("other")).unwrap();
+    fs::rename(copy.path("other"), copy.path("result")).unwrap();
+    assert!(!copy.read_back().unwrap());
+    fs::remove_file(copy.path("extents")).unwrap();
+    assert!(!copy.read_back().unwrap());
+}
