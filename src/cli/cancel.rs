@@ -15,7 +15,7 @@ pub(super) struct CancelArgs {
     /// Every job that has not ended
     #[arg(long)]
     all: bool,
-    /// Leave verified partial results, so that a retry can go on from them
+    /// Leave partial results, so that a retry can go on from them
     #[arg(long)]
     keep_partial: bool,
     #[command(flatten)]

@@ -17,7 +17,7 @@ pub enum Interruption {
     Stop,
     /// End for good.
     Cancel {
-        /// Leave verified partial results.
+        /// Leave what a later attempt can go on from.
         keep_partial: bool,
     },
 }

@@ -180,7 +180,7 @@ impl From<Error> for Refusal {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CancelRequest {
-    /// Leave verified partial results.
+    /// Leave partial results that a retry can go on from.
     pub keep_partial: bool,
 }
 

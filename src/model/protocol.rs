@@ -87,7 +87,7 @@ pub enum WorkerCommand {
     Resume,
     /// End and clean up.
     Cancel {
-        /// Leave verified partial results where they are.
+        /// Leave partial results that a later attempt can go on from.
         keep_partial: bool,
     },
     /// End at once, keeping what a next start can go on from.

@@ -96,7 +96,7 @@ fn too_little_room_is_told_before_anything_is_copied() {
 }
 
 /// Runs this test binary's test again inside a mount name space of its own, where it may mount.
-fn in_private_mounts(test: &str, inside: impl FnOnce()) {
+pub fn in_private_mounts(test: &str, inside: impl FnOnce()) {
     const MARK: &str = "HYPER2KVM_TEST_PRIVATE_MOUNTS";
     if std::env::var_os(MARK).is_some() {
         return inside();

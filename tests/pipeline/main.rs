@@ -19,3 +19,4 @@ mod proofs;
 mod repairs;
 mod results;
 mod site;
+mod stalls;

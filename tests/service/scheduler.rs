@@ -253,6 +253,29 @@ fn jobs_are_named_by_number_batch_or_vm_and_what_is_not_clear_is_refused() {
 }
 
 #[test]
+fn what_a_cancelled_job_was_told_to_keep_is_pruned_when_it_is_old() {
+    let daemon = Daemon::prepare();
+    daemon.configure("retention: {failed_partial_s: 0}\n");
+    let mut daemon = daemon;
+    daemon.start();
+    let (boot, data) = (source(&daemon, "boot", "raw", 8), source(&daemon, "data", "raw", 128));
+    let manifest = disks::manifest(&[("boot", &boot, "raw"), ("data", &data, "raw")], SLOW);
+    daemon.drop_file("vm.yaml", &manifest);
+    wait_vm(&daemon, "vm", "at its second disk", |vm| {
+        vm["disks"]["data"]["bytes_done"].as_u64().is_some_and(|bytes| bytes > 0)
+    });
+    daemon.client(&["cancel", "vm", "--keep-partial"]);
+    daemon.wait_settled("failed", "vm.yaml");
+    assert_eq!(partials(&daemon), 1);
+    assert_eq!(daemon.client(&["prune"])["partials"], 1);
+    let left = Daemon::files_below(&daemon.state().join("output"), |name| {
+        [".partial", ".journal", ".extents", ".lock"].iter().any(|end| name.contains(end))
+    });
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(daemon.client(&["prune"])["partials"], 0);
+}
+
+#[test]
 fn a_dry_prune_removes_nothing_and_a_real_one_what_is_old() {
     let daemon = Daemon::prepare();
     daemon.configure("retention: {history_s: 0, logs_s: 0}\n");

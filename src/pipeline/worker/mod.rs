@@ -7,9 +7,9 @@
 //! ```
 //!
 //! [`run`] is the library's form: synchronous, on the caller's thread, events through a closure.
-//! [`process_main`] is the hidden subcommand around the same work. A disk is the unit that is kept
-//! across attempts: what is finished is in the journal, what was cut starts over. What is not here:
-//! what a stage does (see [`super::stages`]), and whether a failed job is tried again.
+//! [`process_main`] is the hidden subcommand around the same work. What is finished of a disk is in the
+//! journal; how far a copy is that was cut, in one of its own. What is not here: what a stage does (see
+//! [`super::stages`]), and whether a failed job is tried again.
 
 mod process;
 
@@ -28,10 +28,10 @@ use super::target;
 use super::workplace::Workplace;
 use crate::disk::{Control, Engine, Interruption, Measure, SourceDisk};
 use crate::libvirt::xml::domain_xml;
-use crate::model::error::{Error, Kind, Result};
+use crate::model::error::{Disposition, Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::manifest::HookStage;
-use crate::model::plan::Plan;
+use crate::model::plan::{Plan, PlannedDisk};
 use crate::model::protocol::{Published, WorkOrder, WorkerEvent, WorkerOutcome};
 use crate::model::report::Notice;
 use crate::sys::failpoint;
@@ -340,8 +340,7 @@ impl Job<'_> {
             }
             Some(Interruption::Cancel { keep_partial }) => {
                 if keep_partial || self.order.limits.keep_partial {
-                    self.remove_cut_partials();
-                    self.save_quietly();
+                    self.keep(Cut::Stays);
                 } else if let Err(error) = self.remove_everything() {
                     tracing::warn!(%error, "not everything could be removed");
                 }
@@ -349,8 +348,7 @@ impl Job<'_> {
             }
             None => {
                 tracing::error!(kind = %error.kind(), %error, "failed");
-                self.remove_cut_partials();
-                self.keep_what_is_worth_it();
+                self.keep(Cut::after(&error));
                 if let Err(error) = hooks::reached(HookStage::OnFailure) {
                     tracing::warn!(%error, "on_failure");
                 }
@@ -359,29 +357,33 @@ impl Job<'_> {
         }
     }
 
-    /// A copy that failed or was cancelled starts over: what is there of it only takes room that others may need.
-    fn remove_cut_partials(&self) {
-        let finished = self.plan.disks.iter().filter(|disk| self.checkpoint.disks.contains_key(&disk.id));
-        let names = finished.flat_map(|disk| publish::copy_names(self.plan, &disk.id));
+    /// Keeps what a next attempt goes on from, and removes the rest: it only takes room that others may need. With nothing to go on from,
+    /// nothing is left behind.
+    fn keep(&self, cut: Cut) {
+        let is_kept = |disk: &&PlannedDisk| {
+            self.checkpoint.disks.contains_key(&disk.id) || (cut == Cut::Stays && self.is_begun(disk))
+        };
+        let disks = self.plan.disks.iter().filter(is_kept);
+        let names = disks.flat_map(|disk| publish::copy_names(self.plan, &disk.id));
         let overlays = self.checkpoint.guest.iter().flat_map(|guest| guest.overlays.values());
         let kept: Vec<String> = names.chain(overlays.map(|overlay| overlay.name.clone())).collect();
         for name in self.checkpoint.partials.iter().filter(|name| !kept.contains(name)) {
             if let Err(error) = self.place.results.remove(name) {
-                tracing::warn!(name, %error, "a cut partial result stays");
+                tracing::warn!(name, %error, "a partial result that is of no use stays");
             }
+        }
+        if !kept.is_empty() || self.checkpoint.intent.is_some() {
+            self.save_quietly();
+        } else if let Err(error) = Checkpoint::remove(&self.place.results, &self.plan.vm_id) {
+            tracing::warn!(%error, "the journal stays");
         }
     }
 
-    /// With no disk finished there is nothing to go on from: then nothing is left behind either.
-    fn keep_what_is_worth_it(&mut self) {
-        let repaired = self.checkpoint.guest.as_ref().is_some_and(|guest| !guest.overlays.is_empty());
-        if self.checkpoint.disks.is_empty() && self.checkpoint.intent.is_none() && !repaired {
-            if let Err(error) = Checkpoint::remove(&self.place.results, &self.plan.vm_id) {
-                tracing::warn!(%error, "the journal stays");
-            }
-        } else {
-            self.save_quietly();
-        }
+    /// Whether a copy was begun that can be gone on with: what has no journal cannot.
+    fn is_begun(&self, disk: &PlannedDisk) -> bool {
+        let is_there = |name: String| matches!(self.place.results.entry(&name), Ok(Some(_)));
+        is_there(publish::partial_name(self.plan, &disk.id))
+            && is_there(publish::copy_journal_name(self.plan, &disk.id))
     }
 
     fn remove_everything(&self) -> Result<()> {
@@ -390,8 +392,42 @@ impl Job<'_> {
     }
 }
 
+/// What becomes of copies that were cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// A next attempt goes on with them.
+    Stays,
+    /// They give their room back.
+    Goes,
+}
+
+impl Cut {
+    /// After a failure: they stay where there will be another attempt, unless it is room that is wanted.
+    fn after(error: &Error) -> Cut {
+        match (error.disposition(), error.kind()) {
+            (Disposition::Permanent, _) | (_, Kind::DiskSpace) => Cut::Goes,
+            (Disposition::Transient | Disposition::NeedsOperator, _) => Cut::Stays,
+        }
+    }
+}
+
 impl std::fmt::Debug for Job<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Job").field("vm_id", &self.plan.vm_id).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_copy_stays_for_another_attempt_and_never_where_room_is_wanted() {
+        let cut = |kind| Cut::after(&Error::new(kind, "failed"));
+        assert_eq!(Cut::after(&Error::new(Kind::Conversion, "no progress").transient()), Cut::Stays);
+        assert_eq!((cut(Kind::Network), cut(Kind::Auth)), (Cut::Stays, Cut::Stays));
+        assert_eq!((cut(Kind::Source), cut(Kind::Validation)), (Cut::Goes, Cut::Goes));
+        assert_eq!(cut(Kind::DiskSpace), Cut::Goes);
+        assert_eq!(Cut::after(&Error::new(Kind::DiskSpace, "full").transient()), Cut::Goes);
     }
 }

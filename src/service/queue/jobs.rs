@@ -265,13 +265,13 @@ impl Db {
         )
     }
 
-    /// Failed jobs that ended before then (epoch seconds) and whose partial results have not been removed.
+    /// Failed and cancelled jobs that ended before then (epoch seconds) and whose partial results have not been removed.
     ///
     /// Not those whose directory a later job is at: what lies there is that job's.
     pub fn jobs_with_old_partials(&self, ended_before: f64) -> Result<Vec<JobRow>> {
         self.rows(
             &format!(
-                "{} WHERE job.state = 'failed' AND job.partials_removed = 0 AND job.completed_at < ?1
+                "{} WHERE job.state IN ('failed', 'cancelled') AND job.partials_removed = 0 AND job.completed_at < ?1
                      AND NOT EXISTS (
                          SELECT 1 FROM job later
                          WHERE later.output_directory = job.output_directory AND later.job_id <> job.job_id
@@ -284,7 +284,7 @@ impl Db {
         )
     }
 
-    /// The partial results of a failed job are gone.
+    /// The partial results of a job that ended are gone.
     pub fn partials_removed(&mut self, job_id: i64) -> Result<()> {
         self.execute("UPDATE job SET partials_removed = 1 WHERE job_id = ?1", [job_id])?;
         Ok(())
