@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::format::Format;
 use crate::disk::inspect::ExtentFile;
+use crate::disk::window::{Part, Place};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::SourceFormat;
 
@@ -24,6 +25,9 @@ pub struct FileIdentity {
     pub size: u64,
     /// When it was last written, nanoseconds since the epoch.
     pub mtime_ns: i128,
+    /// The part of it that is meant; none: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
 }
 
 impl FileIdentity {
@@ -36,6 +40,7 @@ impl FileIdentity {
             inode: metadata.ino(),
             size: metadata.len(),
             mtime_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
+            part: None,
         }
     }
 
@@ -72,7 +77,7 @@ pub struct ImageFacts {
 /// One image file of a disk, with the files of data that it names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LayerFile {
-    pub(crate) path: PathBuf,
+    pub(crate) place: Place,
     /// How it is to be read.
     pub(crate) declared: SourceFormat,
     /// What it is.
@@ -85,6 +90,8 @@ pub(crate) struct LayerFile {
 pub struct SourceDisk {
     /// The file that was named, with links resolved.
     pub path: PathBuf,
+    /// The part of it that is the image; none: all of it.
+    pub part: Option<Part>,
     /// How it is read.
     pub format: SourceFormat,
     /// What it says of itself.
@@ -116,7 +123,7 @@ impl SourceDisk {
     /// Whether every file is still the one that was opened; else an error of kind `source`.
     pub fn check_unchanged(&self) -> Result<()> {
         for file in &self.files {
-            let now = FileIdentity::read(&file.path)?;
+            let now = FileIdentity { part: file.part.clone(), ..FileIdentity::read(&file.path)? };
             if now != *file {
                 return Err(Error::new(
                     Kind::Source,
@@ -127,6 +134,12 @@ impl SourceDisk {
             }
         }
         Ok(())
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place { path: self.path.clone(), part: self.part.clone() }
     }
 
     /// How QEMU is told to open it.

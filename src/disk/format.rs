@@ -1,12 +1,10 @@
 //! What a file is, told by its content: magic numbers and the structure behind them, never by its name.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::SourceFormat;
+use crate::disk::window::{Place, Window};
 use crate::sys::fs::open_nofollow;
 
 /// What a file can be.
@@ -122,40 +120,23 @@ pub struct Detected {
     pub detail: String,
 }
 
-/// Tells what a file is. A plain file only: links, fifos and devices are not opened.
-pub fn detect(path: &Path) -> Result<Detected> {
-    let read =
-        |error: io::Error| Error::io(Kind::Source, "read", path, &error).source(path.display().to_string());
-    let file = open_nofollow(path).map_err(read)?;
-    let size = file.metadata().map_err(read)?.len();
-    detect_in(&file, size).map_err(read)
+/// Tells what is there. A plain file, or a part of one, only: links, fifos and devices are not opened.
+pub fn detect(place: impl Into<Place>) -> Result<Detected> {
+    let place = place.into();
+    let read = |error: io::Error| Error::io(Kind::Source, "read", &place.path, &error).source(place.shown());
+    let window = place.window(open_nofollow(&place.path).map_err(read)?).map_err(read)?;
+    detect_in(&window).map_err(read)
 }
 
 /// The same for an open file.
-pub(crate) fn detect_in(file: &File, size: u64) -> io::Result<Detected> {
-    let head = read_up_to(file, 0, 1024)?;
-    let format = told_by_head(&head, size)
-        .or(told_by_footer(file, size, &head)?)
-        .or(told_by_volume(file, size, &head)?)
+pub(crate) fn detect_in(window: &Window) -> io::Result<Detected> {
+    let head = window.read_up_to(0, 1024)?;
+    let format = told_by_head(&head, window.len())
+        .or(told_by_footer(window, &head)?)
+        .or(told_by_volume(window, &head)?)
         .or_else(|| told_by_text(&head))
         .unwrap_or(Format::Raw);
     Ok(Detected { format, detail: format.name().to_owned() })
-}
-
-/// Up to `count` bytes at an offset; fewer at the end of the file.
-pub(crate) fn read_up_to(file: &File, offset: u64, count: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; count];
-    let mut filled = 0;
-    while filled < count {
-        match file.read_at(&mut bytes[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(got) => filled += got,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    bytes.truncate(filled);
-    Ok(bytes)
 }
 
 fn be32(bytes: &[u8], at: usize) -> Option<u32> {
@@ -235,7 +216,8 @@ fn vhd_kind(footer: &[u8]) -> Option<Format> {
 }
 
 /// A VHD has its footer at the end; one that grows has a copy at the start, which is all that a cut-off one still has.
-fn told_by_footer(file: &File, size: u64, head: &[u8]) -> io::Result<Option<Format>> {
+fn told_by_footer(window: &Window, head: &[u8]) -> io::Result<Option<Format>> {
+    let size = window.len();
     if let Some(kind) = vhd_kind(head) {
         return Ok(Some(kind));
     }
@@ -243,18 +225,18 @@ fn told_by_footer(file: &File, size: u64, head: &[u8]) -> io::Result<Option<Form
         return Ok(None);
     }
     // Some tools write a footer of 511 bytes.
-    let tail = read_up_to(file, size - 512, 512)?;
+    let tail = window.read_up_to(size - 512, 512)?;
     Ok(vhd_kind(&tail).or_else(|| vhd_kind(&tail[1..])))
 }
 
-fn told_by_volume(file: &File, size: u64, head: &[u8]) -> io::Result<Option<Format>> {
+fn told_by_volume(window: &Window, head: &[u8]) -> io::Result<Option<Format>> {
     const ISO_DESCRIPTOR: u64 = 0x8000;
     // A hybrid image (bootable from a stick) is also a disk: the partition table decides.
     let has_boot_record = le16(head, 510) == Some(0xaa55);
-    if size <= ISO_DESCRIPTOR + 6 || has_boot_record {
+    if window.len() <= ISO_DESCRIPTOR + 6 || has_boot_record {
         return Ok(None);
     }
-    let descriptor = read_up_to(file, ISO_DESCRIPTOR, 6)?;
+    let descriptor = window.read_up_to(ISO_DESCRIPTOR, 6)?;
     Ok((descriptor.get(1..6) == Some(b"CD001")).then_some(Format::Iso))
 }
 

@@ -24,6 +24,7 @@ mod read;
 mod traces;
 pub mod verify;
 mod watch;
+mod window;
 mod write;
 
 pub(crate) use control::Attached;
@@ -36,3 +37,4 @@ pub use measure::Measure;
 pub use open::{OpenPolicy, estimate_virtual_size, open_source, stands_on};
 pub use traces::{BootTraces, boot_traces};
 pub(crate) use watch::Stall;
+pub use window::{Part, Place};

@@ -8,8 +8,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::disk::window::Place;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::{OutputFormat, SourceFormat};
+
+const SECTOR: u64 = 512;
 
 /// The name that makes QEMU open a node.
 pub(crate) fn name(node: &Value) -> String {
@@ -27,8 +30,17 @@ pub(crate) fn file(path: &Path) -> Result<Value> {
 }
 
 /// An image of a known format that stands on nothing else.
-pub(crate) fn standalone(format: SourceFormat, path: &Path) -> Result<Value> {
-    let file = file(path)?;
+pub(crate) fn standalone(format: SourceFormat, place: &Place) -> Result<Value> {
+    let file = match &place.part {
+        None => file(&place.path)?,
+        // QEMU counts in sectors; what an archive has between its members are zeros.
+        Some(part) => json!({
+            "driver": "raw",
+            "offset": part.offset,
+            "size": part.bytes.next_multiple_of(SECTOR),
+            "file": file(&place.path)?,
+        }),
+    };
     Ok(match format {
         SourceFormat::Raw => json!({ "driver": "raw", "file": file }),
         SourceFormat::Qcow2 => json!({ "driver": "qcow2", "file": file, "backing": null }),
@@ -42,7 +54,7 @@ pub(crate) fn standalone(format: SourceFormat, path: &Path) -> Result<Value> {
 
 /// A result of ours.
 pub(crate) fn result(format: OutputFormat, path: &Path) -> Result<Value> {
-    standalone(format.into(), path)
+    standalone(format.into(), &path.into())
 }
 
 /// QEMU's name for a format that is written.

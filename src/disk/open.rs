@@ -13,6 +13,7 @@ use crate::disk::facts::{FileIdentity, ImageFacts, LayerFile, SourceDisk};
 use crate::disk::format::{Format, detect_in};
 use crate::disk::inspect::{self, ExtentFile, Parent};
 use crate::disk::node;
+use crate::disk::window::{Place, Window};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::SourceFormat;
 use crate::sys::fs::{allocated_bytes, open_nofollow, parent_of};
@@ -33,14 +34,16 @@ pub struct OpenPolicy<'a> {
 
 /// Inspects a source and refuses what is hostile, broken, open elsewhere or not supported.
 pub fn open_source(
-    path: &Path,
+    place: impl Into<Place>,
     declared: SourceFormat,
     policy: &OpenPolicy<'_>,
     engine: &Engine,
     control: &Control,
 ) -> Result<SourceDisk> {
-    let named = |error: Error| error.source(path.display().to_string());
-    let real = real_path(path).map_err(named)?;
+    let place = place.into();
+    let named = |error: Error| error.source(place.shown());
+    let real = real_path(&place.path).map_err(named)?;
+    let part = place.part.clone();
     policy.below_roots(&real).map_err(named)?;
     let mut opener = Opener {
         policy,
@@ -51,22 +54,22 @@ pub fn open_source(
         warnings: Vec::new(),
     };
     let mut layers = Vec::new();
-    let mut next = Some((real.clone(), declared, None));
-    while let Some((path, format, cid)) = next {
+    let mut next = Some((Place { path: real.clone(), part: part.clone() }, declared, None));
+    while let Some((place, format, cid)) = next {
         if layers.len() == MAX_CHAIN {
             return Err(named(chain(&format!("it is longer than {MAX_CHAIN} images"))));
         }
-        let layer = opener.layer(&path, format, cid.as_deref()).map_err(named)?;
+        let layer = opener.layer(&place, format, cid.as_deref()).map_err(named)?;
         next = match &layer.parent {
             None => None,
-            Some(parent) => Some(opener.parent(&path, parent).map_err(named)?),
+            Some(parent) => Some(opener.parent(&place.path, parent).map_err(named)?),
         };
-        layers.push((path, format, layer));
+        layers.push((place, format, layer));
     }
     let Opener { files, allocated, extents, warnings, .. } = opener;
     let paths: Vec<PathBuf> = files.iter().map(|file| file.path.clone()).collect();
     // `info` never opens what an image stands on, and the size is the top image's.
-    let top = node::standalone(declared, &real)?;
+    let top = node::standalone(declared, &layers[0].0)?;
     let virtual_size = engine.virtual_size(&top, &paths, control).map_err(named)?;
     let node = stacked(&layers)?;
     if virtual_size == 0 {
@@ -78,41 +81,45 @@ pub fn open_source(
         format: layers[0].2.format,
         subformat: layers[0].2.subformat.clone(),
         virtual_size,
-        file_size: files.iter().map(|file| file.size).sum(),
+        file_size: match &part {
+            None => files.iter().map(|file| file.size).sum(),
+            Some(part) => part.bytes,
+        },
         allocated_bytes: allocated,
         compressed: layers.iter().any(|(_, _, layer)| layer.compressed),
         extents,
-        backing: layers.iter().skip(1).map(|(path, ..)| path.clone()).collect(),
+        backing: layers.iter().skip(1).map(|(place, ..)| place.path.clone()).collect(),
     };
     let layers = layers
         .into_iter()
-        .map(|(path, declared, layer)| LayerFile {
-            path,
+        .map(|(place, declared, layer)| LayerFile {
+            place,
             declared,
             found: layer.format,
             extents: layer.extents,
         })
         .collect();
-    Ok(SourceDisk { path: real, format: declared, facts, warnings, files, layers, node, own_files: 0 })
+    Ok(SourceDisk { path: real, part, format: declared, facts, warnings, files, layers, node, own_files: 0 })
 }
 
 /// What the guest sees of a disk, by its header alone: an estimate that costs a few short reads, and no child.
-pub fn estimate_virtual_size(path: &Path, declared: SourceFormat) -> Result<u64> {
-    let real = real_path(path)?;
+pub fn estimate_virtual_size(place: impl Into<Place>, declared: SourceFormat) -> Result<u64> {
+    let place = place.into();
+    let real = real_path(&place.path)?;
     let unreadable = |error: &std::io::Error| Error::io(Kind::Source, "read", &real, error);
     let file = open_nofollow(&real).map_err(|error| cannot_open(&real, &error))?;
-    let size = file.metadata().map_err(|error| unreadable(&error))?.len();
-    let found = detect_in(&file, size).map_err(|error| unreadable(&error))?.format;
+    let window = place.window(file).map_err(|error| unreadable(&error))?;
+    let found = detect_in(&window).map_err(|error| unreadable(&error))?.format;
     agree(declared, found)?;
     let control = Control::new();
-    inspect::virtual_size(&inspect::Image { file: &file, size, control: &control }, found, declared)
+    inspect::virtual_size(&inspect::Image::new(&window, &control), found, declared)
 }
 
 /// The whole chain as QEMU opens it: each image named with its driver, on the one below.
-fn stacked(layers: &[(PathBuf, SourceFormat, Opened)]) -> Result<serde_json::Value> {
+fn stacked(layers: &[(Place, SourceFormat, Opened)]) -> Result<serde_json::Value> {
     let mut below = serde_json::Value::Null;
-    for (path, format, layer) in layers.iter().rev() {
-        let mut node = node::standalone(*format, path)?;
+    for (place, format, layer) in layers.iter().rev() {
+        let mut node = node::standalone(*format, place)?;
         if layer.parent.is_some() {
             node["backing"] = below;
         }
@@ -124,10 +131,9 @@ fn stacked(layers: &[(PathBuf, SourceFormat, Opened)]) -> Result<serde_json::Val
 /// The file that an image stands on, if it is one of those that hold only what differs; no answer where it cannot be read.
 #[must_use]
 pub fn stands_on(path: &Path) -> Option<PathBuf> {
-    let file = open_nofollow(path).ok()?;
-    let size = file.metadata().ok()?.len();
-    let found = detect_in(&file, size).ok()?.format;
-    let layer = inspect::layer(&file, size, found, found.source_format()?, &Control::new()).ok()?;
+    let window = Place::from(path).window(open_nofollow(path).ok()?).ok()?;
+    let found = detect_in(&window).ok()?.format;
+    let layer = inspect::layer(&window, found, found.source_format()?, &Control::new()).ok()?;
     inspect::beside(path, &layer.parent?.name).canonicalize().ok()
 }
 
@@ -150,12 +156,16 @@ struct Opener<'a> {
 }
 
 impl Opener<'_> {
-    fn layer(&mut self, path: &Path, declared: SourceFormat, cid: Option<&str>) -> Result<Opened> {
-        let (file, size) = self.take(path)?;
-        let found =
-            detect_in(&file, size).map_err(|error| Error::io(Kind::Source, "read", path, &error))?.format;
+    fn layer(&mut self, place: &Place, declared: SourceFormat, cid: Option<&str>) -> Result<Opened> {
+        let (path, window) = (&place.path, self.take(place)?);
+        let found = detect_in(&window).map_err(|error| Error::io(Kind::Source, "read", path, &error))?.format;
         agree(declared, found)?;
-        let layer = inspect::layer(&file, size, found, declared, self.control)?;
+        let layer = inspect::layer(&window, found, declared, self.control)?;
+        if place.part.is_some() && (layer.parent.is_some() || !layer.extents.is_empty()) {
+            return Err(Error::new(Kind::Unsupported, "it needs other members of the archive to be whole").advice(
+                "unpack the archive and name the disk itself, or export the appliance again without snapshots",
+            ));
+        }
         if let (Some(wanted), Some(is)) = (cid, &layer.cid)
             && !wanted.eq_ignore_ascii_case(is)
         {
@@ -177,10 +187,9 @@ impl Opener<'_> {
 
     fn extent(&mut self, image: &Path, extent: &ExtentFile) -> Result<PathBuf> {
         let path = self.member(image, &extent.name, "extent")?;
-        let (file, size) = self.take(&path)?;
-        let found =
-            detect_in(&file, size).map_err(|error| Error::io(Kind::Source, "read", &path, &error))?.format;
-        inspect::extent(&file, size, found, extent, self.control).map_err(|error| {
+        let window = self.take(&Place::from(&path))?;
+        let found = detect_in(&window).map_err(|error| Error::io(Kind::Source, "read", &path, &error))?.format;
+        inspect::extent(&window, found, extent, self.control).map_err(|error| {
             let details = error.details();
             let advice = details.advice.clone().unwrap_or_default();
             Error::new(error.kind(), format!("{}: {}", path.display(), details.cause)).advice(advice)
@@ -189,7 +198,7 @@ impl Opener<'_> {
         Ok(path)
     }
 
-    fn parent(&self, image: &Path, parent: &Parent) -> Result<(PathBuf, SourceFormat, Option<String>)> {
+    fn parent(&self, image: &Path, parent: &Parent) -> Result<(Place, SourceFormat, Option<String>)> {
         if !self.policy.backing_chain {
             return Err(Error::new(
                 Kind::Source,
@@ -215,7 +224,7 @@ impl Opener<'_> {
         }) {
             return Err(chain(&format!("{} comes twice in it", path.display())));
         }
-        Ok((path, format, parent.cid.clone()))
+        Ok((path.into(), format, parent.cid.clone()))
     }
 
     /// The real path of a file that an image names: in the image's directory, or in one that was allowed.
@@ -257,13 +266,15 @@ impl Opener<'_> {
     }
 
     /// Opens a file of the image and writes down what it is now.
-    fn take(&mut self, path: &Path) -> Result<(std::fs::File, u64)> {
+    fn take(&mut self, place: &Place) -> Result<Window> {
+        let path = &place.path;
         refuse_locked(path)?;
         let file = open_nofollow(path).map_err(|error| cannot_open(path, &error))?;
         let metadata = file.metadata().map_err(|error| Error::io(Kind::Source, "look at", path, &error))?;
-        self.allocated += allocated_bytes(&metadata);
-        self.files.push(FileIdentity::of(path, &metadata));
-        Ok((file, metadata.len()))
+        let part = place.part.as_ref().map_or(u64::MAX, |part| part.bytes);
+        self.allocated += allocated_bytes(&metadata).min(part);
+        self.files.push(FileIdentity { part: place.part.clone(), ..FileIdentity::of(path, &metadata) });
+        place.window(file).map_err(|error| Error::io(Kind::Source, "read", path, &error))
     }
 }
 

@@ -131,7 +131,7 @@ impl SourceDisk {
         seen.layers.insert(
             0,
             LayerFile {
-                path: overlay.to_owned(),
+                place: overlay.into(),
                 declared: SourceFormat::Qcow2,
                 found: Format::Qcow2,
                 extents: Vec::new(),

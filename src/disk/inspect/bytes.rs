@@ -1,11 +1,10 @@
 //! Reading an image's structure: bounded reads and numbers of both byte orders.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 
 use super::cut_off;
 use crate::disk::control::Control;
-use crate::disk::format::read_up_to;
+use crate::disk::window::Window;
 use crate::model::error::{Error, Kind, Result};
 
 /// No structure of any format is larger in one piece (qcow2's first table may have 32 MiB).
@@ -14,19 +13,23 @@ const PIECE_BYTES: u64 = 128 << 20;
 /// An open image.
 #[derive(Debug)]
 pub(crate) struct Image<'a> {
-    pub(crate) file: &'a File,
+    pub(crate) window: &'a Window,
     /// Its size in bytes.
     pub(crate) size: u64,
     pub(crate) control: &'a Control,
 }
 
-impl Image<'_> {
+impl<'a> Image<'a> {
+    pub(crate) fn new(window: &'a Window, control: &'a Control) -> Image<'a> {
+        Image { window, size: window.len(), control }
+    }
+
     /// Exactly these bytes; `what` tells what is cut off when they are not all there.
     pub(crate) fn read(&self, offset: u64, count: u64, what: &str) -> Result<Vec<u8>> {
         self.require(offset, count, what)?;
         self.control.checkpoint()?;
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        let bytes = read_up_to(self.file, offset, count)
+        let bytes = self.window.read_up_to(offset, count)
             .map_err(|error| Error::new(Kind::Source, format!("cannot read {what}: {error}")))?;
         if bytes.len() < count {
             return Err(cut_off(&format!("{what} is not whole")));

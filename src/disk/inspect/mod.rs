@@ -15,7 +15,6 @@ mod vhdx;
 mod vmdk;
 mod vmdk_sparse;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 pub(crate) use bytes::{Image, le32, le64, table_be64, table_le32};
@@ -25,6 +24,7 @@ pub(crate) use vmdk_sparse::SparseHeader;
 
 use crate::disk::control::Control;
 use crate::disk::format::Format;
+use crate::disk::window::Window;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::SourceFormat;
 
@@ -90,13 +90,12 @@ pub(crate) struct Layer {
 
 /// Reads an image's structure. `declared` decides how: a declared raw disk has no structure but its bytes.
 pub(crate) fn layer(
-    file: &File,
-    size: u64,
+    window: &Window,
     found: Format,
     declared: SourceFormat,
     control: &Control,
 ) -> Result<Layer> {
-    let image = Image { file, size, control };
+    let image = Image::new(window, control);
     match declared {
         SourceFormat::Raw => raw::layer(&image),
         SourceFormat::Qcow2 => qcow2::layer(&image),
@@ -119,18 +118,17 @@ pub(crate) fn block_map(image: &Image<'_>, found: Format) -> Result<Option<Block
 
 /// Checks one extent's file against what its descriptor says.
 pub(crate) fn extent(
-    file: &File,
-    size: u64,
+    window: &Window,
     found: Format,
     wanted: &ExtentFile,
     control: &Control,
 ) -> Result<()> {
-    let image = Image { file, size, control };
+    let image = Image::new(window, control);
     match wanted.kind {
         ExtentKind::Flat => {
             let needed = wanted.offset.saturating_add(wanted.bytes);
-            if size < needed {
-                return Err(cut_off(&format!("the extent has {size} bytes and should have {needed}")));
+            if image.size < needed {
+                return Err(cut_off(&format!("the extent has {} bytes and should have {needed}", image.size)));
             }
             Ok(())
         }

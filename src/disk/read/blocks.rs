@@ -1,24 +1,23 @@
 //! Disks with one table for pieces of one size: VHD and VHDX that grow, VDI.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::{Holds, Range, Reader, Room, read_failed};
 use crate::disk::inspect::BlockMap;
+use crate::disk::window::Window;
 use crate::model::error::Result;
 
 /// One image.
 #[derive(Debug)]
 pub(super) struct Blocks {
-    file: File,
+    window: Window,
     path: PathBuf,
     map: BlockMap,
 }
 
 impl Blocks {
-    pub(super) fn new(file: File, path: &Path, map: BlockMap) -> Blocks {
-        Blocks { file, path: path.to_owned(), map }
+    pub(super) fn new(window: Window, path: &Path, map: BlockMap) -> Blocks {
+        Blocks { window, path: path.to_owned(), map }
     }
 
     /// Where a block begins in the file; `None`: it is all zeros.
@@ -51,7 +50,7 @@ impl Reader for Blocks {
                 None => now.fill(0),
                 Some(begin) => {
                     let from = begin + within;
-                    self.file
+                    self.window
                         .read_exact_at(now, from)
                         .map_err(|error| read_failed(&self.path, from, &error))?;
                 }

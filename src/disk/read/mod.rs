@@ -13,7 +13,6 @@ mod stack;
 mod vmdk_sparse;
 
 use std::fmt::Debug;
-use std::fs::File;
 use std::path::Path;
 
 pub(crate) use room::Room;
@@ -23,6 +22,7 @@ use crate::disk::facts::{LayerFile, SourceDisk};
 use crate::disk::format::{Format, detect_in};
 use crate::disk::inspect::{self, ExtentKind, Image};
 use crate::disk::lock::{self, hold_for_reading};
+use crate::disk::window::{Place, Window};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::{OutputFormat, SourceFormat};
 use crate::sys::fs::open_nofollow;
@@ -113,37 +113,38 @@ pub(crate) fn open_result(
         OutputFormat::Qcow2 => (SourceFormat::Qcow2, Format::Qcow2),
         OutputFormat::Vmdk | OutputFormat::Vhd | OutputFormat::Vdi => return Ok(None),
     };
-    let layer = LayerFile { path: path.to_owned(), declared, found, extents: Vec::new() };
+    let layer = LayerFile { place: path.into(), declared, found, extents: Vec::new() };
     image(&layer, Holds::Zeros, control)
 }
 
 fn image(layer: &LayerFile, absent: Holds, control: &Control) -> Result<Option<Box<dyn Reader>>> {
-    let path = &layer.path;
+    let place = &layer.place;
+    let path = &place.path;
     if layer.declared == SourceFormat::Raw {
-        let (file, size) = file(path)?;
+        let window = window(place)?;
+        let size = window.len();
         // As QEMU counts: whole sectors, and what lacks of the last one is zeros.
-        return Ok(Some(Box::new(flat::Flat::new(file, path, 0, size, size.next_multiple_of(SECTOR)))));
+        return Ok(Some(Box::new(flat::Flat::new(window, path, 0, size.next_multiple_of(SECTOR)))));
     }
     Ok(match layer.found {
         Format::VmdkSparse | Format::VmdkStreamOptimized => {
-            Some(Box::new(vmdk_sparse::Sparse::open(path, absent, control)?))
+            Some(Box::new(vmdk_sparse::Sparse::open(place, absent, control)?))
         }
         Format::VmdkDescriptor => described(layer, absent, control)?,
-        Format::Qcow2 => match qcow2::Qcow2::open(path, absent, control)? {
+        Format::Qcow2 => match qcow2::Qcow2::open(place, absent, control)? {
             Some(image) => Some(Box::new(image)),
             None => None,
         },
         Format::VhdFixed => {
-            let (file, size) = file(path)?;
-            let bytes =
-                inspect::virtual_size(&Image { file: &file, size, control }, layer.found, layer.declared)?;
-            Some(Box::new(flat::Flat::new(file, path, 0, size, bytes)))
+            let window = window(place)?;
+            let bytes = inspect::virtual_size(&Image::new(&window, control), layer.found, layer.declared)?;
+            Some(Box::new(flat::Flat::new(window, path, 0, bytes)))
         }
         found => {
-            let (file, size) = file(path)?;
-            let map = inspect::block_map(&Image { file: &file, size, control }, found)?;
+            let window = window(place)?;
+            let map = inspect::block_map(&Image::new(&window, control), found)?;
             match map {
-                Some(map) => Some(Box::new(blocks::Blocks::new(file, path, map))),
+                Some(map) => Some(Box::new(blocks::Blocks::new(window, path, map))),
                 None => None,
             }
         }
@@ -154,30 +155,28 @@ fn image(layer: &LayerFile, absent: Holds, control: &Control) -> Result<Option<B
 fn described(layer: &LayerFile, absent: Holds, control: &Control) -> Result<Option<Box<dyn Reader>>> {
     let mut parts: Vec<Box<dyn Reader>> = Vec::with_capacity(layer.extents.len());
     for (path, extent) in &layer.extents {
-        let (file, size) = file(path)?;
+        let place = Place::from(path);
+        let window = window(&place)?;
         if extent.kind == ExtentKind::Flat {
-            parts.push(Box::new(flat::Flat::new(file, path, extent.offset, size, extent.bytes)));
+            parts.push(Box::new(flat::Flat::new(window, path, extent.offset, extent.bytes)));
             continue;
         }
-        let found = detect_in(&file, size).map_err(|error| Error::io(Kind::Source, "read", path, &error))?;
+        let found = detect_in(&window).map_err(|error| Error::io(Kind::Source, "read", path, &error))?;
         let (Format::VmdkSparse | Format::VmdkStreamOptimized) = found.format else { return Ok(None) };
-        let mut sparse = vmdk_sparse::Sparse::open(path, absent, control)?;
+        let mut sparse = vmdk_sparse::Sparse::open(&place, absent, control)?;
         sparse.cut_to(extent.bytes);
         parts.push(Box::new(sparse));
     }
     Ok(Some(Box::new(joined::Joined::new(parts))))
 }
 
-fn file(path: &Path) -> Result<(File, u64)> {
-    let failed = |error: std::io::Error| {
-        Error::io(Kind::Source, "open", path, &error).source(path.display().to_string())
-    };
-    let file = open_nofollow(path).map_err(failed)?;
+fn window(place: &Place) -> Result<Window> {
+    let failed = |error: std::io::Error| Error::io(Kind::Source, "open", &place.path, &error).source(place.shown());
+    let file = open_nofollow(&place.path).map_err(failed)?;
     if !hold_for_reading(&file).map_err(failed)? {
         return Err(lock::open_elsewhere());
     }
-    let size = file.metadata().map_err(failed)?.len();
-    Ok((file, size))
+    place.window(file).map_err(failed)
 }
 
 /// What is told of an image whose structure turns out to be no structure.

@@ -2,15 +2,14 @@
 //!
 //! What is not here: tables that tell of parts of clusters (`extended_l2`), which QEMU reads, and what is refused before a byte is read.
 
-use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::{Holds, Range, Reader, Room, file, read_failed, unreadable};
+use super::{Holds, Range, Reader, Room, window, read_failed, unreadable};
 use crate::disk::control::Control;
 use crate::disk::inspect::{Image, Qcow2Facts, table_be64};
+use crate::disk::window::{Place, Window};
 use crate::model::error::Result;
 
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
@@ -23,7 +22,7 @@ const MOST_CLUSTERS: u64 = 1 << 16;
 /// One image.
 #[derive(Debug)]
 pub(super) struct Qcow2 {
-    file: File,
+    window: Window,
     path: PathBuf,
     file_bytes: u64,
     bytes: u64,
@@ -46,18 +45,18 @@ enum Cluster {
 
 impl Qcow2 {
     /// `None` for an image whose tables only QEMU reads. `bytes` is what the guest sees, where the header does not decide that.
-    pub(super) fn open(path: &Path, absent: Holds, control: &Control) -> Result<Option<Qcow2>> {
-        let (file, file_bytes) = file(path)?;
-        let image = Image { file: &file, size: file_bytes, control };
+    pub(super) fn open(place: &Place, absent: Holds, control: &Control) -> Result<Option<Qcow2>> {
+        let window = window(place)?;
+        let image = Image::new(&window, control);
         let facts = Qcow2Facts::read(&image)?;
         if facts.has_extended_tables {
             return Ok(None);
         }
         let first = table_be64(&facts.first_table(&image)?).map(|entry| entry & OFFSET).collect();
         Ok(Some(Qcow2 {
-            file,
-            path: path.to_owned(),
-            file_bytes,
+            path: place.path.clone(),
+            file_bytes: window.len(),
+            window,
             bytes: facts.bytes,
             cluster: facts.cluster,
             first,
@@ -72,9 +71,9 @@ impl Qcow2 {
             None | Some(0) => return Ok(None),
             Some(at) => *at,
         };
-        let entries = room.table((self.file.as_raw_fd().unsigned_abs() as usize, at), || {
+        let entries = room.table((self.window.file().as_raw_fd().unsigned_abs() as usize, at), || {
             let mut bytes = vec![0; self.cluster as usize];
-            self.file.read_exact_at(&mut bytes, at).map_err(|error| read_failed(&self.path, at, &error))?;
+            self.window.read_exact_at(&mut bytes, at).map_err(|error| read_failed(&self.path, at, &error))?;
             Ok(table_be64(&bytes).collect())
         });
         entries.map(Some)
@@ -114,7 +113,7 @@ impl Qcow2 {
         let broken = || unreadable(&self.path, &format!("the data {at} bytes into it cannot be unpacked"));
         let there = self.file_bytes.saturating_sub(at).min(bytes);
         let packed = room.packed(there as usize);
-        self.file.read_exact_at(packed, at).map_err(|error| read_failed(&self.path, at, &error))?;
+        self.window.read_exact_at(packed, at).map_err(|error| read_failed(&self.path, at, &error))?;
         let span = 0..packed.len();
         let whole = self.cluster as usize;
         if self.is_zstd {
@@ -171,7 +170,7 @@ impl Reader for Qcow2 {
                     let there = usize::try_from(self.file_bytes.saturating_sub(from)).unwrap_or(usize::MAX);
                     // The last cluster of a file need not be whole.
                     let (there, beyond) = now.split_at_mut(there.min(now.len()));
-                    self.file
+                    self.window
                         .read_exact_at(there, from)
                         .map_err(|error| read_failed(&self.path, from, &error))?;
                     beyond.fill(0);

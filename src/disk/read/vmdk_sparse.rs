@@ -3,15 +3,14 @@
 //! What is not here: descriptors, and what is wrong with an image before a byte of it is read (see `disk::inspect`). Numbers are still
 //! held against the file here, because a file may change.
 
-use std::fs::File;
 use std::ops::Range as Span;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::{Holds, Range, Reader, Room, file, read_failed, unreadable};
+use super::{Holds, Range, Reader, Room, window, read_failed, unreadable};
 use crate::disk::control::Control;
 use crate::disk::inspect::{Image, SparseHeader, le32, le64, table_le32};
+use crate::disk::window::{Place, Window};
 use crate::model::error::Result;
 
 const SECTOR: u64 = 512;
@@ -25,7 +24,7 @@ const MOST_GRAINS: u64 = 1 << 16;
 /// One image, or one extent of a larger disk.
 #[derive(Debug)]
 pub(super) struct Sparse {
-    file: File,
+    window: Window,
     path: PathBuf,
     file_bytes: u64,
     bytes: u64,
@@ -68,9 +67,9 @@ impl Grain {
 }
 
 impl Sparse {
-    pub(super) fn open(path: &Path, absent: Holds, control: &Control) -> Result<Sparse> {
-        let (file, file_bytes) = file(path)?;
-        let image = Image { file: &file, size: file_bytes, control };
+    pub(super) fn open(place: &Place, absent: Holds, control: &Control) -> Result<Sparse> {
+        let window = window(place)?;
+        let image = Image::new(&window, control);
         let header = SparseHeader::read(&image)?;
         let table_grains = u64::from(header.table_entries);
         let grain_bytes = header.grain * SECTOR;
@@ -84,9 +83,9 @@ impl Sparse {
         };
         let (bytes, directory) = (header.capacity.saturating_mul(SECTOR), table_le32(&directory).collect());
         Ok(Sparse {
-            file,
-            path: path.to_owned(),
-            file_bytes,
+            path: place.path.clone(),
+            file_bytes: window.len(),
+            window,
             bytes,
             grain_bytes,
             table_grains,
@@ -107,10 +106,10 @@ impl Sparse {
             None | Some(0) => return Ok(None),
             Some(sector) => u64::from(*sector),
         };
-        let entries = room.table((self.file.as_raw_fd().unsigned_abs() as usize, sector), || {
+        let entries = room.table((self.window.file().as_raw_fd().unsigned_abs() as usize, sector), || {
             let mut bytes = vec![0; self.table_grains as usize * 4];
             let at = sector * SECTOR;
-            self.file.read_exact_at(&mut bytes, at).map_err(|error| read_failed(&self.path, at, &error))?;
+            self.window.read_exact_at(&mut bytes, at).map_err(|error| read_failed(&self.path, at, &error))?;
             Ok(table_le32(&bytes).map(u64::from).collect())
         });
         entries.map(Some)
@@ -143,7 +142,7 @@ impl Sparse {
         }
         let piece = &mut buffer[..length as usize];
         let from = begin + within;
-        self.file.read_exact_at(piece, from).map_err(|error| read_failed(&self.path, from, &error))?;
+        self.window.read_exact_at(piece, from).map_err(|error| read_failed(&self.path, from, &error))?;
         Ok(piece.len())
     }
 
@@ -180,7 +179,7 @@ impl Sparse {
         let most = self.grain_bytes + self.grain_bytes / 8 + PACKING_SLACK;
         let there = self.file_bytes.saturating_sub(begin).min(most);
         let bytes = room.packed(there as usize);
-        self.file.read_exact_at(bytes, begin).map_err(|error| read_failed(&self.path, begin, &error))?;
+        self.window.read_exact_at(bytes, begin).map_err(|error| read_failed(&self.path, begin, &error))?;
         if self.packing == Packing::Unmarked {
             return Ok(0..bytes.len());
         }
