@@ -50,6 +50,7 @@ pub mod libvirt;
 pub mod model;
 pub mod pipeline;
 pub mod service;
+pub mod source;
 pub mod sys;
 
 pub use pipeline::{DiskProcessor, Migration};

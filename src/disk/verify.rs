@@ -1,11 +1,13 @@
 //! Hashes of files, with progress, pause and end.
 
-use std::io::Read;
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
+use sha1::Sha1;
+use sha2::{Digest, Sha256, Sha512};
 
 use crate::disk::control::Control;
+use crate::disk::window::Place;
+use crate::model::checksum::Algorithm;
 use crate::model::error::{Error, Kind, Result};
 
 /// Read at a time: large enough to keep a disk busy, small enough to obey at once.
@@ -13,29 +15,60 @@ const BLOCK_BYTES: usize = 1 << 20;
 
 /// The SHA-256 of a file as 64 lower-case hex digits. `progress` hears how many bytes are done.
 pub fn sha256_file(path: &Path, control: &Control, progress: &mut dyn FnMut(u64)) -> Result<String> {
-    let fail = |error: std::io::Error| {
-        Error::io(Kind::Source, "read", path, &error).source(path.display().to_string())
-    };
-    let mut file = crate::sys::fs::open_nofollow(path).map_err(fail)?;
+    digest(&path.into(), Algorithm::Sha256, control, progress)
+}
+
+/// The checksum of a file, or of a part of one, in lower-case hex digits. `progress` hears how many bytes are done.
+pub fn digest(
+    place: &Place,
+    algorithm: Algorithm,
+    control: &Control,
+    progress: &mut dyn FnMut(u64),
+) -> Result<String> {
+    match algorithm {
+        Algorithm::Sha1 => read_through::<Sha1>(place, control, progress),
+        Algorithm::Sha256 => read_through::<Sha256>(place, control, progress),
+        Algorithm::Sha512 => read_through::<Sha512>(place, control, progress),
+    }
+}
+
+/// The checksum of these bytes.
+#[must_use]
+pub fn digest_of(bytes: &[u8], algorithm: Algorithm) -> String {
+    match algorithm {
+        Algorithm::Sha1 => hex(&Sha1::digest(bytes)),
+        Algorithm::Sha256 => hex(&Sha256::digest(bytes)),
+        Algorithm::Sha512 => hex(&Sha512::digest(bytes)),
+    }
+}
+
+fn read_through<D: Digest>(
+    place: &Place,
+    control: &Control,
+    progress: &mut dyn FnMut(u64),
+) -> Result<String> {
+    let fail =
+        |error: std::io::Error| Error::io(Kind::Source, "read", &place.path, &error).source(place.shown());
+    let window = place.window(crate::sys::fs::open_nofollow(&place.path).map_err(fail)?).map_err(fail)?;
     // Only a hint: without it the read-ahead is merely shorter.
-    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
-    let mut hash = Sha256::new();
+    let _ = rustix::fs::fadvise(window.file(), 0, None, rustix::fs::Advice::Sequential);
+    let mut hash = D::new();
     let mut block = vec![0; BLOCK_BYTES];
     let mut done = 0;
-    loop {
+    while done < window.len() {
         control.checkpoint()?;
-        match file.read(&mut block) {
-            Ok(0) => break,
-            Ok(count) => {
-                hash.update(&block[..count]);
-                done += count as u64;
-                progress(done);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(fail(error)),
-        }
+        let left = usize::try_from(window.len() - done).unwrap_or(usize::MAX);
+        let now = &mut block[..left.min(BLOCK_BYTES)];
+        window.read_exact_at(now, done).map_err(fail)?;
+        hash.update(&*now);
+        done += now.len() as u64;
+        progress(done);
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hash.finalize()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

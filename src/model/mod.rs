@@ -6,10 +6,12 @@
 pub mod address;
 pub mod api;
 pub mod boot;
+pub mod checksum;
 pub mod config;
 pub mod credential;
 pub mod crypt;
 pub mod error;
+pub mod facts;
 pub mod guest;
 pub mod job;
 pub mod machine;

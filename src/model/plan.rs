@@ -172,7 +172,7 @@ pub enum Preflight {
 /// Every format can have disks of such sizes, and partitions end well there.
 const GROWN_TO_A_MULTIPLE_OF: u64 = 1 << 20;
 
-/// A SHA-256 that the manifest gave for a source file, as 64 lower-case hex digits.
+/// A SHA-256 as 64 lower-case hex digits.
 pub type Sha256Hex = String;
 
 /// One disk of the plan.
@@ -182,10 +182,13 @@ pub struct PlannedDisk {
     pub id: String,
     /// Where the source lies (absolute).
     pub source: PathBuf,
+    /// Which member of it, if it is an archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<String>,
     /// The format that the manifest declares.
     pub source_format: SourceFormat,
-    /// What the source file has to hash to.
-    pub checksum: Option<Sha256Hex>,
+    /// What the source file, or the member, has to hash to (see [`checksum`](super::checksum)).
+    pub checksum: Option<String>,
     /// The size that the manifest names (file or virtual).
     pub bytes: Option<u64>,
     /// Whether a chain of snapshots is allowed.

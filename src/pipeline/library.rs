@@ -12,9 +12,11 @@ use super::worker::{self, Bench};
 use crate::disk::{Control, Engine, OpenPolicy, SourceDisk, Target, detect, open_source};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
+use crate::model::facts::FoundDisk;
 use crate::model::plan::{Compression, OutputFormat, Plan, Preallocation};
-use crate::model::planner::{BatchName, Submission};
+use crate::model::planner::BatchName;
 use crate::model::protocol::{Published, WorkLimits, WorkOrder, WorkerEvent, WorkerOutcome};
+use crate::source;
 use crate::sys::dir::Dir;
 use crate::sys::process::Launcher;
 
@@ -56,7 +58,7 @@ impl Migration {
         let directory = std::path::absolute(directory)
             .map_err(|error| Error::io(Kind::Manifest, "resolve", directory, &error))?;
         let settings = Settings::defaults(&directory.join(".hyper2kvm"), 1).for_a_person();
-        let submission = Submission::read(text.as_bytes(), "manifest.yaml", &directory, &settings)?;
+        let submission = source::submission(text.as_bytes(), "manifest.yaml", &directory, &settings)?;
         let batch_id = match &submission.name {
             BatchName::Named(name) | BatchName::Stem(name) => name.clone(),
         };
@@ -170,6 +172,13 @@ impl DiskProcessor {
                 .advice("name a disk image")
         })?;
         open_source(path, format, &OpenPolicy::default(), &self.engine, &self.control)
+    }
+
+    /// The same for a disk of a machine that is described somewhere (see [`source::machines`]).
+    pub fn inspect_found(&self, disk: &FoundDisk) -> Result<SourceDisk> {
+        let place = source::place(&disk.path, disk.member.as_deref())?;
+        let policy = OpenPolicy { backing_chain: disk.is_chain, ..OpenPolicy::default() };
+        open_source(place, disk.format, &policy, &self.engine, &self.control)
     }
 
     /// Copies a disk into a new file and compares the two. The file is there when all is well, or not at all;

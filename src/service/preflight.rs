@@ -9,8 +9,9 @@ use crate::model::error::{Error, Kind};
 use crate::model::manifest::Profile;
 use crate::model::parse;
 use crate::model::plan::{OnExists, Plan};
-use crate::model::planner::{BatchName, Submission, complaints};
+use crate::model::planner::BatchName;
 use crate::model::schema::{SchemaKind, schema};
+use crate::source;
 use crate::sys::process::Launcher;
 
 /// A file that is looked at.
@@ -61,7 +62,7 @@ fn check_manifest(document: Document<'_>, settings: &Settings, deep: bool) -> In
     let plans = match plans(bytes, filename, base_directory, settings) {
         Ok(plans) => plans,
         Err(first) => {
-            let all = complaints(bytes, filename, base_directory, settings);
+            let all = source::complaints(bytes, filename, base_directory, settings);
             return InputCheck::of(given, if all.is_empty() { std::slice::from_ref(&first) } else { &all });
         }
     };
@@ -78,7 +79,7 @@ pub fn plans(
     base_directory: &Path,
     settings: &Settings,
 ) -> Result<Vec<Plan>, Error> {
-    let submission = Submission::read(bytes, filename, base_directory, settings)?;
+    let submission = source::submission(bytes, filename, base_directory, settings)?;
     let (BatchName::Named(batch_id) | BatchName::Stem(batch_id)) = &submission.name;
     submission.plans(batch_id, "", settings)
 }
@@ -117,7 +118,8 @@ fn look_at_sources(plans: &[Plan], settings: &Settings) -> Vec<Error> {
                 allowed_paths: &disk.allowed_paths,
                 read_roots: &settings.paths.read,
             };
-            let opened = open_source(&disk.source, disk.source_format, &policy, &engine, &Control::new());
+            let opened = source::place(&disk.source, disk.member.as_deref())
+                .and_then(|place| open_source(place, disk.source_format, &policy, &engine, &Control::new()));
             errors.extend(opened.err());
             let result = plan.result_path(disk);
             if plan.output.on_exists == OnExists::Refuse && result.symlink_metadata().is_ok() {

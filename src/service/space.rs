@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::scheduler::core::SpaceProbe;
 use crate::disk::estimate_virtual_size;
 use crate::model::plan::{Plan, PlannedDisk, SourceFormat};
+use crate::source;
 use crate::sys::fs;
 
 /// Longer than this no answer is waited for; the worker will find out what is wrong.
@@ -51,7 +52,9 @@ fn sum(plan: &Plan, bytes: impl Fn(&PlannedDisk) -> Option<u64>) -> Option<u64> 
 
 /// All that the guest sees. Where no header tells that, the size of the files, until a worker has looked.
 fn laid_out(disk: &PlannedDisk) -> Option<u64> {
-    let told = estimate_virtual_size(&disk.source, disk.source_format).ok();
+    let told = source::place(&disk.source, disk.member.as_deref())
+        .and_then(|place| estimate_virtual_size(place, disk.source_format))
+        .ok();
     // What is broken or lies is the worker's to refuse; here it must not hold the job back for ever.
     let bytes = told.filter(|bytes| *bytes <= MAX_DISK_BYTES).or_else(|| files(disk, Metadata::size))?;
     let grown = disk.resize.and_then(|growth| growth.applied_to(bytes));
@@ -60,6 +63,10 @@ fn laid_out(disk: &PlannedDisk) -> Option<u64> {
 
 fn files(disk: &PlannedDisk, bytes: impl Fn(&Metadata) -> u64) -> Option<u64> {
     let named = std::fs::metadata(&disk.source).ok()?;
+    if disk.member.is_some() {
+        let part = source::place(&disk.source, disk.member.as_deref()).ok()?.part?;
+        return Some(part.bytes.min(bytes(&named)));
+    }
     let beside: u64 = match disk.source_format {
         SourceFormat::Vmdk if named.size() <= MAX_DESCRIPTOR_BYTES => {
             extents(&disk.source).iter().map(&bytes).sum()
@@ -129,6 +136,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let source = dir.path().join("web.qcow2");
         let disk = |source_format| PlannedDisk {
+            member: None,
             id: "root".to_owned(),
             source: source.clone(),
             source_format,

@@ -189,6 +189,7 @@ pub fn names(dir: &Path) -> Vec<String> {
 
 pub fn planned_disk(id: &str, source: &Path, format: &str) -> PlannedDisk {
     PlannedDisk {
+        member: None,
         id: id.to_owned(),
         source: source.to_owned(),
         source_format: SourceFormat::ALL.into_iter().find(|known| known.name() == format).unwrap(),

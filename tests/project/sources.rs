@@ -7,7 +7,7 @@ use crate::files::{Text, all, expect_none, sources};
 const MAX_LINES: usize = 500;
 
 /// The hosts that the project may name: examples, and names that formats and licences prescribe.
-const HOSTS: [&str; 10] = [
+const HOSTS: [&str; 13] = [
     "example.com",
     "example.org",
     "example.net",
@@ -17,6 +17,9 @@ const HOSTS: [&str; 10] = [
     "www.apache.org",
     "libvirt.org",
     "schemas.dmtf.org",
+    "www.vmware.com",
+    "www.virtualbox.org",
+    "www.w3.org",
     "spec.openapis.org",
 ];
 

@@ -27,6 +27,7 @@ pub(crate) fn submission(name: BatchName, rerun: Rerun, vms: &[(&str, &str)]) ->
         vms: vms
             .iter()
             .map(|(vm, content)| VmSubmission {
+                facts: None,
                 vm_id: (*vm).to_owned(),
                 content_sha256: (*content).to_owned(),
                 manifest: serde_json::json!({ "name": vm }),
@@ -84,6 +85,7 @@ pub(crate) fn plan(vm: &VmSubmission, directory: PathBuf) -> Plan {
             })
             .collect(),
         disks: vec![PlannedDisk {
+            member: None,
             id: "disk-0".to_owned(),
             source: PathBuf::from("/images/disk.vmdk"),
             source_format: SourceFormat::Vmdk,

@@ -189,6 +189,8 @@ pub struct Disk {
     pub source_format: SourceFormat,
     /// Where it lies.
     pub local_path: PathText,
+    /// Which member of that file, if it is an archive (an OVA).
+    pub member: Option<Line>,
     /// How large it is (file or virtual).
     pub bytes: Option<Whole<0, { i64::MAX }>>,
     /// What the file hashes to.

@@ -311,6 +311,12 @@ impl Tree {
         self.pointed(Error::new(kind, cause), field, place)
     }
 
+    /// An error that came from elsewhere, pointing at the field that led there.
+    #[must_use]
+    pub fn located(&self, field: &str, error: Error) -> Error {
+        self.pointed(error, field, self.place(field))
+    }
+
     /// The node at a path such as `disks[1].source_format`.
     #[must_use]
     pub fn node(&self, field: &str) -> Option<&Node> {

@@ -45,6 +45,7 @@ pub(super) fn plan(
         );
     }
     warnings.extend(super::growth::warnings(tree, manifest));
+    warnings.extend(vm.facts.iter().flat_map(|facts| facts.warnings.iter().cloned()));
     let name = vm_name(manifest, &submission.filename);
     let disks = disks(manifest.disks.as_deref().unwrap_or_default());
     let images = disks.iter().map(|disk| {
@@ -146,7 +147,8 @@ fn disks(disks: &[Disk]) -> Vec<PlannedDisk> {
             id: disk.id.as_str().to_owned(),
             source: PathBuf::from(disk.local_path.as_str()),
             source_format: disk.source_format,
-            checksum: disk.checksum.as_ref().map(|checksum| checksum.hex().to_owned()),
+            member: disk.member.as_ref().map(|member| member.as_str().to_owned()),
+            checksum: disk.checksum.as_ref().map(|checksum| checksum.as_str().to_owned()),
             bytes: disk.bytes.map(|bytes| bytes.get().unsigned_abs()),
             backing_chain: disk.backing_chain.unwrap_or(false),
             allowed_paths: disk

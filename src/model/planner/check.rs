@@ -17,7 +17,7 @@ use crate::model::plan::{Compression, OutputFormat, Preallocation};
 
 /// What cannot succeed, in the order above: of each sort the first.
 pub(super) fn complaints(effective: &Effective, settings: &Settings) -> Vec<Error> {
-    let Effective { tree, manifest } = effective;
+    let Effective { tree, manifest, .. } = effective;
     let disks = manifest.disks.as_deref().unwrap_or_default();
     [
         manifest.source.as_ref().map_or(Ok(()), |source| check_secrets(tree, source, settings)),
@@ -149,7 +149,7 @@ fn refuse_fixed(tree: &Tree, provider: &str, keys: &[(&str, bool)]) -> Result<()
     Ok(())
 }
 
-/// Where the VM comes from: local disks, in this version.
+/// Where the VM comes from: local disks, or a source that names them, in this version.
 fn check_origin(tree: &Tree, manifest: &Manifest) -> Result<()> {
     let providers = manifest.source.as_ref().map(Source::providers).unwrap_or_default();
     if let Some(disks) = &manifest.disks {
@@ -389,7 +389,7 @@ fn check_disks(tree: &Tree, disks: &[Disk], roots: &[PathBuf]) -> Result<()> {
                 .advice("give each disk its own: it names the result"));
         }
         let field = format!("disks[{index}].local_path");
-        if let Some(first) = paths.insert(&disk.local_path, index) {
+        if let Some(first) = paths.insert((&disk.local_path, &disk.member), index) {
             return Err(tree
                 .error(Kind::Manifest, &field, format!("disks[{first}] is the same file"))
                 .advice("name each disk once"));
@@ -426,7 +426,14 @@ fn check_directory(tree: &Tree, manifest: &Manifest, disks: &[Disk], roots: &[Pa
     Ok(())
 }
 
-fn check_root(tree: &Tree, kind: Kind, field: &str, path: &Path, roots: &[PathBuf], key: &str) -> Result<()> {
+pub(super) fn check_root(
+    tree: &Tree,
+    kind: Kind,
+    field: &str,
+    path: &Path,
+    roots: &[PathBuf],
+    key: &str,
+) -> Result<()> {
     if roots.is_empty() || roots.iter().any(|root| path.starts_with(root)) {
         return Ok(());
     }

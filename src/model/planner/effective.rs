@@ -1,10 +1,13 @@
-//! The manifest that holds: defaults < profile < profile_overrides < what the file says.
+//! The manifest that holds: defaults < what its source says < profile < profile_overrides < what the file says.
 
 use std::path::Path;
 use std::sync::LazyLock;
 
 use super::OriginOf;
+use super::origin::{self, Look};
+use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
+use crate::model::facts::Facts;
 use crate::model::manifest::values::PathText;
 use crate::model::manifest::{BUILTIN, Manifest, PROFILE_NAMES, Profile};
 use crate::model::parse::{Key, Layer, Node, Tree, Value, closest, merge, parse, without};
@@ -12,12 +15,14 @@ use crate::model::redaction::names_secret;
 
 /// What holds where nobody says anything.
 pub(super) const DEFAULT: u16 = 0;
+/// What the source says of its machine.
+pub(super) const SOURCE: u16 = 1;
 /// The profile.
-pub(super) const PROFILE: u16 = 1;
+pub(super) const PROFILE: u16 = 2;
 /// `profile_overrides`.
-pub(super) const OVERRIDES: u16 = 2;
+pub(super) const OVERRIDES: u16 = 3;
 /// The file itself.
-pub(super) const MANIFEST: u16 = 3;
+pub(super) const MANIFEST: u16 = 4;
 
 /// The profile of a manifest that names none.
 pub(super) const BASE_PROFILE: &str = "production";
@@ -35,11 +40,18 @@ pub(super) struct Effective {
     pub(super) tree: Tree,
     /// The same, typed.
     pub(super) manifest: Manifest,
+    /// What the source says, if it was looked at.
+    pub(super) facts: Option<Facts>,
 }
 
 impl Effective {
     /// The effective manifest of a parsed file.
-    pub(super) fn of(mut file: Tree, base_directory: &Path) -> Result<Effective> {
+    pub(super) fn of(
+        mut file: Tree,
+        base_directory: &Path,
+        settings: &Settings,
+        look: &mut Look<'_>,
+    ) -> Result<Effective> {
         let written: Manifest = file.decode()?;
         if written.manifest_version.is_none() {
             return Err(file
@@ -53,6 +65,8 @@ impl Effective {
             _ => return Err(no_such_profile(&file, &name)),
         };
 
+        let facts = origin::facts(&file, &written, base_directory, settings, look)?;
+        let described = facts.as_ref().map(|facts| Node::from_json(&facts.document()));
         let name_of_file = file.layers.first().and_then(|layer| layer.file.clone());
         let layer = |label: &str, file: Option<String>, below: &str| Layer {
             file,
@@ -61,6 +75,7 @@ impl Effective {
         };
         let layers = vec![
             layer("default", None, ""),
+            layer("source", None, ""),
             layer(&format!("profile {name}"), None, ""),
             layer("profile_overrides", name_of_file.clone(), "profile_overrides"),
             layer("manifest", name_of_file, ""),
@@ -68,10 +83,14 @@ impl Effective {
 
         let overrides = file.root.take("profile_overrides").map(|(_, node)| node);
         root.set_layer(DEFAULT);
-        for (mut upper, number) in
-            [(Some(profile), PROFILE), (overrides, OVERRIDES), (Some(file.root), MANIFEST)]
-                .into_iter()
-                .filter_map(|(node, number)| Some((node?, number)))
+        for (mut upper, number) in [
+            (described, SOURCE),
+            (Some(profile), PROFILE),
+            (overrides, OVERRIDES),
+            (Some(file.root), MANIFEST),
+        ]
+        .into_iter()
+        .filter_map(|(node, number)| Some((node?, number)))
         {
             upper.set_layer(number);
             let mut upper = Tree { root: upper, layers: layers.clone() };
@@ -87,7 +106,7 @@ impl Effective {
         make_absolute(&mut root, base_directory);
         let tree = Tree { root, layers };
         let manifest = tree.decode()?;
-        Ok(Effective { tree, manifest })
+        Ok(Effective { tree, manifest, facts })
     }
 
     /// What "the same content" is decided by: what differs from the defaults, without what only says how

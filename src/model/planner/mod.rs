@@ -17,6 +17,7 @@ mod effective;
 mod growth;
 mod guest;
 mod nics;
+mod origin;
 mod setup;
 
 use std::path::{Path, PathBuf};
@@ -26,12 +27,14 @@ use sha2::{Digest, Sha256};
 
 use super::config::Settings;
 use super::error::{Error, Kind, Result};
+use super::facts::Facts;
 use super::manifest::{BatchManifest, Manifest};
 use super::parse::{self, Node, Tree};
 use super::plan::{Plan, Sha256Hex};
 use super::setup::Setup;
 use super::units::safe_id;
 use effective::Effective;
+pub use origin::{Look, Origin, nowhere};
 
 /// Which VMs of a batch that ran before run again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
@@ -67,6 +70,9 @@ pub struct VmSubmission {
     /// What is set up in the guest: told from the manifest before it was redacted; of passwords only the hashes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub setup: Option<Setup>,
+    /// What the source says of it, if it was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub facts: Option<Facts>,
 }
 
 /// A dropped or submitted file, parsed and checked.
@@ -107,14 +113,25 @@ pub struct VmOrigins {
 }
 
 impl Submission {
-    /// Parses and checks a file's bytes.
+    /// Parses and checks a file's bytes, where nothing else may be looked at: a manifest that names no disks is refused.
     pub fn read(
         bytes: &[u8],
         filename: &str,
         base_directory: &Path,
         settings: &Settings,
     ) -> Result<Submission> {
-        let mut effective = read_effective(bytes, filename, base_directory, settings)?;
+        Submission::read_with(bytes, filename, base_directory, settings, &mut nowhere)
+    }
+
+    /// The same; what a source says of its machine is looked up by `look`.
+    pub fn read_with(
+        bytes: &[u8],
+        filename: &str,
+        base_directory: &Path,
+        settings: &Settings,
+        look: &mut Look<'_>,
+    ) -> Result<Submission> {
+        let mut effective = read_effective(bytes, filename, base_directory, settings, look)?;
         setup::seal(&mut effective)?;
         let vm_id = build::vm_id(&effective.manifest, filename);
         let content_sha256 = hex(&Sha256::digest(effective.content().to_string()));
@@ -123,6 +140,7 @@ impl Submission {
             content_sha256: content_sha256.clone(),
             manifest: effective.redacted().canonical(),
             setup: setup::wanted(&effective.tree, &effective.manifest)?,
+            facts: effective.facts,
         };
         Ok(Submission {
             filename: filename.to_owned(),
@@ -153,15 +171,22 @@ pub fn origins(
     filename: &str,
     base_directory: &Path,
     settings: &Settings,
+    look: &mut Look<'_>,
 ) -> Result<Vec<VmOrigins>> {
-    let effective = read_effective(bytes, filename, base_directory, settings)?;
+    let effective = read_effective(bytes, filename, base_directory, settings, look)?;
     let vm_id = build::vm_id(&effective.manifest, filename);
     Ok(vec![VmOrigins { vm_id, values: effective.origins() }])
 }
 
 /// All that is wrong with a file's bytes: what [`Submission::read`] tells the first of.
 #[must_use]
-pub fn complaints(bytes: &[u8], filename: &str, base_directory: &Path, settings: &Settings) -> Vec<Error> {
+pub fn complaints(
+    bytes: &[u8],
+    filename: &str,
+    base_directory: &Path,
+    settings: &Settings,
+    look: &mut Look<'_>,
+) -> Vec<Error> {
     let tree = match parse::parse(bytes, filename) {
         Ok(tree) => tree,
         Err(error) => return vec![error],
@@ -174,7 +199,7 @@ pub fn complaints(bytes: &[u8], filename: &str, base_directory: &Path, settings:
     if !written.is_empty() {
         return written;
     }
-    match refuse_batch(&tree).and_then(|()| Effective::of(tree, base_directory)) {
+    match refuse_batch(&tree).and_then(|()| Effective::of(tree, base_directory, settings, look)) {
         Ok(effective) => check::complaints(&effective, settings),
         Err(error) => vec![error],
     }
@@ -185,10 +210,11 @@ fn read_effective(
     filename: &str,
     base_directory: &Path,
     settings: &Settings,
+    look: &mut Look<'_>,
 ) -> Result<Effective> {
     let tree = parse::parse(bytes, filename)?;
     refuse_batch(&tree)?;
-    let effective = Effective::of(tree, base_directory)?;
+    let effective = Effective::of(tree, base_directory, settings, look)?;
     match check::complaints(&effective, settings).into_iter().next() {
         Some(error) => Err(error),
         None => Ok(effective),

@@ -4,15 +4,13 @@
 //! hostile or broken, checksums, room on the target, names that are taken. Then it is settled what of
 //! an earlier attempt can be kept. What is not here: any change to a file other than our own partial results.
 
-use std::fs;
-use std::path::Path;
-
 use serde_json::{Value, json};
 
 use super::copying::{forget_extents, settle_journal, target};
 use super::{growth, guest, position};
 use crate::disk::{Engine, FileIdentity, Measure, OpenPolicy, SourceDisk, open_source, verify};
 use crate::guest::{GuestfsPresence, virt_v2v};
+use crate::model::checksum;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::manifest::FixEngine;
@@ -23,6 +21,7 @@ use crate::pipeline::boot_test;
 use crate::pipeline::meter::Pass;
 use crate::pipeline::publish::{Names, copy_journal_name};
 use crate::pipeline::worker::{Job, Opened};
+use crate::source;
 use crate::sys::fs::{allocated_bytes, free_bytes};
 use crate::sys::kvm;
 
@@ -97,7 +96,8 @@ fn open(job: &Job<'_>, engine: &Engine, disk: &PlannedDisk) -> Result<SourceDisk
         allowed_paths: &disk.allowed_paths,
         read_roots: &job.order.limits.read_roots,
     };
-    open_source(&disk.source, disk.source_format, &policy, engine, job.control)
+    let place = source::place(&disk.source, disk.member.as_deref())?;
+    open_source(place, disk.source_format, &policy, engine, job.control)
 }
 
 fn describe(disk: &PlannedDisk, source: &SourceDisk, grown: Option<&SourceDisk>) -> Value {
@@ -105,6 +105,7 @@ fn describe(disk: &PlannedDisk, source: &SourceDisk, grown: Option<&SourceDisk>)
     let mut told = json!({
         "id": disk.id,
         "source": source.path,
+        "member": source.part.as_ref().map(|part| &part.name),
         "format": source.format.name(),
         "subformat": facts.subformat,
         "virtual_size_bytes": facts.virtual_size,
@@ -272,19 +273,21 @@ fn check_sums(job: &mut Job<'_>) -> Result<()> {
             continue;
         }
         job.meter.detail(Stage::Load, format!("checksum of {}", position(number, job)));
-        let path: &Path = &job.sources[number].source.path;
-        let size = fs::metadata(path).map_or(0, |metadata| metadata.len());
+        let place = job.sources[number].source.place();
+        let size = job.sources[number].source.facts.file_size;
+        let (algorithm, expected) =
+            checksum::parse(expected).ok_or_else(|| Error::internal("a checksum of the plan is none"))?;
         let meter = &mut job.meter;
-        let found = verify::sha256_file(path, job.control, &mut |done| {
+        let found = verify::digest(&place, algorithm, job.control, &mut |done| {
             meter.passed(number, Pass::Checksum, done as f64 / size.max(1) as f64);
         })?;
         if !found.eq_ignore_ascii_case(expected) {
             return Err(Error::new(
                 Kind::Source,
-                format!("the checksum of {} is {found}, not {expected}", path.display()),
+                format!("the checksum of {} is {found}, not {expected}", place.shown()),
             )
             .field(format!("disks[{number}].checksum"))
-            .source(path.display().to_string())
+            .source(place.shown())
             .advice("copy the disk again, or mend the manifest"));
         }
         job.meter.passed(number, Pass::Checksum, 1.0);

@@ -7,8 +7,8 @@ use super::{Known, Results};
 use crate::model::api::{Refusal, RefusalCode, SubmitRequest};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind};
-use crate::model::planner::Submission;
 use crate::service::queue::{Admission, NewDrop, QueueHandle};
+use crate::source;
 
 /// How often what has to be known may change while it is found out.
 pub(in crate::service) const MAX_OFFERS: u32 = 4;
@@ -24,7 +24,7 @@ pub(in crate::service) fn submit(
     let bytes = request.content.into_bytes();
     let base_directory = Path::new(&request.base_directory);
     let submission =
-        Submission::read(&bytes, &request.filename, base_directory, settings).map_err(invalid)?;
+        source::submission(&bytes, &request.filename, base_directory, settings).map_err(invalid)?;
     let drop = NewDrop::new(bytes, None, submission);
     let mut known = Known::default();
     for _ in 0..MAX_OFFERS {

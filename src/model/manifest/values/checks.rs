@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::normalised;
 use crate::model::address::CardAddress;
+use crate::model::checksum;
 use crate::model::parse::{Refusal, refuse};
 use crate::model::units;
 
@@ -140,16 +141,19 @@ pub(super) fn check_uuid(text: &str) -> Result<String, Refusal> {
 }
 
 pub(super) fn check_checksum(text: &str) -> Result<String, Refusal> {
-    let hex = text.strip_prefix("sha256:").unwrap_or_default();
-    if hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-        return Ok(text.to_owned());
+    let is_named = text.split_once(':').is_some_and(|(name, _)| name == name.to_lowercase());
+    let is_lower = !text.contains(|c: char| c.is_ascii_uppercase());
+    match checksum::parse(text).filter(|_| is_named) {
+        Some(_) if is_lower => Ok(text.to_owned()),
+        found => {
+            let advice = match found {
+                Some(_) => "write the digits in lower case",
+                None => "write `sha256:` and the 64 hex digits that `sha256sum` prints",
+            };
+            Err(refuse("this is not a checksum", advice)
+                .allowed("sha256:<64 lower-case hex digits>, sha1:<40>, sha512:<128>"))
+        }
     }
-    let advice = if hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()) {
-        "write the digits in lower case"
-    } else {
-        "write `sha256:` and the 64 hex digits that `sha256sum` prints"
-    };
-    Err(refuse("this is not a SHA-256 checksum", advice).allowed("sha256:<64 lower-case hex digits>"))
 }
 
 pub(super) fn check_growth(text: &str) -> Result<String, Refusal> {

@@ -101,8 +101,8 @@ checked_text!(
     Uuid, checks::check_uuid, "^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
 );
 checked_text!(
-    /// `sha256:` and 64 lower-case hex digits.
-    Checksum, checks::check_checksum, "^sha256:[0-9a-f]{64}$"
+    /// `sha256:` and 64 lower-case hex digits; or `sha1:` and 40, `sha512:` and 128.
+    Checksum, checks::check_checksum, "^(sha1:[0-9a-f]{40}|sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$"
 );
 checked_text!(
     /// How far a disk grows: `+10GiB` by that much, `50GiB` to that much.
@@ -164,14 +164,6 @@ pub fn normalised(path: &Path) -> PathBuf {
         }
     }
     clean
-}
-
-impl Checksum {
-    /// The hex digits.
-    #[must_use]
-    pub fn hex(&self) -> &str {
-        self.0.strip_prefix("sha256:").unwrap_or(&self.0)
-    }
 }
 
 /// A secret as written; never shown.

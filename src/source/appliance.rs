@@ -1,0 +1,231 @@
+//! Appliances: an OVF descriptor with its disks, in an archive (OVA) or a directory.
+//!
+//! ```text
+//!   archive or directory ─ shelf ─▶ descriptor ─ ovf ─▶ machines ─┐
+//!                                 ▶ list of checksums ─ sums ─────┴▶ facts: each disk with the place of its bytes
+//! ```
+//!
+//! Nothing is unpacked, and of the disks only their beginnings are read. The descriptor's own checksum is held against it here; those of the
+//! disks go with them, to be checked by whoever reads all of them. What is not here: the syntax of each part.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::ovf::{self, Described, DescribedDisk, FileRef};
+use super::shelf::{self, Shelf};
+use super::sums::{self, Sums};
+use crate::disk::verify;
+use crate::disk::{Format, detect};
+use crate::model::checksum;
+use crate::model::error::{Error, Kind, Result};
+use crate::model::facts::{Facts, FoundDisk, FoundNic};
+use crate::model::plan::SourceFormat;
+use crate::model::units::safe_id;
+
+/// The machines of an OVA.
+pub(super) fn read_archive(path: &Path) -> Result<Vec<Facts>> {
+    shelf::open(path)?;
+    let found = detect(path)?.format;
+    if found != Format::Tar {
+        let advice = match found {
+            Format::Gzip | Format::Xz | Format::Zstd | Format::Zip => "unpack it first",
+            Format::Html => "the download gave a page instead of the appliance: fetch it again",
+            _ => "name an OVA: a tar archive of an OVF descriptor and its disks",
+        };
+        let error = bad(&format!("it is {}, and no tar archive", found.name())).advice(advice);
+        return Err(error.source(path.display().to_string()));
+    }
+    let shelf = Shelf::of_archive(path)?;
+    let descriptors: Vec<&str> = shelf.names().filter(|name| has_suffix(name, ".ovf")).collect();
+    let descriptor = match descriptors.as_slice() {
+        [one] => (*one).to_owned(),
+        [] => {
+            return Err(bad("it has no descriptor (`.ovf`)")
+                .advice("name an OVA: a tar archive of an OVF descriptor and its disks"));
+        }
+        [one, two, ..] => {
+            return Err(bad(&format!(
+                "it has two descriptors, `{}` and `{}`",
+                one.escape_debug(),
+                two.escape_debug()
+            )));
+        }
+    };
+    read(&shelf, &descriptor).map_err(|error| error.source(path.display().to_string()))
+}
+
+/// The machines of an OVF with its disks beside it.
+pub(super) fn read_folder(path: &Path) -> Result<Vec<Facts>> {
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| bad("its name is not UTF-8"))?;
+    read(&Shelf::of_folder(path), name).map_err(|error| error.source(path.display().to_string()))
+}
+
+fn read(shelf: &Shelf, descriptor: &str) -> Result<Vec<Facts>> {
+    let text = shelf
+        .read(descriptor, ovf::MOST_BYTES as u64)?
+        .ok_or_else(|| bad(&format!("its descriptor `{}` is not there", descriptor.escape_debug())))?;
+    let mut warnings = Vec::new();
+    let sums = listed_sums(shelf, descriptor, &mut warnings)?;
+    if let Some(expected) = sums.as_ref().and_then(|sums| sums.of(descriptor)) {
+        let expected = checksum::parse(expected);
+        let found = expected.map(|(algorithm, _)| verify::digest_of(&text, algorithm));
+        if let (Some((_, expected)), Some(found)) = (expected, found)
+            && !found.eq_ignore_ascii_case(expected)
+        {
+            return Err(bad(&format!(
+                "the checksum of its descriptor is {found}, and its list says {expected}"
+            )));
+        }
+    }
+    let machines = ovf::machines(&text)?;
+    let facts = machines.into_iter().map(|machine| facts(shelf, machine, sums.as_ref(), &warnings));
+    facts.collect()
+}
+
+/// The list of checksums beside the descriptor, if there is one.
+fn listed_sums(shelf: &Shelf, descriptor: &str, warnings: &mut Vec<String>) -> Result<Option<Sums>> {
+    let stem = descriptor.rsplit_once('.').map_or(descriptor, |(stem, _)| stem);
+    let beside = |suffix: &str| {
+        let any = shelf.names().find(|name| has_suffix(name, suffix)).map(str::to_owned);
+        any.unwrap_or_else(|| format!("{stem}{suffix}"))
+    };
+    if shelf.get(&beside(".cert"))?.is_some() {
+        warnings.push("the appliance is signed; who signed it is not checked".to_owned());
+    }
+    let list = beside(".mf");
+    let Some(bytes) = shelf.read(&list, sums::MOST_BYTES)? else { return Ok(None) };
+    let sums = Sums::parse(&bytes)?;
+    for name in sums.names() {
+        if shelf.get(name)?.is_none() {
+            return Err(bad(&format!(
+                "its list of checksums names `{}`, which is not there",
+                name.escape_debug()
+            )));
+        }
+    }
+    let is_listed = |name: &&str| sums.of(name).is_some() || **name == list || has_suffix(name, ".cert");
+    if let Some(unlisted) = shelf.names().find(|name| !is_listed(name)) {
+        warnings.push(format!("`{}` is not in the appliance's list of checksums", unlisted.escape_debug()));
+    }
+    Ok(Some(sums))
+}
+
+fn facts(shelf: &Shelf, machine: Described, sums: Option<&Sums>, warnings: &[String]) -> Result<Facts> {
+    let mut facts = Facts {
+        name: machine.name,
+        vcpus: machine.vcpus,
+        memory_bytes: machine.memory_bytes,
+        firmware: machine.firmware,
+        secure_boot: machine.secure_boot,
+        tpm: machine.tpm,
+        uuid: machine.uuid,
+        serial: machine.serial,
+        guest_os: machine.os,
+        nvram: machine.nvram.map(|file| file.name),
+        disks: Vec::new(),
+        nics: machine
+            .nics
+            .into_iter()
+            .map(|nic| FoundNic { mac: nic.mac, network: nic.network, model: nic.model })
+            .collect(),
+        warnings: warnings.to_vec(),
+    };
+    let mut ids = BTreeSet::new();
+    for disk in machine.disks {
+        let Some(file) = &disk.file else {
+            facts.warnings.push(format!(
+                "a disk of {} bytes has no file, for it is empty: it is left out",
+                disk.capacity
+            ));
+            continue;
+        };
+        let found = found_disk(shelf, &disk, file, sums, &mut ids, &mut facts.warnings)?;
+        facts.disks.push(found);
+    }
+    if facts.disks.is_empty() {
+        return Err(bad(&format!("the machine `{}` has no disk with anything in it", facts.plain_name())));
+    }
+    Ok(facts)
+}
+
+fn found_disk(
+    shelf: &Shelf,
+    disk: &DescribedDisk,
+    file: &FileRef,
+    sums: Option<&Sums>,
+    ids: &mut BTreeSet<String>,
+    warnings: &mut Vec<String>,
+) -> Result<FoundDisk> {
+    let shown = file.name.escape_debug();
+    if file.gzip || file.chunk_bytes.is_some() {
+        let (what, how) = match file.gzip {
+            true => ("packed with gzip", "`gunzip` it"),
+            false => ("cut into pieces", "put them together with `cat`"),
+        };
+        return Err(Error::new(Kind::Unsupported, format!("the disk `{shown}` of the appliance is {what}"))
+            .advice(format!("unpack the appliance, {how}, and name the disk in a manifest")));
+    }
+    let item = shelf.get(&file.name)?.ok_or_else(|| {
+        bad(&format!("its disk `{shown}` is not there")).advice("copy or download all files of the appliance")
+    })?;
+    match file.bytes {
+        Some(said) if item.bytes < said => {
+            return Err(bad(&format!(
+                "its disk `{shown}` is cut off: it has {} bytes of {said}",
+                item.bytes
+            )));
+        }
+        Some(said) if item.bytes > said => {
+            warnings.push(format!("`{shown}` has {} bytes, and the descriptor says {said}", item.bytes));
+        }
+        _ => {}
+    }
+    let format = match disk.format.or_else(|| by_suffix(&file.name)) {
+        Some(format) => format,
+        None => {
+            let found = detect(item.place.clone())?.format;
+            let other = || bad(&format!("its disk `{shown}` is {}", found.name()));
+            found.source_format().ok_or_else(other)?
+        }
+    };
+    Ok(FoundDisk {
+        id: own_id(&file.name, ids),
+        path: item.place.path,
+        member: item.place.part.map(|part| part.name),
+        format,
+        capacity_bytes: Some(disk.capacity).filter(|bytes| *bytes > 0),
+        checksum: sums.and_then(|sums| sums.of(&file.name)).map(str::to_owned),
+        is_chain: false,
+        controller: disk.controller,
+        bus: disk.bus,
+        unit: disk.unit,
+    })
+}
+
+/// A disk's id: its file's stem, and a number if another disk has that already.
+pub(super) fn own_id(name: &str, ids: &mut BTreeSet<String>) -> String {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    let stem = safe_id(last.rsplit_once('.').map_or(last, |(stem, _)| stem));
+    let mut id = stem.clone();
+    let mut number = 2;
+    while !ids.insert(id.clone()) {
+        id = format!("{stem}-{number}");
+        number += 1;
+    }
+    id
+}
+
+fn by_suffix(name: &str) -> Option<SourceFormat> {
+    let (_, suffix) = name.rsplit_once('.')?;
+    SourceFormat::ALL.into_iter().find(|format| suffix.eq_ignore_ascii_case(format.name()))
+}
+
+fn has_suffix(name: &str, suffix: &str) -> bool {
+    name.len() > suffix.len() && name.to_ascii_lowercase().ends_with(suffix)
+}
+
+fn bad(why: &str) -> Error {
+    Error::new(Kind::Source, format!("the appliance is refused: {why}"))
+        .advice("export or download the appliance again")
+        .permanent()
+}

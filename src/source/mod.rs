@@ -1,0 +1,73 @@
+//! Where machines come from: what describes them there, and where the bytes of their disks lie.
+//!
+//! [`machines`] reads a description (an OVA, an OVF) into [`Facts`]; [`submission`] reads a manifest that names one, so that the facts lie
+//! below what the manifest says. Descriptions are other people's files: every one is read within bounds, and names nothing outside of its
+//! archive or directory. What is not here: the formats of disks, and copying them.
+
+mod appliance;
+mod ovf;
+mod shelf;
+mod sums;
+mod tar;
+mod vmware;
+
+use std::path::Path;
+
+use crate::disk::{Part, Place};
+use crate::model::config::Settings;
+use crate::model::error::{Error, Kind, Result};
+use crate::model::facts::Facts;
+use crate::model::planner::{self, Origin, Submission, VmOrigins};
+
+/// The machines that are described there; one at least.
+pub fn machines(origin: &Origin) -> Result<Vec<Facts>> {
+    match origin {
+        Origin::Ova(path) => appliance::read_archive(path),
+        Origin::Ovf(path) => appliance::read_folder(path),
+    }
+}
+
+/// Reads a manifest, and what describes its machine where it names that instead of disks. See [`Submission::read_with`].
+pub fn submission(
+    bytes: &[u8],
+    filename: &str,
+    base_directory: &Path,
+    settings: &Settings,
+) -> Result<Submission> {
+    Submission::read_with(bytes, filename, base_directory, settings, &mut machines)
+}
+
+/// Where each value of it comes from. See [`planner::origins`].
+pub fn origins(
+    bytes: &[u8],
+    filename: &str,
+    base_directory: &Path,
+    settings: &Settings,
+) -> Result<Vec<VmOrigins>> {
+    planner::origins(bytes, filename, base_directory, settings, &mut machines)
+}
+
+/// All that is wrong with it. See [`planner::complaints`].
+#[must_use]
+pub fn complaints(bytes: &[u8], filename: &str, base_directory: &Path, settings: &Settings) -> Vec<Error> {
+    planner::complaints(bytes, filename, base_directory, settings, &mut machines)
+}
+
+/// Where the bytes of a disk lie: the file, or this member of it.
+pub fn place(path: &Path, member: Option<&str>) -> Result<Place> {
+    let Some(name) = member else { return Ok(path.into()) };
+    let named = |error: Error| error.source(path.display().to_string());
+    let (file, size) = shelf::open(path)?;
+    let found = tar::members(&file, size).map_err(named)?.into_iter().find(|found| found.name == name);
+    let found = found.ok_or_else(|| {
+        named(
+            Error::new(Kind::Source, format!("there is no `{}` in the archive", name.escape_debug())).advice(
+                "look what is in it with `tar -tf`; members are named with the directories they lie in",
+            ),
+        )
+    })?;
+    Ok(Place {
+        path: path.to_owned(),
+        part: Some(Part { name: found.name, offset: found.offset, bytes: found.bytes }),
+    })
+}
