@@ -7,11 +7,13 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::given::Given;
 use super::table::printable;
 use super::{Exit, Failure, Ui, interrupt};
 use crate::disk::SourceDisk;
 use crate::guest::work::Key;
-use crate::model::error::Result;
+use crate::model::error::{Error, Kind, Result};
+use crate::model::facts::Facts;
 use crate::model::guest::{GuestIdentity, GuestKernel, GuestNic};
 use crate::model::units::human_size;
 use crate::pipeline::DiskProcessor;
@@ -23,7 +25,7 @@ const NO_OS_FIELD: &str = "pipeline.fix.on_no_os";
 /// Arguments of `inspect`.
 #[derive(Debug, clap::Args)]
 pub(super) struct InspectArgs {
-    /// The disks of one machine, in the order in which it has them
+    /// The disks of one machine, in the order in which it has them, or an appliance
     #[arg(value_name = "DISK", required = true)]
     disks: Vec<PathBuf>,
     /// A file with the passphrase of an encrypted volume (LUKS); may be given several times
@@ -41,6 +43,8 @@ struct Inspected {
 #[derive(Debug, Serialize)]
 struct DiskView {
     path: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member: Option<String>,
     format: &'static str,
     virtual_size: u64,
     allocated_bytes: u64,
@@ -53,7 +57,7 @@ pub(super) fn run(args: &InspectArgs, ui: &Ui) -> Result<Exit, Failure> {
     let keys = keys(&args.key_file)?;
     let processor = DiskProcessor::new()?;
     interrupt::ends(&processor.control());
-    let disks = args.disks.iter().map(|path| processor.inspect(path)).collect::<Result<Vec<_>>>()?;
+    let disks = disks(&args.disks, &processor)?;
     let begun = |what: &str| {
         if ui.verbose > 0 {
             ui.note(what);
@@ -76,6 +80,21 @@ pub(super) fn run(args: &InspectArgs, ui: &Ui) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// The disks of one machine: as they were named, or all of the appliance that was.
+fn disks(named: &[PathBuf], processor: &DiskProcessor) -> Result<Vec<SourceDisk>> {
+    let [only] = named else { return named.iter().map(|path| processor.inspect(path)).collect() };
+    match Given::of(only)? {
+        Given::Machines(machines) => match machines.as_slice() {
+            [machine] => machine.disks.iter().map(|disk| processor.inspect_found(disk)).collect(),
+            several => Err(Error::new(Kind::Manifest, format!("it has {} machines", several.len()))
+                .source(only.display().to_string())
+                .allowed(several.iter().map(Facts::plain_name))
+                .advice("convert it: each machine is looked into then")),
+        },
+        Given::Disk(_) | Given::Manifest => Ok(vec![processor.inspect(only)?]),
+    }
+}
+
 /// The keys in these files.
 pub(super) fn keys(files: &[PathBuf]) -> Result<Vec<Key>> {
     let key = |path: &PathBuf| {
@@ -88,6 +107,7 @@ pub(super) fn keys(files: &[PathBuf]) -> Result<Vec<Key>> {
 fn view(disk: &SourceDisk) -> DiskView {
     DiskView {
         path: disk.path.clone(),
+        member: disk.part.as_ref().map(|part| part.name.clone()),
         format: disk.format.name(),
         virtual_size: disk.facts.virtual_size,
         allocated_bytes: disk.facts.allocated_bytes,
@@ -111,7 +131,10 @@ fn shown(found: &Inspected) -> String {
             text,
             "{:<12} {} ({}, {size})",
             "disk",
-            printable(&disk.path.display().to_string()),
+            printable(&disk.member.as_ref().map_or_else(
+                || disk.path.display().to_string(),
+                |member| format!("{}:{member}", disk.path.display())
+            )),
             disk.format
         );
     }

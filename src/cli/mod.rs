@@ -17,12 +17,14 @@ mod doctor;
 mod drain;
 mod exit;
 mod fix;
+mod given;
 mod input;
 mod inspect;
 mod interrupt;
 mod list;
 mod logs;
 mod man;
+mod manifest;
 mod options;
 mod pause;
 mod plan;
@@ -83,6 +85,8 @@ enum Command {
     BootTest(boot_test::BootTestArgs),
     /// Tell what would be done and why, touching nothing
     Plan(plan::PlanArgs),
+    /// Write the manifest for a disk or an appliance
+    Manifest(manifest::ManifestArgs),
     /// Check manifests and configuration files, and say all that is wrong
     Validate(validate::ValidateArgs),
     /// Tell which guest is inside the disks of a machine
@@ -132,10 +136,8 @@ enum Command {
 }
 
 /// Commands of the manual that a later version brings. They do not exist here; who tries one is told.
-pub const LATER: [&str; 11] = [
-    "live-fix", "vsphere", "esxi", "azure", "ami", "cutover", "rollback", "libvirt", "release", "profiles",
-    "manifest",
-];
+pub const LATER: [&str; 10] =
+    ["live-fix", "vsphere", "esxi", "azure", "ami", "cutover", "rollback", "libvirt", "release", "profiles"];
 
 /// Runs the command line of this process.
 #[must_use]
@@ -157,6 +159,7 @@ fn run(cli: &Cli) -> Exit {
         Command::Daemon(args) => daemon::run(args, &ui),
         Command::Convert(args) => convert::run(args, &ui),
         Command::BootTest(args) => boot_test::run(args, &ui),
+        Command::Manifest(args) => manifest::run(args, &ui),
         Command::Plan(args) => plan::run(args, &ui),
         Command::Validate(args) => validate::run(args, &ui),
         Command::Inspect(args) => inspect::run(args, &ui),

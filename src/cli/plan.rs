@@ -1,4 +1,4 @@
-//! `plan`: what the service would do with a manifest, or `convert` with a disk, and why; touching nothing.
+//! `plan`: what the service would do with a manifest, or `convert` with a disk or an appliance, and why; touching nothing.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -8,15 +8,17 @@ use serde::Serialize;
 use super::input::Input;
 use super::table::{Paint, Table, cell, printable};
 use super::{Exit, Failure, StateArgs, Ui, convert};
+use crate::model::machine::{Firmware, Machine};
 use crate::model::plan::{Plan, PlannedGrowth, PlannedNic};
-use crate::model::planner::{VmOrigins, origins};
+use crate::model::planner::VmOrigins;
 use crate::model::units::human_size;
 use crate::service::preflight;
+use crate::source;
 
 /// Arguments of `plan`.
 #[derive(Debug, clap::Args)]
 pub(super) struct PlanArgs {
-    /// A manifest, as YAML or JSON, or a disk
+    /// A manifest, as YAML or JSON, a disk, or an appliance
     #[arg(value_name = "INPUT")]
     input: PathBuf,
     /// Also show where each value comes from
@@ -36,8 +38,8 @@ struct PlanDocument {
 
 /// Prints it.
 pub(super) fn run(args: &PlanArgs, ui: &Ui) -> Result<Exit, Failure> {
-    let (plans, origins) = match convert::plan_of_disk(&args.input)? {
-        Some((plan, origins)) => (vec![plan], args.origins.then_some(origins)),
+    let (plans, origins) = match convert::plans_of(&args.input)? {
+        Some((plans, origins)) => (plans, args.origins.then_some(origins)),
         None => of_manifest(args)?,
     };
     if ui.json {
@@ -58,7 +60,8 @@ fn of_manifest(args: &PlanArgs) -> Result<(Vec<Plan>, Option<Vec<VmOrigins>>), F
     let settings = args.state.settings_or_defaults()?;
     let Input { bytes, filename, base_directory, .. } = &Input::read(&args.input)?;
     let plans = preflight::plans(bytes, filename, base_directory, &settings)?;
-    let origins = args.origins.then(|| origins(bytes, filename, base_directory, &settings)).transpose()?;
+    let origins =
+        args.origins.then(|| source::origins(bytes, filename, base_directory, &settings)).transpose()?;
     Ok((plans, origins))
 }
 
@@ -70,9 +73,13 @@ pub(super) fn describe(plan: &Plan, color: bool) -> String {
         let word = paint.on(word, color);
         let _ = writeln!(text, "  {word}  {:<11} {}", planned.stage.name(), printable(&planned.reason));
     }
+    if let Some(machine) = &plan.machine {
+        let _ = writeln!(text, "\nmachine\n  {}", printable(&made_of(machine)));
+    }
     let _ = writeln!(text, "\ndisks");
     for disk in &plan.disks {
-        let source = printable(&disk.source.to_string_lossy());
+        let member = disk.member.as_ref().map(|member| format!(":{member}")).unwrap_or_default();
+        let source = printable(&format!("{}{member}", disk.source.to_string_lossy()));
         let _ = writeln!(text, "  {source} ({})", disk.source_format.name());
         let _ = writeln!(text, "    -> {}", printable(&plan.result_path(disk).to_string_lossy()));
         if let Some(growth) = disk.resize {
@@ -89,6 +96,18 @@ pub(super) fn describe(plan: &Plan, color: bool) -> String {
         let _ = writeln!(text, "{word}: {}", printable(warning));
     }
     text
+}
+
+fn made_of(machine: &Machine) -> String {
+    let mut parts = vec![
+        format!("{} processors, {}", machine.vcpus, human_size(machine.memory_mib << 20)),
+        machine.firmware.map_or("started as its disk is set up for", Firmware::name).to_owned(),
+    ];
+    parts.extend(machine.secure_boot.then(|| "secure boot".to_owned()));
+    parts.extend(machine.tpm.then(|| "a TPM".to_owned()));
+    let cards = machine.nics.iter().map(|nic| nic.mac.clone().unwrap_or_else(|| "a card".to_owned()));
+    parts.extend(cards);
+    parts.join(", ")
 }
 
 fn growing(growth: PlannedGrowth, with_content: bool) -> String {

@@ -2,9 +2,9 @@
 
 use std::io;
 
+use crate::disk::window::{Place, Window};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::SourceFormat;
-use crate::disk::window::{Place, Window};
 use crate::sys::fs::open_nofollow;
 
 /// What a file can be.

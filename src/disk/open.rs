@@ -188,7 +188,8 @@ impl Opener<'_> {
     fn extent(&mut self, image: &Path, extent: &ExtentFile) -> Result<PathBuf> {
         let path = self.member(image, &extent.name, "extent")?;
         let window = self.take(&Place::from(&path))?;
-        let found = detect_in(&window).map_err(|error| Error::io(Kind::Source, "read", &path, &error))?.format;
+        let found =
+            detect_in(&window).map_err(|error| Error::io(Kind::Source, "read", &path, &error))?.format;
         inspect::extent(&window, found, extent, self.control).map_err(|error| {
             let details = error.details();
             let advice = details.advice.clone().unwrap_or_default();

@@ -90,9 +90,9 @@ fn the_plan_of_a_disk_is_what_converting_it_would_do() {
     let text = here(&["plan", "--origins", "a.vmdk"]).stdout;
     assert!(text.contains("a.qcow2") && text.contains("profile production"), "{text}");
     assert!(!text.contains("line "), "nobody wrote a line: {text}");
-    let later = here(&["plan", "x.ova"]);
-    assert!(later.stderr.contains("OVA appliances"), "{}", later.stderr);
-    assert_eq!(later.code, here(&["convert", "x.ova"]).code);
+    let later = here(&["plan", "x.xml"]);
+    assert!(later.stderr.contains("libvirt domain XML"), "{}", later.stderr);
+    assert_eq!(later.code, here(&["convert", "x.xml"]).code);
 }
 
 #[test]

@@ -7,6 +7,8 @@
 mod support;
 
 mod api;
+mod appliances;
+mod bad_inputs;
 mod check;
 mod commands;
 mod doctor;

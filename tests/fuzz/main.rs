@@ -7,10 +7,14 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test binary has no outside, and a test may fail")]
 
+mod appliances;
 mod images;
 mod lines;
 mod manifests;
 mod mutate;
+
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::time::{Duration, Instant};
 

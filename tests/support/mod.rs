@@ -6,6 +6,8 @@
 
 #![allow(dead_code, unused_imports, reason = "each test binary uses its part")]
 
+pub mod appliances;
+pub mod bad_appliances;
 pub mod bad_disks;
 pub mod daemon;
 pub mod disks;

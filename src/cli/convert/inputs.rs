@@ -10,21 +10,24 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::ConvertArgs;
+use crate::cli::given::{
+    Given, absolute, bare_disk, disk_entry, document_of_disk, document_of_disks, document_of_machine,
+    refuse_what_comes_later,
+};
 use crate::cli::input::Input;
-use crate::disk::{self, Format};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
+use crate::model::facts::Facts;
 use crate::model::manifest::values::Mac;
 use crate::model::parse;
 use crate::model::plan::{Plan, SourceFormat};
-use crate::model::planner::{BatchName, Submission, VmOrigins, origins};
+use crate::model::planner::{BatchName, Submission, VmOrigins};
 use crate::model::protocol::{WorkLimits, WorkOrder};
 use crate::model::units::safe_id;
+use crate::source;
 
 /// What is needed while it runs lies here, beside the results; gone when all went well.
 pub(super) const SCRATCH: &str = ".hyper2kvm";
-/// Suffixes of files that hold a disk as it is, where the content cannot tell.
-const RAW_SUFFIXES: [&str; 2] = ["raw", "img"];
 
 /// One VM to convert.
 pub(super) struct Work {
@@ -46,9 +49,10 @@ impl Work {
 /// Understands all inputs, or says what is wrong with the first that cannot be.
 pub(super) fn understand(args: &ConvertArgs) -> Result<Vec<Work>> {
     let base = base_directory(args)?;
-    let several = args.inputs.len() > 1;
+    let items = items(&args.inputs)?;
+    let several = items.len() > 1;
     let works: Vec<Work> =
-        args.inputs.iter().map(|input| one(input, args, &base, several)).collect::<Result<_>>()?;
+        items.iter().map(|(input, item)| one(input, item, args, &base, several)).collect::<Result<_>>()?;
     let mut seen = BTreeMap::new();
     for work in &works {
         if let Some(other) = seen.insert(&work.order.plan.vm_id, &work.given) {
@@ -65,6 +69,28 @@ pub(super) fn understand(args: &ConvertArgs) -> Result<Vec<Work>> {
         }
     }
     Ok(works)
+}
+
+/// One machine of what was named.
+enum Item {
+    Manifest,
+    Disk(SourceFormat),
+    Machine(Box<Facts>),
+}
+
+fn items(inputs: &[PathBuf]) -> Result<Vec<(&Path, Item)>> {
+    let mut items = Vec::new();
+    for input in inputs {
+        match Given::of(input)? {
+            Given::Manifest => items.push((input.as_path(), Item::Manifest)),
+            Given::Disk(format) => items.push((input.as_path(), Item::Disk(format))),
+            Given::Machines(machines) => {
+                let each = |facts| (input.as_path(), Item::Machine(Box::new(facts)));
+                items.extend(machines.into_iter().map(each));
+            }
+        }
+    }
+    Ok(items)
 }
 
 /// The disks of one machine, in its order, as somebody names them without a manifest.
@@ -107,27 +133,34 @@ pub(super) fn of_machine(machine: &MachineDisks<'_>, args: &ConvertArgs) -> Resu
     work(first, planned, &base, false, true)
 }
 
-/// Where the values come from by which a disk would be converted; `None` if the input is no disk.
-pub(super) fn origins_of_disk(input: &Path, args: &ConvertArgs) -> Result<Option<Vec<VmOrigins>>> {
+/// Where the values come from by which a disk or an appliance would be converted; `None` if the input is neither.
+pub(super) fn origins_of(input: &Path, args: &ConvertArgs) -> Result<Option<Vec<VmOrigins>>> {
     refuse_what_comes_later(input)?;
     // What is not there or empty is told as of a manifest.
     if !fs::metadata(input).is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0) {
         return Ok(None);
     }
-    let Some(format) = bare_disk(input)? else { return Ok(None) };
+    let (word, documents) = match Given::of(input)? {
+        Given::Manifest => return Ok(None),
+        Given::Disk(format) => ("disk", vec![document_of_disk(input, format)?]),
+        Given::Machines(machines) => ("appliance", machines.iter().map(document_of_machine).collect()),
+    };
     let base = base_directory(args)?;
-    let (document, filename) = document_of_disk(input, format)?;
-    let (document, _) = with_options(document, args, &base, false)?;
     let settings = Settings::defaults(&base, cores()).for_a_person();
-    let mut vms =
-        origins(document.to_string().as_bytes(), &filename, &base, &settings).map_err(Error::without_file)?;
-    for value in vms.iter_mut().flat_map(|vm| &mut vm.values) {
+    let several = documents.len() > 1;
+    let mut all = Vec::new();
+    for (document, filename) in documents {
+        let (document, _) = with_options(document, args, &base, several)?;
+        let vms = source::origins(document.to_string().as_bytes(), &filename, &base, &settings);
+        all.extend(vms.map_err(Error::without_file)?);
+    }
+    for value in all.iter_mut().flat_map(|vm| &mut vm.values) {
         // The manifest is one that nobody wrote.
         if value.origin.starts_with("manifest") {
-            value.origin = "disk".to_owned();
+            value.origin = word.to_owned();
         }
     }
-    Ok(Some(vms))
+    Ok(Some(all))
 }
 
 /// The command line again, with `--resume`.
@@ -163,16 +196,21 @@ fn base_directory(args: &ConvertArgs) -> Result<PathBuf> {
     Ok(fs::canonicalize(&absolute).unwrap_or(absolute))
 }
 
-fn one(input: &Path, args: &ConvertArgs, base: &Path, several: bool) -> Result<Work> {
-    refuse_what_comes_later(input)?;
-    let disk = bare_disk(input)?;
-    let planned = match disk {
-        Some(format) => {
-            let (document, filename) = document_of_disk(input, format)?;
+fn one(input: &Path, item: &Item, args: &ConvertArgs, base: &Path, several: bool) -> Result<Work> {
+    let planned = match item {
+        Item::Machine(facts) => {
+            let (document, filename) = document_of_machine(facts);
+            let planned = plan_document(document, &filename, base, args, base, several);
+            let mut work = work(input, planned.map_err(Error::without_file)?, base, several, false)?;
+            work.order.plan.warnings.extend(facts.warnings.iter().cloned());
+            return Ok(work);
+        }
+        Item::Disk(format) => {
+            let (document, filename) = document_of_disk(input, *format)?;
             refuse_its_own_source(input, args, base, several)?;
             plan_document(document, &filename, base, args, base, several).map_err(Error::without_file)?
         }
-        None => {
+        Item::Manifest => {
             let file = Input::read(input)?;
             let document = parse::parse(&file.bytes, &file.filename)?.root.canonical();
             match plan_document(document, &file.filename, &file.base_directory, args, base, several) {
@@ -181,13 +219,13 @@ fn one(input: &Path, args: &ConvertArgs, base: &Path, several: bool) -> Result<W
                     // The file as it was written knows its lines: what is wrong in it is better told from there.
                     let settings = Settings::defaults(base, cores()).for_a_person();
                     let written =
-                        Submission::read(&file.bytes, &file.filename, &file.base_directory, &settings);
+                        source::submission(&file.bytes, &file.filename, &file.base_directory, &settings);
                     return Err(written.err().unwrap_or(merged).file(&file.given));
                 }
             }
         }
     };
-    work(input, planned, base, several, disk.is_some())
+    work(input, planned, base, several, matches!(item, Item::Disk(_)))
 }
 
 /// What the worker is told of one planned VM.
@@ -259,7 +297,7 @@ fn plan_document(
 ) -> Result<(Submission, Settings, bool)> {
     let (document, named) = with_options(document, args, base, several)?;
     let settings = Settings::defaults(base, cores()).for_a_person();
-    let submission = Submission::read(document.to_string().as_bytes(), filename, directory, &settings)?;
+    let submission = source::submission(document.to_string().as_bytes(), filename, directory, &settings)?;
     Ok((submission, settings, named))
 }
 
@@ -351,88 +389,6 @@ fn refuse_its_own_source(input: &Path, args: &ConvertArgs, base: &Path, several:
         .advice("name another directory with `-o` or another format with `--to`"));
     }
     Ok(())
-}
-
-/// Inputs that later versions will take.
-fn refuse_what_comes_later(input: &Path) -> Result<()> {
-    let text = input.to_string_lossy();
-    let suffix = input.extension().map(|suffix| suffix.to_string_lossy().to_lowercase());
-    let what = match suffix.as_deref() {
-        _ if text.starts_with("vsphere://") => "VMs on a vCenter",
-        _ if text.starts_with("esxi://") => "VMs on an ESXi host",
-        Some("ova") => "OVA appliances",
-        Some("ovf") => "OVF descriptors",
-        Some("vmx") => "VMX files",
-        Some("xml") => "libvirt domain XML",
-        _ => return Ok(()),
-    };
-    Err(Error::new(
-        Kind::Unsupported,
-        format!("this version of hyper2kvm ({}) does not convert {what} yet", env!("CARGO_PKG_VERSION")),
-    )
-    .source(text.clone())
-    .advice("name its disks themselves, or write a manifest that names them"))
-}
-
-/// The format, if the input is a disk and not a manifest. Told by content; by name only where the content tells nothing.
-fn bare_disk(input: &Path) -> Result<Option<SourceFormat>> {
-    let real = fs::canonicalize(input).map_err(|error| {
-        Error::io(Kind::Source, "open", input, &error)
-            .source(input.display().to_string())
-            .advice("check the name")
-    })?;
-    let suffix = input.extension().map(|suffix| suffix.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let detected = disk::detect(&real)?;
-    match detected.format.source_format() {
-        Some(SourceFormat::Raw) if RAW_SUFFIXES.contains(&suffix.as_str()) => Ok(Some(SourceFormat::Raw)),
-        Some(SourceFormat::Raw) => {
-            // Says `vmdk` and is not: the person has to hear that, not that it is no YAML.
-            let claimed = SourceFormat::ALL.into_iter().find(|known| known.name() == suffix);
-            Ok(claimed)
-        }
-        Some(format) => Ok(Some(format)),
-        None if detected.format == Format::Empty => {
-            Err(Error::new(Kind::Source, format!("{} is empty", input.display()))
-                .source(input.display().to_string())
-                .advice("copy it again"))
-        }
-        None => Err(Error::new(
-            Kind::Unsupported,
-            format!("{} is {}, which is not converted", input.display(), detected.format.name()),
-        )
-        .source(input.display().to_string())
-        .advice("name a disk image or a manifest")),
-    }
-}
-
-/// The manifest that a disk alone stands for.
-fn document_of_disk(input: &Path, format: SourceFormat) -> Result<(Value, String)> {
-    document_of_disks(input, &[disk_entry(input, format)?])
-}
-
-fn disk_entry(disk: &Path, format: SourceFormat) -> Result<Value> {
-    let path = absolute(disk)?;
-    let id = safe_id(&path.file_stem().unwrap_or_default().to_string_lossy());
-    Ok(json!({ "id": id, "source_format": format.name(), "local_path": path }))
-}
-
-fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).map_err(|error| Error::io(Kind::Source, "resolve", path, &error))
-}
-
-/// A machine of these disks, named like the first.
-fn document_of_disks(first: &Path, disks: &[Value]) -> Result<(Value, String)> {
-    let path = absolute(first)?;
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let filename = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let document = json!({
-        "manifest_version": "1.0",
-        "name": stem,
-        "disks": disks,
-        // A disk alone becomes a disk alone.
-        "options": { "report": { "enabled": false } },
-    });
-    Ok((document, filename))
 }
 
 /// The machine's cores, for the default of how much is done at a time.

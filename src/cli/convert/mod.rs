@@ -25,7 +25,7 @@ pub(super) use inputs::MachineDisks;
 /// Arguments of `convert`.
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct ConvertArgs {
-    /// Manifests (YAML or JSON) or disks
+    /// Manifests (YAML or JSON), disks, or appliances (OVA, OVF)
     #[arg(value_name = "INPUT", required = true)]
     inputs: Vec<PathBuf>,
     /// Where the results go; of several VMs each in a directory of its own there
@@ -106,13 +106,13 @@ pub(super) fn repaired_copy(
     ending::tell(&ended, ui)
 }
 
-/// What converting a disk without any option would do, and where its values come from; `None` if the input is a
+/// What converting a disk or an appliance without any option would do, and where its values come from; `None` if the input is a
 /// manifest.
-pub(super) fn plan_of_disk(input: &Path) -> Result<Option<(Plan, Vec<VmOrigins>)>> {
+pub(super) fn plans_of(input: &Path) -> Result<Option<(Vec<Plan>, Vec<VmOrigins>)>> {
     let args = ConvertArgs { inputs: vec![input.to_owned()], ..ConvertArgs::default() };
-    let Some(origins) = inputs::origins_of_disk(input, &args)? else { return Ok(None) };
-    let plan = inputs::understand(&args)?.pop().map(|work| work.order.plan);
-    Ok(plan.map(|plan| (plan, origins)))
+    let Some(origins) = inputs::origins_of(input, &args)? else { return Ok(None) };
+    let plans = inputs::understand(&args)?.into_iter().map(|work| work.order.plan).collect();
+    Ok(Some((plans, origins)))
 }
 
 fn tell_plans(works: &[Work], ui: &Ui) -> Result<Exit, Failure> {

@@ -29,7 +29,9 @@ impl<'a> Image<'a> {
         self.require(offset, count, what)?;
         self.control.checkpoint()?;
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        let bytes = self.window.read_up_to(offset, count)
+        let bytes = self
+            .window
+            .read_up_to(offset, count)
             .map_err(|error| Error::new(Kind::Source, format!("cannot read {what}: {error}")))?;
         if bytes.len() < count {
             return Err(cut_off(&format!("{what} is not whole")));

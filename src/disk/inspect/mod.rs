@@ -117,18 +117,16 @@ pub(crate) fn block_map(image: &Image<'_>, found: Format) -> Result<Option<Block
 }
 
 /// Checks one extent's file against what its descriptor says.
-pub(crate) fn extent(
-    window: &Window,
-    found: Format,
-    wanted: &ExtentFile,
-    control: &Control,
-) -> Result<()> {
+pub(crate) fn extent(window: &Window, found: Format, wanted: &ExtentFile, control: &Control) -> Result<()> {
     let image = Image::new(window, control);
     match wanted.kind {
         ExtentKind::Flat => {
             let needed = wanted.offset.saturating_add(wanted.bytes);
             if image.size < needed {
-                return Err(cut_off(&format!("the extent has {} bytes and should have {needed}", image.size)));
+                return Err(cut_off(&format!(
+                    "the extent has {} bytes and should have {needed}",
+                    image.size
+                )));
             }
             Ok(())
         }

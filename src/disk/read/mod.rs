@@ -171,7 +171,8 @@ fn described(layer: &LayerFile, absent: Holds, control: &Control) -> Result<Opti
 }
 
 fn window(place: &Place) -> Result<Window> {
-    let failed = |error: std::io::Error| Error::io(Kind::Source, "open", &place.path, &error).source(place.shown());
+    let failed =
+        |error: std::io::Error| Error::io(Kind::Source, "open", &place.path, &error).source(place.shown());
     let file = open_nofollow(&place.path).map_err(failed)?;
     if !hold_for_reading(&file).map_err(failed)? {
         return Err(lock::open_elsewhere());

@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
-use super::{Holds, Range, Reader, Room, window, read_failed, unreadable};
+use super::{Holds, Range, Reader, Room, read_failed, unreadable, window};
 use crate::disk::control::Control;
 use crate::disk::inspect::{Image, Qcow2Facts, table_be64};
 use crate::disk::window::{Place, Window};

@@ -7,7 +7,7 @@ use std::ops::Range as Span;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
-use super::{Holds, Range, Reader, Room, window, read_failed, unreadable};
+use super::{Holds, Range, Reader, Room, read_failed, unreadable, window};
 use crate::disk::control::Control;
 use crate::disk::inspect::{Image, SparseHeader, le32, le64, table_le32};
 use crate::disk::window::{Place, Window};

@@ -1,0 +1,143 @@
+//! What a person names on the command line: a manifest, a disk, or an appliance; told by content where that can be.
+//!
+//! A disk or an appliance stands for a manifest that says what is known of it; that manifest is made here. What is not here: what
+//! a manifest means.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::disk::{self, Format};
+use crate::model::error::{Error, Kind, Result};
+use crate::model::facts::Facts;
+use crate::model::plan::SourceFormat;
+use crate::model::planner::Origin;
+use crate::model::units::safe_id;
+use crate::source;
+
+/// Suffixes of files that hold a disk as it is, where the content cannot tell.
+const RAW_SUFFIXES: [&str; 2] = ["raw", "img"];
+
+/// What an input is.
+#[derive(Debug)]
+pub(super) enum Given {
+    /// Something that a person wrote.
+    Manifest,
+    /// A disk alone.
+    Disk(SourceFormat),
+    /// The machines of an appliance.
+    Machines(Vec<Facts>),
+}
+
+impl Given {
+    /// Looks what an input is.
+    pub(super) fn of(input: &Path) -> Result<Given> {
+        refuse_what_comes_later(input)?;
+        if let Some(origin) = origin(input)? {
+            return source::machines(&origin).map(Given::Machines);
+        }
+        Ok(bare_disk(input)?.map_or(Given::Manifest, Given::Disk))
+    }
+}
+
+/// What describes machines there, if it is an appliance: by its name, and an archive by its content too.
+fn origin(input: &Path) -> Result<Option<Origin>> {
+    let suffix = input.extension().map(|suffix| suffix.to_string_lossy().to_lowercase());
+    let is_archive = || disk::detect(input).is_ok_and(|found| found.format == Format::Tar);
+    Ok(match suffix.as_deref() {
+        Some("ovf") => Some(Origin::Ovf(absolute(input)?)),
+        Some("ova") => Some(Origin::Ova(absolute(input)?)),
+        _ if is_archive() => Some(Origin::Ova(absolute(input)?)),
+        _ => None,
+    })
+}
+
+/// The manifest that a machine of an appliance stands for, and the name of the file that it would be.
+pub(super) fn document_of_machine(facts: &Facts) -> (Value, String) {
+    let mut document = json!({ "manifest_version": "1.0" });
+    if let (Value::Object(into), Value::Object(from)) = (&mut document, facts.document()) {
+        into.extend(from);
+    }
+    (document, format!("{}.yaml", safe_id(&facts.plain_name())))
+}
+
+/// Inputs that later versions will take.
+pub(super) fn refuse_what_comes_later(input: &Path) -> Result<()> {
+    let text = input.to_string_lossy();
+    let suffix = input.extension().map(|suffix| suffix.to_string_lossy().to_lowercase());
+    let what = match suffix.as_deref() {
+        _ if text.starts_with("vsphere://") => "VMs on a vCenter",
+        _ if text.starts_with("esxi://") => "VMs on an ESXi host",
+        Some("vmx") => "VMX files",
+        Some("xml") => "libvirt domain XML",
+        _ => return Ok(()),
+    };
+    Err(Error::new(
+        Kind::Unsupported,
+        format!("this version of hyper2kvm ({}) does not convert {what} yet", env!("CARGO_PKG_VERSION")),
+    )
+    .source(text.clone())
+    .advice("name its disks themselves, or write a manifest that names them"))
+}
+
+/// The format, if the input is a disk and not a manifest. Told by content; by name only where the content tells nothing.
+pub(super) fn bare_disk(input: &Path) -> Result<Option<SourceFormat>> {
+    let real = fs::canonicalize(input).map_err(|error| {
+        Error::io(Kind::Source, "open", input, &error)
+            .source(input.display().to_string())
+            .advice("check the name")
+    })?;
+    let suffix = input.extension().map(|suffix| suffix.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let detected = disk::detect(&real)?;
+    match detected.format.source_format() {
+        Some(SourceFormat::Raw) if RAW_SUFFIXES.contains(&suffix.as_str()) => Ok(Some(SourceFormat::Raw)),
+        Some(SourceFormat::Raw) => {
+            // Says `vmdk` and is not: the person has to hear that, not that it is no YAML.
+            let claimed = SourceFormat::ALL.into_iter().find(|known| known.name() == suffix);
+            Ok(claimed)
+        }
+        Some(format) => Ok(Some(format)),
+        None if detected.format == Format::Empty => {
+            Err(Error::new(Kind::Source, format!("{} is empty", input.display()))
+                .source(input.display().to_string())
+                .advice("copy it again"))
+        }
+        None => Err(Error::new(
+            Kind::Unsupported,
+            format!("{} is {}, which is not converted", input.display(), detected.format.name()),
+        )
+        .source(input.display().to_string())
+        .advice("name a disk image or a manifest")),
+    }
+}
+
+/// The manifest that a disk alone stands for.
+pub(super) fn document_of_disk(input: &Path, format: SourceFormat) -> Result<(Value, String)> {
+    document_of_disks(input, &[disk_entry(input, format)?])
+}
+
+pub(super) fn disk_entry(disk: &Path, format: SourceFormat) -> Result<Value> {
+    let path = absolute(disk)?;
+    let id = safe_id(&path.file_stem().unwrap_or_default().to_string_lossy());
+    Ok(json!({ "id": id, "source_format": format.name(), "local_path": path }))
+}
+
+pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|error| Error::io(Kind::Source, "resolve", path, &error))
+}
+
+/// A machine of these disks, named like the first.
+pub(super) fn document_of_disks(first: &Path, disks: &[Value]) -> Result<(Value, String)> {
+    let path = absolute(first)?;
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let filename = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let document = json!({
+        "manifest_version": "1.0",
+        "name": stem,
+        "disks": disks,
+        // A disk alone becomes a disk alone.
+        "options": { "report": { "enabled": false } },
+    });
+    Ok((document, filename))
+}
