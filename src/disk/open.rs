@@ -11,7 +11,7 @@ use crate::disk::control::Control;
 use crate::disk::engine::Engine;
 use crate::disk::facts::{FileIdentity, ImageFacts, LayerFile, SourceDisk};
 use crate::disk::format::{Format, detect_in};
-use crate::disk::inspect::{self, ExtentFile, Parent};
+use crate::disk::inspect::{self, ExtentFile, Needs, Parent};
 use crate::disk::node;
 use crate::disk::window::{Place, Window};
 use crate::model::error::{Error, Kind, Result};
@@ -44,28 +44,8 @@ pub fn open_source(
     let named = |error: Error| error.source(place.shown());
     let real = real_path(&place.path).map_err(named)?;
     let part = place.part.clone();
-    policy.below_roots(&real).map_err(named)?;
-    let mut opener = Opener {
-        policy,
-        control,
-        files: Vec::new(),
-        allocated: 0,
-        extents: Vec::new(),
-        warnings: Vec::new(),
-    };
-    let mut layers = Vec::new();
-    let mut next = Some((Place { path: real.clone(), part: part.clone() }, declared, None));
-    while let Some((place, format, cid)) = next {
-        if layers.len() == MAX_CHAIN {
-            return Err(named(chain(&format!("it is longer than {MAX_CHAIN} images"))));
-        }
-        let layer = opener.layer(&place, format, cid.as_deref()).map_err(named)?;
-        next = match &layer.parent {
-            None => None,
-            Some(parent) => Some(opener.parent(&place.path, parent).map_err(named)?),
-        };
-        layers.push((place, format, layer));
-    }
+    let real_place = Place { path: real.clone(), part: part.clone() };
+    let (opener, layers) = walk(&real_place, declared, policy, control).map_err(named)?;
     let Opener { files, allocated, extents, warnings, .. } = opener;
     let paths: Vec<PathBuf> = files.iter().map(|file| file.path.clone()).collect();
     // `info` never opens what an image stands on, and the size is the top image's.
@@ -102,6 +82,72 @@ pub fn open_source(
     Ok(SourceDisk { path: real, part, format: declared, facts, warnings, files, layers, node, own_files: 0 })
 }
 
+/// What an image is, and which other files it names; also of one that is not whole yet.
+pub fn names_in(path: &Path) -> Result<(Format, Needs)> {
+    let file = open_nofollow(path).map_err(|error| cannot_open(path, &error))?;
+    let unreadable = |error: std::io::Error| Error::io(Kind::Source, "read", path, &error);
+    let window = Place::from(path).window(file).map_err(unreadable)?;
+    let found = detect_in(&window).map_err(unreadable)?.format;
+    let control = Control::new();
+    let image = inspect::Image::new(&window, &control);
+    // What is cut off or damaged may name nothing yet; it is refused by those who want it whole.
+    Ok((found, inspect::needs(&image, found).unwrap_or_default()))
+}
+
+/// Whether an image is whole, with all that it is made of, as far as their structure tells; an error of kind `source` if it is
+/// not. `false`: nothing in it says where it ends. All its files lie in its directory. No child is started for this.
+pub fn is_known_whole(place: impl Into<Place>, declared: SourceFormat) -> Result<bool> {
+    let place = place.into();
+    let named = |error: Error| error.source(place.shown());
+    let real = Place { path: real_path(&place.path).map_err(named)?, part: place.part.clone() };
+    let policy = OpenPolicy { backing_chain: true, ..OpenPolicy::default() };
+    let (_, layers) = walk(&real, declared, &policy, &Control::new()).map_err(named)?;
+    layers
+        .iter()
+        .filter(|(_, declared, _)| *declared == SourceFormat::Raw)
+        .try_fold(true, |known, (place, ..)| Ok(known && tells_its_end(place)?))
+        .map_err(named)
+}
+
+fn tells_its_end(place: &Place) -> Result<bool> {
+    let path = &place.path;
+    let file = open_nofollow(path).map_err(|error| cannot_open(path, &error))?;
+    let window = place.window(file).map_err(|error| Error::io(Kind::Source, "read", path, &error))?;
+    inspect::tells_its_end(&inspect::Image::new(&window, &Control::new()))
+}
+
+/// The image, what it stands on, and so on down; every file of them is in the opener.
+fn walk<'a>(
+    real: &Place,
+    declared: SourceFormat,
+    policy: &'a OpenPolicy<'a>,
+    control: &'a Control,
+) -> Result<(Opener<'a>, Vec<Declared>)> {
+    policy.below_roots(&real.path)?;
+    let mut opener = Opener {
+        policy,
+        control,
+        files: Vec::new(),
+        allocated: 0,
+        extents: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let mut layers = Vec::new();
+    let mut next = Some((real.clone(), declared, None));
+    while let Some((place, format, cid)) = next {
+        if layers.len() == MAX_CHAIN {
+            return Err(chain(&format!("it is longer than {MAX_CHAIN} images")));
+        }
+        let layer = opener.layer(&place, format, cid.as_deref())?;
+        next = match &layer.parent {
+            None => None,
+            Some(parent) => Some(opener.parent(&place.path, parent)?),
+        };
+        layers.push((place, format, layer));
+    }
+    Ok((opener, layers))
+}
+
 /// What the guest sees of a disk, by its header alone: an estimate that costs a few short reads, and no child.
 pub fn estimate_virtual_size(place: impl Into<Place>, declared: SourceFormat) -> Result<u64> {
     let place = place.into();
@@ -116,7 +162,7 @@ pub fn estimate_virtual_size(place: impl Into<Place>, declared: SourceFormat) ->
 }
 
 /// The whole chain as QEMU opens it: each image named with its driver, on the one below.
-fn stacked(layers: &[(Place, SourceFormat, Opened)]) -> Result<serde_json::Value> {
+fn stacked(layers: &[Declared]) -> Result<serde_json::Value> {
     let mut below = serde_json::Value::Null;
     for (place, format, layer) in layers.iter().rev() {
         let mut node = node::standalone(*format, place)?;
@@ -136,6 +182,9 @@ pub fn stands_on(path: &Path) -> Option<PathBuf> {
     let layer = inspect::layer(&window, found, found.source_format()?, &Control::new()).ok()?;
     inspect::beside(path, &layer.parent?.name).canonicalize().ok()
 }
+
+/// One image of the chain: where it is, and how it is to be read.
+type Declared = (Place, SourceFormat, Opened);
 
 /// One image of the chain, found harmless.
 struct Opened {

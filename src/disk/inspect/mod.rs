@@ -6,6 +6,7 @@
 
 mod bytes;
 mod descriptor;
+mod needs;
 mod qcow2;
 mod raw;
 mod size;
@@ -18,7 +19,10 @@ mod vmdk_sparse;
 use std::path::{Path, PathBuf};
 
 pub(crate) use bytes::{Image, le32, le64, table_be64, table_le32};
+pub use needs::Needs;
+pub(crate) use needs::needs;
 pub(crate) use qcow2::Qcow2Facts;
+pub(crate) use raw::tells_its_end;
 pub(crate) use size::virtual_size;
 pub(crate) use vmdk_sparse::SparseHeader;
 

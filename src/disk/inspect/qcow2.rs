@@ -54,6 +54,15 @@ pub(crate) fn layer(image: &Image<'_>) -> Result<Layer> {
     Ok(layer)
 }
 
+/// What it stands on, by its header alone.
+pub(super) fn parent(image: &Image<'_>) -> Result<Option<Parent>> {
+    let header = image.read(0, HEADER_BYTES.min(image.size), "the header")?;
+    if header.len() < 72 {
+        return Err(cut_off("the header is not whole"));
+    }
+    backing(image, &header, be32(&header, 4))
+}
+
 fn refuse_features(features: u64, encryption: u32) -> Result<()> {
     if encryption != 0 {
         return Err(unsupported(

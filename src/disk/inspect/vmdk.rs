@@ -39,6 +39,24 @@ pub(super) fn virtual_size(image: &Image<'_>, found: Format) -> Result<u64> {
     Ok(sectors.saturating_mul(SECTOR))
 }
 
+/// What the descriptor says, be it a file of its own or inside; `None`: this is one extent of a disk.
+pub(super) fn descriptor(image: &Image<'_>, found: Format) -> Result<Option<Descriptor>> {
+    let text = match found {
+        Format::VmdkDescriptor if image.size > DESCRIPTOR_BYTES => {
+            return Err(broken("its descriptor is larger than any"));
+        }
+        Format::VmdkDescriptor => image.read(0, image.size, "the descriptor")?,
+        Format::VmdkSparse | Format::VmdkStreamOptimized => {
+            match SparseHeader::read(image)?.descriptor(image)? {
+                Some(text) => text,
+                None => return Ok(None),
+            }
+        }
+        _ => return Ok(None),
+    };
+    parse(&text).map(Some)
+}
+
 /// Checks one sparse extent that a descriptor names.
 pub(crate) fn sparse_extent(image: &Image<'_>, found: Format, wanted: u64) -> Result<()> {
     match found {
