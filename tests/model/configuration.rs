@@ -131,12 +131,13 @@ fn the_command_line_is_stronger_than_files_and_directories_follow_the_state_dire
 #[test]
 fn sizes_and_durations_are_read_as_people_write_them() {
     let settings = settings(
-        "limits: {disk_reserve: 1.5GiB}\nstall_timeout_s: 5m\nretention: {logs_s: 2d, history_s: 3600}\nintake: {settle_s: {manifest: 0.5}}\n",
+        "limits: {disk_reserve: 1.5GiB}\nstall_timeout_s: 5m\nretention: {logs_s: 2d, history_s: 3600}\nintake: {settle_s: {manifest: 0.5, disk: 1m}, companion_wait_s: 2m}\n",
     )
     .unwrap();
     assert_eq!(settings.limits.disk_reserve_bytes, Some(3 << 29));
     assert_eq!((settings.stall_timeout_s, settings.retention.logs_s), (300.0, 172_800.0));
-    assert_eq!(settings.intake.settle_manifest_s, 0.5);
+    let intake = &settings.intake;
+    assert_eq!((intake.settle_manifest_s, intake.settle_disk_s, intake.companion_wait_s), (0.5, 60.0, 120.0));
 }
 
 #[test]
@@ -179,8 +180,8 @@ fn what_is_wrong_with_a_configuration_is_said_in_reviewed_words() {
         "hooks:\n  allowed_dirs: [/etc/hyper2kvm/hooks]\n",
         "credentials: {allowed_env: [PASSWORD]}\n",
         "notifications: {enabled: true}\n",
-        "intake:\n  accept_disks: true\n",
-        "intake: {settle_s: {manifest: 1, disk: 10}}\n",
+        "intake:\n  accept_disks: 1\n",
+        "intake: {profile: windws}\n",
         "sources: {allow_shutdown: true}\n",
         "libvirt: {uri: \"qemu:///system\"}\n",
         "guest: {accel: tcg}\n",

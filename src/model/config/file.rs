@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{LogFormat, OnNetworkTimeout, PauseScope};
-use crate::model::manifest::values::{AbsolutePath, GroupName, InterfaceName, Seconds, Size, Whole};
+use crate::model::manifest::values::{AbsolutePath, GroupName, InterfaceName, Line, Seconds, Size, Whole};
 
 /// A configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
@@ -54,6 +54,12 @@ pub struct ConfigFile {
 pub struct IntakeFile {
     /// The drop directory, on the state directory's file system. Default `<state>/incoming`.
     pub dir: Option<AbsolutePath>,
+    /// Whether a disk in it is a drop too. Default false.
+    pub accept_disks: Option<bool>,
+    /// The profile by which dropped disks are converted. Default production.
+    pub profile: Option<Line>,
+    /// How long a dropped disk waits for files that belong to it. Default 300.
+    pub companion_wait_s: Option<Seconds>,
     /// How long a file has to hold still before it is taken as complete.
     pub settle_s: Option<SettleFile>,
 }
@@ -64,6 +70,8 @@ pub struct IntakeFile {
 pub struct SettleFile {
     /// A manifest. Default 2.
     pub manifest: Option<Seconds>,
+    /// A disk. Default 30.
+    pub disk: Option<Seconds>,
 }
 
 /// `paths`

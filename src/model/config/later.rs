@@ -4,12 +4,8 @@ use crate::model::error::{Error, Kind};
 use crate::model::parse::{Tree, Value};
 
 /// A key (or all keys below it) and what it belongs to.
-const LATER: [(&str, &str); 23] = [
+const LATER: [(&str, &str); 19] = [
     ("profiles_dir", "custom profiles"),
-    ("intake.accept_disks", "disks as drops"),
-    ("intake.profile", "disks as drops"),
-    ("intake.settle_s.disk", "disks as drops"),
-    ("intake.companion_wait_s", "disks as drops"),
     ("hooks", "hooks"),
     ("credentials.allowed_env", "passwords in variables"),
     ("sources", "sources that can be shut down"),
@@ -49,9 +45,7 @@ pub(super) fn take_out(tree: &mut Tree) -> Vec<Error> {
     let mut refused = Vec::new();
     for (field, feature) in LATER {
         let Some(node) = tree.node(field) else { continue };
-        // Switching off what does not exist is true.
-        let is_off = field == "intake.accept_disks" && node.value == Value::Bool(false);
-        if node.says_something() && !is_off {
+        if node.says_something() {
             refused.push(refusal(tree, field, feature));
         }
         match field.rsplit_once('.') {

@@ -8,8 +8,9 @@ use super::{
     Settings, later,
 };
 use crate::model::error::{Error, Kind, Result};
+use crate::model::manifest::PROFILE_NAMES;
 use crate::model::manifest::values::{AbsolutePath, Seconds};
-use crate::model::parse::{Layer, Node, Tree, Value, merge, parse};
+use crate::model::parse::{Layer, Node, Tree, Value, closest, merge, parse};
 
 /// One configuration file, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,8 +155,12 @@ fn apply(file: &ConfigFile, settings: &mut Settings) {
 
 fn apply_intake(intake: &IntakeFile, settings: &mut Settings) {
     put_path(&mut settings.intake.dir, intake.dir.as_ref());
+    put(&mut settings.intake.accept_disks, intake.accept_disks);
+    put(&mut settings.intake.profile, intake.profile.as_ref().map(|name| name.as_str().to_owned()));
+    put_seconds(&mut settings.intake.companion_wait_s, intake.companion_wait_s);
     if let Some(settle) = &intake.settle_s {
         put_seconds(&mut settings.intake.settle_manifest_s, settle.manifest);
+        put_seconds(&mut settings.intake.settle_disk_s, settle.disk);
     }
 }
 
@@ -241,6 +246,20 @@ fn check(settings: &Settings, tree: &Tree) -> Result<()> {
             "every copy would be given up at once".to_owned(),
             "allow at least a second; 600 is the default",
         );
+    }
+    let profile = settings.intake.profile.as_str();
+    if !PROFILE_NAMES.contains(&profile) {
+        let error = tree
+            .error(
+                Kind::Unsupported,
+                "intake.profile",
+                format!("there is no built-in profile `{profile}`, and this version has no custom profiles"),
+            )
+            .allowed(PROFILE_NAMES);
+        return Err(match closest(profile, PROFILE_NAMES) {
+            Some(meant) => error.advice(format!("did you mean `{meant}`?")),
+            None => error.advice("name one of these"),
+        });
     }
     let clash = [("intake.dir", &settings.intake.dir), ("work_dir", &settings.work_dir)]
         .into_iter()

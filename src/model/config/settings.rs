@@ -54,6 +54,14 @@ pub struct IntakeSettings {
     pub dir: PathBuf,
     /// How long a manifest found by a listing has to hold still.
     pub settle_manifest_s: f64,
+    /// How long a disk has to that was not renamed into place.
+    pub settle_disk_s: f64,
+    /// Whether disks are drops.
+    pub accept_disks: bool,
+    /// The profile of their manifests.
+    pub profile: String,
+    /// How long a disk waits for what belongs to it.
+    pub companion_wait_s: f64,
 }
 
 /// `paths.*`: empty lists bind nothing.
@@ -214,7 +222,14 @@ impl Settings {
             stall_timeout_s: 600.0,
             verbose: 0,
             enable_recovery: true,
-            intake: IntakeSettings { dir: state_dir.join("incoming"), settle_manifest_s: 2.0 },
+            intake: IntakeSettings {
+                dir: state_dir.join("incoming"),
+                settle_manifest_s: 2.0,
+                settle_disk_s: 30.0,
+                accept_disks: false,
+                profile: "production".to_owned(),
+                companion_wait_s: 300.0,
+            },
             paths: PathSettings::default(),
             credentials: CredentialSettings::default(),
             retry: RetrySettings {

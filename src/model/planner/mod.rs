@@ -20,6 +20,7 @@ mod nics;
 mod origin;
 mod setup;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -152,6 +153,16 @@ impl Submission {
         })
     }
 
+    /// The same after files that it names were moved (old path to new). What the same content means does not change with it.
+    #[must_use]
+    pub fn following(&self, moved: &BTreeMap<PathBuf, PathBuf>) -> Submission {
+        let mut followed = self.clone();
+        for vm in &mut followed.vms {
+            follow(&mut vm.manifest, moved);
+        }
+        followed
+    }
+
     /// The plans of all its VMs in a batch of this id; `vm_suffix` (`-2`) makes a rerun's results lie beside the old ones.
     pub fn plans(&self, batch_id: &str, vm_suffix: &str, settings: &Settings) -> Result<Vec<Plan>> {
         self.vms
@@ -162,6 +173,21 @@ impl Submission {
                 build::plan(self, vm, &manifest, &tree, batch_id, vm_suffix, settings)
             })
             .collect()
+    }
+}
+
+/// Replaces every text that is one of these paths.
+fn follow(value: &mut serde_json::Value, moved: &BTreeMap<PathBuf, PathBuf>) {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => {
+            if let Some(to) = moved.get(Path::new(text)) {
+                *text = to.to_string_lossy().into_owned();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| follow(item, moved)),
+        Value::Object(fields) => fields.values_mut().for_each(|field| follow(field, moved)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
