@@ -84,12 +84,14 @@ async fn serve(
     let (handle, commands) = SchedulerHandle::channel(COMMANDS);
     let (settings_now, settings_seen) = watch::channel(Arc::new(settings.clone()));
     let (draining, draining_seen) = watch::channel(false);
+    let (brought_back, brought_back_seen) = watch::channel(0);
     let accepted = Arc::new(Notify::new());
     let results = Results::default();
     let intake = Intake::start(IntakeParts {
         settings: settings_seen.clone(),
         queue: queue.clone(),
         draining: draining_seen,
+        brought_back: brought_back_seen,
         accepted: Arc::clone(&accepted),
         results: results.clone(),
     })?;
@@ -109,6 +111,7 @@ async fn serve(
         commands,
         accepted,
         draining,
+        brought_back,
         network,
         intake_error: intake.last_error(),
         results,

@@ -112,7 +112,9 @@ impl Settlement {
     fn find_file(&self) -> Option<PathBuf> {
         let identity = self.dropped.identity?;
         let is_it = |path: &Path| {
-            std::fs::symlink_metadata(path)
+            let named =
+                if self.dropped.is_directory() { path.join(&self.dropped.name) } else { path.to_owned() };
+            std::fs::symlink_metadata(named)
                 .is_ok_and(|m| m.ino() == identity.inode && m.size() == identity.size)
         };
         let in_processing =
@@ -154,7 +156,9 @@ impl Settlement {
         bytes: &[u8],
     ) -> Result<PathBuf> {
         let told = |error: std::io::Error| Error::io(Kind::Output, "put away the drop", from, &error);
-        let redacted = kept::redacted(from).map_err(told)?;
+        // A disk is the guest's, and stays as it is.
+        let is_disk = !self.dropped.files.is_empty();
+        let redacted = if is_disk { None } else { kept::redacted(from).map_err(told)? };
         for number in 1u32.. {
             let target = directory.join(fs::numbered(OsStr::new(&self.dropped.name), number));
             let sidecar = kept::beside(&target, suffix);

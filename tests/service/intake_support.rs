@@ -21,6 +21,7 @@ pub(crate) struct Scene {
     pub(crate) settings: Arc<Settings>,
     pub(crate) queue: QueueHandle,
     pub(crate) draining: watch::Sender<bool>,
+    brought_back: watch::Sender<u64>,
     pub(crate) accepted: Arc<Notify>,
     pub(crate) results: Results,
     runtime: tokio::runtime::Runtime,
@@ -50,6 +51,7 @@ impl Scene {
             settings: Arc::new(settings),
             queue,
             draining: watch::channel(false).0,
+            brought_back: watch::channel(0).0,
             accepted: Arc::new(Notify::new()),
             results: Results::default(),
             runtime: tokio::runtime::Builder::new_multi_thread()
@@ -68,12 +70,30 @@ impl Scene {
         scene
     }
 
+    /// A scene whose intake takes disks: what was not renamed in has to hold still for this long, and companions may take that long.
+    pub(crate) fn accepting_disks(settle_s: f64, companion_wait_s: f64) -> Scene {
+        let mut scene = Scene::new(settle_s);
+        let settings = Arc::make_mut(&mut scene.settings);
+        settings.intake.accept_disks = true;
+        settings.intake.profile = "none".to_owned();
+        settings.intake.settle_disk_s = settle_s;
+        settings.intake.companion_wait_s = companion_wait_s;
+        scene.start();
+        scene
+    }
+
+    /// Renames a file in that was made elsewhere.
+    pub(crate) fn bring_in(&self, file: &Path) {
+        fs::rename(file, self.incoming().join(file.file_name().unwrap())).unwrap();
+    }
+
     pub(crate) fn start(&mut self) {
         let _inside = self.runtime.enter();
         let intake = Intake::start(IntakeParts {
             settings: watch::channel(Arc::clone(&self.settings)).1,
             queue: self.queue.clone(),
             draining: self.draining.subscribe(),
+            brought_back: self.brought_back.subscribe(),
             accepted: Arc::clone(&self.accepted),
             results: self.results.clone(),
         });

@@ -9,6 +9,7 @@ mod attempts;
 mod bad_inputs;
 mod crash;
 mod daemon;
+mod dropped_disks;
 mod full_disk;
 mod intake;
 mod intake_support;

@@ -55,6 +55,7 @@ pub(crate) fn drop_of(submission: Submission) -> NewDrop {
         sha256: submission.content_sha256.clone(),
         identity: Some(FileIdentity { dev: 1, inode: 2, size: 3, mtime_ns: 4 }),
         submission,
+        brought: None,
     }
 }
 

@@ -82,7 +82,10 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
+    use std::path::Path;
+
     use crate::disk::control::Control;
+    use crate::disk::window::Place;
 
     /// A disk with one MBR partition that ends there, or none.
     fn disk(sectors: u64, partition_end: Option<u32>) -> File {

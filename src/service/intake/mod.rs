@@ -9,16 +9,23 @@
 //! It never follows a link, never blocks on a fifo, never overwrites, and one bad file never keeps
 //! the others waiting. It takes nothing while the service drains.
 
+mod carry;
+mod checksum;
+mod directory;
 mod file;
+mod gather;
+mod kind;
+mod look;
+mod lot;
 mod names;
 mod pending;
 mod place;
 mod take;
 mod wake;
 
-pub(in crate::service) use place::prepare_drop_directory;
+pub(in crate::service) use directory::prepare_drop_directory;
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -27,13 +34,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot, watch};
 
-use self::file::Found;
+use self::gather::Gathering;
+use self::kind::DropKind;
 use self::pending::{Hint, Pending};
 use self::place::Places;
-use self::take::{CHUNK_BYTES, CHUNK_DROPS, Candidate, Outcome, Taken};
+use self::take::CHUNK_DROPS;
 use self::wake::{Wake, Watch};
 use super::admission::Results;
-use super::queue::{DropRow, FileIdentity, MovedDrop, QueueHandle};
+use super::queue::{DropRow, MovedDrop, QueueHandle};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 
@@ -51,6 +59,8 @@ pub struct IntakeParts {
     pub queue: QueueHandle,
     /// While true, drops are left where they are.
     pub draining: watch::Receiver<bool>,
+    /// Changes whenever a retry wants disks brought back from `failed/`.
+    pub brought_back: watch::Receiver<u64>,
     /// Told whenever jobs were accepted.
     pub accepted: Arc<Notify>,
     /// Looks at results of earlier runs.
@@ -76,8 +86,10 @@ impl Intake {
         let (wakes, inbox) = mpsc::channel();
         let (errors, last_error) = watch::channel(None);
         let (end, ended) = oneshot::channel();
-        forward_changes(parts.draining.clone(), wakes.clone());
-        forward_changes(parts.settings.clone(), wakes.clone());
+        let list = || Wake::List { lost: false };
+        forward_changes(parts.draining.clone(), wakes.clone(), list);
+        forward_changes(parts.settings.clone(), wakes.clone(), list);
+        forward_changes(parts.brought_back.clone(), wakes.clone(), || Wake::Move);
         let stopping = Arc::new(AtomicBool::new(false));
         let worker = Worker {
             stopping: Arc::clone(&stopping),
@@ -87,6 +99,7 @@ impl Intake {
             parts,
             wakes: wakes.clone(),
             pending: Pending::default(),
+            gathering: Gathering::default(),
             reported: BTreeMap::new(),
             errors,
             next_list: Instant::now(),
@@ -136,10 +149,14 @@ impl Drop for Intake {
 }
 
 /// A changed flag or setting is a reason to look.
-fn forward_changes<T: Send + Sync + 'static>(mut changes: watch::Receiver<T>, wakes: mpsc::Sender<Wake>) {
+fn forward_changes<T: Send + Sync + 'static>(
+    mut changes: watch::Receiver<T>,
+    wakes: mpsc::Sender<Wake>,
+    wake: fn() -> Wake,
+) {
     tokio::spawn(async move {
         while changes.changed().await.is_ok() {
-            if wakes.send(Wake::List { lost: false }).is_err() {
+            if wakes.send(wake()).is_err() {
                 return;
             }
         }
@@ -156,6 +173,8 @@ struct Worker {
     /// The directory that is watched; another one under its name has to be watched anew.
     watched: Option<(u64, u64)>,
     pending: Pending,
+    /// What disks belong together, and wait for each other.
+    gathering: Gathering,
     /// Directories and disks that were reported and left.
     reported: BTreeMap<OsString, (u64, u64)>,
     errors: watch::Sender<Option<String>>,
@@ -194,6 +213,10 @@ impl Worker {
     fn note(&mut self, wake: Wake) {
         match wake {
             Wake::Name(name, hint) => {
+                self.note_for_disks(&name);
+                if self.gathering.was_us(&name, hint) {
+                    return;
+                }
                 if !names::is_ignored(&name) {
                     self.reported.remove(&name);
                     self.pending.note(&name, hint, Instant::now());
@@ -205,7 +228,28 @@ impl Worker {
                     self.pending.forget_writers();
                 }
             }
+            Wake::Move => self.move_again = Some(Instant::now()),
             Wake::Stop => {}
+        }
+    }
+
+    /// What has come may be what a disk waits for: a part of it, or its checksum.
+    fn note_for_disks(&mut self, name: &OsString) {
+        if !self.parts.settings.borrow().intake.accept_disks {
+            return;
+        }
+        let now = Instant::now();
+        let is_disk =
+            |name: &OsString| matches!(DropKind::of(name), DropKind::Disk(_)) && !names::is_ignored(name);
+        if let Some(disk) = checksum::subject(name).filter(is_disk) {
+            self.reported.remove(&disk);
+            self.pending.note(&disk, Hint::Listed, now);
+            self.pending.hasten(&disk, now);
+        }
+        if is_disk(name) {
+            for waiting in self.gathering.waiting() {
+                self.pending.hasten(waiting.as_ref(), now);
+            }
         }
     }
 
@@ -274,21 +318,31 @@ impl Worker {
                 let name = OsString::from(&row.name);
                 self.pending.forget(&name);
                 match self.acknowledge(row, None) {
-                    Ok(name) => moved.push((row.drop_id, name)),
+                    Ok(drop) => moved.push(drop),
                     Err(error) => self.move_failed(name, &error, now),
                 }
             }
             self.mark_moved(moved)?;
+            // A disk is worked on only after its move.
+            self.parts.accepted.notify_one();
         }
         Ok(())
     }
 
     /// `bytes`: what was accepted, where it is at hand.
-    fn acknowledge(&self, row: &DropRow, bytes: Option<Vec<u8>>) -> Result<String> {
+    fn acknowledge(&self, row: &DropRow, bytes: Option<Vec<u8>>) -> Result<MovedDrop> {
         let drop_id = row.drop_id;
-        self.places.acknowledge(row, || match bytes {
-            Some(bytes) => Ok(bytes),
-            None => self.parts.queue.with_blocking(move |db| db.drop_bytes(drop_id)),
+        let name = match row.files.is_empty() {
+            true => self.places.acknowledge(row, || match bytes {
+                Some(bytes) => Ok(bytes),
+                None => self.parts.queue.with_blocking(move |db| db.drop_bytes(drop_id)),
+            })?,
+            false => self.places.carry(row)?,
+        };
+        Ok(MovedDrop {
+            drop_id,
+            identity: self.places.identity_in_processing(row, &name),
+            processing_name: name,
         })
     }
 
@@ -298,19 +352,11 @@ impl Worker {
         self.move_again = Some(now + FILE_RETRY);
     }
 
-    fn mark_moved(&self, moved: Vec<(i64, String)>) -> Result<()> {
+    fn mark_moved(&self, moved: Vec<MovedDrop>) -> Result<()> {
         if moved.is_empty() {
             return Ok(());
         }
         self.places.sync_moves()?;
-        let moved: Vec<MovedDrop> = moved
-            .into_iter()
-            .map(|(drop_id, name)| MovedDrop {
-                drop_id,
-                identity: self.places.identity_in_processing(&name),
-                processing_name: name,
-            })
-            .collect();
         self.parts.queue.with_blocking(move |db| db.drops_moved(&moved))
     }
 
@@ -326,6 +372,7 @@ impl Worker {
         }
         let incoming = &self.places.incoming;
         let told = |error: std::io::Error| Error::io(Kind::Output, "list", incoming, &error);
+        let accepts_disks = self.parts.settings.borrow().intake.accept_disks;
         let mut reported = BTreeMap::new();
         for entry in std::fs::read_dir(incoming).map_err(told)? {
             let name = entry.map_err(told)?.file_name();
@@ -336,6 +383,10 @@ impl Worker {
             if let Some((name, known)) = self.reported.remove_entry(&name) {
                 let found = self.places.look(&name).map_err(told)?.identity();
                 if found.is_some_and(|found| (found.dev, found.inode) == known) {
+                    // What a disk lacked may have come.
+                    if accepts_disks && matches!(DropKind::of(&name), DropKind::Disk(_)) {
+                        self.pending.note(&name, Hint::Listed, now);
+                    }
                     reported.insert(name, known);
                     continue;
                 }
@@ -346,143 +397,5 @@ impl Worker {
         }
         self.reported = reported;
         Ok(())
-    }
-
-    /// Takes every file that is complete, in chunks.
-    fn take_due(&mut self, now: Instant) -> Result<()> {
-        let settings = Arc::clone(&self.parts.settings.borrow());
-        let mut chunk: Vec<Candidate> = Vec::new();
-        let mut bytes = 0;
-        for name in self.pending.due(now) {
-            if self.stopping.load(Ordering::Relaxed) {
-                break;
-            }
-            match self.look_at(&name, &settings) {
-                Ok(looked) => {
-                    self.failing.remove(&name);
-                    let Some(candidate) = looked else { continue };
-                    bytes += candidate.bytes();
-                    chunk.push(*candidate);
-                }
-                Err(error) => self.put_off(name, &error),
-            }
-            if chunk.len() >= CHUNK_DROPS || bytes >= CHUNK_BYTES {
-                bytes = 0;
-                self.accept(std::mem::take(&mut chunk), &settings)?;
-            }
-        }
-        self.accept(chunk, &settings)
-    }
-
-    /// A file that fails by itself is put off; the others go on.
-    fn put_off(&mut self, name: OsString, error: &Error) {
-        tracing::error!(%error, "put off for {} s", FILE_RETRY.as_secs());
-        self.pending.postpone(&name, Instant::now() + FILE_RETRY);
-        self.failing.insert(name, error.to_string());
-    }
-
-    fn look_at(&mut self, name: &OsString, settings: &Settings) -> Result<Option<Box<Candidate>>> {
-        let now = Instant::now();
-        let settle = Duration::try_from_secs_f64(settings.intake.settle_manifest_s).unwrap_or_default();
-        let found = self.places.look(name).map_err(|error| {
-            Error::io(Kind::Manifest, "look at", &self.places.incoming.join(name), &error)
-        })?;
-        let identity = match found {
-            Found::Nothing => {
-                self.pending.forget(name);
-                return Ok(None);
-            }
-            Found::Directory(identity) => {
-                self.report(name, identity, "directories are not taken; drop files");
-                return Ok(None);
-            }
-            Found::Strange(what, identity) => {
-                let error = take::not_a_drop(&format!("it is {what}")).advice("drop a plain file");
-                self.refuse(name, identity, &error)?;
-                return Ok(None);
-            }
-            Found::Plain(identity) => identity,
-        };
-        if names::is_disk(name) {
-            self.report(
-                name,
-                identity,
-                "bare disks and appliances are not taken; drop a manifest that names it",
-            );
-            return Ok(None);
-        }
-        let Some(certainty) = self.pending.may_read(name, identity, settle, now) else { return Ok(None) };
-        match take::take(&self.places, name, certainty, settings)? {
-            Taken::Candidate(candidate) => Ok(Some(candidate)),
-            Taken::Refused(identity, error) => {
-                self.refuse(name, identity, &error)?;
-                Ok(None)
-            }
-            Taken::Incomplete(identity) => {
-                self.pending.settle(name, identity, settle, now);
-                Ok(None)
-            }
-        }
-    }
-
-    /// Says once that something is left where it is.
-    fn report(&mut self, name: &OsStr, identity: FileIdentity, why: &str) {
-        self.pending.forget(name);
-        let file = (identity.dev, identity.inode);
-        if self.reported.insert(name.to_owned(), file) != Some(file) {
-            tracing::warn!(name = %names::printable(name), kind = %Kind::Unsupported, "left in the drop directory: {why}");
-        }
-    }
-
-    fn refuse(&mut self, name: &OsStr, identity: FileIdentity, error: &Error) -> Result<()> {
-        match self.places.refuse(name, identity, error)? {
-            Some(moved) => {
-                self.pending.forget(name);
-                tracing::warn!(
-                    name = %names::printable(name), kind = %error.kind(), file = %moved.display(), "refused: {error}"
-                );
-            }
-            // Another file has come under its name; it is looked at for itself.
-            None => {
-                self.pending.forget(name);
-                self.pending.note(name, Hint::Listed, Instant::now());
-            }
-        }
-        Ok(())
-    }
-
-    /// Rows, then moves. A queue that fails leaves every file of the chunk where it is, to be taken later.
-    fn accept(&mut self, chunk: Vec<Candidate>, settings: &Arc<Settings>) -> Result<()> {
-        if chunk.is_empty() {
-            return Ok(());
-        }
-        let outcomes = take::offer(&self.parts.queue, &self.places, &self.parts.results, chunk, settings)?;
-        if outcomes.iter().any(|(_, _, outcome)| matches!(outcome, Outcome::Accepted(..))) {
-            self.parts.accepted.notify_one();
-        }
-        let mut moved = Vec::with_capacity(outcomes.len());
-        for (name, identity, outcome) in outcomes {
-            let (row, bytes) = match outcome {
-                Outcome::Accepted(row, bytes) => (row, Some(bytes)),
-                Outcome::Known(row) => (row, None),
-                Outcome::Refused(error) => {
-                    if let Err(error) = self.refuse(&name, identity, &error) {
-                        self.put_off(name, &error);
-                    }
-                    continue;
-                }
-                Outcome::PutOff(error) => {
-                    self.put_off(name, &error);
-                    continue;
-                }
-            };
-            self.pending.forget(&name);
-            match self.acknowledge(&row, bytes) {
-                Ok(name) => moved.push((row.drop_id, name)),
-                Err(error) => self.move_failed(name, &error, Instant::now()),
-            }
-        }
-        // Should this fail, the rows are found again as not moved.
-        self.mark_moved(moved).inspect_err(|_| self.move_again = Some(Instant::now()))
     }
 }

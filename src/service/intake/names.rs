@@ -1,4 +1,6 @@
-//! What a name in the drop directory says: leave it alone, a disk, or something to read.
+//! What a name in the drop directory says: leave it alone, or look at it; and how it is shown.
+//!
+//! What is taken for what, by its ending, stands in `kind`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -7,22 +9,12 @@ use std::os::unix::ffi::OsStrExt;
 const IGNORED_ENDINGS: [&str; 9] =
     [".part", ".tmp", ".partial", "~", ".swp", ".error.json", ".report.json", ".mf", ".sha256"];
 
-/// Endings of disks and appliances, which are not drops by themselves (`intake.accept_disks`).
-const DISK_ENDINGS: [&str; 11] =
-    [".vmdk", ".ova", ".ovf", ".vmx", ".vhd", ".vhdx", ".avhdx", ".vdi", ".qcow2", ".raw", ".img"];
-
 /// Whether intake leaves this name alone.
 pub(super) fn is_ignored(name: &OsStr) -> bool {
     let bytes = name.as_bytes();
     bytes.first() == Some(&b'.')
         || bytes == b"lost+found"
         || IGNORED_ENDINGS.iter().any(|ending| bytes.ends_with(ending.as_bytes()))
-}
-
-/// Whether it is named like a disk or an appliance.
-pub(super) fn is_disk(name: &OsStr) -> bool {
-    let lower = name.as_bytes().to_ascii_lowercase();
-    DISK_ENDINGS.iter().any(|ending| lower.ends_with(ending.as_bytes()))
 }
 
 /// The name, if it can be told to people and stored as it is; else why not.
@@ -96,13 +88,6 @@ mod tests {
         for name in ["x.json", "-rf.json", "a b.yaml", "x", "part", "error.json", "x.part.json", "tmp"] {
             assert!(!is_ignored(OsStr::new(name)), "{name}");
         }
-    }
-
-    #[test]
-    fn disks_are_known_by_their_ending_in_any_case() {
-        assert!(is_disk(OsStr::new("Web.VMDK")));
-        assert!(is_disk(OsStr::new("a.img")));
-        assert!(!is_disk(OsStr::new("vmdk.yaml")));
     }
 
     #[test]

@@ -32,8 +32,10 @@ pub(super) enum Hint {
 /// How much a file that is due can be relied on to be complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Certainty {
-    /// It is complete: what is wrong with it is wrong for good.
-    Complete,
+    /// It was renamed into place, so it is complete: what is wrong with it is wrong for good.
+    RenamedIn,
+    /// It has held still for so long that it is taken for complete.
+    HeldStill,
     /// It is complete if it parses whole.
     IfItParses,
 }
@@ -57,7 +59,7 @@ impl Pending {
     /// Takes note of what happened to a name.
     pub(super) fn note(&mut self, name: &OsStr, hint: Hint, now: Instant) {
         let certainty = match hint {
-            Hint::RenamedIn => Some(Certainty::Complete),
+            Hint::RenamedIn => Some(Certainty::RenamedIn),
             Hint::Closed => Some(Certainty::IfItParses),
             Hint::Created | Hint::BeingWritten | Hint::Listed => None,
         };
@@ -129,7 +131,7 @@ impl Pending {
         };
         let patience = if self.being_written.contains(name) { WRITER_PATIENCE.max(settle) } else { settle };
         if now.duration_since(since) >= patience {
-            return Some(Certainty::Complete);
+            return Some(Certainty::HeldStill);
         }
         // While somebody writes it, it is looked at no more often than anything else that has to settle.
         seen.due = (since + patience)
@@ -148,6 +150,13 @@ impl Pending {
     ) {
         if let Some(seen) = self.names.get_mut(name) {
             *seen = Seen { due: now + settle, certainty: None, still: file.map(|file| (file, now)) };
+        }
+    }
+
+    /// Something has come for which it waited, if it does.
+    pub(super) fn hasten(&mut self, name: &OsStr, now: Instant) {
+        if let Some(seen) = self.names.get_mut(name) {
+            seen.due = seen.due.min(now);
         }
     }
 
@@ -182,7 +191,7 @@ mod tests {
         let (mut pending, start) = (Pending::default(), Instant::now());
         pending.note(name(), Hint::RenamedIn, start);
         assert_eq!(pending.due(start), [name()]);
-        assert_eq!(pending.may_read(name(), file(1), SETTLE, start), Some(Certainty::Complete));
+        assert_eq!(pending.may_read(name(), file(1), SETTLE, start), Some(Certainty::RenamedIn));
     }
 
     #[test]
@@ -193,7 +202,7 @@ mod tests {
         pending.settle(name(), Some(file(1)), SETTLE, start);
         assert!(pending.due(after(start, 1)).is_empty());
         assert_eq!(pending.next_due(), Some(after(start, 2)));
-        assert_eq!(pending.may_read(name(), file(1), SETTLE, after(start, 2)), Some(Certainty::Complete));
+        assert_eq!(pending.may_read(name(), file(1), SETTLE, after(start, 2)), Some(Certainty::HeldStill));
     }
 
     #[test]
@@ -203,7 +212,7 @@ mod tests {
         assert_eq!(pending.may_read(name(), file(1), SETTLE, start), None);
         assert_eq!(pending.may_read(name(), file(2), SETTLE, after(start, 2)), None, "it grew");
         assert_eq!(pending.may_read(name(), file(2), SETTLE, after(start, 3)), None);
-        assert_eq!(pending.may_read(name(), file(2), SETTLE, after(start, 4)), Some(Certainty::Complete));
+        assert_eq!(pending.may_read(name(), file(2), SETTLE, after(start, 4)), Some(Certainty::HeldStill));
     }
 
     #[test]
@@ -235,7 +244,7 @@ mod tests {
         pending.note(name(), Hint::BeingWritten, start);
         assert_eq!(pending.may_read(name(), file(1), SETTLE, start), None);
         let patient = start + WRITER_PATIENCE;
-        assert_eq!(pending.may_read(name(), file(1), SETTLE, patient), Some(Certainty::Complete));
+        assert_eq!(pending.may_read(name(), file(1), SETTLE, patient), Some(Certainty::HeldStill));
     }
 
     #[test]

@@ -5,24 +5,18 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::file::{self, Found};
-use super::names;
+use super::{names, prepare_drop_directory};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::report::ErrorReport;
 use crate::service::kept;
 use crate::service::queue::{DropRow, FileIdentity};
 use crate::sys::fs::{atomic_write, numbered, rename_noreplace, sync_dir};
-use crate::sys::{failpoint, time, users};
-
-/// Members may put files into the drop directory, where such a group exists.
-const SUBMIT_GROUP: &str = "hyper2kvm-submit";
-
-/// What files there are called is nobody else's business.
-const DROP_DIRECTORY_MODE: u32 = 0o2770;
+use crate::sys::{failpoint, time};
 
 /// A drop may hold a secret until its job has ended.
 const DROP_MODE: u32 = 0o600;
@@ -36,35 +30,6 @@ pub(super) struct Places {
     pub(super) incoming: PathBuf,
     processing: PathBuf,
     failed: PathBuf,
-}
-
-/// Members of the submitting group may drop, where that group exists and we may give it the directory.
-pub(in crate::service) fn prepare_drop_directory(path: &Path) -> Result<()> {
-    const WITHOUT_SET_GROUP_ID: u32 = DROP_DIRECTORY_MODE & 0o777;
-    if path.exists() {
-        return Ok(());
-    }
-    std::fs::DirBuilder::new().recursive(true).mode(WITHOUT_SET_GROUP_ID).create(path).map_err(|error| {
-        Error::io(Kind::Output, "make", path, &error)
-            .advice("name a drop directory that this user may write: `intake.dir`, or --state-dir")
-    })?;
-    let group = users::group_id(SUBMIT_GROUP).ok().flatten();
-    let given = group.map(|group| std::os::unix::fs::chown(path, None, Some(group)));
-    if let Some(Err(error)) = given {
-        tracing::warn!("the drop directory could not be given to group {SUBMIT_GROUP}: {error}");
-    }
-    match std::fs::set_permissions(path, PermissionsExt::from_mode(DROP_DIRECTORY_MODE)) {
-        // The unit's sandbox forbids set-group-id; in the packaged place the directory is made before the start.
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            tracing::warn!(
-                "{} is made without set-group-id, so dropped files keep the group of whoever drops them: `chmod 2770` it",
-                path.display()
-            );
-            std::fs::set_permissions(path, PermissionsExt::from_mode(WITHOUT_SET_GROUP_ID))
-        }
-        other => other,
-    }
-    .map_err(|error| Error::io(Kind::Output, "set the mode of", path, &error))
 }
 
 impl Places {
@@ -184,9 +149,16 @@ impl Places {
         })
     }
 
+    /// The path of a name in `processing/`.
+    pub(super) fn in_processing(&self, name: &str) -> PathBuf {
+        self.processing.join(name)
+    }
+
     /// Which file lies in `processing/` under this name.
-    pub(super) fn identity_in_processing(&self, name: &str) -> Option<FileIdentity> {
-        file::look(&self.processing.join(name)).ok()?.identity()
+    pub(super) fn identity_in_processing(&self, row: &DropRow, name: &str) -> Option<FileIdentity> {
+        let place = self.processing.join(name);
+        let path = if row.is_directory() { place.join(&row.name) } else { place };
+        file::look(&path).ok()?.identity()
     }
 
     /// Makes the moves to `processing/` durable.
@@ -210,11 +182,7 @@ impl Places {
     ) -> Result<Option<PathBuf>> {
         let from = self.incoming.join(name);
         let told = |error: io::Error| Error::io(Kind::Output, "move to failed/", &from, &error);
-        let aside = self.processing.join(ASIDE);
-        match std::fs::DirBuilder::new().mode(0o700).create(&aside) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(told(error)),
-            _ => {}
-        }
+        let aside = self.make_aside().map_err(told)?;
         let held = aside.join(name);
         match rename_noreplace(&from, &held) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -225,7 +193,8 @@ impl Places {
             drop(std::fs::remove_dir(&aside));
             return Ok(None);
         }
-        let kept = self.keep_refused(name, &held, error);
+        let redacted = kept::redacted(&held).map_err(told);
+        let kept = redacted.and_then(|copy| self.keep_refused(name, &held, copy.as_deref(), error));
         match &kept {
             // It is refused again when there is room for that.
             Err(_) => put_back(&held, &from).map_err(told)?,
@@ -234,12 +203,27 @@ impl Places {
         kept.map(Some)
     }
 
-    fn keep_refused(&self, name: &OsStr, held: &Path, error: &Error) -> Result<PathBuf> {
+    /// The directory in which refused drops lie while they are looked into.
+    pub(super) fn make_aside(&self) -> io::Result<PathBuf> {
+        let aside = self.processing.join(ASIDE);
+        match std::fs::DirBuilder::new().mode(0o700).create(&aside) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(aside),
+        }
+    }
+
+    /// `redacted`: what is kept instead of it, if it holds a secret.
+    pub(super) fn keep_refused(
+        &self,
+        name: &OsStr,
+        held: &Path,
+        redacted: Option<&[u8]>,
+        error: &Error,
+    ) -> Result<PathBuf> {
         let now = time::now_epoch();
         let directory = self.failed.join(time::date_utc(now));
         let told = |error: io::Error| Error::io(Kind::Output, "move to failed/", held, &error);
         std::fs::create_dir_all(&directory).map_err(told)?;
-        let redacted = kept::redacted(held).map_err(told)?;
         let report = ErrorReport::refused(&names::printable(name), time::rfc3339_utc(now), error);
         let mut text = serde_json::to_vec_pretty(&report)
             .map_err(|error| Error::internal(format!("cannot write an error report: {error}")))?;
@@ -253,7 +237,7 @@ impl Places {
                 continue;
             }
             kept::write_report(&reason, &text)?;
-            match kept::put(held, redacted.as_deref(), &target) {
+            match kept::put(held, redacted, &target) {
                 Ok(()) => return Ok(target),
                 Err(error) => {
                     std::fs::remove_file(&reason).map_err(told)?;
@@ -267,22 +251,29 @@ impl Places {
     }
 
     /// What a daemon that died has left aside goes back to be looked at again.
-    fn bring_back(&self) -> io::Result<()> {
-        let aside = self.processing.join(ASIDE);
-        let entries = match std::fs::read_dir(&aside) {
+    pub(super) fn bring_back(&self) -> io::Result<()> {
+        self.empty(&self.processing.join(ASIDE))
+    }
+
+    /// Puts back what lies in a directory and in those below it, which hold the files of one disk each.
+    fn empty(&self, directory: &Path) -> io::Result<()> {
+        let entries = match std::fs::read_dir(directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             entries => entries?,
         };
         for entry in entries {
             let entry = entry?;
-            put_back(&entry.path(), &self.incoming.join(entry.file_name()))?;
+            match entry.file_type()?.is_dir() {
+                true => self.empty(&entry.path())?,
+                false => put_back(&entry.path(), &self.incoming.join(entry.file_name()))?,
+            }
         }
-        std::fs::remove_dir(&aside)
+        std::fs::remove_dir(directory)
     }
 }
 
 /// Puts a file that was moved by mistake back where it was, or beside it if its name is taken again.
-fn put_back(moved: &Path, origin: &Path) -> io::Result<()> {
+pub(super) fn put_back(moved: &Path, origin: &Path) -> io::Result<()> {
     let name: OsString = origin.file_name().map(ToOwned::to_owned).unwrap_or_default();
     for number in 1u32.. {
         match rename_noreplace(moved, &origin.with_file_name(numbered(&name, number))) {
@@ -295,6 +286,8 @@ fn put_back(moved: &Path, origin: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::service::queue::DropState;
 
@@ -322,6 +315,7 @@ mod tests {
                 sha256: String::new(),
                 identity: Some(identity),
                 state: DropState::Accepted,
+                files: Vec::new(),
                 processing_name: Some(format!("b-{name}")),
                 settled_path: None,
                 accepted_at: 0.0,

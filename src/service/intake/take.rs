@@ -17,7 +17,9 @@ use crate::model::error::{Error, Kind, Result};
 use crate::model::planner::Submission;
 use crate::model::units::human_size;
 use crate::service::admission::{Known, MAX_OFFERS, Results, unsteady};
-use crate::service::queue::{Admission, Db, DropRow, DropState, FileIdentity, NewDrop, QueueHandle};
+use crate::service::queue::{
+    Admission, Db, DropRow, DropState, DroppedFile, FileIdentity, NewDrop, QueueHandle,
+};
 use crate::source;
 use crate::sys::failpoint;
 
@@ -30,8 +32,8 @@ pub(super) const CHUNK_BYTES: usize = 8 << 20;
 /// A file that was read and parsed.
 #[derive(Debug)]
 pub(super) struct Candidate {
-    pub(super) name: OsString,
-    pub(super) identity: FileIdentity,
+    name: OsString,
+    identity: FileIdentity,
     drop: NewDrop,
 }
 
@@ -40,8 +42,14 @@ impl Candidate {
         self.drop.bytes.len()
     }
 
-    fn put_off(self, error: Error) -> Offered {
-        (self.name, self.identity, Outcome::PutOff(error))
+    /// A disk, by the manifest that was made for it.
+    pub(super) fn of_disk(name: OsString, identity: FileIdentity, drop: NewDrop) -> Candidate {
+        Candidate { name, identity, drop }
+    }
+
+    fn came_to(self, outcome: Outcome) -> Offered {
+        let files = self.drop.brought.map(|brought| brought.files).unwrap_or_default();
+        Offered { name: self.name, identity: self.identity, files, outcome }
     }
 }
 
@@ -76,17 +84,19 @@ pub(super) fn take(
         Content::TooLarge(identity) => {
             return Ok(match certainty {
                 Certainty::IfItParses => Taken::Incomplete(Some(identity)),
-                Certainty::Complete => Taken::Refused(identity, too_large(identity.size)),
+                Certainty::RenamedIn | Certainty::HeldStill => {
+                    Taken::Refused(identity, too_large(identity.size))
+                }
             });
         }
         Content::Whole(bytes, identity) => (bytes, identity),
     };
     match parse(&bytes, name, places, settings) {
-        Ok(submission) if certainty == Certainty::Complete || is_whole(&bytes) => {
+        Ok(submission) if certainty != Certainty::IfItParses || is_whole(&bytes) => {
             let drop = NewDrop::new(bytes, Some(identity), submission);
             Ok(Taken::Candidate(Box::new(Candidate { name: name.clone(), identity, drop })))
         }
-        Err(error) if certainty == Certainty::Complete => Ok(Taken::Refused(identity, error)),
+        Err(error) if certainty != Certainty::IfItParses => Ok(Taken::Refused(identity, error)),
         Ok(_) | Err(_) => Ok(Taken::Incomplete(Some(identity))),
     }
 }
@@ -142,8 +152,15 @@ pub(super) enum Outcome {
     PutOff(Error),
 }
 
-/// A candidate's name and file, and what became of it.
-type Offered = (OsString, FileIdentity, Outcome);
+/// A candidate's file, and what became of it.
+#[derive(Debug)]
+pub(super) struct Offered {
+    pub(super) name: OsString,
+    pub(super) identity: FileIdentity,
+    /// The files of a disk.
+    pub(super) files: Vec<DroppedFile>,
+    pub(super) outcome: Outcome,
+}
 
 /// What one offer came to.
 enum Answer {
@@ -187,7 +204,7 @@ pub(super) fn offer(
                 Answer::Decided(offered) => decided.push(offered),
                 Answer::Asks(candidate, paths) => match results.find_out(&paths, &mut known) {
                     Ok(()) => open.push(candidate),
-                    Err(error) => decided.push(candidate.put_off(error)),
+                    Err(error) => decided.push(candidate.came_to(Outcome::PutOff(error))),
                 },
             }
         }
@@ -195,7 +212,7 @@ pub(super) fn offer(
             return Ok(decided);
         }
     }
-    decided.extend(open.into_iter().map(|candidate| candidate.put_off(unsteady())));
+    decided.extend(open.into_iter().map(|candidate| candidate.came_to(Outcome::PutOff(unsteady()))));
     Ok(decided)
 }
 
@@ -206,40 +223,39 @@ fn offer_one(
     settings: &Settings,
     known: &Known,
 ) -> Result<Answer> {
-    let Candidate { name, identity, drop } = candidate;
+    let (identity, drop) = (candidate.identity, &candidate.drop);
     // A moved drop whose file is not in processing/: a power cut has undone the move. One whose file is
     // there: the same file was linked in a second time, and is a second drop.
     if let Some(row) = db.drop_of_file(&drop.submission.filename, identity)?
         && row.sha256 == drop.sha256
         && (row.state == DropState::Accepted || !places.holds(&row))
     {
-        return Ok(Answer::Decided((name, identity, Outcome::Known(row))));
+        return Ok(Answer::Decided(candidate.came_to(Outcome::Known(row))));
     }
-    let offered = [drop];
     let admission = db
-        .accept(&offered, settings, known)?
+        .accept(std::slice::from_ref(drop), settings, known)?
         .pop()
         .ok_or_else(|| Error::internal("the queue did not say what became of a drop"))?;
-    let [drop] = offered;
     let outcome = match admission {
         Admission::Refused(error) => Outcome::Refused(error),
-        Admission::Asks(paths) => return Ok(Answer::Asks(Candidate { name, identity, drop }, paths)),
+        Admission::Asks(paths) => return Ok(Answer::Asks(candidate, paths)),
         Admission::Accepted { drop_id, batch_id, processing_name, jobs, .. } => {
             tracing::info!(batch = %batch_id, name = %drop.submission.filename, jobs = jobs.len(), "accepted");
             let row = DropRow {
                 drop_id,
-                name: drop.submission.filename,
-                sha256: drop.sha256,
+                name: drop.submission.filename.clone(),
+                sha256: drop.sha256.clone(),
                 identity: Some(identity),
+                files: drop.brought.as_ref().map(|brought| brought.files.clone()).unwrap_or_default(),
                 state: DropState::Accepted,
                 processing_name,
                 settled_path: None,
                 accepted_at: 0.0,
             };
-            Outcome::Accepted(row, drop.bytes)
+            Outcome::Accepted(row, drop.bytes.clone())
         }
     };
-    Ok(Answer::Decided((name, identity, outcome)))
+    Ok(Answer::Decided(candidate.came_to(outcome)))
 }
 
 #[cfg(test)]

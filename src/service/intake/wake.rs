@@ -34,6 +34,8 @@ pub(super) enum Wake {
         /// Whether notes were lost.
         lost: bool,
     },
+    /// There are accepted drops to be moved.
+    Move,
     /// It is over.
     Stop,
 }

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use super::db::Db;
 use super::jobs::{Change, encode};
 use super::now;
-use super::rows::FileIdentity;
+use super::rows::{DroppedFile, FileIdentity};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::JobState;
@@ -41,6 +41,31 @@ pub struct NewDrop {
     pub identity: Option<FileIdentity>,
     /// What is in it.
     pub submission: Submission,
+    /// The disk that was dropped, and for which the bytes were made; none for a manifest.
+    pub brought: Option<Brought>,
+}
+
+/// A disk that was dropped: its files and the two directories between which they are moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Brought {
+    /// Its files, the one after which the drop is called first.
+    pub files: Vec<DroppedFile>,
+    /// Where they lie: the drop directory.
+    pub incoming: PathBuf,
+    /// Where they will lie while they are worked on.
+    pub processing: PathBuf,
+}
+
+impl Brought {
+    /// Each file's path now, and the one that it will have: one file under the drop's new name, several in a directory of that name.
+    fn moves(&self, processing_name: &str) -> BTreeMap<PathBuf, PathBuf> {
+        let place = self.processing.join(processing_name);
+        let to = |file: &DroppedFile| match self.files.len() {
+            1 => place.clone(),
+            _ => place.join(&file.name),
+        };
+        self.files.iter().map(|file| (self.incoming.join(&file.name), to(file))).collect()
+    }
 }
 
 impl NewDrop {
@@ -53,7 +78,16 @@ impl NewDrop {
         let redacted = may_hold_one.then(|| redaction::without_secrets(&bytes)).flatten();
         let bytes = redacted.unwrap_or(bytes);
         let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        NewDrop { bytes, size, sha256, identity, submission }
+        NewDrop { bytes, size, sha256, identity, submission, brought: None }
+    }
+
+    /// A disk, by the manifest that was made for it.
+    #[must_use]
+    pub fn of_disk(bytes: Vec<u8>, brought: Brought, submission: Submission) -> NewDrop {
+        let identity = brought.files.first().map(|file| file.identity);
+        let drop = NewDrop::new(bytes, identity, submission);
+        let size = identity.map_or(drop.size, |identity| identity.size as usize);
+        NewDrop { size, brought: Some(brought), ..drop }
     }
 }
 
@@ -157,21 +191,28 @@ impl Db {
     }
 
     fn admit(&mut self, drop: &NewDrop, plans: &PlanFn<'_>, known: &Known) -> Result<Admission, Stop> {
-        let submission = &drop.submission;
-        let decision = self.decide(submission)?;
+        let decision = self.decide(&drop.submission)?;
         let batch_id = decision.batch_id().to_owned();
+        let processing_name = match drop.identity {
+            None => None,
+            Some(_) => Some(self.free_processing_name(&batch_id, &drop.submission.filename)?),
+        };
+        // The plan of a disk names it where it will lie: nothing is started before it does.
+        let moved = match (&drop.brought, &processing_name) {
+            (Some(brought), Some(name)) => Some(drop.submission.following(&brought.moves(name))),
+            _ => None,
+        };
+        let submission = moved.as_ref().unwrap_or(&drop.submission);
         let decided = self.decide_vms(submission, &decision, plans, known)?;
         self.check_outputs(&decided)?;
 
         let at = now();
-        let processing_name = match drop.identity {
-            None => None,
-            Some(_) => Some(self.free_processing_name(&batch_id, &submission.filename)?),
-        };
+        let files = drop.brought.as_ref().map(|brought| encode(&brought.files)).transpose()?;
         let identity = drop.identity;
         let drop_id = self.insert(
             "INSERT INTO dropped (name, sha256, dev, inode, size, mtime_ns, base_directory, state,
-                 processing_name, accepted_at, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                 processing_name, accepted_at, bytes, files)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
             params![
                 submission.filename,
                 drop.sha256,
@@ -184,6 +225,7 @@ impl Db {
                 processing_name,
                 at,
                 drop.bytes,
+                files,
             ],
         )?;
         let batch_key = self.insert(

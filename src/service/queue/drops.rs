@@ -3,7 +3,7 @@
 use rusqlite::params;
 
 use super::db::Db;
-use super::rows::{DROP_COLUMNS, DropRow, FileIdentity};
+use super::rows::{BatchRow, DROP_COLUMNS, DropRow, FileIdentity};
 use crate::model::error::{Error, Result};
 
 impl Db {
@@ -50,12 +50,32 @@ impl Db {
         )
     }
 
+    /// A retry: the disk of an ended run is to be brought back to `processing/`, where the plans look for it. Answers whether there is one.
+    pub fn bring_back(&mut self, batch_key: i64) -> Result<bool> {
+        let changed = self.execute(
+            "UPDATE dropped SET state = 'accepted', settled_at = NULL
+             WHERE drop_id = (SELECT drop_id FROM batch WHERE batch_key = ?1) AND files IS NOT NULL AND state = 'settled'",
+            [batch_key],
+        )?;
+        Ok(changed > 0)
+    }
+
+    /// Whether a run's disk is still on its way to `processing/`.
+    pub fn awaits_disk(&self, batch: &BatchRow) -> Result<bool> {
+        let waiting = self.first(
+            "SELECT 1 FROM dropped WHERE drop_id = ?1 AND files IS NOT NULL AND state = 'accepted'",
+            [batch.drop_id],
+            |_| Ok(()),
+        )?;
+        Ok(waiting.is_some())
+    }
+
     /// The files of these drops lie in `processing/` under these names, durably.
     pub fn drops_moved(&mut self, moved: &[MovedDrop]) -> Result<()> {
         self.atomically(|db| {
             for drop in moved {
                 db.execute(
-                    "UPDATE dropped SET state = 'moved', processing_name = ?2, dev = coalesce(?3, dev),
+                    "UPDATE dropped SET state = 'moved', processing_name = ?2, settled_path = NULL, dev = coalesce(?3, dev),
                          inode = coalesce(?4, inode), size = coalesce(?5, size), mtime_ns = coalesce(?6, mtime_ns)
                      WHERE drop_id = ?1 AND state IN ('accepted', 'moved')",
                     params![

@@ -34,7 +34,7 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
-pub use accept::{Admission, NewDrop, PlanFn};
+pub use accept::{Admission, Brought, NewDrop, PlanFn};
 pub use batches::Target;
 pub use db::Db;
 pub use drops::MovedDrop;
@@ -42,7 +42,7 @@ pub use history::{Counts, PrunedBatch};
 pub use jobs::{Change, StageMark, Tries};
 pub(in crate::service) use place::network_file_system;
 pub use place::refuse_network_file_system;
-pub use rows::{BatchRow, DropRow, DropState, FileIdentity, JobRow, Waiting};
+pub use rows::{BatchRow, DropRow, DropState, DroppedFile, FileIdentity, JobRow, Waiting};
 pub use schema::{APPLICATION_ID, VERSION};
 
 use crate::model::error::{Error, Result};

@@ -9,13 +9,14 @@ use std::path::PathBuf;
 use rusqlite::types::Type;
 use rusqlite::{Error as SqliteError, Row};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::model::api::JobView;
 use crate::model::error::Error;
 use crate::model::job::{BatchState, JobState, Stage, WaitReason};
 
 /// What makes a file the same file: it is not enough that the name is the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileIdentity {
     /// Device.
     pub dev: u64,
@@ -25,6 +26,15 @@ pub struct FileIdentity {
     pub size: u64,
     /// Last change of its content, in nanoseconds since the epoch.
     pub mtime_ns: i64,
+}
+
+/// A file of a drop that is a disk. It is moved from place to place and never copied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DroppedFile {
+    /// Its name, which it keeps.
+    pub name: String,
+    /// Which file it is.
+    pub identity: FileIdentity,
 }
 
 /// How far an accepted drop has come.
@@ -65,6 +75,8 @@ pub struct DropRow {
     pub sha256: String,
     /// The file it was read from; none for what came through the control API.
     pub identity: Option<FileIdentity>,
+    /// The files of a disk, the one after which the drop is called first; empty for a manifest.
+    pub files: Vec<DroppedFile>,
     /// How far it has come.
     pub state: DropState,
     /// Its name in `processing/`; none for what came through the control API.
@@ -76,9 +88,15 @@ pub struct DropRow {
 }
 
 pub(super) const DROP_COLUMNS: &str = "drop_id, name, sha256, dev, inode, size, mtime_ns, state, \
-     processing_name, settled_path, accepted_at";
+     processing_name, settled_path, accepted_at, files";
 
 impl DropRow {
+    /// Whether it is a directory wherever it lies: a disk of several files.
+    #[must_use]
+    pub fn is_directory(&self) -> bool {
+        self.files.len() > 1
+    }
+
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<DropRow> {
         let identity = match (row.get::<_, Option<i64>>("dev")?, row.get::<_, Option<i64>>("inode")?) {
             (Some(dev), Some(inode)) => Some(FileIdentity {
@@ -94,6 +112,10 @@ impl DropRow {
             name: row.get("name")?,
             sha256: row.get("sha256")?,
             identity,
+            files: match row.get::<_, Option<String>>("files")? {
+                Some(_) => json(row, "files")?,
+                None => Vec::new(),
+            },
             state: named(row, "state", DropState::parse)?,
             processing_name: row.get("processing_name")?,
             settled_path: row.get::<_, Option<String>>("settled_path")?.map(PathBuf::from),

@@ -17,8 +17,11 @@ use crate::model::error::{Error, Kind, Result};
 pub const APPLICATION_ID: i32 = 0x6832_6b76;
 
 /// All migrations, oldest first; the version is how many have run.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("migrations/0001_init.sql"), include_str!("migrations/0002_cut_short.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("migrations/0001_init.sql"),
+    include_str!("migrations/0002_cut_short.sql"),
+    include_str!("migrations/0003_disks_as_drops.sql"),
+];
 
 /// The version that this program reads and writes.
 pub const VERSION: i32 = MIGRATIONS.len() as i32;

@@ -1,11 +1,13 @@
 //! Carries out what the core decided: the queue first, then whatever follows.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::core::{Action, BatchKey, Counters, JobId, WorkerEnd};
 use super::{Report, Scheduler};
+use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::{JobState, WaitReason};
 use crate::model::plan::Plan;
@@ -224,6 +226,7 @@ impl Scheduler {
         (reserved_by_others_bytes, disk_reserve_bytes): (u64, u64),
     ) -> WorkOrder {
         let settings = &self.settings;
+        let read_roots = read_roots(settings, &plan);
         WorkOrder {
             job_id: row.job_id,
             batch_id: row.batch_id.clone(),
@@ -232,7 +235,7 @@ impl Scheduler {
             limits: WorkLimits {
                 work_dir: settings.work_dir.join(row.job_id.to_string()),
                 stall_timeout_s: settings.stall_timeout_s,
-                read_roots: settings.paths.read.clone(),
+                read_roots,
                 write_roots: settings.paths.write.clone(),
                 disk_reserve_bytes,
                 reserved_by_others_bytes,
@@ -431,4 +434,17 @@ fn change(action: &Action) -> Option<Recorded> {
         _ => return None,
     };
     Some(recorded)
+}
+
+/// Where a worker may read. A disk that was dropped may always be read: nobody named its place, it was handed over.
+fn read_roots(settings: &Settings, plan: &Plan) -> Vec<PathBuf> {
+    let mut roots = settings.paths.read.clone();
+    if !roots.is_empty() {
+        let processing = settings.layout().processing();
+        let drops = plan.disks.iter().filter_map(|disk| {
+            Some(processing.join(disk.source.strip_prefix(&processing).ok()?.components().next()?))
+        });
+        roots.extend(drops);
+    }
+    roots
 }

@@ -18,6 +18,8 @@ pub(super) struct Run {
     pub(super) jobs: Vec<JobRow>,
     /// By VM, the attempts that earlier runs of the batch have numbered.
     used_before: BTreeMap<String, u32>,
+    /// It is about a disk that was dropped and is still on its way to `processing/`.
+    awaits_disk: bool,
 }
 
 impl Scheduler {
@@ -26,14 +28,20 @@ impl Scheduler {
         if !self.more_rows || self.stopping.is_some() || self.queue_rests(now_epoch()) {
             return;
         }
-        let after = self.loaded_up_to;
+        let (after, awaited) = (self.loaded_up_to, self.awaiting_disks.clone());
         let rows = self.parts.queue.with(move |db| {
+            let awaited: Vec<BatchRow> = awaited
+                .into_iter()
+                .filter_map(|batch| db.batch_run(batch).transpose())
+                .collect::<Result<_>>()?;
             let batches = db.unsettled_after(after, LOAD_CHUNK)?;
-            to_load(db, batches)
+            Ok((to_load(db, awaited)?, to_load(db, batches)?))
         });
         match rows.await {
             Err(error) => self.queue_failed(&error),
-            Ok(rows) => {
+            Ok((awaited, rows)) => {
+                self.awaiting_disks.clear();
+                awaited.into_iter().for_each(|run| self.take_in(run));
                 self.more_rows = rows.len() == LOAD_CHUNK as usize;
                 for run in rows {
                     self.loaded_up_to = self.loaded_up_to.max(run.batch.batch_key);
@@ -44,8 +52,14 @@ impl Scheduler {
     }
 
     /// One run of a batch, new or of an earlier daemon or brought back by a retry.
+    ///
+    /// A disk that was dropped is not worked on before it lies where the plan looks for it: intake tells when it does.
     pub(super) fn take_in(&mut self, run: Run) {
-        let Run { batch, jobs, used_before } = run;
+        let Run { batch, jobs, used_before, awaits_disk } = run;
+        if awaits_disk {
+            self.awaiting_disks.insert(batch.batch_key);
+            return;
+        }
         let facts = BatchFacts {
             key: batch.batch_key,
             parallel_limit: batch.parallel_limit.map(|limit| limit as usize),
@@ -76,7 +90,8 @@ pub(super) fn to_load(db: &mut Db, batches: Vec<BatchRow>) -> Result<Vec<Run>> {
     let runs = with_jobs(db, batches)?;
     let load = |(batch, jobs): (BatchRow, Vec<JobRow>)| {
         let used_before = if batch.run > 1 { db.attempts_before(&batch)? } else { BTreeMap::new() };
-        Ok(Run { batch, jobs, used_before })
+        let awaits_disk = db.awaits_disk(&batch)?;
+        Ok(Run { batch, jobs, used_before, awaits_disk })
     };
     runs.into_iter().map(load).collect()
 }

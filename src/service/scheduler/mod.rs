@@ -27,7 +27,7 @@ mod policy;
 mod retry;
 mod settling;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -84,6 +84,8 @@ pub struct SchedulerParts {
     pub accepted: Arc<Notify>,
     /// Tells intake to leave drops where they are.
     pub draining: watch::Sender<bool>,
+    /// Tells intake that a retry wants disks brought back: counts how often.
+    pub brought_back: watch::Sender<u64>,
     /// The network.
     pub network: NetworkMonitor,
     /// What keeps intake from working.
@@ -130,6 +132,8 @@ pub struct Scheduler {
     pending: Vec<Pending>,
     reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
     loaded_up_to: BatchKey,
+    /// Runs whose disk is on its way to `processing/`.
+    awaiting_disks: BTreeSet<BatchKey>,
     more_rows: bool,
     queue_rests_until: Option<f64>,
     unsettled: Settling,
@@ -163,6 +167,7 @@ impl Scheduler {
             pending: Vec::new(),
             reports: mpsc::channel(64),
             loaded_up_to: 0,
+            awaiting_disks: BTreeSet::new(),
             more_rows: true,
             queue_rests_until: None,
             unsettled: Settling::default(),

@@ -110,6 +110,7 @@ impl Scheduler {
         let all: Vec<JobId> = rows.iter().map(|row| row.job_id).collect();
         let (jobs, message) = (all.clone(), message.to_owned());
         let changed = self.parts.queue.with(move |db| {
+            let mut bring_back = false;
             let batches = db.atomically(|db| {
                 let mut keys = Vec::new();
                 for job in jobs {
@@ -117,11 +118,18 @@ impl Scheduler {
                     keys.push(row.batch_key);
                 }
                 keys.dedup();
+                for key in &keys {
+                    bring_back |= db.bring_back(*key)?;
+                }
                 keys.into_iter().map(|key| db.batch_run(key)).collect::<Result<Vec<_>>>()
             })?;
-            to_load(db, batches.into_iter().flatten().collect())
+            Ok((bring_back, to_load(db, batches.into_iter().flatten().collect())?))
         });
-        for run in changed.await? {
+        let (bring_back, runs) = changed.await?;
+        if bring_back {
+            self.parts.brought_back.send_modify(|times| *times += 1);
+        }
+        for run in runs {
             self.unsettled.reopened(run.batch.batch_key);
             for row in &run.jobs {
                 self.live.remove(&row.job_id);
@@ -142,7 +150,24 @@ impl Scheduler {
                 return Err(still_rewinding(row));
             }
         }
+        self.refuse_while_put_away(rows).await?;
         self.refuse_while_ending(rows).await
+    }
+
+    /// A disk that is just being moved to `failed/` cannot be brought back yet.
+    async fn refuse_while_put_away(&self, rows: &[JobRow]) -> Result<(), Refusal> {
+        let Some(row) = rows.iter().find(|row| self.unsettled.is_under_way(row.batch_key)).cloned() else {
+            return Ok(());
+        };
+        let batch = row.batch_key;
+        let dropped = self.parts.queue.with(move |db| match db.batch_run(batch)? {
+            Some(run) => db.dropped(run.drop_id),
+            None => Ok(None),
+        });
+        match dropped.await? {
+            Some(dropped) if !dropped.files.is_empty() => Err(still_put_away(&row)),
+            _ => Ok(()),
+        }
     }
 
     /// A retry loads the whole batch again. A job of it that has ended here and not yet in the queue
@@ -202,6 +227,15 @@ fn still_rewinding(row: &JobRow) -> Refusal {
     let error = Error::new(Kind::Cancelled, cause)
         .output(&row.output_directory)
         .advice("try again when the file system of that directory answers");
+    Refusal { code: RefusalCode::WrongState, error }
+}
+
+fn still_put_away(row: &JobRow) -> Refusal {
+    let cause = format!(
+        "cannot retry job {} ({}/{}) yet: its disk is just being moved away",
+        row.job_id, row.batch_id, row.vm_id
+    );
+    let error = Error::new(Kind::Cancelled, cause).advice("try again in a moment");
     Refusal { code: RefusalCode::WrongState, error }
 }
 

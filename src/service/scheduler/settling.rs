@@ -51,6 +51,11 @@ impl Settling {
         self.due.remove(&batch);
     }
 
+    /// Whether it is being settled right now.
+    pub(super) fn is_under_way(&self, batch: BatchKey) -> bool {
+        self.under_way.contains(&batch)
+    }
+
     /// When the next one is due that is not being settled already.
     pub(super) fn next_due(&self) -> Option<f64> {
         let waiting = self.due.iter().filter(|(batch, _)| !self.under_way.contains(batch));
