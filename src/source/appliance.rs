@@ -60,6 +60,15 @@ pub(super) fn read_folder(path: &Path) -> Result<Vec<Facts>> {
     read(&Shelf::of_folder(path), name).map_err(|error| error.source(path.display().to_string()))
 }
 
+/// The names of the files of an OVF's disks.
+pub(super) fn disks_named(path: &Path) -> Result<Vec<String>> {
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| bad("its name is not UTF-8"))?;
+    let text = Shelf::of_folder(path).read(name, ovf::MOST_BYTES as u64)?.unwrap_or_default();
+    let machines = ovf::machines(&text)?;
+    let disks = machines.into_iter().flat_map(|machine| machine.disks);
+    Ok(disks.filter_map(|disk| disk.file).map(|file| file.name).collect())
+}
+
 fn read(shelf: &Shelf, descriptor: &str) -> Result<Vec<Facts>> {
     let text = shelf
         .read(descriptor, ovf::MOST_BYTES as u64)?

@@ -27,6 +27,14 @@ pub fn machines(origin: &Origin) -> Result<Vec<Facts>> {
     }
 }
 
+/// The names of the files of disks that lie beside a description, whether they are there or not; those of an archive lie in it.
+pub fn disks_named(origin: &Origin) -> Result<Vec<String>> {
+    match origin {
+        Origin::Ova(_) => Ok(Vec::new()),
+        Origin::Ovf(path) => appliance::disks_named(path),
+    }
+}
+
 /// Reads a manifest, and what describes its machine where it names that instead of disks. See [`Submission::read_with`].
 pub fn submission(
     bytes: &[u8],

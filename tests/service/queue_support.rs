@@ -27,7 +27,7 @@ pub(crate) fn submission(name: BatchName, rerun: Rerun, vms: &[(&str, &str)]) ->
         vms: vms
             .iter()
             .map(|(vm, content)| VmSubmission {
-                facts: None,
+                warnings: Vec::new(),
                 vm_id: (*vm).to_owned(),
                 content_sha256: (*content).to_owned(),
                 manifest: serde_json::json!({ "name": vm }),

@@ -45,7 +45,7 @@ pub(super) fn plan(
         );
     }
     warnings.extend(super::growth::warnings(tree, manifest));
-    warnings.extend(vm.facts.iter().flat_map(|facts| facts.warnings.iter().cloned()));
+    warnings.extend(vm.warnings.iter().cloned());
     let name = vm_name(manifest, &submission.filename);
     let disks = disks(manifest.disks.as_deref().unwrap_or_default());
     let images = disks.iter().map(|disk| {

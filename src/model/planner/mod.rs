@@ -28,7 +28,6 @@ use sha2::{Digest, Sha256};
 
 use super::config::Settings;
 use super::error::{Error, Kind, Result};
-use super::facts::Facts;
 use super::manifest::{BatchManifest, Manifest};
 use super::parse::{self, Node, Tree};
 use super::plan::{Plan, Sha256Hex};
@@ -71,9 +70,9 @@ pub struct VmSubmission {
     /// What is set up in the guest: told from the manifest before it was redacted; of passwords only the hashes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub setup: Option<Setup>,
-    /// What the source says of it, if it was looked at.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub facts: Option<Facts>,
+    /// What a person should know of its source, if that was looked at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// A dropped or submitted file, parsed and checked.
@@ -141,7 +140,7 @@ impl Submission {
             content_sha256: content_sha256.clone(),
             manifest: effective.redacted().canonical(),
             setup: setup::wanted(&effective.tree, &effective.manifest)?,
-            facts: effective.facts,
+            warnings: effective.facts.map_or_else(Vec::new, |facts| facts.warnings),
         };
         Ok(Submission {
             filename: filename.to_owned(),
@@ -151,6 +150,30 @@ impl Submission {
             rerun: effective.manifest.rerun.unwrap_or_default(),
             vms: vec![vm],
         })
+    }
+
+    /// One submission of the machines of several that came in one file; one at least.
+    pub fn together(all: Vec<Submission>) -> Result<Submission> {
+        let mut all = all.into_iter();
+        let mut together = all.next().ok_or_else(|| Error::internal("there is nothing to submit"))?;
+        for one in all {
+            for vm in one.vms {
+                if together.vms.iter().any(|known| known.vm_id == vm.vm_id) {
+                    return Err(Error::new(
+                        Kind::Manifest,
+                        format!("two of its machines would be called `{}`", vm.vm_id),
+                    )
+                    .advice("drop a manifest for each, with a `name` of its own"));
+                }
+                together.vms.push(vm);
+            }
+        }
+        if together.vms.len() > 1 {
+            let mut hash = Sha256::new();
+            together.vms.iter().for_each(|vm| hash.update(&vm.content_sha256));
+            together.content_sha256 = hex(&hash.finalize());
+        }
+        Ok(together)
     }
 
     /// The same after files that it names were moved (old path to new). What the same content means does not change with it.

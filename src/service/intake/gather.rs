@@ -8,9 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::checksum::{self, Checksum};
 use super::file::{self, Found};
-use super::kind::DropKind;
+use super::kind::{self, DropKind};
 use super::lot::{self, Companions, Lot, Neighbours};
 use super::pending::{Certainty, Hint};
 use super::take::{Candidate, not_a_drop};
@@ -20,6 +22,7 @@ use crate::model::config::{PathSettings, Settings};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::planner::Submission;
 use crate::service::queue::{Brought, DroppedFile, FileIdentity, NewDrop};
+use crate::source;
 
 /// A file that belongs to another is looked at again after this, should that have gone away.
 const PARKED: Duration = Duration::from_secs(60);
@@ -188,7 +191,7 @@ impl Worker {
             );
             return Ok(None);
         }
-        match self.offer_of(name, made.manifest.to_string(), files.all.clone(), settings) {
+        match self.offer_of(name, &made.manifests, files.all.clone(), settings) {
             Ok(drop) => Ok(Some(Box::new(Candidate::of_disk(name.to_owned(), identity, drop)))),
             Err(error) => {
                 self.refuse(name, identity, &files.all, &error.without_file())?;
@@ -200,7 +203,7 @@ impl Worker {
     fn offer_of(
         &self,
         name: &OsStr,
-        manifest: String,
+        manifests: &[Value],
         files: Vec<DroppedFile>,
         settings: &Settings,
     ) -> Result<NewDrop> {
@@ -208,8 +211,14 @@ impl Worker {
         let paths = PathSettings { read: Vec::new(), ..settings.paths.clone() };
         let settings = Settings { paths, ..settings.clone() };
         let incoming = self.places.incoming.clone();
-        let bytes = manifest.into_bytes();
-        let submission = Submission::read(&bytes, &name.to_string_lossy(), &incoming, &settings)?;
+        let read = |manifest: &Value| {
+            source::submission(manifest.to_string().as_bytes(), &name.to_string_lossy(), &incoming, &settings)
+        };
+        let submission = Submission::together(manifests.iter().map(read).collect::<Result<_>>()?)?;
+        let bytes = match manifests {
+            [one] => one.to_string().into_bytes(),
+            several => Value::from(several).to_string().into_bytes(),
+        };
         let processing = settings.layout().processing();
         Ok(NewDrop::of_disk(bytes, Brought { files, incoming, processing }, submission))
     }
@@ -251,7 +260,7 @@ impl Worker {
             let name = entry.map_err(told)?.file_name();
             let kind = DropKind::of(&name);
             let Ok(text) = names::readable(&name) else { continue };
-            if kind == DropKind::Manifest || names::is_ignored(&name) {
+            if !kind.brings_files() || names::is_ignored(&name) {
                 continue;
             }
             let path = incoming.join(&name);
@@ -278,7 +287,8 @@ impl Worker {
         let companions = lot::companions(main, neighbours);
         let disks: Vec<&str> =
             [main].into_iter().chain(companions.there.iter().map(String::as_str)).collect();
-        let sums: Vec<String> = disks.iter().map(|disk| checksum::name_for(disk)).collect();
+        let mut sums: Vec<String> = disks.iter().map(|disk| checksum::name_for(disk)).collect();
+        sums.extend(kind::beside(main));
         let mut all = Vec::new();
         for name in disks.into_iter().chain(sums.iter().map(String::as_str)) {
             let path = incoming.join(name);

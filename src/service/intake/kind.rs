@@ -13,7 +13,9 @@ use super::lot::Lot;
 use crate::disk::{self, Format, Needs};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::SourceFormat;
+use crate::model::planner::Origin;
 use crate::model::units::safe_id;
+use crate::source;
 
 /// Endings of disks, and the format that each stands for where the content does not tell.
 const DISKS: [(&str, SourceFormat); 8] = [
@@ -27,8 +29,11 @@ const DISKS: [(&str, SourceFormat); 8] = [
     (".img", SourceFormat::Raw),
 ];
 
-/// Endings of appliances, which this version does not convert.
-const APPLIANCES: [&str; 3] = [".ova", ".ovf", ".vmx"];
+/// Endings of descriptions of machines, and what each describes them as.
+const APPLIANCES: [(&str, Appliance); 2] = [(".ova", Appliance::Ova), (".ovf", Appliance::Ovf)];
+
+/// Endings of what a later version takes.
+const LATER: [&str; 1] = [".vmx"];
 
 /// What a file is taken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,15 +42,35 @@ pub(super) enum DropKind {
     Manifest,
     /// A disk (or a part of one) whose ending stands for this format.
     Disk(SourceFormat),
-    /// A machine with its disks.
-    Appliance,
+    /// A machine, or several, with their disks.
+    Appliance(Appliance),
+    /// Something that is not taken.
+    Later,
+}
+
+/// How machines are described.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Appliance {
+    /// In an archive, with their disks.
+    Ova,
+    /// In a text, with their disks beside it.
+    Ovf,
+}
+
+impl Appliance {
+    fn origin(self, path: &Path) -> Origin {
+        match self {
+            Appliance::Ova => Origin::Ova(path.to_owned()),
+            Appliance::Ovf => Origin::Ovf(path.to_owned()),
+        }
+    }
 }
 
 /// What a drop that is no manifest comes to.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Made {
-    /// The manifest that it stands for.
-    pub(super) manifest: Value,
+    /// The manifests that it stands for: one for each machine.
+    pub(super) manifests: Vec<Value>,
     /// Whether its content tells that all of it is there.
     pub(super) is_known_whole: bool,
 }
@@ -58,46 +83,100 @@ impl DropKind {
         if let Some((_, format)) = DISKS.iter().find(|(ending, _)| ends(ending)) {
             return DropKind::Disk(*format);
         }
-        if APPLIANCES.iter().any(|ending| ends(ending)) { DropKind::Appliance } else { DropKind::Manifest }
+        if let Some((_, appliance)) = APPLIANCES.iter().find(|(ending, _)| ends(ending)) {
+            return DropKind::Appliance(*appliance);
+        }
+        if LATER.iter().any(|ending| ends(ending)) { DropKind::Later } else { DropKind::Manifest }
+    }
+
+    /// Whether it is taken as it is, with the files that belong to it.
+    pub(super) fn brings_files(self) -> bool {
+        matches!(self, DropKind::Disk(_) | DropKind::Appliance(_))
     }
 
     /// Which other files it names, whole or not.
     pub(super) fn needs(self, path: &Path) -> Result<Needs> {
-        let DropKind::Disk(claimed) = self else { return Ok(Needs::default()) };
+        let claimed = match self {
+            DropKind::Disk(claimed) => claimed,
+            DropKind::Appliance(kind) => {
+                let extents = source::disks_named(&kind.origin(path))?;
+                return Ok(Needs { extents, ..Needs::default() });
+            }
+            DropKind::Manifest | DropKind::Later => return Ok(Needs::default()),
+        };
         let (found, mut needs) = disk::names_in(path)?;
         // A flat extent is bytes of a disk under the ending of its descriptor.
         needs.is_extent |= claimed == SourceFormat::Vmdk && found == Format::Raw;
         Ok(needs)
     }
 
-    /// The manifest for a drop that is there with all its files. What is cut off, damaged or nothing that can be converted is an error.
+    /// The manifests for a drop that is there with all its files. What is cut off, damaged or nothing that can be converted is an error.
     pub(super) fn make(self, lot: &Lot<'_>) -> Result<Made> {
-        let DropKind::Disk(claimed) = self else {
-            return Err(Error::internal("only disks are turned into manifests"));
-        };
-        let found = disk::detect(lot.main)?.format;
-        let format = match found.source_format() {
-            // An ending that says more than bytes as they are is taken at its word, and then found wrong.
-            Some(SourceFormat::Raw) => claimed,
-            Some(format) => format,
-            None if found == Format::Empty => claimed,
-            None => return Err(no_disk(lot, found)),
-        };
-        let is_known_whole = disk::is_known_whole(lot.main, format)?;
-        let stem = lot.main.file_stem().unwrap_or_default().to_string_lossy();
-        let mut entry =
-            json!({ "id": safe_id(&stem), "source_format": format.name(), "local_path": lot.main });
-        if lot.is_chain {
-            entry["backing_chain"] = json!(true);
+        match self {
+            DropKind::Disk(claimed) => disk_alone(lot, claimed),
+            DropKind::Appliance(kind) => described(lot, kind),
+            DropKind::Manifest | DropKind::Later => {
+                Err(Error::internal("only disks and appliances are turned into manifests"))
+            }
+        }
+    }
+}
+
+/// Each machine as the source of a manifest.
+fn described(lot: &Lot<'_>, kind: Appliance) -> Result<Made> {
+    let machines = source::machines(&kind.origin(lot.main))?;
+    let key = match kind {
+        Appliance::Ova => "ova",
+        Appliance::Ovf => "ovf",
+    };
+    let (mut manifests, mut is_known_whole) = (Vec::new(), true);
+    for machine in &machines {
+        let mut origin = json!({ "path": lot.main });
+        if machines.len() > 1 {
+            origin["vm"] = json!(machine.plain_name());
         }
         let mut manifest = manifest(lot);
-        if let Some(checksum) = lot.checksum {
-            entry["checksum"] = json!(format!("sha256:{checksum}"));
-            // Whoever brings a checksum wants it compared, whatever the profile skips.
-            manifest["preflight"] = json!("full");
+        manifest["source"] = json!({ key: origin });
+        manifests.push(manifest);
+        for disk in machine.disks.iter().filter(|disk| disk.member.is_none()) {
+            is_known_whole &= disk::is_known_whole(&disk.path, disk.format)?;
         }
-        manifest["disks"] = json!([entry]);
-        Ok(Made { manifest, is_known_whole })
+    }
+    Ok(Made { manifests, is_known_whole })
+}
+
+fn disk_alone(lot: &Lot<'_>, claimed: SourceFormat) -> Result<Made> {
+    let found = disk::detect(lot.main)?.format;
+    let format = match found.source_format() {
+        // An ending that says more than bytes as they are is taken at its word, and then found wrong.
+        Some(SourceFormat::Raw) => claimed,
+        Some(format) => format,
+        None if found == Format::Empty => claimed,
+        None => return Err(no_disk(lot, found)),
+    };
+    let is_known_whole = disk::is_known_whole(lot.main, format)?;
+    let stem = lot.main.file_stem().unwrap_or_default().to_string_lossy();
+    let mut entry = json!({ "id": safe_id(&stem), "source_format": format.name(), "local_path": lot.main });
+    if lot.is_chain {
+        entry["backing_chain"] = json!(true);
+    }
+    let mut manifest = manifest(lot);
+    if let Some(checksum) = lot.checksum {
+        entry["checksum"] = json!(format!("sha256:{checksum}"));
+        // Whoever brings a checksum wants it compared, whatever the profile skips.
+        manifest["preflight"] = json!("full");
+    }
+    manifest["disks"] = json!([entry]);
+    Ok(Made { manifests: vec![manifest], is_known_whole })
+}
+
+/// What belongs to an OVF besides disks: its list of checksums, and its signature.
+pub(super) fn beside(main: &str) -> Vec<String> {
+    match (DropKind::of(OsStr::new(main)), main.rsplit_once('.')) {
+        (DropKind::Appliance(Appliance::Ovf), Some((stem, _))) => {
+            [".mf", ".cert"].map(|ending| format!("{stem}{ending}")).to_vec()
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -128,7 +207,9 @@ mod tests {
         assert_eq!(of("Web.VMDK"), DropKind::Disk(SourceFormat::Vmdk));
         assert_eq!(of("a.img"), DropKind::Disk(SourceFormat::Raw));
         assert_eq!(of("a.avhdx"), DropKind::Disk(SourceFormat::Vhdx));
-        assert_eq!(of("a.ova"), DropKind::Appliance);
+        assert_eq!(of("a.OVA"), DropKind::Appliance(Appliance::Ova));
+        assert_eq!(of("a.ovf"), DropKind::Appliance(Appliance::Ovf));
+        assert_eq!(of("a.vmx"), DropKind::Later);
         assert_eq!(of("vmdk.yaml"), DropKind::Manifest);
         assert_eq!(of("vmdk"), DropKind::Manifest);
     }

@@ -72,10 +72,10 @@ impl Worker {
         };
         match DropKind::of(name) {
             DropKind::Manifest => {}
-            kind @ DropKind::Disk(_) if settings.intake.accept_disks => {
+            kind if kind.brings_files() && settings.intake.accept_disks => {
                 return self.look_at_disk(name, kind, identity, settings);
             }
-            DropKind::Disk(_) | DropKind::Appliance => {
+            DropKind::Disk(_) | DropKind::Appliance(_) | DropKind::Later => {
                 self.report(
                     name,
                     identity,

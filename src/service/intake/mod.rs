@@ -239,8 +239,7 @@ impl Worker {
             return;
         }
         let now = Instant::now();
-        let is_disk =
-            |name: &OsString| matches!(DropKind::of(name), DropKind::Disk(_)) && !names::is_ignored(name);
+        let is_disk = |name: &OsString| DropKind::of(name).brings_files() && !names::is_ignored(name);
         if let Some(disk) = checksum::subject(name).filter(is_disk) {
             self.reported.remove(&disk);
             self.pending.note(&disk, Hint::Listed, now);
@@ -384,7 +383,7 @@ impl Worker {
                 let found = self.places.look(&name).map_err(told)?.identity();
                 if found.is_some_and(|found| (found.dev, found.inode) == known) {
                     // What a disk lacked may have come.
-                    if accepts_disks && matches!(DropKind::of(&name), DropKind::Disk(_)) {
+                    if accepts_disks && DropKind::of(&name).brings_files() {
                         self.pending.note(&name, Hint::Listed, now);
                     }
                     reported.insert(name, known);
