@@ -1,14 +1,20 @@
-//! The caller's hand on running work: pause, go on, stop, cancel.
+//! The caller's hand on running work: pause, go on, stop, cancel, and how fast it may read its source.
 //!
 //! One [`Control`] per job, shared between the thread that works and the thread that hears commands.
 //! Children register themselves, so that a command reaches them at once, also where two run at the same
 //! time; work without a child asks [`Control::checkpoint`] between blocks. Work that goes on beside other
-//! work can end all of it with [`Control::give_up`].
+//! work can end all of it with [`Control::give_up`]. What is not here: how a rate is counted (see [`super::pace`]).
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use crate::disk::pace::{Pace, Place};
+use crate::model::bandwidth::Rate;
 use crate::model::error::{Error, Kind, Result};
 use crate::sys::process::Group;
+
+/// Who waits for its place looks this often whether its work is over by itself.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Why work was ended from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,13 +38,30 @@ struct Shared {
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     paused: bool,
+    pace: Pace,
+    /// How many wait until the rate lets them read.
+    held_back: usize,
     interruption: Option<Interruption>,
     failure: Option<Error>,
     children: Vec<(u64, Group)>,
     next_child: u64,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State {
+            paused: false,
+            pace: Pace::new(Instant::now()),
+            held_back: 0,
+            interruption: None,
+            failure: None,
+            children: Vec::new(),
+            next_child: 0,
+        }
+    }
 }
 
 impl Control {
@@ -52,6 +75,7 @@ impl Control {
     pub fn pause(&self) {
         let mut state = self.lock();
         state.paused = true;
+        state.pace.stand_still(Instant::now(), true);
         state.children.iter().for_each(|(_, child)| child.pause());
     }
 
@@ -59,8 +83,21 @@ impl Control {
     pub fn resume(&self) {
         let mut state = self.lock();
         state.paused = false;
+        state.pace.stand_still(Instant::now(), false);
         state.children.iter().for_each(|(_, child)| child.resume());
         self.0.changed.notify_all();
+    }
+
+    /// How fast sources may be read from now on, by copies that run too. What was written is read again without a limit.
+    pub fn limit_reading(&self, rate: Rate) {
+        self.lock().pace.set_rate(Instant::now(), rate);
+        self.0.changed.notify_all();
+    }
+
+    /// How fast they may be read.
+    #[must_use]
+    pub fn reading_limit(&self) -> Rate {
+        self.lock().pace.rate()
     }
 
     /// Ends it so that it can go on later. A cancel that came before stays a cancel.
@@ -100,6 +137,50 @@ impl Control {
             state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.ended()
+    }
+
+    /// Waits until so many bytes may be read, or the work `is_over` by itself; else like [`Control::checkpoint`].
+    pub(crate) fn await_turn(&self, bytes: u64, is_over: &dyn Fn() -> bool) -> Result<()> {
+        let mut state = self.lock();
+        let place = state.pace.ask(Instant::now(), bytes);
+        self.await_place(state, place, is_over)
+    }
+
+    /// The same for somebody who has read so many bytes more already: the place that they have to wait for, if they have to.
+    pub(crate) fn has_read_ahead(&self, bytes: u64) -> Option<Place> {
+        let mut state = self.lock();
+        let now = Instant::now();
+        let place = state.pace.ask(now, bytes);
+        state.pace.until(now, place).map(|_| place)
+    }
+
+    /// Waits until a place is reached.
+    pub(crate) fn await_reached(&self, place: Place, is_over: &dyn Fn() -> bool) -> Result<()> {
+        self.await_place(self.lock(), place, is_over)
+    }
+
+    fn await_place(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        place: Place,
+        is_over: &dyn Fn() -> bool,
+    ) -> Result<()> {
+        state.held_back += 1;
+        while state.ended().is_ok() && !is_over() {
+            let wait = match state.pace.until(Instant::now(), place) {
+                None if !state.paused => break,
+                left => left.unwrap_or(LOOK_EVERY).min(LOOK_EVERY),
+            };
+            (state, _) = self.0.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.held_back -= 1;
+        state.ended()
+    }
+
+    /// Whether it makes no progress because it may not: paused, or waiting for its turn to read.
+    pub(crate) fn stands_still(&self) -> bool {
+        let state = self.lock();
+        state.paused || state.held_back > 0
     }
 
     /// The error of work that was ended by somebody else, if it was.
@@ -169,8 +250,9 @@ fn interrupted(interruption: Interruption) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn paused_work_waits_until_it_may_go_on() {
@@ -194,6 +276,46 @@ mod tests {
         control.stop();
         assert_eq!(control.checkpoint().unwrap_err().kind(), Kind::Cancelled);
         assert_eq!(control.interruption(), Some(Interruption::Cancel { keep_partial: true }));
+    }
+
+    #[test]
+    fn who_waits_for_its_turn_obeys_at_once() {
+        let slow = || {
+            let control = Control::new();
+            control.limit_reading(NonZeroU64::new(1));
+            let waiting = std::thread::spawn({
+                let control = control.clone();
+                move || control.await_turn(1 << 30, &|| false)
+            });
+            while !control.stands_still() {
+                std::thread::yield_now();
+            }
+            (control, waiting)
+        };
+        let (control, waiting) = slow();
+        control.limit_reading(None);
+        assert!(waiting.join().unwrap().is_ok());
+        assert!(!control.stands_still());
+
+        let (control, waiting) = slow();
+        control.cancel(false);
+        assert_eq!(waiting.join().unwrap().unwrap_err().kind(), Kind::Cancelled);
+
+        let (control, waiting) = slow();
+        control.pause();
+        control.limit_reading(None);
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!waiting.is_finished(), "it is its turn, but it is paused");
+        control.resume();
+        assert!(waiting.join().unwrap().is_ok());
+    }
+
+    #[test]
+    fn who_waits_for_its_turn_sees_that_its_work_is_over() {
+        let control = Control::new();
+        control.limit_reading(NonZeroU64::new(1));
+        let begun = Instant::now();
+        assert!(control.await_turn(1 << 30, &|| begun.elapsed() > Duration::from_millis(50)).is_ok());
     }
 
     #[test]

@@ -166,10 +166,11 @@ fn by_qemu(
     };
     let total = planned.bytes_to_copy;
     let output = flushing(file, || {
-        watch::run(engine, &spec, &call, control, &mut |part| {
+        let mut on_progress = |part: f64| {
             let done = (total as f64 * part) as u64;
             on_progress(CopyProgress { bytes_total: total, bytes_done: done.min(total) });
-        })
+        };
+        watch::run_at_rate(engine, &spec, &call, control, (total, &mut on_progress))
     })?;
     if !output.status.success() {
         return Err(call.failed(&output));

@@ -3,7 +3,7 @@
 //! The way through this room: [`detect`] says what a file is by its content; [`open_source`] refuses
 //! what must not be opened and gives a [`SourceDisk`]; the [`Engine`] measures, copies, checks and
 //! compares with `qemu-img` under limits and in a sandbox; a [`Control`] in the caller's hand pauses
-//! or ends any of it. QEMU never guesses a format here: every node it opens is named with its driver.
+//! or ends any of it, and says how fast sources are read. QEMU never guesses a format here: every node it opens is named with its driver.
 //!
 //! Nothing here knows guests, VMs, jobs or networks.
 
@@ -20,6 +20,7 @@ mod native;
 mod node;
 mod open;
 mod overlay;
+mod pace;
 mod read;
 mod traces;
 pub mod verify;

@@ -2,9 +2,15 @@
 //!
 //! Progress is any of: a line that the tool prints (its percentage), bytes that the kernel counts for it
 //! (`/proc/<pid>/io`), processor time it used. A child that does none of these for the stall limit
-//! hangs on storage that does not answer, or was stopped by somebody. While we paused it, time stands still.
+//! hangs on storage that does not answer, or was stopped by somebody. While we let it stand still, so does time.
+//!
+//! One that reads a source keeps to the rate that is in force: it is stopped as soon as it has read more than its turn, and goes on when
+//! that turn has come. So it reads in pulses, and obeys a rate that changes, which QEMU's own limit does not.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, TryRecvError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::disk::control::Control;
@@ -15,6 +21,10 @@ use crate::sys::process::{Capture, ChildSpec, Group, Output, Watch};
 
 /// How often a child is looked at: rarely enough to cost nothing, often enough for short limits.
 const TICK: Duration = Duration::from_millis(250);
+
+/// How often it is looked at how much a child has read that keeps to a rate, and one for which there is none.
+const PULSE: Duration = Duration::from_millis(5);
+const NO_PULSE: Duration = Duration::from_millis(100);
 
 /// Runs a call that prints its progress (`-p`); `on_progress` hears it as 0 to 1.
 pub(crate) fn run(
@@ -31,6 +41,24 @@ pub(crate) fn run(
     })
 }
 
+/// The same for one that reads a source with so many bytes, at the rate that is in force.
+pub(crate) fn run_at_rate(
+    engine: &Engine,
+    spec: &ChildSpec,
+    call: &Call<'_>,
+    control: &Control,
+    (bytes, on_progress): (u64, &mut dyn FnMut(f64)),
+) -> Result<Output> {
+    let told = AtomicU64::new(0);
+    let mut on_line = |line: &str| {
+        if let Some(part) = progress_in(line) {
+            told.store((bytes as f64 * part) as u64, Ordering::Relaxed);
+            on_progress(part);
+        }
+    };
+    supervise(engine, spec, call, control, &mut on_line, Some(&told))
+}
+
 /// Runs a call and hands over what it prints, line by line.
 pub(crate) fn run_lines(
     engine: &Engine,
@@ -38,6 +66,18 @@ pub(crate) fn run_lines(
     call: &Call<'_>,
     control: &Control,
     on_line: &mut dyn FnMut(&str),
+) -> Result<Output> {
+    supervise(engine, spec, call, control, on_line, None)
+}
+
+/// With `told`, what it says to have read, it keeps to the rate.
+fn supervise(
+    engine: &Engine,
+    spec: &ChildSpec,
+    call: &Call<'_>,
+    control: &Control,
+    on_line: &mut dyn FnMut(&str),
+    told: Option<&AtomicU64>,
 ) -> Result<Output> {
     control.checkpoint()?;
     let mut child = engine.launcher.start(spec).map_err(|error| call.lost(&error))?;
@@ -49,10 +89,40 @@ pub(crate) fn run_lines(
         lines.set(lines.get() + 1);
         on_line(line);
     };
-    let result = child.supervise(Capture::Lines(&mut heard), TICK, &mut || stall.look(&group, lines.get()));
+    let mut watch = || stall.look(&group, lines.get());
+    let result = thread::scope(|scope| {
+        let (ended, end) = mpsc::channel::<()>();
+        if let Some(told) = told {
+            let group = &group;
+            scope.spawn(move || keep_to_rate(group, control, told, &end));
+        }
+        let result = child.supervise(Capture::Lines(&mut heard), TICK, &mut watch);
+        drop(ended);
+        result
+    });
     drop(attached);
     control.ended()?;
     result.map_err(|error| call.lost(&error))
+}
+
+/// Lets a child stand still whenever it has read ahead of its turn, until it has ended.
+fn keep_to_rate(group: &Group, control: &Control, told: &AtomicU64, end: &mpsc::Receiver<()>) {
+    let mut seen = 0;
+    loop {
+        let pause = if control.reading_limit().is_some() { PULSE } else { NO_PULSE };
+        if end.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+            return;
+        }
+        // Where the kernel does not count, what it tells has to do.
+        let read = group.pid().map_or(0, bytes_read).max(told.load(Ordering::Relaxed));
+        if let Some(place) = control.has_read_ahead(read.saturating_sub(seen)) {
+            group.hold();
+            // An end reaches the child by itself.
+            let _ = control.await_reached(place, &|| end.try_recv() != Err(TryRecvError::Empty));
+            group.let_go();
+        }
+        seen = read.max(seen);
+    }
 }
 
 /// What changes while a child works.
@@ -83,7 +153,7 @@ impl Stall {
             bytes_moved: bytes_moved(pid),
             processor_ticks: processor_ticks(pid),
         });
-        if now != self.seen || group.is_paused() {
+        if now != self.seen || group.stands_still() {
             self.seen = now;
             self.since = Instant::now();
         }
@@ -96,9 +166,20 @@ impl Stall {
 
 /// What it has read and written, caches included; 0 where the kernel does not count it.
 fn bytes_moved(pid: u32) -> u64 {
+    counted(pid, &["rchar", "wchar"])
+}
+
+fn bytes_read(pid: u32) -> u64 {
+    counted(pid, &["rchar"])
+}
+
+fn counted(pid: u32, names: &[&str]) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
-    let of = |line: &str| line.split_once(": ").and_then(|(_, value)| value.trim().parse::<u64>().ok());
-    text.lines().filter(|line| line.starts_with("rchar") || line.starts_with("wchar")).filter_map(of).sum()
+    let of = |line: &str| {
+        let (name, value) = line.split_once(": ")?;
+        names.contains(&name).then(|| value.trim().parse::<u64>().ok())?
+    };
+    text.lines().filter_map(of).sum()
 }
 
 /// Processor time of all its threads; QEMU's workers count here even where their bytes do not.

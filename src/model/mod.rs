@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod api;
+pub mod bandwidth;
 pub mod boot;
 pub mod checksum;
 pub mod config;

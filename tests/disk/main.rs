@@ -11,6 +11,7 @@ mod hostile;
 mod native;
 mod overlays;
 mod readback;
+mod rates;
 mod resume;
 mod sources;
 

@@ -160,6 +160,11 @@ impl Copy {
             next.filter(|piece| self.ledger.admit(piece.length))
         };
         let Some(Piece { number, at, length }) = next else { return Ok(false) };
+        let is_over = || self.is_over.load(Ordering::Relaxed);
+        self.control.await_turn(length, &is_over)?;
+        if is_over() {
+            return Ok(false);
+        }
         let buffer = &mut buffer[..length as usize];
         self.reader.read(at, buffer, room)?;
         let hash = hash(buffer);
@@ -186,7 +191,7 @@ impl Copy {
     }
 }
 
-/// Notices when nothing is copied. While it is paused, time stands still.
+/// Notices when nothing is copied. While it is paused or waits for its turn to read, time stands still.
 struct Stall {
     limit: Duration,
     seen: u64,
@@ -200,7 +205,7 @@ impl Stall {
     }
 
     fn is_over(&mut self, done: u64, control: &Control) -> bool {
-        if done != self.seen || control.is_paused() {
+        if done != self.seen || control.stands_still() {
             (self.seen, self.since) = (done, Instant::now());
         }
         self.since.elapsed() > self.limit

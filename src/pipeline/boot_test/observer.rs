@@ -192,7 +192,7 @@ impl<'a> Observer<'a> {
     /// Looks at everything once.
     pub(super) fn tick(&mut self) -> Watch {
         let now = Instant::now();
-        if !self.group.is_paused() {
+        if !self.group.stands_still() {
             self.ran += now - self.looked;
         }
         self.looked = now;

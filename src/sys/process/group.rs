@@ -12,6 +12,7 @@ struct Member {
     pid: Option<Pid>,
     child: Child,
     paused: bool,
+    held: bool,
 }
 
 /// A running child and everything it started: its process group, which other threads may act on.
@@ -22,21 +23,27 @@ impl Group {
     /// The group that this child leads.
     pub(super) fn of(child: Child) -> Group {
         let pid = Some(Pid::from_child(&child));
-        Group(Arc::new(Mutex::new(Member { pid, child, paused: false })))
+        Group(Arc::new(Mutex::new(Member { pid, child, paused: false, held: false })))
     }
 
     /// Lets it stand still.
     pub fn pause(&self) {
-        let mut member = self.lock();
-        member.paused = true;
-        member.signal(Signal::STOP);
+        self.change(|member| member.paused = true);
     }
 
     /// Lets it go on.
     pub fn resume(&self) {
-        let mut member = self.lock();
-        member.paused = false;
-        member.signal(Signal::CONT);
+        self.change(|member| member.paused = false);
+    }
+
+    /// Lets it stand still for another reason: it goes on when neither holds.
+    pub fn hold(&self) {
+        self.change(|member| member.held = true);
+    }
+
+    /// That reason is gone.
+    pub fn let_go(&self) {
+        self.change(|member| member.held = false);
     }
 
     /// Ends it at once.
@@ -50,10 +57,18 @@ impl Group {
         self.lock().pid.map(|pid| pid.as_raw_nonzero().get().unsigned_abs())
     }
 
-    /// Whether it was paused through this handle.
+    /// Whether it stands still because it was told to through this handle.
     #[must_use]
-    pub fn is_paused(&self) -> bool {
-        self.lock().paused
+    pub fn stands_still(&self) -> bool {
+        let member = self.lock();
+        member.paused || member.held
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Member)) {
+        let mut member = self.lock();
+        change(&mut member);
+        let stands_still = member.paused || member.held;
+        member.signal(if stands_still { Signal::STOP } else { Signal::CONT });
     }
 
     fn lock(&self) -> MutexGuard<'_, Member> {

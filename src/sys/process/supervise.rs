@@ -103,7 +103,7 @@ impl LongChild {
                     return Err(ProcessError::Ended { program, reason });
                 }
             }
-            if clock.is_over(self.group.is_paused()) {
+            if clock.is_over(self.group.stands_still()) {
                 return Err(ProcessError::TimedOut { program, wall_s: self.wall_s.unwrap_or_default() });
             }
         };
