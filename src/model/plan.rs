@@ -404,6 +404,17 @@ impl Plan {
         self.stages.iter().any(|planned| planned.stage == stage && planned.enabled)
     }
 
+    /// The stage in which its bytes move: as soon as possible where the result may be changed later, else at the end.
+    #[must_use]
+    pub fn copying_stage(&self) -> Stage {
+        let any_offset = match self.output.format {
+            OutputFormat::Raw => true,
+            OutputFormat::Qcow2 => self.output.compress == Compression::None,
+            OutputFormat::Vmdk | OutputFormat::Vhd | OutputFormat::Vdi => false,
+        };
+        if any_offset || !self.runs(Stage::Convert) { Stage::Extraction } else { Stage::Convert }
+    }
+
     /// The same, fit to be shown: without what passwords could be guessed from.
     #[must_use]
     pub fn without_secrets(mut self) -> Plan {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::bandwidth::Rate;
 use super::error::Error;
 use super::job::Stage;
 use super::plan::Plan;
@@ -44,6 +45,9 @@ pub struct WorkLimits {
     pub disk_reserve_bytes: u64,
     /// Bytes there that other jobs have reserved.
     pub reserved_by_others_bytes: u64,
+    /// How fast it may read its sources, until it is told otherwise; none: as it was told before.
+    #[serde(default)]
+    pub reading: Rate,
     /// Whether a sandbox that cannot be applied is an error (in the unit) or a warning (elsewhere).
     pub sandbox_required: bool,
     /// Address-space limit for every child.
@@ -69,6 +73,7 @@ impl WorkLimits {
             write_roots: Vec::new(),
             disk_reserve_bytes: 0,
             reserved_by_others_bytes: 0,
+            reading: None,
             sandbox_required: false,
             child_memory_bytes: CHILD_MEMORY_BYTES,
             keep_partial: false,
@@ -85,6 +90,11 @@ pub enum WorkerCommand {
     Pause,
     /// Go on.
     Resume,
+    /// Read sources at this rate from now on.
+    Read {
+        /// In a second; none: as fast as it goes.
+        bytes: Rate,
+    },
     /// End and clean up.
     Cancel {
         /// Leave partial results that a later attempt can go on from.

@@ -123,6 +123,11 @@ impl Supervisor {
         }
     }
 
+    /// Whose workers are there.
+    pub fn jobs(&self) -> impl Iterator<Item = JobId> + '_ {
+        self.workers.keys().copied()
+    }
+
     /// Whether any worker is there.
     #[must_use]
     pub fn is_empty(&self) -> bool {

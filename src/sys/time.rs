@@ -2,12 +2,18 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use jiff::Timestamp;
+use jiff::{Timestamp, Zoned};
 
 /// Seconds since the epoch, with a fraction; 0 if the clock stands before it.
 #[must_use]
 pub fn now_epoch() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// The time on the wall, in this machine's time zone (or that of `TZ`).
+#[must_use]
+pub fn local_now() -> Zoned {
+    Zoned::now()
 }
 
 /// `2026-11-20T11:25:47.123Z`

@@ -141,6 +141,34 @@ fn sizes_and_durations_are_read_as_people_write_them() {
 }
 
 #[test]
+fn rates_are_read_as_people_write_them_and_later_files_replace_the_list() {
+    let read = |text: &str| settings(text).unwrap().limits.bandwidth;
+    let limits = read(
+        "limits:\n  bandwidth:\n    - {when: Mon-Fri 08:00-18:00, rate: 50MiB/s, per_job: 20MB/s}\n    - {when: \"Sat,Sun\", rate: unlimited}\n    - {rate: 104857600}\n",
+    );
+    let rates: Vec<_> = limits.iter().map(|limit| (limit.when.to_string(), limit.caps.to_string())).collect();
+    assert_eq!(
+        rates,
+        [
+            ("Mon-Fri 08:00-18:00", "at most 50.0 MiB/s, and 19.1 MiB/s for each job"),
+            ("Sat,Sun", "as fast as it goes"),
+            ("always", "at most 100.0 MiB/s"),
+        ]
+        .map(|(when, caps)| (when.to_owned(), caps.to_owned()))
+    );
+    assert!(read("limits: {disk_reserve: 1GiB}\n").is_empty());
+    let files = [
+        fragment(
+            "/etc/one.yaml",
+            "limits: {disk_reserve: 1GiB, bandwidth: [{when: Sat, rate: 1GiB/s}, {rate: 1MiB/s}]}\n",
+        ),
+        fragment("/etc/two.yaml", "limits: {bandwidth: [{rate: 64KiB/s}]}\n"),
+    ];
+    let merged = resolve(&files, &Overrides::default(), 8).unwrap().limits;
+    assert_eq!((merged.bandwidth.len(), merged.disk_reserve_bytes), (1, Some(1 << 30)));
+}
+
+#[test]
 fn the_seeds_keys_keep_their_names() {
     let settings = settings(
         "enable_recovery: true\nverbose: 1\nnetwork_monitor: {enabled: true, required_interfaces: [eth0], max_network_wait_s: 60, pause_on_network_down: true, pause_scope: network_jobs}\n",
@@ -170,7 +198,16 @@ fn what_is_wrong_with_a_configuration_is_said_in_reviewed_words() {
         "retry: {base_delay_s: 60, max_delay_s: 30}\n",
         "retry:\n  attempts: 3\n",
         "limits: {disk_reserve: a lot}\n",
-        "limits: {bandwidth: [{when: always, rate: 50MiB/s}]}\n",
+        "limits: {bandwidth: [{when: always, rate: 0}]}\n",
+        "limits:\n  bandwidth:\n    - {when: 22:00-06:00, rate: fast}\n",
+        "limits: {bandwidth: [{rate: 50}]}\n",
+        "limits: {bandwidth: [{rate: 50MiB/s, per_job: 1.5}]}\n",
+        "limits: {bandwidth: [{when: 8-18, rate: 50MiB/s}]}\n",
+        "limits: {bandwidth: [{when: Mon 08:00-08:00, rate: 50MiB/s}]}\n",
+        "limits: {bandwidth: [{when: Sat}]}\n",
+        "limits: {bandwidth: [{rate: unlimited, tz: UTC}]}\n",
+        "limits: {bandwidth: 50MiB/s}\n",
+        "limits:\n  bandwidth:\n    - rate: 50MiB/s\n    - {when: Sat, rate: unlimited}\n",
         "network_monitor:\n  required_interfaces: eth0\n",
         "network_monitor:\n  required_interfaces: [an-interface-with-a-long-name]\n",
         "network_monitor: {pause_scope: some}\n",

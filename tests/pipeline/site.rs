@@ -64,6 +64,7 @@ impl Site {
                 write_roots: Vec::new(),
                 disk_reserve_bytes: 0,
                 reserved_by_others_bytes: 0,
+                reading: None,
                 sandbox_required: true,
                 child_memory_bytes: 4 << 30,
                 keep_partial: false,

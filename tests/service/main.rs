@@ -7,6 +7,7 @@ mod support;
 
 mod attempts;
 mod bad_inputs;
+mod bandwidth;
 mod crash;
 mod daemon;
 mod dropped_disks;

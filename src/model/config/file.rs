@@ -6,7 +6,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{LogFormat, OnNetworkTimeout, PauseScope};
-use crate::model::manifest::values::{AbsolutePath, GroupName, InterfaceName, Line, Seconds, Size, Whole};
+use crate::model::bandwidth::Window;
+use crate::model::manifest::values::{
+    AbsolutePath, GroupName, InterfaceName, Line, Rate, Seconds, Size, Whole,
+};
 
 /// A configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
@@ -36,7 +39,7 @@ pub struct ConfigFile {
     pub retry: Option<RetryFile>,
     /// How long things are kept.
     pub retention: Option<RetentionFile>,
-    /// What stays free.
+    /// What stays free, and how fast sources are read.
     pub limits: Option<LimitsFile>,
     /// When to pause for the network.
     pub network_monitor: Option<NetworkFile>,
@@ -130,6 +133,20 @@ pub struct RetentionFile {
 pub struct LimitsFile {
     /// Stays free on every file system. Default: the larger of 5 % and 20 GiB, at most a tenth of it.
     pub disk_reserve: Option<Size>,
+    /// How fast sources are read while they are copied; the first entry whose time it is holds. Default: as fast as it goes.
+    pub bandwidth: Option<Vec<BandwidthFile>>,
+}
+
+/// `limits.bandwidth[]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BandwidthFile {
+    /// When it holds, by the clock of this machine. Default always.
+    pub when: Option<Window>,
+    /// What all jobs together read in a second, or `unlimited`.
+    pub rate: Rate,
+    /// What each of them reads at most, or `unlimited`. Default unlimited.
+    pub per_job: Option<Rate>,
 }
 
 /// `network_monitor`

@@ -15,8 +15,8 @@ mod settings;
 
 pub use changes::{Changes, changes};
 pub use file::{
-    ConfigFile, ControlFile, IntakeFile, LimitsFile, LogFile, MetricsFile, NetworkFile, PathsFile,
-    RetentionFile, RetryFile, SettleFile,
+    BandwidthFile, ConfigFile, ControlFile, IntakeFile, LimitsFile, LogFile, MetricsFile, NetworkFile,
+    PathsFile, RetentionFile, RetryFile, SettleFile,
 };
 pub use later::is_named_in as names_what_comes_later;
 pub use resolve::{Fragment, Overrides, check_fragment, resolve};

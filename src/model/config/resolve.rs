@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 
-use super::file::{ConfigFile, CredentialsFile, IntakeFile, NetworkFile, RetentionFile, RetryFile};
-use super::{
-    CredentialSettings, DEFAULT_STATE_DIR, LogSettings, NetworkSettings, RetentionSettings, RetrySettings,
-    Settings, later,
+use super::file::{
+    BandwidthFile, ConfigFile, CredentialsFile, IntakeFile, LimitsFile, NetworkFile, RetentionFile, RetryFile,
 };
+use super::{
+    CredentialSettings, DEFAULT_STATE_DIR, LimitSettings, LogSettings, NetworkSettings, RetentionSettings,
+    RetrySettings, Settings, later,
+};
+use crate::model::bandwidth::{Caps, Limit, Window};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::manifest::PROFILE_NAMES;
 use crate::model::manifest::values::{AbsolutePath, Seconds};
@@ -131,8 +134,8 @@ fn apply(file: &ConfigFile, settings: &mut Settings) {
     if let Some(retention) = &file.retention {
         apply_retention(retention, &mut settings.retention);
     }
-    if let Some(reserve) = file.limits.as_ref().and_then(|limits| limits.disk_reserve) {
-        settings.limits.disk_reserve_bytes = Some(reserve.0);
+    if let Some(limits) = &file.limits {
+        apply_limits(limits, &mut settings.limits);
     }
     if let Some(network) = &file.network_monitor {
         apply_network(network, &mut settings.network_monitor);
@@ -186,6 +189,15 @@ fn apply_retention(retention: &RetentionFile, settings: &mut RetentionSettings) 
     put_seconds(&mut settings.history_s, retention.history_s);
     put_seconds(&mut settings.logs_s, retention.logs_s);
     put_seconds(&mut settings.failed_partial_s, retention.failed_partial_s);
+}
+
+fn apply_limits(file: &LimitsFile, settings: &mut LimitSettings) {
+    settings.disk_reserve_bytes = file.disk_reserve.map(|reserve| reserve.0);
+    let limit = |entry: &BandwidthFile| Limit {
+        when: entry.when.clone().unwrap_or_else(Window::always),
+        caps: Caps { total: entry.rate.0, per_job: entry.per_job.and_then(|rate| rate.0) },
+    };
+    settings.bandwidth = file.bandwidth.iter().flatten().map(limit).collect();
 }
 
 fn apply_network(network: &NetworkFile, settings: &mut NetworkSettings) {
@@ -260,6 +272,16 @@ fn check(settings: &Settings, tree: &Tree) -> Result<()> {
             Some(meant) => error.advice(format!("did you mean `{meant}`?")),
             None => error.advice("name one of these"),
         });
+    }
+    let bandwidth = &settings.limits.bandwidth;
+    if let Some(always) = bandwidth.iter().position(|limit| limit.when.is_always())
+        && always + 1 < bandwidth.len()
+    {
+        return refuse(
+            &format!("limits.bandwidth[{}]", always + 1),
+            format!("it never holds: `limits.bandwidth[{always}]` before it always does"),
+            "the first entry whose time it is holds: put the one for all other times last",
+        );
     }
     let clash = [("intake.dir", &settings.intake.dir), ("work_dir", &settings.work_dir)]
         .into_iter()

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::model::bandwidth::Limit;
+
 /// Everything that can be configured in this version.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
@@ -35,7 +37,7 @@ pub struct Settings {
     pub retry: RetrySettings,
     /// How long things are kept.
     pub retention: RetentionSettings,
-    /// What stays free.
+    /// What stays free, and how fast sources are read.
     pub limits: LimitSettings,
     /// When to pause for the network.
     pub network_monitor: NetworkSettings,
@@ -125,6 +127,9 @@ pub struct RetentionSettings {
 pub struct LimitSettings {
     /// Stays free on every file system; `None`: the larger of 5 % and 20 GiB, at most a tenth of it.
     pub disk_reserve_bytes: Option<u64>,
+    /// How fast sources are read; the first whose time it is holds, and none: as fast as it goes.
+    #[serde(default)]
+    pub bandwidth: Vec<Limit>,
 }
 
 /// What pauses when the network is down.

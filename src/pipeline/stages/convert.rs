@@ -6,7 +6,6 @@
 use serde_json::{Value, json};
 
 use super::copying::copy_all;
-use super::copying_stage;
 use crate::model::error::Result;
 use crate::model::job::Stage;
 use crate::model::plan::Compression;
@@ -18,7 +17,7 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
         "format": output.format.name(),
         "compressed": output.compress != Compression::None,
     });
-    if copying_stage(job.plan) == Stage::Convert {
+    if job.plan.copying_stage() == Stage::Convert {
         let copied = copy_all(job, Stage::Convert)?;
         told["disks"] = copied["disks"].clone();
     }

@@ -6,14 +6,14 @@
 use serde_json::{Value, json};
 
 use super::copying::{changed, copy_all};
-use super::{copying_stage, guest};
+use super::guest;
 use crate::model::error::Result;
 use crate::model::job::Stage;
 use crate::pipeline::worker::Job;
 
 pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     guest::begin(job)?;
-    if copying_stage(job.plan) == Stage::Extraction {
+    if job.plan.copying_stage() == Stage::Extraction {
         return copy_all(job, Stage::Extraction);
     }
     for (disk, opened) in job.plan.disks.iter().zip(&job.sources) {

@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use super::{copying_stage, guest};
+use super::guest;
 use crate::model::error::Result;
 use crate::model::job::Stage;
 use crate::pipeline::worker::Job;
@@ -13,7 +13,7 @@ use crate::pipeline::worker::Job;
 pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     guest::begin(job)?;
     guest::await_end(job, Stage::Fix)?;
-    if copying_stage(job.plan) == Stage::Extraction {
+    if job.plan.copying_stage() == Stage::Extraction {
         guest::commit(job)?;
     }
     let record = job.checkpoint.guest.as_ref();

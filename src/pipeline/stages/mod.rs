@@ -21,7 +21,6 @@ use serde_json::Value;
 use super::worker::Job;
 use crate::model::error::{Error, Result};
 use crate::model::job::Stage;
-use crate::model::plan::{Compression, OutputFormat, Plan};
 
 /// Runs one stage.
 pub(super) fn run(stage: Stage, job: &mut Job<'_>) -> Result<Value> {
@@ -41,16 +40,6 @@ pub(super) fn run(stage: Stage, job: &mut Job<'_>) -> Result<Value> {
 pub(super) fn clear(job: &Job<'_>) -> Result<()> {
     guest::clear(job)?;
     job.plan.disks.iter().try_for_each(|disk| copying::forget_extents(job, disk))
-}
-
-/// The stage in which a plan's bytes move.
-fn copying_stage(plan: &Plan) -> Stage {
-    let any_offset = match plan.output.format {
-        OutputFormat::Raw => true,
-        OutputFormat::Qcow2 => plan.output.compress == Compression::None,
-        OutputFormat::Vmdk | OutputFormat::Vhd | OutputFormat::Vdi => false,
-    };
-    if any_offset || !plan.runs(Stage::Convert) { Stage::Extraction } else { Stage::Convert }
 }
 
 /// `disk 1/2`

@@ -57,6 +57,9 @@ pub fn run(
     control: &Control,
     emit: &mut dyn FnMut(WorkerEvent),
 ) -> WorkerOutcome {
+    if order.limits.reading.is_some() {
+        control.limit_reading(order.limits.reading);
+    }
     match Workplace::prepare(order) {
         Ok(place) => {
             let outcome = work(&place, bench, order, control, emit);

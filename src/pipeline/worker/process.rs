@@ -60,6 +60,8 @@ fn carry_out(order: &WorkOrder, input: BufReader<Stdin>) -> ExitCode {
         Err(error) => (None, failed(error)),
         Ok(place) => {
             let control = Control::new();
+            // Before anybody is heard who may know better.
+            control.limit_reading(order.limits.reading);
             let recorded = listen(input, &control, &events);
             obey_signals(&control);
             keep_beating(&events);
@@ -169,6 +171,10 @@ fn listen(mut input: BufReader<Stdin>, control: &Control, events: &EventLine) ->
                 Ok(WorkerCommand::Resume) => {
                     control.resume();
                     events.tell(&WorkerEvent::Resumed);
+                }
+                Ok(WorkerCommand::Read { bytes }) => {
+                    tracing::debug!(bytes_per_second = bytes, "how fast sources may be read");
+                    control.limit_reading(bytes);
                 }
                 Ok(WorkerCommand::Cancel { keep_partial }) => control.cancel(keep_partial),
                 Ok(WorkerCommand::Stop) => control.stop(),

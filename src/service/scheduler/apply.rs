@@ -219,12 +219,13 @@ impl Scheduler {
     }
 
     fn order(
-        &self,
+        &mut self,
         row: &JobRow,
         plan: Plan,
         counters: &Counters,
         (reserved_by_others_bytes, disk_reserve_bytes): (u64, u64),
     ) -> WorkOrder {
+        let reading = self.part_of_newcomer(row.job_id);
         let settings = &self.settings;
         let read_roots = read_roots(settings, &plan);
         WorkOrder {
@@ -239,6 +240,7 @@ impl Scheduler {
                 write_roots: settings.paths.write.clone(),
                 disk_reserve_bytes,
                 reserved_by_others_bytes,
+                reading,
                 sandbox_required: watchdog::is_supervised(),
                 child_memory_bytes: CHILD_MEMORY_BYTES,
                 keep_partial: false,

@@ -310,6 +310,7 @@ impl Scheduler {
         // What only a restart can change stays as it is, so that nothing works half in the old place.
         self.settings = Arc::new(old.reloaded(settings));
         self.core.set_policy(now_epoch(), Policy::of(&self.settings));
+        self.bandwidth.reconsider();
         self.parts.network.reconfigure(&self.settings.network_monitor);
         self.parts.settings.send_replace(Arc::clone(&self.settings));
         let applied = match changes.applied.as_slice() {

@@ -401,6 +401,12 @@ impl Core {
         self.jobs.contains_key(&id)
     }
 
+    /// Whether a job has a worker that works: it neither stands still nor was told to end.
+    #[must_use]
+    pub fn is_at_work(&self, id: JobId) -> bool {
+        self.jobs.get(&id).is_some_and(|job| job.phase == Phase::Working)
+    }
+
     /// Whether a batch has jobs that have not ended.
     #[must_use]
     pub fn knows_batch(&self, batch: BatchKey) -> bool {

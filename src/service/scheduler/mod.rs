@@ -14,6 +14,7 @@
 
 mod action;
 mod apply;
+mod bandwidth;
 mod claim;
 mod commands;
 pub mod core;
@@ -35,6 +36,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 
 use self::apply::Ended;
+use self::bandwidth::Bandwidth;
 use self::commands::Pending;
 use self::core::{Action, BatchKey, Core, JobId, Network, SpaceProbe};
 use self::outlook::Outlook;
@@ -137,6 +139,7 @@ pub struct Scheduler {
     more_rows: bool,
     queue_rests_until: Option<f64>,
     unsettled: Settling,
+    bandwidth: Bandwidth,
     next_round: f64,
     next_retention: f64,
     next_ping: Option<Instant>,
@@ -171,6 +174,7 @@ impl Scheduler {
             more_rows: true,
             queue_rests_until: None,
             unsettled: Settling::default(),
+            bandwidth: Bandwidth::default(),
             next_round: 0.0,
             next_retention: now_epoch() + 60.0,
             next_ping: watchdog::watchdog_interval().map(|interval| Instant::now() + interval),
@@ -187,6 +191,7 @@ impl Scheduler {
         loop {
             self.take_in_rows().await;
             self.carry_out().await;
+            self.share_bandwidth();
             self.settle_due().await;
             self.answer_pending().await;
             self.show().await;
@@ -337,6 +342,7 @@ impl Scheduler {
             settle,
             self.outlook.next_due(),
             Some(self.next_retention),
+            Some(self.bandwidth.next_due()),
         ];
         let due = due.into_iter().flatten().reduce(f64::min).map_or(LONG, |at| {
             Duration::from_secs_f64((at - now).clamp(0.0, 3600.0)).max(Duration::from_millis(1))

@@ -18,6 +18,8 @@ pub struct Live {
     pub vm: String,
     /// Whether it goes on from an earlier attempt's partial results.
     pub resumed: bool,
+    /// The stage in which it copies.
+    pub copying_stage: Option<Stage>,
     /// The stage it is at.
     pub stage: Option<Stage>,
     /// At what there.
@@ -55,6 +57,7 @@ impl Live {
             batch_key: row.batch_key,
             batch: row.batch_id.clone(),
             vm: row.vm_id.clone(),
+            copying_stage: Some(plan.copying_stage()),
             percentage: row.progress_percentage,
             lays_out: plan.output.preallocation.lays_out(),
             kept: row.progress_percentage,
@@ -101,6 +104,12 @@ impl Live {
             | WorkerEvent::Resumed
             | WorkerEvent::Finished(_) => Told::Nothing,
         }
+    }
+
+    /// Whether it is in the stage in which it copies.
+    #[must_use]
+    pub fn is_copying(&self) -> bool {
+        self.stage.is_some_and(|stage| Some(stage) == self.copying_stage && !self.completed.contains(&stage))
     }
 
     /// A worker that stands still copies nothing.
@@ -190,6 +199,20 @@ mod tests {
         live.hear(&WorkerEvent::Progress { percentage: 7.0 }, 0.0);
         assert_eq!(live.mark_to_keep().unwrap().progress_percentage, 7.0);
         assert_eq!(live.mark_to_keep(), None);
+    }
+
+    #[test]
+    fn it_copies_from_the_begin_of_one_stage_to_its_end() {
+        let mut live = Live { copying_stage: Some(Stage::Extraction), ..Live::default() };
+        let mut copies = |event: WorkerEvent| {
+            live.hear(&event, 0.0);
+            live.is_copying()
+        };
+        let result = serde_json::Value::Null;
+        assert!(!copies(WorkerEvent::StageStarted { stage: Stage::Load }));
+        assert!(copies(WorkerEvent::StageStarted { stage: Stage::Extraction }));
+        assert!(copies(WorkerEvent::Heartbeat));
+        assert!(!copies(WorkerEvent::StageFinished { stage: Stage::Extraction, seconds: 1.0, result }));
     }
 
     #[test]

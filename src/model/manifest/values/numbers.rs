@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::num::NonZeroU64;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
+use crate::model::bandwidth;
 use crate::model::parse::{Refusal, refuse};
 use crate::model::units;
 
@@ -104,9 +106,12 @@ impl JsonSchema for Version {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
-/// A number of bytes per second: `50MiB/s`, or a plain number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rate(pub u64);
+/// A number of bytes per second: `50MiB/s`, or a plain number; none: `unlimited`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate(pub bandwidth::Rate);
+
+/// Less would take years for a disk: whoever writes it forgot the unit.
+const LEAST_RATE: u64 = 64 << 10;
 
 /// A duration in seconds: `30s`, `12h`, or a plain number.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
@@ -141,30 +146,60 @@ impl Visitor<'_> for TextOrNumber {
     }
 }
 
-fn bytes_of(written: &Written, what: &str, example: &str) -> Result<u64, Refusal> {
-    let bad =
-        |shown: &str| refuse(format!("`{shown}` is not {what}"), format!("write {example}, or plain bytes"));
+fn bytes_of(written: &Written) -> Result<u64, String> {
     match written {
-        Written::Text(text) => units::parse_size(text).map_err(|_| bad(text)),
-        Written::Int(number) => u64::try_from(*number).map_err(|_| bad(&number.to_string())),
-        Written::Float(number) => Err(bad(&number.to_string())),
+        Written::Text(text) => units::parse_size(text).map_err(|_| text.clone()),
+        Written::Int(number) => u64::try_from(*number).map_err(|_| number.to_string()),
+        Written::Float(number) => Err(number.to_string()),
     }
 }
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let written = deserializer.deserialize_any(TextOrNumber("a size such as 10GiB"))?;
-        bytes_of(&written, "a size", "10GiB").map(Size).map_err(de::Error::custom)
+        bytes_of(&written).map(Size).map_err(|shown| {
+            de::Error::custom(refuse(format!("`{shown}` is not a size"), "write 10GiB, or plain bytes"))
+        })
+    }
+}
+
+impl Rate {
+    /// The rate that a text names.
+    pub fn parse(text: &str) -> Result<Rate, Refusal> {
+        Rate::of(&Written::Text(text.to_owned()))
+    }
+
+    fn of(written: &Written) -> Result<Rate, Refusal> {
+        let bytes = match written {
+            Written::Text(text) if text == "unlimited" => return Ok(Rate(None)),
+            Written::Text(text) => {
+                let size = text.strip_suffix("/s").unwrap_or(text);
+                bytes_of(&Written::Text(size.to_owned())).map_err(|_| text.clone())
+            }
+            number => bytes_of(number),
+        };
+        let refused =
+            |cause: String, advice: &str| Err(refuse(cause, advice).allowed("64KiB/s or more, or unlimited"));
+        match bytes.map(NonZeroU64::new) {
+            Err(shown) => {
+                refused(format!("`{shown}` is not a rate"), "write 50MiB/s, or plain bytes in a second")
+            }
+            Ok(None) => refused(
+                "nothing would ever be copied".to_owned(),
+                "`hyper2kvm pause` lets work stand still; `unlimited` is no limit",
+            ),
+            Ok(Some(rate)) if rate.get() < LEAST_RATE => {
+                refused(format!("{rate} bytes in a second are too few"), "write the unit too, as 50MiB/s")
+            }
+            Ok(rate) => Ok(Rate(rate)),
+        }
     }
 }
 
 impl<'de> Deserialize<'de> for Rate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let written = match deserializer.deserialize_any(TextOrNumber("a rate such as 50MiB/s"))? {
-            Written::Text(text) => Written::Text(text.strip_suffix("/s").unwrap_or(&text).to_owned()),
-            number => number,
-        };
-        bytes_of(&written, "a rate", "50MiB/s").map(Rate).map_err(de::Error::custom)
+        let written = deserializer.deserialize_any(TextOrNumber("a rate such as 50MiB/s"))?;
+        Rate::of(&written).map_err(de::Error::custom)
     }
 }
 
