@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -239,4 +240,33 @@ fn an_ordinary_user_without_a_home_can_convert() {
     let said = here.said(&output);
     assert_eq!(said.code, Some(0), "{}", said.err);
     assert_eq!(here.names(), ["hyper2kvm", "web.qcow2", "web.vmdk"]);
+}
+
+#[test]
+fn sources_are_read_together_no_faster_than_asked() {
+    let here = Here::new();
+    for name in ["a", "b"] {
+        disks::disk(here.path(), name, "raw", 8, 8, 4);
+    }
+    let begun = Instant::now();
+    let said = here.run(&[
+        "convert",
+        "a.raw",
+        "b.raw",
+        "--parallel",
+        "2",
+        "--bandwidth",
+        "3MiB/s",
+        "-o",
+        "out",
+        "-q",
+    ]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    // Of each a piece may come at once.
+    assert!(begun.elapsed().as_secs_f64() >= (16.0 - 2.0) / 3.0, "{:?}", begun.elapsed());
+    for bad in ["50", "0", "fast"] {
+        let said = here.run(&["convert", "a.raw", "--bandwidth", bad, "-o", "other"]);
+        assert_eq!(said.code, Some(2), "{bad}: {}", said.err);
+        assert!(said.err.contains("64KiB/s or more"), "{}", said.err);
+    }
 }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use super::plan;
 use super::{Exit, Failure, Ui};
 use crate::model::error::{Error, Kind, Result};
+use crate::model::manifest::values::Rate;
 use crate::model::plan::{OutputFormat, Plan};
 use crate::model::planner::VmOrigins;
 use crate::pipeline::checkpoint;
@@ -59,6 +60,9 @@ pub(super) struct ConvertArgs {
     /// How many VMs are converted at a time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     parallel: Option<u32>,
+    /// Read sources no faster than this, all together: 64KiB/s or more, as 50MiB/s
+    #[arg(long, value_name = "RATE", value_parser = rate_named)]
+    bandwidth: Option<Rate>,
     /// Convert the others when one fails (this is what happens anyway)
     #[arg(long, conflicts_with = "fail_fast")]
     continue_on_error: bool,
@@ -148,6 +152,10 @@ fn refuse_taken_names(work: &Work) -> Result<()> {
         // Half published already, or not there: the worker sees what is to be done.
         _ => Ok(()),
     }
+}
+
+fn rate_named(text: &str) -> std::result::Result<Rate, String> {
+    Rate::parse(text).map_err(|_| "a rate is 64KiB/s or more, as 50MiB/s, or `unlimited`".to_owned())
 }
 
 fn format_named(name: &str) -> std::result::Result<OutputFormat, String> {

@@ -13,6 +13,7 @@ use super::ConvertArgs;
 use super::inputs::{Work, cores};
 use crate::cli::Ui;
 use crate::cli::progress::ProgressView;
+use crate::model::bandwidth::{Caps, Parts};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::{BatchState, JobState};
@@ -58,7 +59,8 @@ pub(super) fn convert(works: Vec<Work>, args: &ConvertArgs, ui: &Ui) -> Result<A
     let most = args
         .parallel
         .unwrap_or_else(|| Settings::defaults(std::path::Path::new("/"), cores()).max_concurrent_jobs);
-    runtime.block_on(Party::new(works, most as usize, args.fail_fast, ui).go())
+    let caps = Caps { total: args.bandwidth.and_then(|rate| rate.0), per_job: None };
+    runtime.block_on(Party::new(works, (most as usize, caps), args.fail_fast, ui).go())
 }
 
 /// Makes the scratch directory, and the one it lies in as a worker would.
@@ -87,6 +89,9 @@ struct Party {
     waiting: VecDeque<usize>,
     running: BTreeMap<usize, Option<WorkerHandle>>,
     most: usize,
+    /// How fast all may read together, and who knows its part.
+    caps: Caps,
+    parts: Parts<usize>,
     fail_fast: bool,
     interrupted: bool,
     view: ProgressView,
@@ -98,7 +103,8 @@ struct Party {
 }
 
 impl Party {
-    fn new(works: Vec<Work>, most: usize, fail_fast: bool, ui: &Ui) -> Party {
+    /// `(most, caps)`: how many may run at a time, and how fast they may read.
+    fn new(works: Vec<Work>, (most, caps): (usize, Caps), fail_fast: bool, ui: &Ui) -> Party {
         let (tell, news) = mpsc::unbounded_channel();
         let progress = begin_progress(&works);
         let vms: Vec<Ended> = works
@@ -110,6 +116,8 @@ impl Party {
             vms,
             running: BTreeMap::new(),
             most,
+            caps,
+            parts: Parts::default(),
             fail_fast,
             interrupted: false,
             view: ProgressView::beside_the_result(ui),
@@ -150,9 +158,12 @@ impl Party {
                 vm.state = JobState::Running;
                 vm.started_at = Some(now);
             });
+            let copying = self.readers().values().filter(|copies| **copies).count();
             self.running.insert(index, None);
             let work = &self.vms[index].work;
-            tokio::spawn(work_on(index, work.order.clone(), work.log(), self.tell.clone()));
+            let mut order = work.order.clone();
+            order.limits.reading = self.parts.of_newcomer(index, self.caps, copying);
+            tokio::spawn(work_on(index, order, work.log(), self.tell.clone()));
         }
     }
 
@@ -183,6 +194,28 @@ impl Party {
                 self.show(true);
             }
         }
+        self.share();
+    }
+
+    /// Tells every worker whose part of what may be read is another one.
+    fn share(&mut self) {
+        for (index, bytes) in self.parts.changes(self.caps, &self.readers()) {
+            if let Some(Some(handle)) = self.running.get(&index) {
+                handle.send(WorkerCommand::Read { bytes });
+            }
+        }
+    }
+
+    /// Every worker that can be told, and whether it copies now.
+    fn readers(&self) -> BTreeMap<usize, bool> {
+        let copies = |index: usize| {
+            let plan = &self.vms[index].work.order.plan;
+            let stage = plan.copying_stage();
+            let vm = self.progress.vms.get(&plan.vm_id);
+            vm.is_some_and(|vm| vm.current_stage == Some(stage) && !vm.stages_completed.contains(&stage))
+        };
+        let told = self.running.iter().filter(|(_, handle)| handle.is_some());
+        told.map(|(index, _)| (*index, copies(*index))).collect()
     }
 
     fn note(&mut self, index: usize, event: WorkerEvent) {
