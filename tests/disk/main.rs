@@ -10,8 +10,8 @@ mod copies;
 mod hostile;
 mod native;
 mod overlays;
-mod readback;
 mod rates;
+mod readback;
 mod resume;
 mod sources;
 

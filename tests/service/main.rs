@@ -10,6 +10,7 @@ mod bad_inputs;
 mod bandwidth;
 mod crash;
 mod daemon;
+mod dropped_appliances;
 mod dropped_disks;
 mod full_disk;
 mod intake;
