@@ -385,7 +385,7 @@ mod tests {
     fn an_archive_that_was_cut_anywhere_is_refused() {
         let whole =
             [member("a.ovf", b'0', &[1; 700]), member("b.vmdk", b'0', &[2; 1500]), vec![0; 512]].concat();
-        assert_eq!(read(&[whole.clone()]).unwrap().len(), 2);
+        assert_eq!(read(std::slice::from_ref(&whole)).unwrap().len(), 2);
         for length in 0..whole.len() {
             refused(&[whole[..length].to_vec()]);
         }

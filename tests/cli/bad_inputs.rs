@@ -57,8 +57,8 @@ fn outcome(name: &str, dir: &Path, input: &Path) -> String {
             let report: Value = serde_json::from_str(&done.stdout).unwrap();
             format!("converted\t{}\t{}", results.join(" "), plain(&warnings(&report).join("; ")))
         }
-        1 | 2 | 3 => {
-            let left = out.exists().then(|| inventory(&out)).unwrap_or_default();
+        1..=3 => {
+            let left = if out.exists() { inventory(&out) } else { BTreeMap::new() };
             let left: Vec<_> = left
                 .keys()
                 .filter(|path| path.is_file() && !path.to_str().unwrap().contains("/.hyper2kvm/"))

@@ -262,7 +262,7 @@ fn href(dir: &Path, href: &str) -> PathBuf {
 
 fn capacity(dir: &Path, number: &str, unit: &str) -> PathBuf {
     one_disk(dir, |ovf| {
-        ovf.disks = ovf.disks.replace("\"8\"", &format!("\"{number}\"")).replace("byte * 2^20", unit)
+        ovf.disks = ovf.disks.replace("\"8\"", &format!("\"{number}\"")).replace("byte * 2^20", unit);
     })
 }
 
