@@ -1,4 +1,4 @@
-//! What a person names on the command line: a manifest, a disk, or an appliance; told by content where that can be.
+//! What a person names on the command line: a manifest, a disk, an appliance, a VMX or a directory of disks; told by content where that can be.
 //!
 //! A disk or an appliance stands for a manifest that says what is known of it; that manifest is made here. What is not here: what
 //! a manifest means.
@@ -26,7 +26,7 @@ pub(super) enum Given {
     Manifest,
     /// A disk alone.
     Disk(SourceFormat),
-    /// The machines of an appliance.
+    /// The machines that it describes.
     Machines(Vec<Facts>),
 }
 
@@ -41,19 +41,32 @@ impl Given {
     }
 }
 
-/// What describes machines there, if it is an appliance: by its name, and an archive by its content too.
+/// What describes machines there, if anything does: by its name, and an archive by its content too.
 fn origin(input: &Path) -> Result<Option<Origin>> {
     let suffix = input.extension().map(|suffix| suffix.to_string_lossy().to_lowercase());
+    if input.is_dir() {
+        return Ok(Some(Origin::Folder { directory: absolute(input)?, group_by: None }));
+    }
     let is_archive = || disk::detect(input).is_ok_and(|found| found.format == Format::Tar);
     Ok(match suffix.as_deref() {
         Some("ovf") => Some(Origin::Ovf(absolute(input)?)),
         Some("ova") => Some(Origin::Ova(absolute(input)?)),
+        Some("vmx") => Some(Origin::Vmx(absolute(input)?)),
         _ if is_archive() => Some(Origin::Ova(absolute(input)?)),
         _ => None,
     })
 }
 
-/// The manifest that a machine of an appliance stands for, and the name of the file that it would be.
+/// In a word, what describes the machines of an input.
+pub(super) fn describer(input: &Path) -> &'static str {
+    match input.extension() {
+        _ if input.is_dir() => "directory",
+        Some(suffix) if suffix.eq_ignore_ascii_case("vmx") => "VMX",
+        _ => "appliance",
+    }
+}
+
+/// The manifest that a machine stands for, and the name of the file that it would be.
 pub(super) fn document_of_machine(facts: &Facts) -> (Value, String) {
     let mut document = json!({ "manifest_version": "1.0" });
     if let (Value::Object(into), Value::Object(from)) = (&mut document, facts.document()) {
@@ -69,7 +82,6 @@ pub(super) fn refuse_what_comes_later(input: &Path) -> Result<()> {
     let what = match suffix.as_deref() {
         _ if text.starts_with("vsphere://") => "VMs on a vCenter",
         _ if text.starts_with("esxi://") => "VMs on an ESXi host",
-        Some("vmx") => "VMX files",
         Some("xml") => "libvirt domain XML",
         _ => return Ok(()),
     };

@@ -24,7 +24,7 @@ use crate::source;
 /// Arguments of `manifest`.
 #[derive(Debug, clap::Args)]
 pub(super) struct ManifestArgs {
-    /// A disk, or an appliance (OVA, OVF)
+    /// A disk, an appliance (OVA, OVF), a VMX, or a directory of disks
     #[arg(value_name = "INPUT")]
     input: PathBuf,
     /// Only the machine of this name, of an appliance that has several
@@ -86,7 +86,7 @@ fn documents(args: &ManifestArgs, ui: &Ui) -> Result<Vec<(Value, String)>> {
         Given::Manifest => {
             return Err(Error::new(Kind::Manifest, "it is a manifest already, or no disk and no appliance")
                 .file(&args.input)
-                .advice("name a disk or an appliance"));
+                .advice("name a disk, an appliance, a VMX or a directory of disks"));
         }
         Given::Disk(format) => {
             let (mut document, _) = document_of_disk(&args.input, format)?;

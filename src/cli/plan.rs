@@ -18,7 +18,7 @@ use crate::source;
 /// Arguments of `plan`.
 #[derive(Debug, clap::Args)]
 pub(super) struct PlanArgs {
-    /// A manifest, as YAML or JSON, a disk, or an appliance
+    /// A manifest, as YAML or JSON, a disk, an appliance, a VMX, or a directory of disks
     #[arg(value_name = "INPUT")]
     input: PathBuf,
     /// Also show where each value comes from

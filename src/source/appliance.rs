@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::ovf::{self, Described, DescribedDisk, FileRef};
-use super::shelf::{self, Shelf};
+use super::shelf::{self, Shelf, Whole};
 use super::sums::{self, Sums};
 use crate::disk::verify;
 use crate::disk::{Format, detect};
@@ -57,7 +57,8 @@ pub(super) fn read_archive(path: &Path) -> Result<Vec<Facts>> {
 /// The machines of an OVF with its disks beside it.
 pub(super) fn read_folder(path: &Path) -> Result<Vec<Facts>> {
     let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| bad("its name is not UTF-8"))?;
-    read(&Shelf::of_folder(path), name).map_err(|error| error.source(path.display().to_string()))
+    read(&Shelf::of_folder(path, Whole::Appliance), name)
+        .map_err(|error| error.source(path.display().to_string()))
 }
 
 /// The names of the files of an OVF's disks.

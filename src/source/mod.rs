@@ -1,15 +1,17 @@
 //! Where machines come from: what describes them there, and where the bytes of their disks lie.
 //!
-//! [`machines`] reads a description (an OVA, an OVF) into [`Facts`]; [`submission`] reads a manifest that names one, so that the facts lie
+//! [`machines`] reads a description (an OVA, an OVF, a VMX, a directory of disks) into [`Facts`]; [`submission`] reads a manifest that names one, so that the facts lie
 //! below what the manifest says. Descriptions are other people's files: every one is read within bounds, and names nothing outside of its
 //! archive or directory. What is not here: the formats of disks, and copying them.
 
 mod appliance;
+mod folder;
 mod ovf;
 mod shelf;
 mod sums;
 mod tar;
 mod vmware;
+mod vmx;
 
 use std::path::Path;
 
@@ -24,6 +26,10 @@ pub fn machines(origin: &Origin) -> Result<Vec<Facts>> {
     match origin {
         Origin::Ova(path) => appliance::read_archive(path),
         Origin::Ovf(path) => appliance::read_folder(path),
+        Origin::Vmx(path) => vmx::read(path),
+        Origin::Folder { directory, group_by } => {
+            folder::read(directory, group_by.as_ref().map(|pattern| pattern.as_str()))
+        }
     }
 }
 

@@ -1,6 +1,6 @@
-//! Where the files of an appliance lie: as members of an archive, or in the directory of its descriptor.
+//! Where the files of an appliance or a machine lie: as members of an archive, or in the directory of what describes it.
 //!
-//! Whoever asks names a file as the descriptor does, and gets the place of its bytes. Nothing outside of the archive or the directory can be
+//! Whoever asks names a file as the description does, and gets the place of its bytes. Nothing outside of the archive or the directory can be
 //! named: links are not followed, not even in the middle of a path. What is not here: what the files hold.
 
 use std::fs::File;
@@ -14,11 +14,19 @@ use crate::disk::{Part, Place};
 use crate::model::error::{Error, Kind, Result};
 use crate::sys::fs::open_nofollow;
 
-/// The files of one appliance.
+/// The files of one appliance or machine.
 #[derive(Debug)]
 pub(super) enum Shelf {
     Archive { path: PathBuf, file: File, members: Vec<tar::Member> },
-    Folder { path: PathBuf },
+    Folder { path: PathBuf, whole: Whole },
+}
+
+/// What the files belong to, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whole {
+    Appliance,
+    /// A machine whose directory was copied.
+    Machine,
 }
 
 /// One of them.
@@ -36,8 +44,22 @@ impl Shelf {
     }
 
     /// Of the directory that holds this file.
-    pub(super) fn of_folder(descriptor: &Path) -> Shelf {
-        Shelf::Folder { path: crate::sys::fs::parent_of(descriptor).to_owned() }
+    pub(super) fn of_folder(descriptor: &Path, whole: Whole) -> Shelf {
+        Shelf::Folder { path: crate::sys::fs::parent_of(descriptor).to_owned(), whole }
+    }
+
+    fn refused(&self, name: &str, why: &str) -> Error {
+        let (whole, advice) = match self {
+            Shelf::Archive { .. } | Shelf::Folder { whole: Whole::Appliance, .. } => {
+                ("appliance", "export the appliance again; its files are plain ones beside the descriptor")
+            }
+            Shelf::Folder { whole: Whole::Machine, .. } => {
+                ("machine", "copy its directory again; the files in it are plain ones, and no links")
+            }
+        };
+        Error::new(Kind::Source, format!("the file `{}` of the {whole} {why}", name.escape_debug()))
+            .advice(advice)
+            .permanent()
     }
 
     /// The names of an archive's members; a folder may hold anything, and is not listed.
@@ -58,16 +80,18 @@ impl Shelf {
                     Item { place: Place { path: path.clone(), part: Some(part) }, bytes: member.bytes }
                 }))
             }
-            Shelf::Folder { path } => match beneath(path, name) {
+            Shelf::Folder { path, .. } => match beneath(path, name) {
                 Ok(file) => {
                     let metadata = file.metadata().map_err(|error| unreadable(&path.join(name), &error))?;
                     if !metadata.is_file() {
-                        return Err(refused(name, "is not a plain file"));
+                        return Err(self.refused(name, "is not a plain file"));
                     }
                     Ok(Some(Item { place: path.join(name).into(), bytes: metadata.len() }))
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-                Err(error) if is_link(&error) => Err(refused(name, "is a symbolic link, or lies behind one")),
+                Err(error) if is_link(&error) => {
+                    Err(self.refused(name, "is a symbolic link, or lies behind one"))
+                }
                 Err(error) => Err(unreadable(&path.join(name), &error)),
             },
         }
@@ -77,7 +101,7 @@ impl Shelf {
     pub(super) fn read(&self, name: &str, most: u64) -> Result<Option<Vec<u8>>> {
         let Some(item) = self.get(name)? else { return Ok(None) };
         if item.bytes > most {
-            return Err(refused(name, &format!("has more than {} MiB", most >> 20)));
+            return Err(self.refused(name, &format!("has more than {} MiB", most >> 20)));
         }
         let mut bytes = Vec::new();
         let read = match (self, &item.place.part) {
@@ -86,7 +110,7 @@ impl Shelf {
                 std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, part.offset)
             }
             (Shelf::Archive { .. }, None) => Ok(()),
-            (Shelf::Folder { path }, _) => {
+            (Shelf::Folder { path, .. }, _) => {
                 beneath(path, name).and_then(|file| file.take(most).read_to_end(&mut bytes)).map(drop)
             }
         };
@@ -127,10 +151,4 @@ fn unreadable(path: &Path, error: &io::Error) -> Error {
         }
         _ => made.advice("let the service's user read it, and check the storage it lies on"),
     }
-}
-
-fn refused(name: &str, why: &str) -> Error {
-    Error::new(Kind::Source, format!("the file `{}` of the appliance {why}", name.escape_debug()))
-        .advice("export the appliance again; its files are plain ones beside the descriptor")
-        .permanent()
 }

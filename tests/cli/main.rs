@@ -22,3 +22,4 @@ mod limits;
 mod local;
 mod run;
 mod service;
+mod vmx;

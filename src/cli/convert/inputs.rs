@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::ConvertArgs;
 use crate::cli::given::{
-    Given, absolute, bare_disk, disk_entry, document_of_disk, document_of_disks, document_of_machine,
-    refuse_what_comes_later,
+    Given, absolute, bare_disk, describer, disk_entry, document_of_disk, document_of_disks,
+    document_of_machine, refuse_what_comes_later,
 };
 use crate::cli::input::Input;
 use crate::model::config::Settings;
@@ -137,13 +137,15 @@ pub(super) fn of_machine(machine: &MachineDisks<'_>, args: &ConvertArgs) -> Resu
 pub(super) fn origins_of(input: &Path, args: &ConvertArgs) -> Result<Option<Vec<VmOrigins>>> {
     refuse_what_comes_later(input)?;
     // What is not there or empty is told as of a manifest.
-    if !fs::metadata(input).is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0) {
+    if !fs::metadata(input)
+        .is_ok_and(|metadata| metadata.is_dir() || metadata.is_file() && metadata.len() > 0)
+    {
         return Ok(None);
     }
     let (word, documents) = match Given::of(input)? {
         Given::Manifest => return Ok(None),
         Given::Disk(format) => ("disk", vec![document_of_disk(input, format)?]),
-        Given::Machines(machines) => ("appliance", machines.iter().map(document_of_machine).collect()),
+        Given::Machines(machines) => (describer(input), machines.iter().map(document_of_machine).collect()),
     };
     let base = base_directory(args)?;
     let settings = Settings::defaults(&base, cores()).for_a_person();

@@ -26,7 +26,7 @@ pub(super) use inputs::MachineDisks;
 /// Arguments of `convert`.
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct ConvertArgs {
-    /// Manifests (YAML or JSON), disks, or appliances (OVA, OVF)
+    /// Manifests (YAML or JSON), disks, appliances (OVA, OVF), VMX files, or directories of disks
     #[arg(value_name = "INPUT", required = true)]
     inputs: Vec<PathBuf>,
     /// Where the results go; of several VMs each in a directory of its own there

@@ -3,7 +3,9 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::values::{Free, HostName, Id, LibvirtUri, Line, PathText, Percent, Seconds, Secret, Uuid, Whole};
+use super::values::{
+    DiskPattern, Free, HostName, Id, LibvirtUri, Line, PathText, Percent, Seconds, Secret, Uuid, Whole,
+};
 
 /// `source`: facts about the origin, and at most one provider.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
@@ -29,7 +31,7 @@ pub struct Source {
     pub ova: Option<ApplianceSource>,
     /// An OVF descriptor with its disks beside it.
     pub ovf: Option<ApplianceSource>,
-    /// A VMware configuration file.
+    /// A VMX with its disks beside it.
     pub vmx: Option<PathSource>,
     /// A directory of disks.
     pub local: Option<LocalSource>,
@@ -99,8 +101,8 @@ pub struct ApplianceSource {
 pub struct LocalSource {
     /// Where.
     pub directory: PathText,
-    /// A pattern with the groups `vm` and `disk`.
-    pub group_by: Option<Line>,
+    /// Tells the disks of several machines apart: a pattern over the names of their files, with the groups `vm` and `disk`.
+    pub group_by: Option<DiskPattern>,
 }
 
 /// A libvirt domain: a file, or one of a daemon.

@@ -8,6 +8,7 @@ use super::check::check_root;
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::Facts;
+use crate::model::manifest::values::{DiskPattern, Line};
 use crate::model::manifest::{Manifest, Source};
 use crate::model::parse::Tree;
 
@@ -18,6 +19,37 @@ pub enum Origin {
     Ova(PathBuf),
     /// An OVF descriptor with its disks beside it.
     Ovf(PathBuf),
+    /// A VMX with its disks beside it.
+    Vmx(PathBuf),
+    /// A directory of disks.
+    Folder {
+        /// Which.
+        directory: PathBuf,
+        /// How the disks of several machines are told apart; none: all are one machine's.
+        group_by: Option<DiskPattern>,
+    },
+}
+
+impl Origin {
+    /// What is looked at first.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Origin::Ova(path) | Origin::Ovf(path) | Origin::Vmx(path) => path,
+            Origin::Folder { directory, .. } => directory,
+        }
+    }
+}
+
+/// An origin that a manifest names, and with what words.
+struct NamedOrigin<'s> {
+    origin: Origin,
+    /// Which field says where it is.
+    path_field: &'static str,
+    /// Which field says which machine.
+    vm_field: &'static str,
+    /// The machine, if it is said.
+    wanted: Option<&'s str>,
 }
 
 /// Who looks there: the machines that are described, one at least.
@@ -42,24 +74,34 @@ pub(super) fn facts(
     if source.provider.as_ref().is_some_and(|name| name.as_str() != provider) {
         return Ok(None);
     }
-    let Some((field, origin, wanted)) = origin(source, base_directory) else { return Ok(None) };
-    let (Origin::Ova(path) | Origin::Ovf(path)) = &origin;
-    check_root(file, Kind::Source, &format!("{field}.path"), path, &settings.paths.read, "paths.read")?;
-    let machines = look(&origin).map_err(|error| file.located(&format!("{field}.path"), error))?;
-    choose(machines, wanted).map(Some).map_err(|error| file.located(&format!("{field}.vm"), error))
+    let Some(named) = origin(source, base_directory) else { return Ok(None) };
+    let NamedOrigin { origin, path_field, vm_field, wanted } = named;
+    check_root(file, Kind::Source, path_field, origin.path(), &settings.paths.read, "paths.read")?;
+    let machines = look(&origin).map_err(|error| file.located(path_field, error))?;
+    choose(machines, wanted, &origin).map(Some).map_err(|error| file.located(vm_field, error))
 }
 
-fn origin<'s>(source: &'s Source, base: &Path) -> Option<(&'static str, Origin, Option<&'s str>)> {
-    let wanted = |vm: &'s Option<crate::model::manifest::values::Line>| vm.as_ref().map(|vm| vm.as_str());
+fn origin<'s>(source: &'s Source, base: &Path) -> Option<NamedOrigin<'s>> {
+    let wanted = |vm: &'s Option<Line>| vm.as_ref().map(Line::as_str);
+    let named = |origin, path_field, vm_field, wanted| NamedOrigin { origin, path_field, vm_field, wanted };
     if let Some(ova) = &source.ova {
-        return Some(("source.ova", Origin::Ova(ova.path.below(base)), wanted(&ova.vm)));
+        let origin = Origin::Ova(ova.path.below(base));
+        return Some(named(origin, "source.ova.path", "source.ova.vm", wanted(&ova.vm)));
     }
-    let ovf = source.ovf.as_ref()?;
-    Some(("source.ovf", Origin::Ovf(ovf.path.below(base)), wanted(&ovf.vm)))
+    if let Some(ovf) = &source.ovf {
+        let origin = Origin::Ovf(ovf.path.below(base));
+        return Some(named(origin, "source.ovf.path", "source.ovf.vm", wanted(&ovf.vm)));
+    }
+    if let Some(vmx) = &source.vmx {
+        return Some(named(Origin::Vmx(vmx.path.below(base)), "source.vmx.path", "source.vmx", None));
+    }
+    let local = source.local.as_ref()?;
+    let origin = Origin::Folder { directory: local.directory.below(base), group_by: local.group_by.clone() };
+    Some(named(origin, "source.local.directory", "source.local.group_by", None))
 }
 
 /// The only machine, or the one of that name.
-fn choose(machines: Vec<Facts>, wanted: Option<&str>) -> Result<Facts> {
+fn choose(machines: Vec<Facts>, wanted: Option<&str>, origin: &Origin) -> Result<Facts> {
     let names: Vec<String> = machines.iter().map(Facts::plain_name).collect();
     let is_wanted =
         |facts: &Facts| wanted.is_none_or(|name| facts.plain_name() == name || facts.name == name);
@@ -72,7 +114,12 @@ fn choose(machines: Vec<Facts>, wanted: Option<&str>) -> Result<Facts> {
         }
         (None, _, None) => Error::new(Kind::Source, "it has no machine").advice("export the appliance again"),
         (Some(_), Some(_), None) => Error::new(Kind::Manifest, format!("it has {} machines", names.len()))
-            .advice("say which with `vm`; `hyper2kvm convert` takes all of them"),
+            .advice(match origin {
+                Origin::Folder { .. } => {
+                    "narrow the group `vm` to one: `(?<vm>web)`, and write a manifest for each"
+                }
+                _ => "say which with `vm`; `hyper2kvm convert` takes all of them",
+            }),
         (Some(_), Some(_), Some(name)) => {
             Error::new(Kind::Source, format!("it has two machines called `{}`", name.escape_debug())).advice(
                 "write a manifest for each, with its `disks`: `hyper2kvm manifest` writes what is there",

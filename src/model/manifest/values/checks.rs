@@ -6,6 +6,7 @@ use std::path::Path;
 use super::normalised;
 use crate::model::address::CardAddress;
 use crate::model::checksum;
+use crate::model::grouping::Grouping;
 use crate::model::parse::{Refusal, refuse};
 use crate::model::units;
 
@@ -35,6 +36,17 @@ pub(super) fn check_line(text: &str) -> Result<String, Refusal> {
         return Err(refuse("this text has more than 255 characters", "shorten it"));
     }
     Ok(text.to_owned())
+}
+
+pub(super) fn check_disk_pattern(text: &str) -> Result<String, Refusal> {
+    let text = check_line(text)?;
+    match Grouping::new(&text) {
+        Ok(_) => Ok(text),
+        Err(why) => Err(refuse(
+            why,
+            r"write what is before and after them around the groups: `^(?<vm>.+)-(?<disk>\w+)$`",
+        )),
+    }
 }
 
 pub(super) fn check_path(text: &str) -> Result<String, Refusal> {

@@ -69,6 +69,10 @@ checked_text!(
     Line, checks::check_line, "^[^\\n\\r\\t]{1,255}$"
 );
 checked_text!(
+    /// A pattern with the groups `vm` and `disk`.
+    DiskPattern, checks::check_disk_pattern, "^[^\\n\\r\\t]{1,255}$"
+);
+checked_text!(
     /// A path as written: not empty, not relative to a home directory.
     PathText, checks::check_path, "^[^~\\n\\r\\t][^\\n\\r\\t]*$"
 );
