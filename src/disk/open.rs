@@ -392,7 +392,7 @@ fn agree(declared: SourceFormat, found: Format) -> Result<()> {
 }
 
 /// VMware marks a disk that a VM has open with a directory (or file) beside it.
-fn refuse_locked(path: &Path) -> Result<()> {
+pub(crate) fn refuse_locked(path: &Path) -> Result<()> {
     let mut lock = path.as_os_str().to_owned();
     lock.push(".lck");
     let lock = PathBuf::from(lock);

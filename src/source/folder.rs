@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 use super::appliance::own_id;
-use crate::disk::{Format, Kin, detect, kin};
+use crate::disk::{Format, Needs, detect, names_in};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::{Controller, Facts, FoundDisk};
 use crate::model::grouping::{Grouping, natural_order};
@@ -232,15 +232,15 @@ fn image(directory: &Path, name: &str, suffix: &str, is_called_disk: bool, found
         None if detected == Format::Empty => out("it is empty"),
         None => out(&format!("it is {}", detected.name())),
         Some(format) => {
-            let Kin { parent, extents, is_extent } = kin(&path)?;
+            let (_, Needs { extents, parent, is_extent }) = names_in(&path)?;
             if is_extent {
                 out("it is a part of a disk whose descriptor is not there");
             } else if is_called_disk || suffix == "raw" || parent.is_some() {
-                let inside = parent.as_deref().and_then(|parent| name_in(directory, parent));
+                let inside = parent.as_deref().and_then(|parent| name_in(directory, Path::new(parent)));
                 let image = Image { format, has_parent: parent.is_some(), parent: inside };
                 found.images.insert(name.to_owned(), image);
             }
-            found.extents.extend(extents.iter().filter_map(|extent| name_in(directory, extent)));
+            found.extents.extend(extents.iter().filter_map(|extent| name_in(directory, Path::new(extent))));
         }
     }
     Ok(())
@@ -248,7 +248,7 @@ fn image(directory: &Path, name: &str, suffix: &str, is_called_disk: bool, found
 
 /// What a file is called there, if it lies in the directory.
 fn name_in(directory: &Path, path: &Path) -> Option<String> {
-    let real = path.canonicalize().ok()?;
+    let real = directory.join(path).canonicalize().ok()?;
     (real.parent() == Some(directory)).then(|| real.file_name()?.to_str().map(str::to_owned)).flatten()
 }
 

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use super::appliance::own_id;
 use super::shelf::{Shelf, Whole};
-use crate::disk::{detect, kin, refuse_locked};
+use crate::disk::{detect, names_in, refuse_locked};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::{Facts, FoundDisk};
 use crate::model::plan::SourceFormat;
@@ -103,7 +103,7 @@ fn found_disk(
     };
     Ok(FoundDisk {
         id: own_id(&name, ids),
-        is_chain: kin(&item.place.path)?.parent.is_some(),
+        is_chain: names_in(&item.place.path)?.1.parent.is_some(),
         path: item.place.path,
         member: None,
         format,
