@@ -64,7 +64,8 @@ pub(super) fn read_folder(path: &Path) -> Result<Vec<Facts>> {
 /// The names of the files of an OVF's disks.
 pub(super) fn disks_named(path: &Path) -> Result<Vec<String>> {
     let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| bad("its name is not UTF-8"))?;
-    let text = Shelf::of_folder(path).read(name, ovf::MOST_BYTES as u64)?.unwrap_or_default();
+    let text =
+        Shelf::of_folder(path, Whole::Appliance).read(name, ovf::MOST_BYTES as u64)?.unwrap_or_default();
     let machines = ovf::machines(&text)?;
     let disks = machines.into_iter().flat_map(|machine| machine.disks);
     Ok(disks.filter_map(|disk| disk.file).map(|file| file.name).collect())

@@ -33,11 +33,13 @@ pub fn machines(origin: &Origin) -> Result<Vec<Facts>> {
     }
 }
 
-/// The names of the files of disks that lie beside a description, whether they are there or not; those of an archive lie in it.
+/// The names of the files of disks that lie beside a description, whether they are there or not. Those of an archive lie in it, and a
+/// directory is no description.
 pub fn disks_named(origin: &Origin) -> Result<Vec<String>> {
     match origin {
-        Origin::Ova(_) => Ok(Vec::new()),
+        Origin::Ova(_) | Origin::Folder { .. } => Ok(Vec::new()),
         Origin::Ovf(path) => appliance::disks_named(path),
+        Origin::Vmx(path) => vmx::disks_named(path),
     }
 }
 

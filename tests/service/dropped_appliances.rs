@@ -140,3 +140,34 @@ fn an_ova_is_converted_under_a_limit_that_a_reload_lifts_and_stands_still_while_
     assert_eq!(daemon.wait_batch("web")["state"], "completed");
     assert_eq!(result(&daemon, "web/web/web-disk1.qcow2"), content);
 }
+
+#[test]
+fn a_vmx_is_taken_with_its_disks_and_all_their_files() {
+    let daemon = daemon("");
+    let dir = daemon.scratch();
+    disks::raw(&dir.join("web.raw"), 8, 2, 9);
+    let content = disks::sha256(&dir.join("web.raw"));
+    let mut convert = Command::new("qemu-img");
+    convert.current_dir(dir).args([
+        "convert",
+        "-f",
+        "raw",
+        "-O",
+        "vmdk",
+        "-o",
+        "subformat=monolithicFlat",
+        "web.raw",
+    ]);
+    assert!(convert.arg("web.vmdk").status().unwrap().success());
+    let text = "displayName = \"web\"\nnumvcpus = \"2\"\nmemsize = \"1024\"\nscsi0.present = \"TRUE\"\nscsi0:0.present = \"TRUE\"\nscsi0:0.fileName = \"web.vmdk\"\n";
+    fs::write(dir.join("web.vmx"), text).unwrap();
+    for name in ["web.vmx", "web.vmdk", "web-flat.vmdk"] {
+        bring_in(&daemon, &dir.join(name));
+    }
+    assert_eq!(daemon.wait_batch("web")["state"], "completed");
+    assert_eq!(result(&daemon, "web/web/web.qcow2"), content);
+    let put_away = daemon.wait_settled("processed", "web.vmx");
+    wait_for("all its files to be put away", || (fs::read_dir(&put_away).ok()?.count() == 3).then_some(()));
+    let domain = fs::read_to_string(daemon.state().join("output/web/web/domain.xml")).unwrap();
+    assert!(domain.contains("<memory unit='MiB'>1024</memory>"), "{domain}");
+}

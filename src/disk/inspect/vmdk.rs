@@ -47,7 +47,9 @@ pub(super) fn descriptor(image: &Image<'_>, found: Format) -> Result<Option<Desc
         }
         Format::VmdkDescriptor => image.read(0, image.size, "the descriptor")?,
         Format::VmdkSparse | Format::VmdkStreamOptimized => {
-            match SparseHeader::read(image)?.descriptor(image)? {
+            // Extents that QEMU writes have room for one, with nothing in it.
+            let text = SparseHeader::read(image)?.descriptor(image)?;
+            match text.filter(|text| text.first().is_some_and(|byte| *byte != 0)) {
                 Some(text) => text,
                 None => return Ok(None),
             }

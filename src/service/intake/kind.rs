@@ -30,10 +30,8 @@ const DISKS: [(&str, SourceFormat); 8] = [
 ];
 
 /// Endings of descriptions of machines, and what each describes them as.
-const APPLIANCES: [(&str, Appliance); 2] = [(".ova", Appliance::Ova), (".ovf", Appliance::Ovf)];
-
-/// Endings of what a later version takes.
-const LATER: [&str; 1] = [".vmx"];
+const APPLIANCES: [(&str, Appliance); 3] =
+    [(".ova", Appliance::Ova), (".ovf", Appliance::Ovf), (".vmx", Appliance::Vmx)];
 
 /// What a file is taken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +42,6 @@ pub(super) enum DropKind {
     Disk(SourceFormat),
     /// A machine, or several, with their disks.
     Appliance(Appliance),
-    /// Something that is not taken.
-    Later,
 }
 
 /// How machines are described.
@@ -55,6 +51,8 @@ pub(super) enum Appliance {
     Ova,
     /// In a text, with their disks beside it.
     Ovf,
+    /// The same in VMware's own words.
+    Vmx,
 }
 
 impl Appliance {
@@ -62,6 +60,7 @@ impl Appliance {
         match self {
             Appliance::Ova => Origin::Ova(path.to_owned()),
             Appliance::Ovf => Origin::Ovf(path.to_owned()),
+            Appliance::Vmx => Origin::Vmx(path.to_owned()),
         }
     }
 }
@@ -86,7 +85,7 @@ impl DropKind {
         if let Some((_, appliance)) = APPLIANCES.iter().find(|(ending, _)| ends(ending)) {
             return DropKind::Appliance(*appliance);
         }
-        if LATER.iter().any(|ending| ends(ending)) { DropKind::Later } else { DropKind::Manifest }
+        DropKind::Manifest
     }
 
     /// Whether it is taken as it is, with the files that belong to it.
@@ -102,7 +101,7 @@ impl DropKind {
                 let extents = source::disks_named(&kind.origin(path))?;
                 return Ok(Needs { extents, ..Needs::default() });
             }
-            DropKind::Manifest | DropKind::Later => return Ok(Needs::default()),
+            DropKind::Manifest => return Ok(Needs::default()),
         };
         let (found, mut needs) = disk::names_in(path)?;
         // A flat extent is bytes of a disk under the ending of its descriptor.
@@ -115,9 +114,7 @@ impl DropKind {
         match self {
             DropKind::Disk(claimed) => disk_alone(lot, claimed),
             DropKind::Appliance(kind) => described(lot, kind),
-            DropKind::Manifest | DropKind::Later => {
-                Err(Error::internal("only disks and appliances are turned into manifests"))
-            }
+            DropKind::Manifest => Err(Error::internal("only disks and appliances are turned into manifests")),
         }
     }
 }
@@ -128,6 +125,7 @@ fn described(lot: &Lot<'_>, kind: Appliance) -> Result<Made> {
     let key = match kind {
         Appliance::Ova => "ova",
         Appliance::Ovf => "ovf",
+        Appliance::Vmx => "vmx",
     };
     let (mut manifests, mut is_known_whole) = (Vec::new(), true);
     for machine in &machines {
@@ -209,7 +207,7 @@ mod tests {
         assert_eq!(of("a.avhdx"), DropKind::Disk(SourceFormat::Vhdx));
         assert_eq!(of("a.OVA"), DropKind::Appliance(Appliance::Ova));
         assert_eq!(of("a.ovf"), DropKind::Appliance(Appliance::Ovf));
-        assert_eq!(of("a.vmx"), DropKind::Later);
+        assert_eq!(of("a.vmx"), DropKind::Appliance(Appliance::Vmx));
         assert_eq!(of("vmdk.yaml"), DropKind::Manifest);
         assert_eq!(of("vmdk"), DropKind::Manifest);
     }

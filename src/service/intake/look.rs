@@ -75,7 +75,7 @@ impl Worker {
             kind if kind.brings_files() && settings.intake.accept_disks => {
                 return self.look_at_disk(name, kind, identity, settings);
             }
-            DropKind::Disk(_) | DropKind::Appliance(_) | DropKind::Later => {
+            DropKind::Disk(_) | DropKind::Appliance(_) => {
                 self.report(
                     name,
                     identity,

@@ -27,15 +27,28 @@ pub(super) fn read(path: &Path) -> Result<Vec<Facts>> {
     machine_at(path).map(|facts| vec![facts]).map_err(|error| error.source(path.display().to_string()))
 }
 
-fn machine_at(path: &Path) -> Result<Facts> {
-    refuse_locked(path)?;
-    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| bad("its name is not UTF-8"))?;
-    let shelf = Shelf::of_folder(path, Whole::Machine);
-    let bytes = shelf.read(name, text::MOST_BYTES)?.ok_or_else(|| {
+/// The names of the files of its disks.
+pub(super) fn disks_named(path: &Path) -> Result<Vec<String>> {
+    let (_, disks) = described(path, &Shelf::of_folder(path, Whole::Machine))?;
+    Ok(disks.into_iter().map(|disk| beside(&disk.file).unwrap_or_else(|| last_part(&disk.file))).collect())
+}
+
+fn described(path: &Path, shelf: &Shelf) -> Result<(Facts, Vec<NamedDisk>)> {
+    let bytes = shelf.read(name_of(path)?, text::MOST_BYTES)?.ok_or_else(|| {
         Error::new(Kind::Source, "the VMX is not there")
             .advice("check the path; relative ones count from the manifest's directory")
     })?;
-    let (mut facts, disks) = machine::machine(&Dictionary::parse(&bytes)?)?;
+    machine::machine(&Dictionary::parse(&bytes)?)
+}
+
+fn name_of(path: &Path) -> Result<&str> {
+    path.file_name().and_then(|name| name.to_str()).ok_or_else(|| bad("its name is not UTF-8"))
+}
+
+fn machine_at(path: &Path) -> Result<Facts> {
+    refuse_locked(path)?;
+    let (name, shelf) = (name_of(path)?, Shelf::of_folder(path, Whole::Machine));
+    let (mut facts, disks) = described(path, &shelf)?;
     if facts.plain_name().is_empty() {
         name.rsplit_once('.').map_or(name, |(stem, _)| stem).clone_into(&mut facts.name);
     }
