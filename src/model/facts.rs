@@ -145,11 +145,18 @@ impl Facts {
         ];
         let name = self.guest_os.as_ref()?.to_lowercase();
         match name {
-            name if name.contains("win") && !name.contains("darwin") => Some("windows"),
+            name if is_windows(&name) => Some("windows"),
             name if LINUXES.iter().any(|word| name.contains(word)) => Some("linux"),
             _ => None,
         }
     }
+}
+
+/// Whether what a hypervisor calls a guest is a Windows.
+#[must_use]
+pub fn is_windows(guest_os: &str) -> bool {
+    let name = guest_os.to_lowercase();
+    name.contains("win") && !name.contains("darwin")
 }
 
 fn disk_entry((order, disk): (usize, &FoundDisk)) -> Value {

@@ -6,7 +6,7 @@ use roxmltree::Node;
 
 use super::{Described, DescribedDisk, DescribedNic, FileRef, VirtualDisk, amount, attribute, bad};
 use crate::model::error::{Error, Result};
-use crate::model::facts::Controller;
+use crate::model::facts::{Controller, is_windows};
 use crate::model::machine::Firmware;
 use crate::source::vmware;
 
@@ -88,7 +88,7 @@ pub(super) fn machine(
             }
             "nvram" => found.nvram = value.strip_prefix("ovf:/file/").and_then(|id| files.get(id)).cloned(),
             "uuid.bios" => {
-                let is_windows = found.os.as_deref().is_some_and(|os| os.to_lowercase().contains("win"));
+                let is_windows = found.os.as_deref().is_some_and(is_windows);
                 if let Some(id) = vmware::SystemId::parse(value) {
                     (found.uuid, found.serial) = (Some(id.uuid(hardware, is_windows)), Some(id.serial()));
                 }

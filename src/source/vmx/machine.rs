@@ -2,7 +2,7 @@
 
 use super::text::{Dictionary, bad, hex, shown};
 use crate::model::error::{Error, Kind, Result};
-use crate::model::facts::{Controller, Facts, FoundNic};
+use crate::model::facts::{Controller, Facts, FoundNic, is_windows};
 use crate::model::machine::Firmware;
 use crate::model::manifest::values::Mac;
 use crate::source::vmware::SystemId;
@@ -60,10 +60,9 @@ pub(super) fn machine(said: &Dictionary) -> Result<(Facts, Vec<NamedDisk>)> {
         ..Facts::default()
     };
     facts.secure_boot = facts.firmware == Some(Firmware::Uefi) && said.is_true("uefi.secureboot.enabled");
-    let os = said.get("guestos").unwrap_or_default().to_lowercase();
     let hardware = said.get("virtualhw.version").and_then(|version| version.parse().ok());
     if let Some(id) = said.get("uuid.bios").and_then(SystemId::parse) {
-        facts.uuid = Some(id.uuid(hardware, os.contains("win") && !os.contains("darwin")));
+        facts.uuid = Some(id.uuid(hardware, facts.guest_os.as_deref().is_some_and(is_windows)));
         facts.serial = Some(id.serial());
     }
     facts.nics = nics(said, &mut facts.warnings);
