@@ -105,13 +105,15 @@ fn describe(disk: &PlannedDisk, source: &SourceDisk, grown: Option<&SourceDisk>)
     let mut told = json!({
         "id": disk.id,
         "source": source.path,
-        "member": source.part.as_ref().map(|part| &part.name),
         "format": source.format.name(),
         "subformat": facts.subformat,
         "virtual_size_bytes": facts.virtual_size,
         "file_size_bytes": facts.file_size,
         "files": source.identity().iter().map(|file| &file.path).collect::<Vec<_>>(),
     });
+    if let Some(part) = &source.part {
+        told["member"] = json!(part.name);
+    }
     if let Some(grown) = grown {
         told["grows_to_bytes"] = json!(grown.facts.virtual_size);
     }
