@@ -277,7 +277,7 @@ fn arguments(source: &SourceDisk, target: &Target) -> Result<Vec<String>> {
     if !target.path.is_absolute() {
         return Err(Error::internal("the path of a result is not absolute").output(&target.path));
     }
-    args.extend([source.qemu_name(), name.to_owned()]);
+    args.extend([source.qemu_name()?, name.to_owned()]);
     Ok(args)
 }
 

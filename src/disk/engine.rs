@@ -190,7 +190,7 @@ impl Engine {
         self.check_size(source, path, format, control)?;
         let node = node::result(format, path)?;
         // Without caching pages: what is compared should be what the medium holds, and leave others' pages alone.
-        let args = ["compare", "-p", &source.qemu_name(), &node::name(&node)].map(str::to_owned).to_vec();
+        let args = ["compare", "-p", &source.qemu_name()?, &node::name(&node)].map(str::to_owned).to_vec();
         let mut readable = source.paths();
         readable.push(path.to_owned());
         let spec = self.spec(args, readable, Vec::new(), self.long_limits());
@@ -223,7 +223,7 @@ impl Engine {
         let bytes = bytes.min(source.facts.virtual_size);
         let args = ["dd", "-O", "raw", "bs=512", &format!("count={}", bytes.div_ceil(512))];
         let mut args = args.map(str::to_owned).to_vec();
-        args.extend([format!("if={}", source.qemu_name()), format!("of={}", into.display())]);
+        args.extend([format!("if={}", source.qemu_name()?), format!("of={}", into.display())]);
         // It writes with threads, whose arenas take more room for addresses than looking at a header does.
         let limits = ChildLimits {
             memory_bytes: Some(self.memory_bytes),

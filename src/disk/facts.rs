@@ -102,8 +102,8 @@ pub struct SourceDisk {
     pub(crate) files: Vec<FileIdentity>,
     /// What we read it from: the image that shows the disk, what that stands on, and so on.
     pub(crate) layers: Vec<LayerFile>,
-    /// How QEMU opens it: every node with its driver.
-    pub(crate) node: serde_json::Value,
+    /// How QEMU opens it: every node with its driver. None: it cannot, and only our own readers can.
+    pub(crate) node: Option<serde_json::Value>,
     /// How many of the files, from the first, are overlays of our own through which it is seen.
     pub(crate) own_files: usize,
 }
@@ -143,8 +143,19 @@ impl SourceDisk {
     }
 
     /// How QEMU is told to open it.
-    pub(crate) fn qemu_name(&self) -> String {
-        crate::disk::node::name(&self.node)
+    pub(crate) fn qemu_name(&self) -> Result<String> {
+        self.qemu_node().map(crate::disk::node::name)
+    }
+
+    /// The same as a tree of nodes.
+    pub(crate) fn qemu_node(&self) -> Result<&serde_json::Value> {
+        self.node.as_ref().ok_or_else(|| {
+            Error::new(Kind::Unsupported, format!("QEMU cannot read {}", self.path.display()))
+                .advice(
+                    "convert its bytes alone first, to raw or qcow2 (`convert --no-fix`), then convert that",
+                )
+                .source(self.path.display().to_string())
+        })
     }
 
     /// The paths of its files.

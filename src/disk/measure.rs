@@ -87,7 +87,7 @@ fn ours(reader: &dyn Reader, control: &Control, content: &mut Content) -> Result
 }
 
 fn by_qemu(engine: &Engine, source: &SourceDisk, control: &Control, content: &mut Content) -> Result<()> {
-    let args = ["map", "--output=json", &source.qemu_name()].map(str::to_owned).to_vec();
+    let args = ["map", "--output=json", &source.qemu_name()?].map(str::to_owned).to_vec();
     let spec = engine.spec(args, source.paths(), Vec::new(), engine.long_limits());
     let call = Call { verb: "map", kind: Kind::Source, source: Some(&source.path), target: None };
     let mut garbled = false;

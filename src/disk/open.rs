@@ -47,11 +47,18 @@ pub fn open_source(
     let real_place = Place { path: real.clone(), part: part.clone() };
     let (opener, layers) = walk(&real_place, declared, policy, control).map_err(named)?;
     let Opener { files, allocated, extents, warnings, .. } = opener;
-    let paths: Vec<PathBuf> = files.iter().map(|file| file.path.clone()).collect();
-    // `info` never opens what an image stands on, and the size is the top image's.
-    let top = node::standalone(declared, &layers[0].0)?;
-    let virtual_size = engine.virtual_size(&top, &paths, control).map_err(named)?;
-    let node = stacked(&layers)?;
+    let is_only_ours = layers.iter().any(|(_, _, layer)| layer.only_ours);
+    let node = if is_only_ours { None } else { Some(stacked(&layers)?) };
+    let virtual_size = match is_only_ours {
+        true => estimate_virtual_size(real_place, declared),
+        false => {
+            let paths: Vec<PathBuf> = files.iter().map(|file| file.path.clone()).collect();
+            // `info` never opens what an image stands on, and the size is the top image's.
+            let top = node::standalone(declared, &layers[0].0)?;
+            engine.virtual_size(&top, &paths, control)
+        }
+    }
+    .map_err(named)?;
     if virtual_size == 0 {
         return Err(named(
             Error::new(Kind::Source, "the disk has no size").advice("check where it comes from"),
@@ -191,6 +198,7 @@ struct Opened {
     format: Format,
     subformat: Option<String>,
     compressed: bool,
+    only_ours: bool,
     parent: Option<Parent>,
     extents: Vec<(PathBuf, ExtentFile)>,
 }
@@ -229,6 +237,7 @@ impl Opener<'_> {
             format: found,
             subformat: layer.subformat,
             compressed: layer.compressed,
+            only_ours: layer.only_ours,
             parent: layer.parent,
             extents,
         })

@@ -50,7 +50,8 @@ impl Engine {
         virtual_size: u64,
         control: &Control,
     ) -> Result<()> {
-        let backing = source.qemu_name();
+        let node = source.qemu_node()?;
+        let backing = node::name(node);
         if backing.len() > MOST_NAME_BYTES {
             return Err(Error::new(
                 Kind::Unsupported,
@@ -59,7 +60,7 @@ impl Engine {
             .source(source.path.display().to_string())
             .advice("consolidate its snapshots, or move its files to a directory with a shorter path"));
         }
-        let driver = source.node["driver"].as_str().unwrap_or("raw").to_owned();
+        let driver = node["driver"].as_str().unwrap_or("raw").to_owned();
         create(path)?;
         let mut args = ["create", "-q", "-u", "-f", "qcow2", "-o", "compat=1.1,lazy_refcounts=off"]
             .map(str::to_owned)
@@ -125,7 +126,7 @@ impl SourceDisk {
     /// This disk as an overlay on it shows it: to be copied or compared like any source, and only read.
     pub fn seen_through(&self, overlay: &Path, virtual_size: u64) -> Result<SourceDisk> {
         let mut seen = self.clone();
-        seen.node = over(overlay, &self.node)?;
+        seen.node = self.node.as_ref().map(|below| over(overlay, below)).transpose()?;
         seen.files.insert(0, FileIdentity::read(overlay)?);
         seen.own_files += 1;
         seen.layers.insert(

@@ -82,6 +82,8 @@ pub(crate) struct Layer {
     pub(crate) subformat: Option<String>,
     /// Whether data is compressed.
     pub(crate) compressed: bool,
+    /// Whether QEMU cannot read it: only the readers of this program can.
+    pub(crate) only_ours: bool,
     /// Files of data besides this one.
     pub(crate) extents: Vec<ExtentFile>,
     /// What it stands on.

@@ -163,7 +163,7 @@ pub fn run(
         &program,
         &scratch,
         engine,
-    );
+    )?;
     tracing::info!(command = %spec.command_line(), "boot test");
     let mut child = engine.launcher.start(&spec).map_err(|error| not_started(&error))?;
     let group = child.group();
@@ -253,9 +253,9 @@ struct Started<'a> {
     limit: Duration,
 }
 
-fn child(started: &Started<'_>, program: &Path, scratch: &Scratch, engine: &Engine) -> ChildSpec {
+fn child(started: &Started<'_>, program: &Path, scratch: &Scratch, engine: &Engine) -> Result<ChildSpec> {
     let Started { order, machine, disks, uefi, accel, limit } = started;
-    let names: Vec<String> = disks.iter().map(SourceDisk::qemu_name).collect();
+    let names = disks.iter().map(SourceDisk::qemu_name).collect::<Result<Vec<String>>>()?;
     let memory_mib = order.options.memory_mib.unwrap_or(machine.memory_mib.min(MOST_MEMORY_MIB));
     let bench = qemu::Bench {
         accel,
@@ -287,7 +287,7 @@ fn child(started: &Started<'_>, program: &Path, scratch: &Scratch, engine: &Engi
         required: engine.sandbox_required,
         network: false,
     });
-    spec
+    Ok(spec)
 }
 
 fn keep(picture: Option<Vec<u8>>, path: Option<&Path>) -> Result<Option<PathBuf>> {
