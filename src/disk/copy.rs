@@ -100,10 +100,11 @@ pub(crate) fn run(
     };
     let (file, copied_by, copied) = match reader {
         Some(reader) => {
-            let begun = native::begin(source, target)?;
+            let begun = native::begin(source, target, engine.looks_again)?;
             let file = begun.file.try_clone().map_err(|error| fail("open", &error))?;
             failpoint::hit("copy.target-made");
-            let copied = native::copy(reader, begun, path, engine.stall_timeout_s, control, &mut |done| {
+            let manner = (engine.stall_timeout_s, engine.looks_again);
+            let copied = native::copy(reader, begun, path, manner, control, &mut |done| {
                 on_progress(CopyProgress { bytes_total: total, bytes_done: done.min(total) });
             });
             let name = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));

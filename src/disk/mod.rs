@@ -36,6 +36,7 @@ pub use facts::{FileIdentity, ImageFacts, SourceDisk};
 pub use format::{Detected, Format, detect};
 pub use inspect::Needs;
 pub use measure::Measure;
+pub use native::Depth;
 pub(crate) use open::refuse_locked;
 pub use open::{OpenPolicy, estimate_virtual_size, is_known_whole, names_in, open_source, stands_on};
 pub use traces::{BootTraces, boot_traces};

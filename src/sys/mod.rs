@@ -3,6 +3,7 @@
 //! Nothing here knows what a disk, a VM or a job is, and nothing here imports from the rest of the
 //! crate: failures are `std::io::Error` or the small error types of the modules.
 
+pub mod boot;
 pub mod dir;
 pub mod failpoint;
 pub mod fs;

@@ -34,6 +34,7 @@ const SYSTEM_READ: &[&str] = &[
     "/proc/sys/vm/overcommit_memory",
     "/proc/meminfo",
     "/proc/cpuinfo",
+    "/proc/sys/kernel/random/boot_id",
     "/sys/devices/system/cpu",
     "/dev/urandom",
     "/dev/zero",

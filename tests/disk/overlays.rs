@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hyper2kvm::disk::{Control, Engine, SourceDisk, Target};
+use hyper2kvm::disk::{Control, Depth, Engine, SourceDisk, Target};
 use hyper2kvm::model::error::Kind;
 use hyper2kvm::model::plan::{Compression, OutputFormat, Preallocation, SourceFormat};
 
@@ -65,13 +65,17 @@ impl Changed {
         compared.err().map(|error| error.kind())
     }
 
-    /// The same by what is known of the copy; `None`: that cannot be told.
+    /// The same by what is known of the copy, by the tables and by every byte; `None`: that cannot be told.
     fn differs_by_extents(&self, result: &Path, format: OutputFormat) -> Option<Option<Kind>> {
-        let (seen, control) = (self.seen(), Control::new());
-        match self.engine.read_back(&seen, result, format, &self.journal(), &control, &mut |_| {}) {
-            Ok(told) => told.then_some(None),
-            Err(error) => Some(Some(error.kind())),
-        }
+        let (seen, control, journal) = (self.seen(), Control::new(), self.journal());
+        let [tables, medium] = [Depth::Tables, Depth::Medium].map(|depth| {
+            match self.engine.read_back(&seen, (result, format), &journal, depth, &control, &mut |_| {}) {
+                Ok(told) => told.then_some(None),
+                Err(error) => Some(Some(error.kind())),
+            }
+        });
+        assert_eq!(tables, medium);
+        medium
     }
 }
 

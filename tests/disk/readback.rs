@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 
-use hyper2kvm::disk::{Control, SourceDisk, Target};
+use hyper2kvm::disk::{Control, Depth, SourceDisk, Target};
 use hyper2kvm::model::error::{Kind, Result};
 use hyper2kvm::model::plan::{Compression, OutputFormat, Preallocation, SourceFormat};
 
@@ -45,10 +45,15 @@ impl Copy {
         self.dir.path().join(name)
     }
 
+    /// Every byte of it.
     fn read_back(&self) -> Result<bool> {
+        self.looked_into(Depth::Medium)
+    }
+
+    fn looked_into(&self, depth: Depth) -> Result<bool> {
         let (engine, control, result) = (engine(), Control::new(), self.path("result"));
-        let mut told = 0.0;
-        engine.read_back(&self.source, &result, self.format, &self.path("extents"), &control, &mut |part| {
+        let (mut told, extents) = (0.0, self.path("extents"));
+        engine.read_back(&self.source, (&result, self.format), &extents, depth, &control, &mut |part| {
             assert!((0.0..=1.0).contains(&part) && part >= told, "{part} after {told}");
             told = part;
         })
@@ -69,7 +74,10 @@ impl Copy {
 fn a_sound_result_of_every_format_is_found_so_without_asking_the_source() {
     for from in SourceFormat::ALL {
         for to in [OutputFormat::Qcow2, OutputFormat::Raw] {
-            assert!(Copy::new(from, to).read_back().unwrap(), "{} to {}", from.name(), to.name());
+            let copy = Copy::new(from, to);
+            for depth in [Depth::Tables, Depth::Medium] {
+                assert!(copy.looked_into(depth).unwrap(), "{} to {}, {depth:?}", from.name(), to.name());
+            }
         }
     }
 }
@@ -85,6 +93,57 @@ fn one_byte_that_changed_is_found_in_data_and_in_what_was_empty() {
             assert!(error.to_string().contains("bytes into the disk"), "{error}");
         }
     }
+}
+
+/// The entries of the first of the second tables of a qcow2, and where they lie in it.
+fn first_table(image: &[u8]) -> (usize, Vec<u64>) {
+    let number = |at: usize| u64::from_be_bytes(image[at..at + 8].try_into().unwrap());
+    let place = |at: usize| (number(at) & 0x00ff_ffff_ffff_fe00) as usize;
+    let table = place(place(40));
+    (table, (0..8192).map(|entry| number(table + entry * 8)).collect())
+}
+
+#[test]
+fn a_piece_that_is_shown_elsewhere_twice_or_not_at_all_is_found_by_the_tables_alone() {
+    type Spoil = fn(&mut Vec<u64>);
+    let spoil: [(&str, Spoil); 4] = [
+        ("two changed places", |entries| entries.swap(1, 2)),
+        ("one is shown twice", |entries| entries[129] = entries[128]),
+        ("one is gone", |entries| entries[130] = 0),
+        ("one is where nothing was", |entries| entries[60] = entries[5]),
+    ];
+    for (case, spoil) in spoil {
+        let copy = Copy::new(SourceFormat::Vmdk, OutputFormat::Qcow2);
+        let (at, mut entries) = first_table(&fs::read(copy.path("result")).unwrap());
+        assert!(entries[128] != 0 && entries[60] == 0, "where the data of this disk lies");
+        spoil(&mut entries);
+        let bytes: Vec<u8> = entries.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+        let file = OpenOptions::new().write(true).open(copy.path("result")).unwrap();
+        file.write_all_at(&bytes, at as u64).unwrap();
+        let error = copy.looked_into(Depth::Tables).unwrap_err();
+        assert_eq!(error.kind(), Kind::Validation, "{case}: {error}");
+    }
+}
+
+#[test]
+fn what_was_not_looked_at_when_it_was_written_is_not_believed() {
+    let copy = Copy::new(SourceFormat::Raw, OutputFormat::Qcow2);
+    fs::remove_file(copy.path("result")).unwrap();
+    fs::remove_file(copy.path("extents")).unwrap();
+    let (mut engine, control) = (engine(), Control::new());
+    engine.looks_again = false;
+    let target = Target {
+        path: copy.path("result"),
+        format: copy.format,
+        compress: Compression::None,
+        level: None,
+        preallocation: Preallocation::Off,
+        journal: Some(copy.path("extents")),
+    };
+    let measure = engine.measure(&copy.source, &target, &control).unwrap();
+    engine.copy(&copy.source, &target, &measure, &control, &mut |_| ()).unwrap();
+    assert!(!copy.looked_into(Depth::Tables).unwrap());
+    assert!(!copy.looked_into(Depth::Medium).unwrap());
 }
 
 #[test]

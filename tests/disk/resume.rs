@@ -70,7 +70,8 @@ impl Site {
             let control = Control::new();
             let (cut, done) = thread::scope(|scope| {
                 let copy = scope.spawn(|| self.copy_with(&control));
-                while !copy.is_finished() && self.frames() < 2 {
+                // The first two say what is copied, and when.
+                while !copy.is_finished() && self.frames() < 3 {
                     thread::sleep(Duration::from_millis(1));
                 }
                 control.stop();

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use hyper2kvm::model::job::Stage;
 use hyper2kvm::model::plan::OutputFormat;
 use hyper2kvm::model::protocol::{WorkerEvent, WorkerOutcome};
 
@@ -69,8 +70,8 @@ fn written_down(journal: &Path) -> u64 {
     let (mut at, mut total) = (0, 0);
     while at + 12 <= bytes.len() && at + 12 + number(at) <= bytes.len() {
         let end = at + 12 + number(at);
-        // The first frame is about the copy as a whole.
-        let mut record = if at == 0 { end } else { at + 12 };
+        // Others are about the copy as a whole, or about when it was made.
+        let mut record = if bytes.get(at + 12) == Some(&b'P') { at + 13 } else { end };
         while record < end {
             total += number(record + 8) as u64;
             record += 21 + 6 * usize::from(bytes[record + 20]);
@@ -116,8 +117,13 @@ fn a_copy_killed_again_and_again_gives_the_same_file_and_reads_little_twice() {
         let case = format!("{format} to {}", to.name());
         let undisturbed = site(format, to);
         undisturbed.succeed();
+        // Where results are not proved, all that is read is the source.
+        let unproved = |mut site: Site| {
+            site.order.plan.stages.retain(|planned| planned.stage != Stage::Validate);
+            site
+        };
         // A machine that is busy may look too late to kill.
-        let attempts = (0..10).map(|_| site(format, to)).map(|site| {
+        let attempts = (0..10).map(|_| unproved(site(format, to))).map(|site| {
             let (kills, worst) = kill_until_done(&site, &case);
             (site, kills, worst)
         });

@@ -12,6 +12,7 @@ use crate::disk::copy::{Target, create};
 use crate::disk::facts::SourceDisk;
 use crate::disk::write::{self, Writer};
 use crate::model::error::{Error, Kind, Result};
+use crate::sys::boot::boot_id;
 use crate::sys::fs::{open_to_go_on, parent_of, sync_dir};
 
 /// So much of what was written last is looked at again.
@@ -38,7 +39,7 @@ pub(crate) struct Begun {
 }
 
 /// Opens what there is, or makes what there has to be.
-pub(crate) fn begin(source: &SourceDisk, target: &Target) -> Result<Begun> {
+pub(crate) fn begin(source: &SourceDisk, target: &Target, looks_again: bool) -> Result<Begun> {
     let path = &target.path;
     let failed = |what: &'static str, at: &Path| {
         let at = at.to_owned();
@@ -46,7 +47,7 @@ pub(crate) fn begin(source: &SourceDisk, target: &Target) -> Result<Begun> {
     };
     let mut restarted = None;
     if let Some(journal) = &target.journal {
-        match go_on(source, target, journal) {
+        match go_on(source, target, journal, looks_again) {
             Ok(Some(begun)) => {
                 tracing::info!(path = %path.display(), kept_bytes = begun.done.bytes, "an earlier copy goes on");
                 return Ok(begun);
@@ -61,8 +62,8 @@ pub(crate) fn begin(source: &SourceDisk, target: &Target) -> Result<Begun> {
     }
     let file = make_anew(target)?;
     let journal = target.journal.as_ref().map(|at| {
-        let subject = subject(source, target, &file).map_err(failed("look at", path))?;
-        let journal = Journal::begin(at, &subject).map_err(failed("make", at))?;
+        let subject = subject(source, target, &file, looks_again).map_err(failed("look at", path))?;
+        let journal = Journal::begin(at, &subject, boot_id().as_deref()).map_err(failed("make", at))?;
         sync_dir(parent_of(path)).map_err(failed("make durable", path))?;
         Ok(journal)
     });
@@ -86,17 +87,23 @@ pub(crate) fn make_anew(target: &Target) -> Result<File> {
     create(&target.path)
 }
 
-fn subject(source: &SourceDisk, target: &Target, file: &File) -> io::Result<Subject> {
-    Subject::new(source.lasting_identity(), source.facts.virtual_size, target.format, file)
+fn subject(source: &SourceDisk, target: &Target, file: &File, is_looked_at: bool) -> io::Result<Subject> {
+    let size = source.facts.virtual_size;
+    Subject::new(source.lasting_identity(), size, target.format, file, is_looked_at)
 }
 
-fn go_on(source: &SourceDisk, target: &Target, journal: &Path) -> io::Result<Option<Begun>> {
+fn go_on(
+    source: &SourceDisk,
+    target: &Target,
+    journal: &Path,
+    looks_again: bool,
+) -> io::Result<Option<Begun>> {
     let file = open_to_go_on(&target.path)?;
-    let subject = subject(source, target, &file)?;
+    let subject = subject(source, target, &file, looks_again)?;
     let size = source.facts.virtual_size;
     let writer = write::open(&file, target, size)?;
     let (mut done, mut last) = (Done::default(), Last::default());
-    let journal = Journal::go_on(journal, &subject, &mut |record| {
+    let journal = Journal::go_on(journal, &subject, boot_id().as_deref(), &mut |record| {
         let end = record.at.saturating_add(u64::from(record.length));
         if record.at < done.until || end > size {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the journal tells of another disk"));

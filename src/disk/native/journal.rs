@@ -2,16 +2,21 @@
 //!
 //! ```text
 //!   frame: length (4) │ hash of the payload (8) │ payload          the first one: what is copied into what, as JSON
-//!   …                                                              each other one: pieces that are durable in the target
+//!   …                                                              each other one, by its first byte:
+//!                                                                    R  a run of the kernel in which frames were written, by its name
+//!                                                                    P  pieces that are in the target
+//!                                                                    D  up to which frame all that was told is durable
 //! ```
 //!
-//! A frame is written after the bytes that it tells of are durable, and is durable itself before more than a few dozen MiB are read beyond
-//! it. The hash is seeded with the frame's place, so that neither half a frame nor one of another journal passes. What is behind the last
-//! sound frame is cut away. What is not here: who decides when a frame is written (see [`super::ledger`]).
+//! A frame of pieces is written as soon as their bytes are in the target, and neither waits for the medium: what a killed process has written
+//! stays in the kernel's memory. From time to time the target is synced, and then a frame says how far. So after a kill all sound frames
+//! count, and after a power cut, which shows in another run of the kernel, those that were durable. The hash is seeded with the frame's
+//! place, so that neither half a frame nor one of another journal passes. What does not count is cut away. What is not here: who decides
+//! when a frame is written (see [`super::ledger`]).
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
@@ -24,12 +29,16 @@ use crate::model::plan::OutputFormat;
 use crate::sys::fs::open_to_go_on;
 
 /// The version of the format. An unknown one is not gone on from.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEAD_BYTES: usize = 12;
 /// A frame tells of some dozen MiB: no sound one is larger, however small its pieces are.
 const MOST_FRAME_BYTES: usize = 4 << 20;
 const RECORD_BYTES: usize = 21;
 const PLACED_BYTES: usize = 6;
+/// What a frame tells, by its first byte.
+const RUN: u8 = b'R';
+const PIECES: u8 = b'P';
+const DURABLE: u8 = b'D';
 
 /// What the journal of a copy is about. It is gone on with only where all of this is still so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +49,8 @@ pub(super) struct Subject {
     format: OutputFormat,
     block_bytes: u64,
     target_inode: u64,
+    /// Whether every piece was looked at in the target before it was told.
+    is_looked_at: bool,
 }
 
 impl Subject {
@@ -48,6 +59,7 @@ impl Subject {
         virtual_size: u64,
         format: OutputFormat,
         target: &File,
+        is_looked_at: bool,
     ) -> io::Result<Subject> {
         Ok(Subject {
             version: VERSION,
@@ -56,11 +68,12 @@ impl Subject {
             format,
             block_bytes: crate::disk::write::BLOCK_BYTES as u64,
             target_inode: target.metadata()?.ino(),
+            is_looked_at,
         })
     }
 }
 
-/// A piece of the disk that is durable in the target.
+/// A piece of the disk that is in the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) at: u64,
@@ -83,50 +96,78 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// A new one; the file must not be there.
-    pub(super) fn begin(path: &Path, subject: &Subject) -> io::Result<Journal> {
+    /// A new one; the file must not be there. `boot` is the kernel's run, if that is known.
+    pub(super) fn begin(path: &Path, subject: &Subject, boot: Option<&str>) -> io::Result<Journal> {
         use std::os::unix::fs::OpenOptionsExt;
         let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(path)?;
         let mut journal = Journal { file, end: 0 };
         journal.append(&serde_json::to_vec(subject)?)?;
+        journal.append(&run(boot))?;
+        journal.file.sync_data()?;
         Ok(journal)
     }
 
-    /// The one that is there; `seen` hears of every piece in it. `None` if it is about something else, or is no journal.
+    /// The one that is there; `seen` hears of every piece in it that counts. `None` if it is about something else, or is no journal.
     pub(super) fn go_on(
         path: &Path,
         subject: &Subject,
+        boot: Option<&str>,
         seen: &mut dyn FnMut(Record) -> io::Result<()>,
     ) -> io::Result<Option<Journal>> {
         let file = open_to_go_on(path)?;
         let mut frames = Frames { from: BufReader::new(&file), end: 0 };
-        let found = frames.next()?.and_then(|payload| serde_json::from_slice::<Subject>(&payload).ok());
-        if found.as_ref() != Some(subject) {
+        if !frames.is_about(subject)? {
             return Ok(None);
         }
-        while let Some(payload) = frames.next()? {
-            // The hash says that this is what was written: if it makes no sense, it was written by something else.
-            let Some(records) = decode(&payload) else { return Ok(None) };
-            for record in records {
-                seen(record)?;
+        // The hash says that this is what was written: if it makes no sense, it was written by something else.
+        let Some(counts) = counting(&mut frames, boot)? else { return Ok(None) };
+        (&file).seek(SeekFrom::Start(0))?;
+        let mut frames = Frames { from: BufReader::new(&file), end: 0 };
+        let mut is_first = true;
+        while frames.end < counts.until {
+            let Some(payload) = frames.next()? else { break };
+            if !std::mem::take(&mut is_first)
+                && let Some((&PIECES, records)) = payload.split_first()
+            {
+                let Some(records) = decode(records) else { return Ok(None) };
+                records.into_iter().try_for_each(&mut *seen)?;
             }
         }
         let end = frames.end;
         file.set_len(end)?;
-        Ok(Some(Journal { file, end }))
+        let mut journal = Journal { file, end };
+        journal.append(&run(boot))?;
+        if !counts.is_this_run {
+            // The frame that said so was cut away.
+            journal.durable(end)?.sync_data()?;
+        }
+        Ok(Some(journal))
     }
 
-    /// Adds a frame; durable when it returns.
+    /// Where the next frame will be.
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Adds frames: what they tell of is in the target.
     pub(super) fn record(&mut self, records: &[Record]) -> io::Result<()> {
-        let mut payload = Vec::with_capacity(records.len() * (RECORD_BYTES + PLACED_BYTES));
+        let mut payload = vec![PIECES];
         for record in records {
             if payload.len() + RECORD_BYTES + record.placed.len() * PLACED_BYTES > MOST_FRAME_BYTES {
                 self.append(&payload)?;
-                payload.clear();
+                payload.truncate(1);
             }
             encode(record, &mut payload)?;
         }
         self.append(&payload)
+    }
+
+    /// Says that what frames before `until` tell of is durable. Gives what has to be synced for this to be so itself.
+    pub(super) fn durable(&mut self, until: u64) -> io::Result<File> {
+        let mut payload = vec![DURABLE];
+        payload.extend(until.to_le_bytes());
+        self.append(&payload)?;
+        self.file.try_clone()
     }
 
     fn append(&mut self, payload: &[u8]) -> io::Result<()> {
@@ -136,10 +177,39 @@ impl Journal {
         frame.extend(XxHash3_64::oneshot_with_seed(self.end, payload).to_le_bytes());
         frame.extend(payload);
         self.file.write_all_at(&frame, self.end)?;
-        self.file.sync_data()?;
         self.end += frame.len() as u64;
         Ok(())
     }
+}
+
+fn run(boot: Option<&str>) -> Vec<u8> {
+    [&[RUN], boot.unwrap_or_default().as_bytes()].concat()
+}
+
+/// Which frames count.
+struct Counting {
+    /// Those before.
+    until: u64,
+    /// Whether the last of them was written in this run of the kernel: then all do. Else those that were durable.
+    is_this_run: bool,
+}
+
+/// Reads all frames behind the first. `None` if one makes no sense.
+fn counting<R: Read>(frames: &mut Frames<R>, boot: Option<&str>) -> io::Result<Option<Counting>> {
+    let (mut is_this_run, mut durable) = (false, frames.end);
+    while let Some(payload) = frames.next()? {
+        match payload.split_first() {
+            Some((&RUN, name)) => is_this_run = boot.is_some_and(|boot| boot.as_bytes() == name),
+            Some((&DURABLE, until)) => {
+                let Ok(until) = until.try_into().map(u64::from_le_bytes) else { return Ok(None) };
+                durable = durable.max(until);
+            }
+            Some((&PIECES, _)) => {}
+            _ => return Ok(None),
+        }
+    }
+    let until = if is_this_run { frames.end } else { durable.min(frames.end) };
+    Ok(Some(Counting { until, is_this_run }))
 }
 
 /// The records of a journal that is only read, one after the other.
@@ -153,16 +223,17 @@ impl Records {
     /// Of a copy of this; `None` if the file tells of something else. As with a copy that goes on, only a file of our own is believed.
     pub(super) fn open(path: &Path, subject: &Subject) -> io::Result<Option<Records>> {
         let mut frames = Frames { from: BufReader::new(open_to_go_on(path)?), end: 0 };
-        let found = frames.next()?.and_then(|payload| serde_json::from_slice::<Subject>(&payload).ok());
-        Ok((found.as_ref() == Some(subject)).then(|| Records { frames, ahead: VecDeque::new() }))
+        Ok(frames.is_about(subject)?.then(|| Records { frames, ahead: VecDeque::new() }))
     }
 
     /// The next one. They end where the journal makes no sense any more.
     pub(super) fn next(&mut self) -> io::Result<Option<Record>> {
         while self.ahead.is_empty() {
             let Some(payload) = self.frames.next()? else { return Ok(None) };
-            let Some(records) = decode(&payload) else { return Ok(None) };
-            self.ahead.extend(records);
+            if let Some((&PIECES, records)) = payload.split_first() {
+                let Some(records) = decode(records) else { return Ok(None) };
+                self.ahead.extend(records);
+            }
         }
         Ok(self.ahead.pop_front())
     }
@@ -177,6 +248,12 @@ struct Frames<R> {
 }
 
 impl<R: Read> Frames<R> {
+    /// Whether the first frame says that it is about this.
+    fn is_about(&mut self, subject: &Subject) -> io::Result<bool> {
+        let found = self.next()?.and_then(|payload| serde_json::from_slice::<Subject>(&payload).ok());
+        Ok(found.as_ref() == Some(subject))
+    }
+
     fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
         let Some(head) = self.take(HEAD_BYTES)? else { return Ok(None) };
         let (length, hash) = head.split_at(4);
@@ -250,7 +327,7 @@ mod tests {
 
     fn subject(dir: &Path) -> Subject {
         let target = File::create(dir.join("target")).unwrap();
-        Subject::new(&[], 5 << 30, OutputFormat::Qcow2, &target).unwrap()
+        Subject::new(&[], 5 << 30, OutputFormat::Qcow2, &target, true).unwrap()
     }
 
     fn records(count: u64) -> Vec<Record> {
@@ -265,23 +342,27 @@ mod tests {
         (0..count).map(record).collect()
     }
 
-    fn read(path: &Path, subject: &Subject) -> Option<Vec<Record>> {
+    fn read_in(boot: Option<&str>, path: &Path, subject: &Subject) -> Option<Vec<Record>> {
         let mut found = Vec::new();
-        let journal = Journal::go_on(path, subject, &mut |record| {
+        let journal = Journal::go_on(path, subject, boot, &mut |record| {
             found.push(record);
             Ok(())
         });
         journal.unwrap().map(|_| found)
     }
 
+    fn read(path: &Path, subject: &Subject) -> Option<Vec<Record>> {
+        read_in(Some("this"), path, subject)
+    }
+
     #[test]
     fn what_was_recorded_is_found_again_and_more_can_be_added() {
         let dir = tempfile::tempdir().unwrap();
         let (path, subject, all) = (dir.path().join("journal"), subject(dir.path()), records(300_000));
-        let mut journal = Journal::begin(&path, &subject).unwrap();
+        let mut journal = Journal::begin(&path, &subject, Some("this")).unwrap();
         journal.record(&all[..200]).unwrap();
         assert_eq!(read(&path, &subject).unwrap(), all[..200]);
-        let mut journal = Journal::go_on(&path, &subject, &mut |_| Ok(())).unwrap().unwrap();
+        let mut journal = Journal::go_on(&path, &subject, Some("this"), &mut |_| Ok(())).unwrap().unwrap();
         // More than one frame may hold.
         journal.record(&all[200..]).unwrap();
         assert_eq!(read(&path, &subject).unwrap(), all);
@@ -291,15 +372,17 @@ mod tests {
     fn a_frame_that_was_cut_anywhere_is_dropped_alone() {
         let dir = tempfile::tempdir().unwrap();
         let (path, subject, all) = (dir.path().join("journal"), subject(dir.path()), records(4));
-        let mut journal = Journal::begin(&path, &subject).unwrap();
+        let mut journal = Journal::begin(&path, &subject, Some("this")).unwrap();
         journal.record(&all[..2]).unwrap();
         let sound = journal.end;
+        // Whoever goes on says so.
+        let with_run = sound + (HEAD_BYTES + run(Some("this")).len()) as u64;
         journal.record(&all[2..]).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         for cut in sound..bytes.len() as u64 {
             std::fs::write(&path, &bytes[..cut as usize]).unwrap();
             assert_eq!(read(&path, &subject).unwrap(), all[..2], "cut at {cut}");
-            assert_eq!(std::fs::metadata(&path).unwrap().len(), sound);
+            assert_eq!(std::fs::metadata(&path).unwrap().len(), with_run);
         }
     }
 
@@ -307,8 +390,8 @@ mod tests {
     fn a_byte_that_changed_ends_it_there() {
         let dir = tempfile::tempdir().unwrap();
         let (path, subject, all) = (dir.path().join("journal"), subject(dir.path()), records(4));
-        let mut journal = Journal::begin(&path, &subject).unwrap();
-        let header = journal.end as usize;
+        let mut journal = Journal::begin(&path, &subject, Some("this")).unwrap();
+        let header = journal.end as usize - HEAD_BYTES - run(Some("this")).len();
         journal.record(&all).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         for at in 0..bytes.len() {
@@ -321,10 +404,36 @@ mod tests {
     }
 
     #[test]
+    fn after_a_power_cut_what_was_durable_counts_and_goes_on_to_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, subject, all) = (dir.path().join("journal"), subject(dir.path()), records(9));
+        let mut journal = Journal::begin(&path, &subject, Some("this")).unwrap();
+        journal.record(&all[..3]).unwrap();
+        let until = journal.end();
+        journal.record(&all[3..6]).unwrap();
+        journal.durable(until).unwrap();
+        journal.record(&all[6..]).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        // Killed, and the machine ran on: all of it is there.
+        assert_eq!(read(&path, &subject).unwrap(), all);
+        for boot in [Some("another"), None] {
+            std::fs::write(&path, &whole).unwrap();
+            assert_eq!(read_in(boot, &path, &subject).unwrap(), all[..3]);
+            // And once more, before anything else was made durable.
+            assert_eq!(read_in(Some("a third"), &path, &subject).unwrap(), all[..3]);
+        }
+        // What the next run adds counts as long as it lasts.
+        let mut journal = Journal::go_on(&path, &subject, Some("a third"), &mut |_| Ok(())).unwrap().unwrap();
+        journal.record(&all[3..5]).unwrap();
+        assert_eq!(read_in(Some("a third"), &path, &subject).unwrap(), all[..5]);
+        assert_eq!(read_in(Some("a fourth"), &path, &subject).unwrap(), all[..3]);
+    }
+
+    #[test]
     fn a_journal_of_another_copy_is_not_gone_on_with() {
         let dir = tempfile::tempdir().unwrap();
         let (path, mine) = (dir.path().join("journal"), subject(dir.path()));
-        Journal::begin(&path, &mine).unwrap();
+        Journal::begin(&path, &mine, Some("this")).unwrap();
         let other = |change: fn(&mut Subject)| {
             let mut other = mine.clone();
             change(&mut other);

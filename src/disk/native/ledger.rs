@@ -1,24 +1,29 @@
-//! What is copied and not yet durable: held within bounds, made durable, and then written down.
+//! What is copied and not yet written down, and what is not yet durable.
 //!
-//! Workers ask before they read, and say when a piece is in the target. One thread takes what has come together without a gap, syncs the
-//! target, and adds it to the journal; that is also what keeps the kernel from gathering gigabytes of dirty pages for the last sync to wait
-//! for. So after a crash at any moment, no more than [`MOST_BYTES`] of the source are read again.
+//! Workers ask before they read, and say when a piece is in the target. One thread takes what has come together without a gap and adds it to
+//! the journal at once: so when the process is killed at any moment, no more than [`MOST_BYTES`] of the source are read again. Another syncs
+//! the target from time to time, and says in the journal how far: so much is kept when the power fails. It syncs seldom, because a disk that
+//! has to finish all its writes does not read meanwhile; and it does sync, so that the last one has not all of it left to do.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::journal::{Journal, Record};
 use crate::sys::failpoint;
 
 /// What may be read and not yet be written down.
 pub(super) const MOST_BYTES: u64 = 56 << 20;
-/// With so much come together, it is made durable at once …
-const ENOUGH_BYTES: u64 = 16 << 20;
+/// With so much come together, it is written down at once …
+const ENOUGH_BYTES: u64 = 8 << 20;
 /// … and with less, after so long.
 const LONGEST: Duration = Duration::from_millis(500);
+/// With so much written down, it is made durable …
+const MUCH_BYTES: u64 = 2 << 30;
+/// … and with less, after so long.
+const SELDOM: Duration = Duration::from_secs(20);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -29,13 +34,15 @@ pub(super) struct Ledger {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Read, or about to be, and not yet durable.
+    /// Read, or about to be, and not yet written down.
     open_bytes: u64,
-    /// In the target, and not yet durable, by number.
+    /// In the target, and not yet written down, by number.
     written: BTreeMap<u64, Record>,
     written_bytes: u64,
     /// The piece that has to be written down next: a journal has no gaps.
     next: u64,
+    /// Written down, and not yet durable.
+    volatile_bytes: u64,
     /// Nothing more will come.
     is_closed: bool,
 }
@@ -68,23 +75,54 @@ impl Ledger {
         self.changed.notify_all();
     }
 
-    /// Makes durable what comes, until it is closed.
-    pub(super) fn keep(&self, target: &File, mut journal: Option<&mut Journal>) -> io::Result<()> {
+    /// Writes down what comes, until it is closed.
+    pub(super) fn keep(&self, journal: Option<&Mutex<Journal>>) -> io::Result<()> {
         loop {
             let (records, is_last) = self.next();
             if !records.is_empty() {
-                target.sync_data()?;
                 failpoint::hit("copy.before-journal");
-                if let Some(journal) = &mut journal {
-                    journal.record(&records)?;
+                if let Some(journal) = journal {
+                    locked(journal).record(&records)?;
                 }
                 failpoint::hit("copy.after-journal");
-                self.lock().open_bytes -= bytes_of(&records);
+                let mut state = self.lock();
+                state.open_bytes -= bytes_of(&records);
+                state.volatile_bytes += bytes_of(&records);
                 self.changed.notify_all();
             }
             if is_last {
                 return Ok(());
             }
+        }
+    }
+
+    /// Makes durable what was written down, from time to time, until it is closed.
+    pub(super) fn harden(&self, target: &File, journal: &Mutex<Journal>) -> io::Result<()> {
+        while let Some(bytes) = self.next_volatile() {
+            let until = locked(journal).end();
+            target.sync_data()?;
+            let said = locked(journal).durable(until)?;
+            // Others add to it meanwhile.
+            said.sync_data()?;
+            self.lock().volatile_bytes -= bytes;
+        }
+        Ok(())
+    }
+
+    /// How much it is time to make durable; `None` when it is over, and what is left is for who finishes the file.
+    fn next_volatile(&self) -> Option<u64> {
+        let begun = Instant::now();
+        let mut state = self.lock();
+        loop {
+            if state.is_closed {
+                return None;
+            }
+            let left = SELDOM.saturating_sub(begun.elapsed());
+            if state.volatile_bytes >= MUCH_BYTES || (state.volatile_bytes > 0 && left.is_zero()) {
+                return Some(state.volatile_bytes);
+            }
+            let left = if left.is_zero() { SELDOM } else { left };
+            (state, _) = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -109,6 +147,10 @@ impl Ledger {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn locked(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {
+    journal.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn bytes_of(records: &[Record]) -> u64 {

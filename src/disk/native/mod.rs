@@ -1,9 +1,9 @@
 //! One copy by ourselves: a map, several threads each reading a piece and writing it, and one that makes durable what they wrote.
 //!
 //! ```text
-//!   pieces ──▶ worker: read ▸ hash ▸ write ──┐
-//!          ──▶ worker: …                     ├──▶ ledger: sync the target ▸ add to the journal
-//!          ──▶ …                             ┘
+//!   pieces ──▶ worker: read ▸ hash ▸ write ▸ look ──┐
+//!          ──▶ worker: …                            ├──▶ ledger: add to the journal │ seldom: sync the target
+//!          ──▶ …                                    ┘
 //! ```
 //!
 //! Pieces are placed in the target in the order of the disk, whichever thread is quicker: the same source gives the same file, also when a
@@ -28,6 +28,7 @@ pub(crate) use begin::{Begun, begin, make_anew};
 use journal::{Record, hash};
 use ledger::Ledger;
 use pieces::{PIECE_BYTES, Piece, Pieces};
+pub use readback::Depth;
 pub(crate) use readback::{ReadBack, read_back};
 
 use crate::disk::control::Control;
@@ -35,7 +36,9 @@ use crate::disk::read::{Reader, Room};
 use crate::disk::write::Writer;
 use crate::model::error::{Error, Kind, Result};
 
-/// More threads than this only wait for the disks.
+/// With fewer threads than this nobody works while the disks are waited for …
+const LEAST_THREADS: usize = 4;
+/// … and with more all only wait for them.
 const MOST_THREADS: usize = 8;
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(100);
@@ -54,16 +57,17 @@ pub(crate) fn copy(
     reader: Box<dyn Reader>,
     begun: Begun,
     target: &Path,
-    stall_timeout_s: f64,
+    (stall_timeout_s, looks_again): (f64, bool),
     control: &Control,
     on_progress: &mut dyn FnMut(u64),
 ) -> Result<Copied> {
-    let Begun { file, writer, mut journal, done, restarted } = begun;
+    let Begun { file, writer, journal, done, restarted } = begun;
     let kept_bytes = done.bytes;
     let copy = Arc::new(Copy {
         reader,
         writer,
         target: target.to_owned(),
+        looks_again,
         control: control.clone(),
         pieces: Mutex::new(Pieces::from(done.until)),
         ledger: Ledger::default(),
@@ -73,7 +77,7 @@ pub(crate) fn copy(
     });
     let (alive, ended) = mpsc::channel::<()>();
     let mut threads = Vec::new();
-    for _ in 0..thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS) {
+    for _ in 0..thread_count() {
         let (copy, alive) = (Arc::clone(&copy), alive.clone());
         threads.push(thread::spawn(move || {
             let _alive = alive;
@@ -82,15 +86,27 @@ pub(crate) fn copy(
     }
     drop(alive);
     let (alive, kept) = mpsc::channel::<()>();
-    let keeper = thread::spawn({
-        let copy = Arc::clone(&copy);
+    let journal = journal.map(|journal| Arc::new(Mutex::new(journal)));
+    let mut keepers = Vec::new();
+    keepers.push(thread::spawn({
+        let (copy, journal, alive) = (Arc::clone(&copy), journal.clone(), alive.clone());
         move || {
             let _alive = alive;
-            if let Err(error) = copy.ledger.keep(&file, journal.as_mut()) {
-                copy.fail(copy.failed("make durable", &error));
+            if let Err(error) = copy.ledger.keep(journal.as_deref()) {
+                copy.fail(copy.failed("write down the copy of", &error));
             }
         }
-    });
+    }));
+    keepers.extend(journal.map(|journal| {
+        let (copy, alive) = (Arc::clone(&copy), alive.clone());
+        thread::spawn(move || {
+            let _alive = alive;
+            if let Err(error) = copy.ledger.harden(&file, &journal) {
+                copy.fail(copy.failed("make durable", &error));
+            }
+        })
+    }));
+    drop(alive);
     let mut stall = Stall::new(stall_timeout_s);
     let mut wait = |ended: &mpsc::Receiver<()>| {
         while ended.recv_timeout(TELL_EVERY) == Err(RecvTimeoutError::Timeout) {
@@ -113,7 +129,7 @@ pub(crate) fn copy(
     copy.ledger.close();
     let is_ended = is_ended && wait(&kept);
     // Who hangs is not waited for.
-    let is_sound = !is_ended || threads.into_iter().chain([keeper]).all(|thread| thread.join().is_ok());
+    let is_sound = !is_ended || threads.into_iter().chain(keepers).all(|thread| thread.join().is_ok());
     on_progress(copy.done.load(Ordering::Relaxed));
     if let Some(error) = copy.error.lock().unwrap_or_else(PoisonError::into_inner).take() {
         return Err(error);
@@ -125,11 +141,16 @@ pub(crate) fn copy(
     Ok(Copied { kept_bytes, restarted })
 }
 
+fn thread_count() -> usize {
+    thread::available_parallelism().map_or(1, usize::from).clamp(LEAST_THREADS, MOST_THREADS)
+}
+
 /// What the threads of one copy share.
 struct Copy {
     reader: Box<dyn Reader>,
     writer: Box<dyn Writer>,
     target: PathBuf,
+    looks_again: bool,
     control: Control,
     pieces: Mutex<Pieces>,
     ledger: Ledger,
@@ -142,8 +163,9 @@ impl Copy {
     fn work(&self) {
         let mut room = Room::default();
         let mut buffer = vec![0; PIECE_BYTES as usize];
+        let mut again = vec![0; if self.looks_again { buffer.len() } else { 0 }];
         while !self.is_over.load(Ordering::Relaxed) {
-            match self.step(&mut room, &mut buffer) {
+            match self.step(&mut room, &mut buffer, &mut again) {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => return self.fail(error),
@@ -152,7 +174,7 @@ impl Copy {
     }
 
     /// Copies one piece; `false` if there is none.
-    fn step(&self, room: &mut Room, buffer: &mut [u8]) -> Result<bool> {
+    fn step(&self, room: &mut Room, buffer: &mut [u8], again: &mut [u8]) -> Result<bool> {
         self.control.checkpoint()?;
         let next = {
             let mut pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
@@ -169,6 +191,12 @@ impl Copy {
         self.reader.read(at, buffer, room)?;
         let hash = hash(buffer);
         let placed = self.writer.write(number, at, buffer).map_err(|error| self.failed("write", &error))?;
+        if let Some(again) = again.get_mut(..length as usize) {
+            self.writer.read(at, again).map_err(|error| self.failed("look at", &error))?;
+            if journal::hash(again) != hash {
+                return Err(self.differs(at));
+            }
+        }
         self.ledger.written(number, Record { at, length: length as u32, hash, placed });
         self.done.fetch_add(length, Ordering::Relaxed);
         Ok(true)
@@ -180,6 +208,17 @@ impl Copy {
         self.is_over.store(true, Ordering::Relaxed);
         self.ledger.close();
         self.writer.give_up();
+    }
+
+    /// What was written is not what is there.
+    fn differs(&self, at: u64) -> Error {
+        let path = self.target.display();
+        Error::new(
+            Kind::Output,
+            format!("{path} does not show what was just written, {at} bytes into the disk"),
+        )
+        .output(&self.target)
+        .advice("check the memory of this machine and the storage that the result lies on")
     }
 
     fn failed(&self, what: &str, error: &std::io::Error) -> Error {

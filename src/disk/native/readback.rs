@@ -1,9 +1,11 @@
-//! Reading a finished result back: every piece has to be in it as it was read from the source.
+//! Proving a finished result: every piece has to be in it as it was read from the source.
 //!
-//! The copy's journal says of each piece what its hash was when it was read. So the source need not be read again, but for what was changed
-//! since (repairs that were put into the result): there the bytes themselves are compared, and likewise wherever the journal says nothing,
-//! unless result and source both say "zeros". A journal that lost its end, or has gone, thus costs time and never lets a wrong result
-//! pass. What is not here: results that only QEMU reads, and those that it copied (see [`crate::disk::Engine::compare`]).
+//! The copy's journal says of each piece what its hash was when it was read, that it was in the target with that hash when it was written, and
+//! where. So it is enough that the finished image's tables, read by who did not write them, show every piece at that very place, and nothing
+//! where there was nothing. Whoever wants more has every byte read back from the medium. Either way the source need not be read again, but for
+//! what was changed since (repairs that were put into the result): there the bytes themselves are compared, and likewise wherever the journal
+//! says nothing, unless result and source both say "zeros". A journal that lost its end, or has gone, thus costs time and never lets a wrong
+//! result pass. What is not here: results that only QEMU reads, and those that it copied (see [`crate::disk::Engine::compare`]).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,10 +16,11 @@ use std::thread;
 
 use super::journal::{Record, Records, Subject, hash};
 use super::pieces::PIECE_BYTES;
-use super::{MOST_THREADS, Stall, TELL_EVERY};
+use super::{Stall, TELL_EVERY, thread_count};
 use crate::disk::control::Control;
 use crate::disk::facts::SourceDisk;
 use crate::disk::read::{self, Holds, Reader, Room};
+use crate::disk::write::BLOCK_BYTES;
 use crate::model::error::{Disposition, Error, Kind, Result};
 use crate::model::plan::OutputFormat;
 use crate::sys::fs::open_nofollow;
@@ -25,7 +28,17 @@ use crate::sys::fs::open_nofollow;
 /// A stretch of which the journal says nothing is looked at in parts of so much, so that several threads have something to do.
 const GAP_BYTES: u64 = 1 << 30;
 
-/// What reading a result back has told.
+/// How deep a result is looked into.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Depth {
+    /// Its tables: every piece has to lie where it was looked at when it was written.
+    #[default]
+    Tables,
+    /// Every byte, from the medium.
+    Medium,
+}
+
+/// What looking into a result has told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReadBack {
     /// It holds what it has to hold.
@@ -41,14 +54,14 @@ pub(crate) enum ReadBack {
 /// `extents` is what the copy's journal became. `on_progress` hears how many bytes of the disk are done.
 pub(crate) fn read_back(
     source: &SourceDisk,
-    result: &Path,
-    format: OutputFormat,
+    (result, format): (&Path, OutputFormat),
     extents: &Path,
+    depth: Depth,
     stall_timeout_s: f64,
     control: &Control,
     on_progress: &mut dyn FnMut(u64),
 ) -> Result<ReadBack> {
-    let Some(records) = known(source, result, format, extents) else { return Ok(ReadBack::Unknown) };
+    let Some(records) = known(source, (result, format), extents, depth) else { return Ok(ReadBack::Unknown) };
     let Some(content) = read::open(source, control)? else { return Ok(ReadBack::Unknown) };
     let Some(changes) = read::own_layers(source, control)? else { return Ok(ReadBack::Unknown) };
     let opened = read::open_result(result, format, control);
@@ -65,6 +78,11 @@ pub(crate) fn read_back(
         content,
         changes,
         result: result.to_owned(),
+        depth: match format {
+            // It has no tables: a piece cannot lie anywhere else.
+            OutputFormat::Raw if depth == Depth::Tables => None,
+            _ => Some(depth),
+        },
         control: control.clone(),
         done: AtomicU64::new(0),
         is_over: AtomicBool::new(false),
@@ -77,12 +95,20 @@ pub(crate) fn read_back(
 }
 
 /// What is known of the copy of this very source into this very file.
-fn known(source: &SourceDisk, result: &Path, format: OutputFormat, extents: &Path) -> Option<Records> {
+fn known(
+    source: &SourceDisk,
+    (result, format): (&Path, OutputFormat),
+    extents: &Path,
+    depth: Depth,
+) -> Option<Records> {
     let open = || -> io::Result<Option<Records>> {
         let file = open_nofollow(result)?;
-        // What is on the medium counts, not what is still in memory of what was to get there.
-        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
-        let subject = Subject::new(source.lasting_identity(), source.facts.virtual_size, format, &file)?;
+        if depth == Depth::Medium {
+            // What is on the medium counts, not what is still in memory of what was to get there.
+            let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        }
+        let size = source.facts.virtual_size;
+        let subject = Subject::new(source.lasting_identity(), size, format, &file, true)?;
         Records::open(extents, &subject)
     };
     match open() {
@@ -103,7 +129,7 @@ fn first_difference(
     on_progress: &mut dyn FnMut(u64),
 ) -> Result<Option<u64>> {
     let (alive, ended) = mpsc::channel::<()>();
-    let threads = (0..thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS)).map(|_| {
+    let threads = (0..thread_count()).map(|_| {
         let (held, alive) = (Arc::clone(held), alive.clone());
         thread::spawn(move || {
             let _alive = alive;
@@ -205,6 +231,8 @@ struct Held {
     /// Images of our own above the source: what they do not hold is as it was copied.
     changes: Vec<Box<dyn Reader>>,
     result: PathBuf,
+    /// None: a piece that was copied needs no second look.
+    depth: Option<Depth>,
     control: Control,
     parts: Mutex<Parts>,
     done: AtomicU64,
@@ -232,14 +260,21 @@ impl Held {
     fn difference(&self, part: &Part, hands: &mut Hands) -> Result<Option<u64>> {
         match part {
             Part::Gap { at, length } => self.gap(*at, *length, hands),
-            Part::Copied(Record { at, length, hash: wanted, .. }) => {
+            Part::Copied(record @ Record { at, length, hash: wanted, .. }) => {
                 self.control.checkpoint()?;
                 if self.is_changed(*at, u64::from(*length), hands)? {
                     return self.compare(*at, u64::from(*length), hands);
                 }
-                let found = hash(self.read_shown(*at, *length as usize, hands)?);
+                let differs = match self.depth {
+                    None => None,
+                    Some(Depth::Tables) => self.misplaced(record, hands)?,
+                    Some(Depth::Medium) => {
+                        let found = hash(self.read_shown(*at, *length as usize, hands)?);
+                        (found != *wanted).then_some(*at)
+                    }
+                };
                 self.done.fetch_add(u64::from(*length), Ordering::Relaxed);
-                Ok((found != *wanted).then_some(*at))
+                Ok(differs)
             }
         }
     }
@@ -258,6 +293,25 @@ impl Held {
             }
         }
         Ok(false)
+    }
+
+    /// The first block of a piece that the result's tables do not show where it was written, or show where nothing was.
+    fn misplaced(&self, record: &Record, hands: &mut Hands) -> Result<Option<u64>> {
+        let mut placed = record.placed.iter();
+        let mut run = placed.next();
+        let end = record.at + u64::from(record.length);
+        for at in (record.at..end).step_by(BLOCK_BYTES) {
+            let block = at / BLOCK_BYTES as u64;
+            while run.is_some_and(|run| run.block + run.count <= block) {
+                run = placed.next();
+            }
+            let wanted = run.and_then(|run| run.place_of(block));
+            let found = self.shown.place(at, &mut hands.of_result);
+            if found.map_err(|error| of_result(&error, &self.result))? != wanted {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
     }
 
     /// Compares a stretch but for what both sides say to be zeros.

@@ -71,6 +71,11 @@ pub(crate) trait Reader: Debug + Send + Sync {
 
     /// Fills the buffer with what lies at an offset; all of it is within the size.
     fn read(&self, at: u64, buffer: &mut [u8], room: &mut Room) -> Result<()>;
+
+    /// Where in its file lies what it has at an offset, packed or not: for images that are results. `None` where it has nothing.
+    fn place(&self, _: u64, _: &mut Room) -> Result<Option<u64>> {
+        Ok(None)
+    }
 }
 
 /// A reader of this source; `None` where only QEMU reads it.

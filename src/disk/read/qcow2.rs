@@ -158,6 +158,14 @@ impl Reader for Qcow2 {
         Ok(Range { start: at, length: end.saturating_sub(at), holds })
     }
 
+    fn place(&self, at: u64, room: &mut Room) -> Result<Option<u64>> {
+        Ok(match self.cluster(at / self.cluster, room)? {
+            Cluster::Absent | Cluster::Zeros => None,
+            Cluster::At(begin) => Some(begin + at % self.cluster),
+            Cluster::Packed { at: begin, .. } => Some(begin),
+        })
+    }
+
     fn read(&self, mut at: u64, mut buffer: &mut [u8], room: &mut Room) -> Result<()> {
         while !buffer.is_empty() {
             let within = at % self.cluster;

@@ -21,6 +21,14 @@ pub(crate) struct Placed {
     pub(crate) at: u32,
 }
 
+impl Placed {
+    /// Where in the target a block of the disk begins, in bytes; `None` if it is none of these.
+    pub(crate) fn place_of(&self, block: u64) -> Option<u64> {
+        let within = block.checked_sub(self.block).filter(|within| *within < self.count)?;
+        Some((u64::from(self.at) + within) * BLOCK_BYTES as u64)
+    }
+}
+
 /// An image that is being filled. It opens its file anew, so that threads that hang may be left behind.
 pub(crate) trait Writer: Debug + Send + Sync {
     /// Puts data at an offset of the disk. Ranges begin at multiples of [`BLOCK_BYTES`], end there or with the disk, and come once;

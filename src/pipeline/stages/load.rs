@@ -87,6 +87,7 @@ fn engine(job: &Job<'_>) -> Result<Engine> {
     engine.memory_bytes = limits.child_memory_bytes;
     engine.stall_timeout_s = limits.stall_timeout_s;
     engine.sandbox_required = limits.sandbox_required;
+    engine.looks_again = job.plan.runs(Stage::Validate);
     Ok(engine)
 }
 
