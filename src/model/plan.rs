@@ -266,6 +266,9 @@ pub struct PlannedOutput {
     pub domain: bool,
     /// Whether `qemu-img check` is part of validation.
     pub check_image_integrity: bool,
+    /// Whether every byte of a result is read back from the medium.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_back: bool,
 }
 
 /// What may be written for repairs, besides the guest's own data: overlays, and what their content adds to the results.

@@ -174,6 +174,35 @@ pub struct Intent {
     pub replace: bool,
     /// What the worker tells when all is done.
     pub outcome: Published,
+    /// The digests of the files.
+    #[serde(default)]
+    pub digests: Digests,
+}
+
+/// How far the digests of what is published are. They follow it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Digests {
+    /// Nobody asked for them.
+    #[default]
+    Unwanted,
+    /// When all has its final name.
+    Wanted,
+    /// All has had its final name: what is there no longer was taken by whom it was made for.
+    Due,
+    /// They are in the outcome.
+    Made {
+        /// The report with them, if one is written.
+        report: Option<String>,
+    },
+}
+
+impl Digests {
+    /// Whether all of the result has had its final name.
+    #[must_use]
+    pub fn is_published(&self) -> bool {
+        matches!(self, Digests::Due | Digests::Made { .. })
+    }
 }
 
 /// All that is kept.

@@ -6,6 +6,7 @@
 
 pub mod boot_test;
 pub mod checkpoint;
+mod digests;
 mod examine;
 pub mod guest_child;
 pub mod hooks;

@@ -8,7 +8,7 @@
 
 use std::io;
 
-use super::checkpoint::{Checkpoint, Intent, Rename, journal_name, lock_name, vm_of_journal};
+use super::checkpoint::{Checkpoint, Digests, Intent, Rename, journal_name, lock_name, vm_of_journal};
 use crate::model::error::{Disposition, Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::plan::{OnExists, Plan};
@@ -205,6 +205,10 @@ impl Publication<'_> {
             report: names.report.map(|name| (name, report)),
             replace: self.plan.output.on_exists == OnExists::Replace,
             outcome,
+            digests: match self.plan.runs(Stage::Validate) {
+                true => Digests::Wanted,
+                false => Digests::Unwanted,
+            },
         });
         failpoint::hit("publish.before-intent");
         checkpoint.write(self.dir, &self.plan.vm_id)?;
@@ -222,8 +226,8 @@ pub(super) fn carry_out(dir: &Dir, intent: &Intent) -> Result<Published> {
             }
         }
         // The old report says that what is there is complete: from the first rename on that is no longer true.
-        if let Some((name, content)) = &intent.report
-            && !is_written(dir, name, content)?
+        if let Some((name, _)) = &intent.report
+            && !is_reported(dir, intent)?
         {
             dir.remove(name).and_then(|_| dir.sync()).map_err(failed("replace", dir, name))?;
         }
@@ -247,7 +251,7 @@ pub(super) fn carry_out(dir: &Dir, intent: &Intent) -> Result<Published> {
         write(dir, intent, name, content)?;
     }
     if let Some((name, content)) = &intent.report
-        && !is_written(dir, name, content)?
+        && !is_reported(dir, intent)?
     {
         failpoint::hit("publish.before-report");
         write(dir, intent, name, content)?;
@@ -283,6 +287,29 @@ fn write(dir: &Dir, intent: &Intent, name: &str, content: &str) -> Result<()> {
             Err(failed("publish", dir, name)(error))
         }
     }
+}
+
+/// Whether the report is there, with the digests or without.
+fn is_reported(dir: &Dir, intent: &Intent) -> Result<bool> {
+    let Some((name, content)) = &intent.report else { return Ok(true) };
+    let is_final = match &intent.digests {
+        Digests::Made { report: Some(text) } => is_written(dir, name, text)?,
+        _ => false,
+    };
+    Ok(is_final || is_written(dir, name, content)?)
+}
+
+/// The report that marked the result as complete gives way to the same one with the digests, unless somebody took it away.
+pub(super) fn replace_report(dir: &Dir, intent: &Intent, text: &str) -> Result<()> {
+    let Some((name, content)) = &intent.report else { return Ok(()) };
+    if !is_written(dir, name, content)? {
+        return Ok(());
+    }
+    let partial = format!(".{name}.partial");
+    dir.write_fresh(&partial, text.as_bytes(), FILE_MODE)
+        .and_then(|()| dir.rename_over(&partial, name))
+        .and_then(|()| dir.sync())
+        .map_err(failed("replace", dir, name))
 }
 
 fn is_written(dir: &Dir, name: &str, content: &str) -> Result<bool> {
@@ -326,6 +353,17 @@ fn take_back(dir: &Dir, intent: &Intent) {
     let _ = dir.sync();
 }
 
+/// What was published turns out to be of no use: first it is not said to be complete any more, then it has no final name.
+pub(super) fn withdraw(dir: &Dir, intent: &Intent) -> Result<()> {
+    if let Some((name, _)) = &intent.report
+        && is_reported(dir, intent)?
+    {
+        dir.remove(name).and_then(|_| dir.sync()).map_err(failed("remove", dir, name))?;
+    }
+    take_back(dir, intent);
+    Ok(())
+}
+
 /// After a failure: takes back what another attempt would not finish, and tells whether nothing of the
 /// intent has a final name any more.
 pub(super) fn is_undone(dir: &Dir, intent: &Intent, error: &Error) -> bool {
@@ -358,9 +396,10 @@ pub(super) fn progress(dir: &Dir, intent: &Intent) -> Result<Progress> {
             return Ok(Progress::Lost);
         }
     }
-    for (name, content) in intent.domain.iter().chain(&intent.report) {
+    if let Some((name, content)) = &intent.domain {
         complete &= is_written(dir, name, content)?;
     }
+    complete &= is_reported(dir, intent)?;
     Ok(if complete { Progress::Complete } else { Progress::Unfinished })
 }
 

@@ -37,6 +37,8 @@ pub const ALL: &[&str] = &[
     "publish.after-renames",
     "publish.before-report",
     "publish.after-report",
+    "publish.before-digests",
+    "publish.after-digests",
     "worker.before-finished",
     "outcome.before-record",
     "outcome.after-record",

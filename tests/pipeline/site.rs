@@ -227,6 +227,7 @@ fn plan(disks: Vec<PlannedDisk>, out: &Path) -> Plan {
             on_exists: OnExists::Refuse,
             report: true,
             domain: false,
+            read_back: false,
             check_image_integrity: true,
         },
         preflight: Preflight::Full,

@@ -111,6 +111,7 @@ pub(crate) fn plan(vm: &VmSubmission, directory: PathBuf) -> Plan {
             on_exists: OnExists::Refuse,
             report: true,
             domain: false,
+            read_back: false,
             check_image_integrity: true,
         },
         preflight: Preflight::Full,

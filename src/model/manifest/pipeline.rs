@@ -140,6 +140,8 @@ pub struct Validate {
     pub enabled: Option<bool>,
     /// Whether `qemu-img check` is part of it.
     pub check_image_integrity: Option<bool>,
+    /// Whether every byte of the result is read back from the medium.
+    pub read_back: Option<bool>,
 }
 
 /// `pipeline.boot_test`

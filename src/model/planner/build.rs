@@ -203,6 +203,8 @@ fn output(
         domain: true,
         check_image_integrity: is_on(tree, Stage::Validate)
             && validate.and_then(|validate| validate.check_image_integrity).unwrap_or(true),
+        read_back: is_on(tree, Stage::Validate)
+            && validate.and_then(|validate| validate.read_back).unwrap_or(false),
     }
 }
 

@@ -17,7 +17,8 @@ use std::time::Instant;
 
 pub use process::process_main;
 
-use super::checkpoint::{Checkpoint, GuestRecord};
+use super::checkpoint::{Checkpoint, Digests, GuestRecord, Intent};
+use super::digests;
 use super::guest_child::GuestChild;
 use super::hooks;
 use super::meter::Meter;
@@ -160,8 +161,12 @@ fn go_on_from(dir: &crate::sys::dir::Dir, found: Checkpoint, fresh: &Checkpoint)
     let same_plan = found.plan_sha256 == fresh.plan_sha256;
     let same_job = found.job_id == fresh.job_id && found.batch_id == fresh.batch_id;
     match (progress, found.intent.as_ref()) {
-        (Some(Progress::Complete), Some(intent)) if same_plan && same_job => {
+        (Some(found_as), Some(intent)) if same_plan && same_job && is_over(found_as, intent) => {
             Ok(Begun::Published(Box::new(intent.outcome.clone())))
+        }
+        // Its digests are still to be made.
+        (Some(Progress::Complete), _) if same_plan && same_job => {
+            Ok(Begun::At(Box::new(found.taken_over_by(fresh))))
         }
         // Another job's result, which nobody came back for: it stays, and this job does its own work.
         (Some(Progress::Complete), _) => Ok(Begun::At(Box::new(fresh.clone()))),
@@ -172,6 +177,14 @@ fn go_on_from(dir: &crate::sys::dir::Dir, found: Checkpoint, fresh: &Checkpoint)
             publish::discard(dir, &found)?;
             Ok(Begun::At(Box::new(fresh.clone())))
         }
+    }
+}
+
+/// Whether nothing is left to do: all is published, with its digests, or was even taken away since.
+fn is_over(progress: Progress, intent: &Intent) -> bool {
+    match (progress, &intent.digests) {
+        (Progress::Complete, digests) => *digests == Digests::Unwanted,
+        (_, digests) => digests.is_published(),
     }
 }
 
@@ -286,24 +299,36 @@ impl Job<'_> {
             let domain = domain.as_ref().map(domain_xml);
             publication.declare(&mut self.checkpoint, names, domain, text, outcome)?;
         }
-        let Some(intent) = &self.checkpoint.intent else {
+        let Some(intent) = self.checkpoint.intent.clone() else {
             return Err(Error::internal("nothing was declared for publishing"));
         };
-        let published = match publish::carry_out(dir, intent) {
-            Ok(published) => published,
-            Err(error) => {
-                // While a file has its final name, the intent is the only proof that it is ours: the
-                // next attempt finishes it.
-                if publish::is_undone(dir, intent, &error) {
-                    self.checkpoint.intent = None;
-                    self.save_quietly();
-                }
+        if let Err(error) = publish::carry_out(dir, &intent) {
+            // While a file has its final name, the intent is the only proof that it is ours: the
+            // next attempt finishes it.
+            if publish::is_undone(dir, &intent, &error) {
+                self.checkpoint.intent = None;
+                self.save_quietly();
+            }
+            return Err(error);
+        }
+        let published = match digests::finish(self, intent.clone()) {
+            Err(error) if self.control.interruption().is_none() => {
+                self.withdraw(&intent)?;
                 return Err(error);
             }
+            published => published?,
         };
         self.meter.complete();
         hooks::reached(HookStage::OnSuccess)?;
         Ok(published)
+    }
+
+    /// What was published cannot be read: it is to be looked at anew, if there is a next attempt.
+    fn withdraw(&mut self, intent: &Intent) -> Result<()> {
+        publish::withdraw(&self.place.results, intent)?;
+        self.checkpoint.intent = None;
+        self.checkpoint.disks.values_mut().for_each(|disk| disk.validated = false);
+        self.save()
     }
 
     /// Remembers a warning for the report, and tells it.
