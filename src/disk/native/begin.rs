@@ -87,7 +87,8 @@ pub(crate) fn make_anew(target: &Target) -> Result<File> {
 }
 
 fn subject(source: &SourceDisk, target: &Target, file: &File) -> io::Result<Subject> {
-    Subject::new(source.lasting_identity(), source.facts.virtual_size, target.format, file)
+    let subject = Subject::new(source.lasting_identity(), source.facts.virtual_size, target.format, file)?;
+    Ok(subject.made_as(target))
 }
 
 fn go_on(source: &SourceDisk, target: &Target, journal: &Path) -> io::Result<Option<Begun>> {

@@ -15,6 +15,7 @@ mod begin;
 mod journal;
 mod ledger;
 mod pieces;
+mod places;
 mod readback;
 
 use std::path::{Path, PathBuf};
@@ -37,6 +38,8 @@ use crate::model::error::{Error, Kind, Result};
 
 /// More threads than this only wait for the disks.
 const MOST_THREADS: usize = 8;
+/// The same where results are packed.
+const MOST_PACKING_THREADS: usize = 32;
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 
@@ -73,7 +76,7 @@ pub(crate) fn copy(
     });
     let (alive, ended) = mpsc::channel::<()>();
     let mut threads = Vec::new();
-    for _ in 0..thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS) {
+    for _ in 0..threads_for(copy.writer.as_ref()) {
         let (copy, alive) = (Arc::clone(&copy), alive.clone());
         threads.push(thread::spawn(move || {
             let _alive = alive;
@@ -123,6 +126,15 @@ pub(crate) fn copy(
     }
     copy.writer.finish().map_err(|error| copy.failed("write", &error))?;
     Ok(Copied { kept_bytes, restarted })
+}
+
+/// One for each processor; where packed pieces wait for their turn others go on packing.
+fn threads_for(writer: &dyn Writer) -> usize {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    match writer.packs() {
+        true => (2 * processors).min(MOST_PACKING_THREADS),
+        false => processors.min(MOST_THREADS),
+    }
 }
 
 /// What the threads of one copy share.
