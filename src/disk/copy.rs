@@ -23,8 +23,6 @@ use crate::sys::failpoint;
 use crate::sys::fs::{allocated_bytes, free_bytes, parent_of, sync_dir};
 use crate::sys::process::ChildLimits;
 
-/// The largest disk that a VHD can describe.
-const VHD_MAX_BYTES: u64 = 2040 << 30;
 /// How often written pages are sent to the medium during a copy.
 const FLUSH_EVERY: Duration = Duration::from_millis(500);
 /// Requests in flight: more did not help where it was measured, and each holds a buffer of 2 MiB.
@@ -43,7 +41,7 @@ pub struct Target {
     pub format: OutputFormat,
     /// How it is packed.
     pub compress: Compression,
-    /// How hard, where the format knows levels (QEMU knows none: it is not passed on).
+    /// How hard, where the format knows levels; QEMU, where it copies, knows none.
     pub level: Option<u8>,
     /// How it is laid out.
     pub preallocation: Preallocation,
@@ -97,6 +95,10 @@ pub(crate) fn run(
     let reader = match write::is_ours(target, virtual_size) {
         true => read::open(source, control)?,
         false => None,
+    };
+    let reader = match target.preallocation {
+        Preallocation::Full => reader.map(read::with_zeros_as_data),
+        _ => reader,
     };
     let (file, copied_by, copied) = match reader {
         Some(reader) => {
@@ -245,7 +247,7 @@ fn arguments(source: &SourceDisk, target: &Target) -> Result<Vec<String>> {
         OutputFormat::Raw => order.extend(["-W", "-m", PARALLEL]),
         OutputFormat::Vmdk if packed => options.push("subformat=streamOptimized".to_owned()),
         OutputFormat::Vmdk => options.push("subformat=monolithicSparse".to_owned()),
-        OutputFormat::Vhd if source.facts.virtual_size > VHD_MAX_BYTES => {
+        OutputFormat::Vhd if source.facts.virtual_size > write::VHD_MOST_BYTES => {
             return Err(Error::new(
                 Kind::Unsupported,
                 format!("a VHD holds at most 2040 GiB, and the disk has {} bytes", source.facts.virtual_size),

@@ -11,7 +11,7 @@ use crate::disk::failure::Call;
 use crate::disk::read::{self, Holds, Reader, Room};
 use crate::disk::watch;
 use crate::model::error::{Error, Kind, Result};
-use crate::model::plan::{OutputFormat, Preallocation};
+use crate::model::plan::{Compression, OutputFormat, Preallocation};
 
 /// Headers, and tables that do not grow.
 const FIXED_BYTES: u64 = 4 << 20;
@@ -45,10 +45,12 @@ pub(crate) fn run(
     let size = source.facts.virtual_size;
     let tables = FIXED_BYTES + size / TABLE_SHARE;
     let content = match target.preallocation {
-        Preallocation::Off | Preallocation::Metadata => pieces.saturating_mul(piece),
+        Preallocation::Off | Preallocation::Metadata => pieces.saturating_mul(piece + beside(target)),
         Preallocation::Falloc | Preallocation::Full => size,
     };
-    Ok(Measure { required_bytes: content.saturating_add(tables), bytes_to_copy: data })
+    let is_written_whole = target.format == OutputFormat::Raw && target.preallocation == Preallocation::Full;
+    let bytes_to_copy = if is_written_whole { size } else { data };
+    Ok(Measure { required_bytes: content.saturating_add(tables), bytes_to_copy })
 }
 
 /// What lies where, counted as it is told in order.
@@ -117,6 +119,15 @@ struct Range {
     start: u64,
     length: u64,
     data: bool,
+}
+
+/// What each piece takes besides its data: where every one is packed, those grow that cannot be.
+fn beside(target: &Target) -> u64 {
+    match (target.format, target.compress) {
+        (_, Compression::None) => 0,
+        (OutputFormat::Vmdk, _) => 1 << 10,
+        _ => 0,
+    }
 }
 
 /// In what pieces a format allocates.

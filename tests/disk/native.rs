@@ -103,6 +103,18 @@ fn image(raw: &Path, driver: &str, options: &str, what: &str) -> Option<PathBuf>
     made.status.success().then_some(path)
 }
 
+/// What this program writes: a format, how it is packed, and the largest disk that it can have.
+const TARGETS: [(OutputFormat, Compression, u64); 8] = [
+    (OutputFormat::Raw, Compression::None, u64::MAX),
+    (OutputFormat::Qcow2, Compression::None, u64::MAX),
+    (OutputFormat::Qcow2, Compression::Zstd, u64::MAX),
+    (OutputFormat::Qcow2, Compression::Zlib, u64::MAX),
+    (OutputFormat::Vmdk, Compression::None, u64::MAX),
+    (OutputFormat::Vmdk, Compression::Zlib, u64::MAX),
+    (OutputFormat::Vhd, Compression::None, 2040 * GIB),
+    (OutputFormat::Vdi, Compression::None, u64::MAX),
+];
+
 fn is_flat(options: &str) -> bool {
     ["fixed", "Flat"].iter().any(|word| options.contains(word))
 }
@@ -159,6 +171,62 @@ fn what_is_copied_of_an_image_is_what_went_into_it() {
         }
     }
     assert!(images >= 60, "only {images} images");
+}
+
+#[test]
+fn whatever_lies_on_a_disk_is_in_every_target_that_is_made_of_it() {
+    let (engine, control) = (engine(), Control::new());
+    for (what, bytes) in CONTENTS {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = dir.path().join("disk.raw");
+        raw(&disk, what, bytes);
+        let source = open(&disk, SourceFormat::Raw).unwrap();
+        for (format, compress, most) in TARGETS {
+            let case = format!("{what} to {} {compress:?}", format.name());
+            let target = Target { compress, ..target(dir.path(), format) };
+            let measure = engine.measure(&source, &target, &control).unwrap();
+            let copy = || engine.copy(&source, &target, &measure, &control, &mut |_| ());
+            if bytes > most {
+                let error = copy().unwrap_err();
+                assert_eq!(error.kind(), Kind::Unsupported, "{case}: {error}");
+                continue;
+            }
+            let copied = copy().unwrap_or_else(|error| panic!("{case}: {error}"));
+            assert!(copied.engine.starts_with("hyper2kvm "), "{case}: by {}", copied.engine);
+            assert!(copied.allocated_bytes <= measure.required_bytes, "{case}: {copied:?} {measure:?}");
+            check(&target.path, format, &case);
+            // QEMU takes a minute for the tables of a large VMDK.
+            if bytes <= 64 * GIB || format != OutputFormat::Vmdk {
+                let compared = engine.compare(&source, &target.path, format, &control, &mut |_| ());
+                compared.unwrap_or_else(|error| panic!("{case}: {error}"));
+            }
+            let again = dir.path().join("again");
+            fs::rename(&target.path, &again).unwrap();
+            copy().unwrap_or_else(|error| panic!("{case} again: {error}"));
+            assert!(same_bytes(&target.path, &again), "{case}: another file the second time");
+            fs::remove_file(&target.path).unwrap();
+            fs::remove_file(&again).unwrap();
+        }
+    }
+}
+
+/// QEMU finds nothing wrong, no clusters that nobody uses among it.
+fn check(path: &Path, format: OutputFormat, case: &str) {
+    if matches!(format, OutputFormat::Qcow2 | OutputFormat::Vmdk | OutputFormat::Vdi) {
+        let checked =
+            Command::new("qemu-img").args(["check", "-f", format.name()]).arg(path).output().unwrap();
+        assert!(checked.status.success(), "{case}: {checked:?}");
+    }
+}
+
+/// Whether two files hold the same; what is a hole in both is not read.
+fn same_bytes(one: &Path, other: &Path) -> bool {
+    let compared = Command::new("qemu-img")
+        .args(["compare", "-f", "raw", "-F", "raw", "-s"])
+        .args([one, other])
+        .output();
+    let lengths = [one, other].map(|path| fs::metadata(path).unwrap().len());
+    lengths[0] == lengths[1] && compared.unwrap().status.success()
 }
 
 #[test]

@@ -89,7 +89,8 @@ pub(crate) fn make_anew(target: &Target) -> Result<File> {
 
 fn subject(source: &SourceDisk, target: &Target, file: &File, is_looked_at: bool) -> io::Result<Subject> {
     let size = source.facts.virtual_size;
-    Subject::new(source.lasting_identity(), size, target.format, file, is_looked_at)
+    let subject = Subject::new(source.lasting_identity(), size, target.format, file, is_looked_at)?;
+    Ok(subject.made_as(target))
 }
 
 fn go_on(

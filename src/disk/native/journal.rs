@@ -23,18 +23,21 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
+use super::places;
+use crate::disk::copy::Target;
 use crate::disk::facts::FileIdentity;
-use crate::disk::write::{Placed, Writer};
-use crate::model::plan::OutputFormat;
+use crate::disk::write::{BLOCK_BYTES, Placed, Writer};
+use crate::model::plan::{Compression, OutputFormat, Preallocation};
 use crate::sys::fs::open_to_go_on;
 
 /// The version of the format. An unknown one is not gone on from.
 const VERSION: u32 = 2;
+const BLOCK: u64 = BLOCK_BYTES as u64;
 const HEAD_BYTES: usize = 12;
 /// A frame tells of some dozen MiB: no sound one is larger, however small its pieces are.
 const MOST_FRAME_BYTES: usize = 4 << 20;
-const RECORD_BYTES: usize = 21;
-const PLACED_BYTES: usize = 6;
+/// Of a record, before the places.
+const RECORD_BYTES: usize = 22;
 /// What a frame tells, by its first byte.
 const RUN: u8 = b'R';
 const PIECES: u8 = b'P';
@@ -47,10 +50,20 @@ pub(super) struct Subject {
     source: Vec<FileIdentity>,
     virtual_size: u64,
     format: OutputFormat,
+    /// How it is packed and laid out: another choice makes another file, with the same in it.
+    made: Option<Made>,
     block_bytes: u64,
     target_inode: u64,
     /// Whether every piece was looked at in the target before it was told.
     is_looked_at: bool,
+}
+
+/// Choices that decide how a target looks, and not what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Made {
+    compress: Compression,
+    level: Option<u8>,
+    preallocation: Preallocation,
 }
 
 impl Subject {
@@ -66,10 +79,17 @@ impl Subject {
             source: source.to_vec(),
             virtual_size,
             format,
-            block_bytes: crate::disk::write::BLOCK_BYTES as u64,
+            made: None,
+            block_bytes: BLOCK,
             target_inode: target.metadata()?.ino(),
             is_looked_at,
         })
+    }
+
+    /// The same, with how the target is made: what a copy needs to go on with, and nobody who reads it back.
+    pub(super) fn made_as(self, target: &Target) -> Subject {
+        let Target { compress, level, preallocation, .. } = *target;
+        Subject { made: Some(Made { compress, level, preallocation }), ..self }
     }
 }
 
@@ -153,11 +173,12 @@ impl Journal {
     pub(super) fn record(&mut self, records: &[Record]) -> io::Result<()> {
         let mut payload = vec![PIECES];
         for record in records {
-            if payload.len() + RECORD_BYTES + record.placed.len() * PLACED_BYTES > MOST_FRAME_BYTES {
+            let places = places::encode(&record.placed, record.at / BLOCK);
+            if payload.len() + RECORD_BYTES + places.len() > MOST_FRAME_BYTES {
                 self.append(&payload)?;
                 payload.truncate(1);
             }
-            encode(record, &mut payload)?;
+            encode(record, &places, &mut payload)?;
         }
         self.append(&payload)
     }
@@ -248,10 +269,14 @@ struct Frames<R> {
 }
 
 impl<R: Read> Frames<R> {
-    /// Whether the first frame says that it is about this.
+    /// Whether the first frame says that it is about this; however it was made, where that is not said.
     fn is_about(&mut self, subject: &Subject) -> io::Result<bool> {
         let found = self.next()?.and_then(|payload| serde_json::from_slice::<Subject>(&payload).ok());
-        Ok(found.as_ref() == Some(subject))
+        let made = |found: Subject| match subject.made {
+            Some(_) => found,
+            None => Subject { made: None, ..found },
+        };
+        Ok(found.map(made).as_ref() == Some(subject))
     }
 
     fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
@@ -277,17 +302,12 @@ impl<R: Read> Frames<R> {
     }
 }
 
-fn encode(record: &Record, into: &mut Vec<u8>) -> io::Result<()> {
+fn encode(record: &Record, places: &[u8], into: &mut Vec<u8>) -> io::Result<()> {
     into.extend(record.at.to_le_bytes());
     into.extend(record.length.to_le_bytes());
     into.extend(record.hash.to_le_bytes());
-    into.push(u8::try_from(record.placed.len()).map_err(io::Error::other)?);
-    let first = record.at / crate::disk::write::BLOCK_BYTES as u64;
-    for placed in &record.placed {
-        into.push(u8::try_from(placed.block.saturating_sub(first)).map_err(io::Error::other)?);
-        into.push(u8::try_from(placed.count).map_err(io::Error::other)?);
-        into.extend(placed.at.to_le_bytes());
-    }
+    into.extend(u16::try_from(places.len()).map_err(io::Error::other)?.to_le_bytes());
+    into.extend(places);
     Ok(())
 }
 
@@ -298,16 +318,9 @@ fn decode(mut payload: &[u8]) -> Option<Vec<Record>> {
         let at = u64::from_le_bytes(head[..8].try_into().ok()?);
         let length = u32::from_le_bytes(head[8..12].try_into().ok()?);
         let hash = u64::from_le_bytes(head[12..20].try_into().ok()?);
-        let (placed, rest) = rest.split_at_checked(usize::from(head[20]) * PLACED_BYTES)?;
-        let first = at / crate::disk::write::BLOCK_BYTES as u64;
-        let placed = placed
-            .chunks_exact(PLACED_BYTES)
-            .map(|entry| {
-                let at = u32::from_le_bytes(entry[2..].try_into().ok()?);
-                Some(Placed { block: first + u64::from(entry[0]), count: u64::from(entry[1]), at })
-            })
-            .collect::<Option<_>>()?;
-        records.push(Record { at, length, hash, placed });
+        let places = u16::from_le_bytes(head[20..].try_into().ok()?);
+        let (places, rest) = rest.split_at_checked(usize::from(places))?;
+        records.push(Record { at, length, hash, placed: places::decode(places, at / BLOCK)? });
         payload = rest;
     }
     Some(records)
@@ -323,21 +336,28 @@ pub(super) fn is_there(record: &Record, writer: &dyn Writer) -> io::Result<bool>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::write::BLOCK_BYTES;
 
     fn subject(dir: &Path) -> Subject {
-        let target = File::create(dir.join("target")).unwrap();
-        Subject::new(&[], 5 << 30, OutputFormat::Qcow2, &target, true).unwrap()
+        let target = Target {
+            path: dir.join("target"),
+            format: OutputFormat::Qcow2,
+            compress: Compression::None,
+            level: None,
+            preallocation: Preallocation::Off,
+            journal: None,
+        };
+        let file = File::create(&target.path).unwrap();
+        Subject::new(&[], 5 << 30, target.format, &file, true).unwrap().made_as(&target)
     }
 
     fn records(count: u64) -> Vec<Record> {
         let record = |number: u64| {
             let block = number * 16;
             let placed = vec![
-                Placed { block, count: 3, at: number as u32 * 16 + 9 },
-                Placed { block: block + 15, count: 1, at: number as u32 * 16 + 12 },
+                Placed { block, count: 3, at: (number * 16 + 9) * BLOCK, bytes: 3 * BLOCK },
+                Placed { block: block + 15, count: 1, at: number * 77_777, bytes: 1234 },
             ];
-            Record { at: block * BLOCK_BYTES as u64, length: 1 << 20, hash: number * 77, placed }
+            Record { at: block * BLOCK, length: 1 << 20, hash: number * 77, placed }
         };
         (0..count).map(record).collect()
     }
@@ -442,6 +462,8 @@ mod tests {
         assert_eq!(other(|_| ()), Some(Vec::new()));
         assert_eq!(other(|subject| subject.virtual_size += 512), None);
         assert_eq!(other(|subject| subject.format = OutputFormat::Raw), None);
+        assert_eq!(other(|subject| subject.made.as_mut().unwrap().compress = Compression::Zstd), None);
+        assert_eq!(other(|subject| subject.made.as_mut().unwrap().level = Some(9)), None);
         assert_eq!(other(|subject| subject.target_inode += 1), None);
         assert_eq!(other(|subject| subject.version += 1), None);
     }

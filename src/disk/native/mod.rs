@@ -15,6 +15,7 @@ mod begin;
 mod journal;
 mod ledger;
 mod pieces;
+mod places;
 mod readback;
 
 use std::path::{Path, PathBuf};
@@ -40,6 +41,8 @@ use crate::model::error::{Error, Kind, Result};
 const LEAST_THREADS: usize = 4;
 /// … and with more all only wait for them.
 const MOST_THREADS: usize = 8;
+/// The same where results are packed.
+const MOST_PACKING_THREADS: usize = 32;
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 
@@ -77,7 +80,7 @@ pub(crate) fn copy(
     });
     let (alive, ended) = mpsc::channel::<()>();
     let mut threads = Vec::new();
-    for _ in 0..thread_count() {
+    for _ in 0..threads_for(copy.writer.as_ref()) {
         let (copy, alive) = (Arc::clone(&copy), alive.clone());
         threads.push(thread::spawn(move || {
             let _alive = alive;
@@ -141,8 +144,20 @@ pub(crate) fn copy(
     Ok(Copied { kept_bytes, restarted })
 }
 
+/// More than processors where disks are waited for; and where packed pieces wait for their turn, others go on packing.
+fn threads_for(writer: &dyn Writer) -> usize {
+    match writer.packs() {
+        true => (2 * processors()).clamp(LEAST_THREADS, MOST_PACKING_THREADS),
+        false => thread_count(),
+    }
+}
+
 fn thread_count() -> usize {
-    thread::available_parallelism().map_or(1, usize::from).clamp(LEAST_THREADS, MOST_THREADS)
+    processors().clamp(LEAST_THREADS, MOST_THREADS)
+}
+
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// What the threads of one copy share.

@@ -21,7 +21,7 @@ impl Blocks {
     }
 
     /// Where a block begins in the file; `None`: it is all zeros.
-    fn place(&self, block: u64) -> Option<u64> {
+    fn begin(&self, block: u64) -> Option<u64> {
         let place = usize::try_from(block).ok().and_then(|block| self.map.places.get(block));
         place.copied().filter(|place| *place != 0)
     }
@@ -34,11 +34,16 @@ impl Reader for Blocks {
 
     fn range(&self, at: u64, _: &mut Room) -> Result<Range> {
         let first = at / self.map.block_bytes;
-        let holds = |block: u64| if self.place(block).is_some() { Holds::Data } else { Holds::Zeros };
+        let holds = |block: u64| if self.begin(block).is_some() { Holds::Data } else { Holds::Zeros };
         let blocks = self.map.bytes.div_ceil(self.map.block_bytes);
         let next = (first + 1..blocks).find(|block| holds(*block) != holds(first)).unwrap_or(blocks);
         let end = next.saturating_mul(self.map.block_bytes).min(self.map.bytes);
         Ok(Range { start: at, length: end.saturating_sub(at), holds: holds(first) })
+    }
+
+    fn place(&self, at: u64, _: &mut Room) -> Result<Option<u64>> {
+        let begin = self.begin(at / self.map.block_bytes);
+        Ok(begin.map(|begin| begin + at % self.map.block_bytes))
     }
 
     fn read(&self, mut at: u64, mut buffer: &mut [u8], _: &mut Room) -> Result<()> {
@@ -46,7 +51,7 @@ impl Reader for Blocks {
             let within = at % self.map.block_bytes;
             let left = usize::try_from(self.map.block_bytes - within).unwrap_or(usize::MAX);
             let (now, later) = buffer.split_at_mut(left.min(buffer.len()));
-            match self.place(at / self.map.block_bytes) {
+            match self.begin(at / self.map.block_bytes) {
                 None => now.fill(0),
                 Some(begin) => {
                     let from = begin + within;

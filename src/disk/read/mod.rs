@@ -11,11 +11,13 @@ mod qcow2;
 mod room;
 mod stack;
 mod vmdk_sparse;
+mod zeros;
 
 use std::fmt::Debug;
 use std::path::Path;
 
 pub(crate) use room::Room;
+pub(crate) use zeros::with_zeros_as_data;
 
 use crate::disk::control::Control;
 use crate::disk::facts::{LayerFile, SourceDisk};
@@ -113,12 +115,16 @@ pub(crate) fn open_result(
     format: OutputFormat,
     control: &Control,
 ) -> Result<Option<Box<dyn Reader>>> {
-    let (declared, found) = match format {
-        OutputFormat::Raw => (SourceFormat::Raw, Format::Raw),
-        OutputFormat::Qcow2 => (SourceFormat::Qcow2, Format::Qcow2),
-        OutputFormat::Vmdk | OutputFormat::Vhd | OutputFormat::Vdi => return Ok(None),
+    let place = Place::from(path);
+    let found = match format {
+        OutputFormat::Raw => Format::Raw,
+        OutputFormat::Qcow2 => Format::Qcow2,
+        OutputFormat::Vhd => Format::VhdDynamic,
+        OutputFormat::Vdi => Format::Vdi,
+        // Which of its kinds shows in its header.
+        OutputFormat::Vmdk => Format::VmdkSparse,
     };
-    let layer = LayerFile { place: path.into(), declared, found, extents: Vec::new() };
+    let layer = LayerFile { place, declared: format.into(), found, extents: Vec::new() };
     image(&layer, Holds::Zeros, control)
 }
 

@@ -228,6 +228,14 @@ impl Reader for Sparse {
         Ok(Range { start: at, length: end.saturating_sub(at), holds })
     }
 
+    fn place(&self, at: u64, room: &mut Room) -> Result<Option<u64>> {
+        Ok(match self.grain(at / self.grain_bytes, room)? {
+            Grain::Absent | Grain::Zeros => None,
+            Grain::At(begin) if self.packing == Packing::AsTheyAre => Some(begin + at % self.grain_bytes),
+            Grain::At(begin) => Some(begin),
+        })
+    }
+
     fn read(&self, mut at: u64, mut buffer: &mut [u8], room: &mut Room) -> Result<()> {
         while !buffer.is_empty() {
             let number = at / self.grain_bytes;

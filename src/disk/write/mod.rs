@@ -1,31 +1,49 @@
 //! Writing results by ourselves: from several threads at once, each range of the disk once, zeros never.
 //!
-//! What is not here: formats and layouts that QEMU writes (see [`super::copy`]), and when a result is durable.
+//! What is not here: layouts that QEMU writes (see [`super::copy`]), and when a result is durable.
 
+mod entries;
+mod grown;
+mod packers;
 mod qcow2;
 mod raw;
+mod turns;
+mod vdi;
+mod vhd;
+mod vmdk;
 
 use std::fmt::Debug;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 
 use crate::disk::copy::Target;
 use crate::model::plan::{Compression, OutputFormat, Preallocation};
 
-/// The first of some blocks that lie one behind the other in the target: which of the disk it is, and its place.
+pub(crate) use vhd::MOST_BYTES as VHD_MOST_BYTES;
+
+/// Some blocks of the disk that lie one behind the other in the target, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Placed {
+    /// The first of them, and how many they are.
     pub(crate) block: u64,
     pub(crate) count: u64,
-    /// In blocks of the target.
-    pub(crate) at: u32,
+    /// In bytes of the target.
+    pub(crate) at: u64,
+    /// How many they take there; another number than they have on the disk if they are packed.
+    pub(crate) bytes: u64,
 }
 
 impl Placed {
-    /// Where in the target a block of the disk begins, in bytes; `None` if it is none of these.
+    /// Whether they lie there as they are.
+    fn is_plain(&self) -> bool {
+        self.count.checked_mul(BLOCK_BYTES as u64) == Some(self.bytes)
+    }
+
+    /// Where in the target a block of the disk begins, packed or not; `None` if it is none of these.
     pub(crate) fn place_of(&self, block: u64) -> Option<u64> {
         let within = block.checked_sub(self.block).filter(|within| *within < self.count)?;
-        Some((u64::from(self.at) + within) * BLOCK_BYTES as u64)
+        self.at.checked_add(within.checked_mul(BLOCK_BYTES as u64)?)
     }
 }
 
@@ -36,13 +54,18 @@ pub(crate) trait Writer: Debug + Send + Sync {
     /// wait for another thread's. Gives the places, for formats that have a choice.
     fn write(&self, number: u64, at: u64, data: &[u8]) -> io::Result<Vec<Placed>>;
 
+    /// Whether it packs, which is work for more threads than would only wait for disks.
+    fn packs(&self) -> bool {
+        false
+    }
+
     /// Some ranges will not come: nobody waits for them any more.
     fn give_up(&self);
 
     /// Fills the buffer with what was put there; zeros elsewhere. Ranges begin and end like those that are written.
     fn read(&self, at: u64, buffer: &mut [u8]) -> io::Result<()>;
 
-    /// Says what an earlier run has put somewhere.
+    /// Says what an earlier run has put somewhere, in the order in which it was.
     fn place(&self, placed: &[Placed]) -> io::Result<()>;
 
     /// All of that was said: what else an earlier run has left in the file goes.
@@ -57,22 +80,48 @@ pub(crate) const BLOCK_BYTES: usize = 64 << 10;
 
 /// Whether this program writes what is wanted; else QEMU does.
 pub(crate) fn is_ours(target: &Target, bytes: u64) -> bool {
-    let is_plain = target.compress == Compression::None && target.preallocation == Preallocation::Off;
-    is_plain
-        && match target.format {
-            OutputFormat::Raw => i64::try_from(bytes).is_ok(),
-            OutputFormat::Qcow2 => bytes <= qcow2::MOST_BYTES,
-            OutputFormat::Vmdk | OutputFormat::Vhd | OutputFormat::Vdi => false,
-        }
+    let most = match target.format {
+        OutputFormat::Raw => i64::MAX as u64,
+        OutputFormat::Qcow2 => qcow2::MOST_BYTES,
+        OutputFormat::Vmdk => vmdk::MOST_BYTES,
+        OutputFormat::Vhd => vhd::MOST_BYTES,
+        OutputFormat::Vdi => vdi::MOST_BYTES,
+    };
+    let is_laid_out_so = match target.format {
+        OutputFormat::Raw => target.preallocation != Preallocation::Metadata,
+        _ => target.preallocation == Preallocation::Off,
+    };
+    (1..=most).contains(&bytes) && is_laid_out_so
 }
 
 /// A writer into this file, which is empty or was begun by the same one.
 pub(crate) fn open(file: &File, target: &Target, bytes: u64) -> io::Result<Box<dyn Writer>> {
     let file = file.try_clone()?;
+    let (compress, level) = (target.compress, target.level);
     Ok(match target.format {
-        OutputFormat::Raw => Box::new(raw::Raw::new(file, bytes)?),
-        _ => Box::new(qcow2::Qcow2::new(file, bytes)),
+        OutputFormat::Raw => Box::new(raw::Raw::new(file, bytes, target.preallocation)?),
+        OutputFormat::Qcow2 => Box::new(qcow2::Qcow2::new(file, bytes, compress, level)),
+        OutputFormat::Vmdk if compress == Compression::None => {
+            Box::new(grown::Grown::new(file, bytes, vmdk::Sparse::new(bytes, &target.path)))
+        }
+        OutputFormat::Vmdk => Box::new(vmdk::Stream::new(file, bytes, level)),
+        OutputFormat::Vhd => Box::new(grown::Grown::new(file, bytes, vhd::Vhd(bytes))),
+        OutputFormat::Vdi => Box::new(grown::Grown::new(file, bytes, vdi::Vdi(bytes))),
     })
+}
+
+/// Fills the buffer with what the file has there; with zeros beyond its end.
+fn read_or_zeros(file: &File, mut buffer: &mut [u8], mut at: u64) -> io::Result<()> {
+    while !buffer.is_empty() {
+        match file.read_at(buffer, at) {
+            Ok(0) => break,
+            Ok(count) => (buffer, at) = (&mut buffer[count..], at + count as u64),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    buffer.fill(0);
+    Ok(())
 }
 
 /// Runs of blocks that hold something, as byte ranges of the data.
