@@ -13,6 +13,7 @@ mod overlays;
 mod rates;
 mod readback;
 mod resume;
+mod served;
 mod sources;
 
 use std::path::Path;
