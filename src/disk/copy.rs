@@ -16,7 +16,7 @@ use crate::disk::failure::Call;
 use crate::disk::measure::Measure;
 use crate::disk::node::output_driver;
 use crate::disk::watch;
-use crate::disk::{native, read, write};
+use crate::disk::{native, write};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::{Compression, OutputFormat, Preallocation};
 use crate::sys::failpoint;
@@ -72,7 +72,7 @@ pub struct CopyOutcome {
     pub allocated_bytes: u64,
     /// How long it took, until durable.
     pub seconds: f64,
-    /// Who made it: `hyper2kvm 0.1.0`, `qemu-img 10.0.2`.
+    /// Who made it: `hyper2kvm 0.1.0`, `hyper2kvm 0.1.0, qemu-storage-daemon 10.0.2`, `qemu-img 10.0.2`.
     pub engine: String,
     /// What an earlier run that was cut had done of it already.
     pub kept_bytes: u64,
@@ -95,19 +95,21 @@ pub(crate) fn run(
     let fail = |what: &str, error: &std::io::Error| Error::io(Kind::Output, what, path, error).output(path);
     let total = planned.bytes_to_copy;
     let reader = match write::is_ours(target, virtual_size) {
-        true => read::open(source, control)?,
+        true => engine.reader(source, control)?,
         false => None,
     };
     let (file, copied_by, copied) = match reader {
         Some(reader) => {
+            let ourselves = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
+            let names =
+                [Some(ourselves), reader.helper()].into_iter().flatten().collect::<Vec<_>>().join(", ");
             let begun = native::begin(source, target)?;
             let file = begun.file.try_clone().map_err(|error| fail("open", &error))?;
             failpoint::hit("copy.target-made");
             let copied = native::copy(reader, begun, path, engine.stall_timeout_s, control, &mut |done| {
                 on_progress(CopyProgress { bytes_total: total, bytes_done: done.min(total) });
             });
-            let name = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
-            (file, name.to_owned(), copied.map_err(|error| with_room(error, path, planned))?)
+            (file, names, copied.map_err(|error| with_room(error, path, planned))?)
         }
         None => {
             let arguments = arguments(source, target)?;
@@ -159,7 +161,7 @@ fn by_qemu(
     let spec = engine.spec(arguments, source.paths(), vec![path.clone()], limits);
     tracing::info!(command = %spec.command_line(), "copied by QEMU");
     let call = Call {
-        verb: "convert",
+        tool: "qemu-img convert",
         kind: Kind::Conversion,
         source: Some(&source.path),
         target: Some((path, planned.required_bytes)),

@@ -12,6 +12,7 @@ mod native;
 mod overlays;
 mod rates;
 mod readback;
+mod remote;
 mod resume;
 mod served;
 mod sources;
