@@ -70,7 +70,7 @@ pub struct CopyOutcome {
     pub allocated_bytes: u64,
     /// How long it took, until durable.
     pub seconds: f64,
-    /// Who made it: `hyper2kvm 0.1.0`, `qemu-img 10.0.2`.
+    /// Who made it: `hyper2kvm 0.1.0`, `hyper2kvm 0.1.0, qemu-storage-daemon 10.0.2`, `qemu-img 10.0.2`.
     pub engine: String,
     /// What an earlier run that was cut had done of it already.
     pub kept_bytes: u64,
@@ -93,7 +93,7 @@ pub(crate) fn run(
     let fail = |what: &str, error: &std::io::Error| Error::io(Kind::Output, what, path, error).output(path);
     let total = planned.bytes_to_copy;
     let reader = match write::is_ours(target, virtual_size) {
-        true => read::open(source, control)?,
+        true => engine.reader(source, control)?,
         false => None,
     };
     let reader = match target.preallocation {
@@ -102,6 +102,9 @@ pub(crate) fn run(
     };
     let (file, copied_by, copied) = match reader {
         Some(reader) => {
+            let ourselves = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
+            let names =
+                [Some(ourselves), reader.helper()].into_iter().flatten().collect::<Vec<_>>().join(", ");
             let begun = native::begin(source, target, engine.looks_again)?;
             let file = begun.file.try_clone().map_err(|error| fail("open", &error))?;
             failpoint::hit("copy.target-made");
@@ -109,8 +112,7 @@ pub(crate) fn run(
             let copied = native::copy(reader, begun, path, manner, control, &mut |done| {
                 on_progress(CopyProgress { bytes_total: total, bytes_done: done.min(total) });
             });
-            let name = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
-            (file, name.to_owned(), copied.map_err(|error| with_room(error, path, planned))?)
+            (file, names, copied.map_err(|error| with_room(error, path, planned))?)
         }
         None => {
             let arguments = arguments(source, target)?;
@@ -162,7 +164,7 @@ fn by_qemu(
     let spec = engine.spec(arguments, source.paths(), vec![path.clone()], limits);
     tracing::info!(command = %spec.command_line(), "copied by QEMU");
     let call = Call {
-        verb: "convert",
+        tool: "qemu-img convert",
         kind: Kind::Conversion,
         source: Some(&source.path),
         target: Some((path, planned.required_bytes)),

@@ -10,7 +10,9 @@ use crate::disk::facts::SourceDisk;
 use crate::disk::failure::Call;
 use crate::disk::measure::{self, Measure};
 use crate::disk::native::{self, Depth, ReadBack};
+use crate::disk::nbd;
 use crate::disk::node;
+use crate::disk::read::{self, Reader};
 use crate::disk::watch;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::OutputFormat;
@@ -39,6 +41,8 @@ pub struct Engine {
     pub qemu_img: PathBuf,
     /// What it calls itself: `10.0.2`.
     pub version: String,
+    /// What opens for us what only QEMU reads; none: `qemu-img` copies it.
+    pub storage_daemon: Option<PathBuf>,
     /// What starts it.
     pub launcher: Launcher,
     /// Address space of a child that copies, checks or compares.
@@ -68,9 +72,11 @@ impl Engine {
 
     /// Uses this `qemu-img`.
     pub fn at(qemu_img: PathBuf, launcher: Launcher) -> Result<Engine> {
+        let beside = qemu_img.with_file_name("qemu-storage-daemon");
         let mut engine = Engine {
             qemu_img,
             version: String::new(),
+            storage_daemon: Some(beside).filter(|program| program.is_file()),
             launcher,
             memory_bytes: COPY_MEMORY_BYTES,
             stall_timeout_s: 600.0,
@@ -78,7 +84,7 @@ impl Engine {
             looks_again: true,
         };
         let spec = engine.spec(vec!["--version".to_owned()], Vec::new(), Vec::new(), short_limits());
-        let call = Call { verb: "--version", kind: Kind::Unsupported, source: None, target: None };
+        let call = Call { tool: "qemu-img --version", kind: Kind::Unsupported, source: None, target: None };
         let output = engine.run(&spec, &call, &Control::new())?;
         let text = String::from_utf8_lossy(&output.stdout);
         let version = text.strip_prefix("qemu-img version ").and_then(|rest| rest.split_whitespace().next());
@@ -93,6 +99,16 @@ impl Engine {
             })?
             .to_owned();
         Ok(engine)
+    }
+
+    /// A reader of a source: one of our own, or the storage daemon's; `None` where there is neither, and only `qemu-img` copies it.
+    ///
+    /// To be called on a thread that lives as long as the reader.
+    pub(crate) fn reader(&self, source: &SourceDisk, control: &Control) -> Result<Option<Box<dyn Reader>>> {
+        match read::open(source, control)? {
+            None => nbd::open(self, source, control),
+            ours => Ok(ours),
+        }
     }
 
     /// What the result may occupy, and how much has to be copied.
@@ -123,7 +139,8 @@ impl Engine {
         let args = vec!["check".to_owned(), "-q".to_owned(), node::name(&node)];
         let limits = ChildLimits { wall_s: Some(CHECK_WALL_S), ..self.long_limits() };
         let spec = self.spec(args, vec![path.to_owned()], Vec::new(), limits);
-        let call = Call { verb: "check", kind: Kind::Validation, source: None, target: Some((path, 0)) };
+        let call =
+            Call { tool: "qemu-img check", kind: Kind::Validation, source: None, target: Some((path, 0)) };
         let output = self.run_any(&spec, &call, control)?;
         match output.status.code() {
             Some(0 | ONLY_LEAKS) => Ok(()),
@@ -151,11 +168,10 @@ impl Engine {
     ) -> Result<bool> {
         let size = source.facts.virtual_size.max(1) as f64;
         let mut told = |done: u64| on_progress(done as f64 / size);
-        let stall = self.stall_timeout_s;
         if !self.looks_again {
             return Ok(false);
         }
-        match native::read_back(source, (path, format), extents, depth, stall, control, &mut told)? {
+        match native::read_back(self, source, (path, format), extents, depth, control, &mut told)? {
             ReadBack::Unknown => Ok(false),
             // What QEMU makes of the header counts for the guest.
             ReadBack::Same => self.check_size(source, path, format, control).map(|()| true),
@@ -201,7 +217,7 @@ impl Engine {
         readable.push(path.to_owned());
         let spec = self.spec(args, readable, Vec::new(), self.long_limits());
         let call = Call {
-            verb: "compare",
+            tool: "qemu-img compare",
             kind: Kind::Validation,
             source: Some(&source.path),
             target: Some((path, 0)),
@@ -237,7 +253,7 @@ impl Engine {
             ..short_limits()
         };
         let spec = self.spec(args, source.paths(), vec![into.to_owned()], limits);
-        let call = Call { verb: "dd", kind: Kind::Source, source: Some(&source.path), target: None };
+        let call = Call { tool: "qemu-img dd", kind: Kind::Source, source: Some(&source.path), target: None };
         let done = self.run(&spec, &call, control);
         drop(file);
         let head = done
@@ -256,7 +272,7 @@ impl Engine {
         };
         let spec = self.spec(args, files.to_vec(), Vec::new(), limits);
         let source = files.first().map(PathBuf::as_path);
-        let call = Call { verb: "info", kind: Kind::Source, source, target: None };
+        let call = Call { tool: "qemu-img info", kind: Kind::Source, source, target: None };
         let output = self.run(&spec, &call, control)?;
         serde_json::from_slice::<Value>(&output.stdout)
             .ok()
@@ -272,9 +288,21 @@ impl Engine {
         write: Vec<PathBuf>,
         limits: ChildLimits,
     ) -> ChildSpec {
-        let execute = self.qemu_img.parent().map(Path::to_owned).into_iter().collect();
+        self.spec_of(&self.qemu_img, args, read, write, limits)
+    }
+
+    /// The same of another of QEMU's tools.
+    pub(crate) fn spec_of(
+        &self,
+        program: &Path,
+        args: Vec<String>,
+        read: Vec<PathBuf>,
+        write: Vec<PathBuf>,
+        limits: ChildLimits,
+    ) -> ChildSpec {
+        let execute = program.parent().map(Path::to_owned).into_iter().collect();
         ChildSpec {
-            program: self.qemu_img.clone(),
+            program: program.to_owned(),
             args,
             limits,
             sandbox: Some(Rules { read, write, execute, required: self.sandbox_required, network: false }),

@@ -1,6 +1,6 @@
-//! What a child's failure means: the words of `qemu-img`, or the signal that ended it, made into an error.
+//! What a child's failure means: the words of QEMU's tools, or the signal that ended it, made into an error.
 //!
-//! `qemu-img` has one exit code for everything, so its words decide. They are stable (scripts of many
+//! They have one exit code for everything, so their words decide. They are stable (scripts of many
 //! projects rely on them) and in English, because children run with `LC_ALL=C`. What is not recognised
 //! keeps the kind that the caller expects.
 
@@ -19,8 +19,8 @@ const FULL_BELOW_BYTES: u64 = 4 << 20;
 /// What a call was about.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Call<'a> {
-    /// `convert`, `info`, …
-    pub(crate) verb: &'a str,
+    /// `qemu-img convert`, `qemu-storage-daemon`, …
+    pub(crate) tool: &'a str,
     /// What a failure is that says nothing else.
     pub(crate) kind: Kind,
     /// What is read.
@@ -80,7 +80,7 @@ impl Call<'_> {
                 .advice("the image is damaged or made to stop services: check where it comes from");
             }
             Some(SIGKILL) => {
-                return Error::new(Kind::Internal, format!("qemu-img {} was killed", self.verb))
+                return Error::new(Kind::Internal, format!("{} was killed", self.tool))
                     .advice("it is tried again; if it repeats, give the machine more memory or run fewer jobs at a time");
             }
             _ => {}
@@ -105,7 +105,7 @@ impl Call<'_> {
             return self.no_room();
         }
         let ending = output.ending();
-        Error::new(self.kind, format!("qemu-img {} failed ({ending}): {}", self.verb, last_line(complaint)))
+        Error::new(self.kind, format!("{} failed ({ending}): {}", self.tool, last_line(complaint)))
             .advice("see the job's log; check the image with `qemu-img check` where it comes from")
     }
 
@@ -138,5 +138,7 @@ impl Call<'_> {
 
 fn last_line(complaint: &str) -> String {
     let line = complaint.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it gave no reason").trim();
-    line.strip_prefix("qemu-img: ").unwrap_or(line).to_owned()
+    // Each begins with who says it.
+    let said = ["qemu-img: ", "qemu-storage-daemon: "].iter().find_map(|name| line.strip_prefix(name));
+    said.unwrap_or(line).to_owned()
 }

@@ -8,7 +8,7 @@ use crate::disk::copy::Target;
 use crate::disk::engine::Engine;
 use crate::disk::facts::SourceDisk;
 use crate::disk::failure::Call;
-use crate::disk::read::{self, Holds, Reader, Room};
+use crate::disk::read::{Holds, Reader, Room};
 use crate::disk::watch;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::{Compression, OutputFormat, Preallocation};
@@ -37,7 +37,7 @@ pub(crate) fn run(
     control: &Control,
 ) -> Result<Measure> {
     let mut content = Content { piece: piece_bytes(target.format), ..Content::default() };
-    match read::open(source, control)? {
+    match engine.reader(source, control)? {
         Some(reader) => ours(reader.as_ref(), control, &mut content)?,
         None => by_qemu(engine, source, control, &mut content)?,
     }
@@ -91,7 +91,7 @@ fn ours(reader: &dyn Reader, control: &Control, content: &mut Content) -> Result
 fn by_qemu(engine: &Engine, source: &SourceDisk, control: &Control, content: &mut Content) -> Result<()> {
     let args = ["map", "--output=json", &source.qemu_name()?].map(str::to_owned).to_vec();
     let spec = engine.spec(args, source.paths(), Vec::new(), engine.long_limits());
-    let call = Call { verb: "map", kind: Kind::Source, source: Some(&source.path), target: None };
+    let call = Call { tool: "qemu-img map", kind: Kind::Source, source: Some(&source.path), target: None };
     let mut garbled = false;
     // One range a line, in order; a fragmented disk has millions, so they are counted as they come.
     let output = watch::run_lines(engine, &spec, &call, control, &mut |line| {

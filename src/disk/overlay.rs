@@ -69,8 +69,12 @@ impl Engine {
         args.push(virtual_size.to_string());
         let limits = ChildLimits { file_size_bytes: Some(FRESH_BYTES), ..short_limits() };
         let spec = self.spec(args, Vec::new(), vec![path.to_owned()], limits);
-        let call =
-            Call { verb: "create", kind: Kind::Output, source: None, target: Some((path, FRESH_BYTES)) };
+        let call = Call {
+            tool: "qemu-img create",
+            kind: Kind::Output,
+            source: None,
+            target: Some((path, FRESH_BYTES)),
+        };
         self.run(&spec, &call, control).map(drop)
     }
 
@@ -106,8 +110,12 @@ impl Engine {
         let longest = size.max(guest_sees).saturating_add(grown).saturating_add(GROWTH_SLACK);
         let limits = ChildLimits { file_size_bytes: Some(longest), ..self.long_limits() };
         let spec = self.spec(args, Vec::new(), vec![overlay.to_owned(), result.to_owned()], limits);
-        let call =
-            Call { verb: "commit", kind: Kind::Conversion, source: None, target: Some((result, grown)) };
+        let call = Call {
+            tool: "qemu-img commit",
+            kind: Kind::Conversion,
+            source: None,
+            target: Some((result, grown)),
+        };
         let output = flushing(&file, || watch::run(self, &spec, &call, control, on_progress))?;
         if !output.status.success() {
             return Err(call.failed(&output));

@@ -73,8 +73,11 @@ impl DiskProcessor {
         let place = GuestPlace::prepare(scratch.path(), None)?;
         let launcher = &self.engine.launcher;
         let (mut drives, mut files) = (Vec::new(), GuestFiles::default());
+        let mut served = Vec::new();
         for (disk, path) in disks.iter().zip(overlays) {
-            self.engine.make_overlay(disk, path, disk.facts.virtual_size, &self.control)?;
+            let (seen, for_now) = disk.for_qemu(&self.control)?;
+            served.extend(for_now);
+            self.engine.make_overlay(&seen, path, disk.facts.virtual_size, &self.control)?;
             drives.push(OrderedDrive {
                 id: disk.path.display().to_string(),
                 path: path.clone(),
@@ -97,6 +100,7 @@ impl DiskProcessor {
         let limits =
             GuestLimits { stall_timeout_s: STALL_TIMEOUT_S, sandbox_required: false, bearable: Vec::new() };
         beginning(if order.kvm { "the appliance starts" } else { "the appliance starts, emulated" });
+        // Ends before what it reads is not served any more.
         let mut child = GuestChild::start(launcher, &place, files, &order, limits, &self.control)?;
         let (mut found, mut fixes, mut diffs, mut warnings) = (None, Vec::new(), Vec::new(), Vec::new());
         while let Some(event) = child.next()? {

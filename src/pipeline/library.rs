@@ -209,7 +209,8 @@ impl DiskProcessor {
             preallocation: Preallocation::Off,
             journal: None,
         };
-        let done = self.copy_and_compare(source, &target, &mut on_progress).and_then(|()| {
+        let (source, _served) = source.for_qemu(&self.control)?;
+        let done = self.copy_and_compare(&source, &target, &mut on_progress).and_then(|()| {
             dir.rename_noreplace(&partial, name).and_then(|()| dir.sync()).map_err(|error| {
                 match error.kind() {
                     std::io::ErrorKind::AlreadyExists => {

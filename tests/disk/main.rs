@@ -12,7 +12,9 @@ mod native;
 mod overlays;
 mod rates;
 mod readback;
+mod remote;
 mod resume;
+mod served;
 mod sources;
 
 use std::path::Path;

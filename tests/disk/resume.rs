@@ -3,6 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -31,6 +32,17 @@ impl Site {
         let dir = tempfile::tempdir().unwrap();
         let path = disks::disk(dir.path(), "disk", from.name(), DATA_MIB + 24, DATA_MIB, 3);
         Site { source: open(&path, from).unwrap(), dir, format: to }
+    }
+
+    /// Of a disk that only QEMU reads.
+    fn read_by_qemu(to: OutputFormat) -> Site {
+        let mut site = Site::new(SourceFormat::Raw, to);
+        let path = site.path("disk.qcow2");
+        let mut make = Command::new("qemu-img");
+        make.args(["convert", "-f", "raw", "-O", "qcow2", "-o", "extended_l2=on"]);
+        assert!(make.arg(&site.source.path).arg(&path).status().unwrap().success());
+        site.source = open(&path, SourceFormat::Qcow2).unwrap();
+        site
     }
 
     fn target(&self) -> Target {
@@ -123,16 +135,27 @@ impl Site {
 fn a_copy_that_was_cut_goes_on_to_the_same_file_and_reads_little_again() {
     let cases = SourceFormat::ALL.map(|from| (from, OutputFormat::Qcow2));
     for (from, to) in cases.into_iter().chain([(SourceFormat::Vmdk, OutputFormat::Raw)]) {
-        let (site, case) = (Site::new(from, to), format!("{} to {}", from.name(), to.name()));
-        let done = site.cut();
-        let second = site.copy();
-        assert_eq!(second.restarted, None, "{case}");
-        assert!(second.kept_bytes + READ_AGAIN >= done, "{case}: {} kept of {done}", second.kept_bytes);
-        site.assert_same();
-        let digest = disks::sha256(&site.path("result"));
-        assert_eq!(digest, site.undisturbed(), "{case}");
-        println!("{case}: {} of {} MiB read again", done.saturating_sub(second.kept_bytes) / MIB, done / MIB);
+        goes_on(&Site::new(from, to), &format!("{} to {}", from.name(), to.name()));
     }
+}
+
+#[test]
+fn a_copy_of_what_only_qemu_reads_goes_on_too() {
+    let second = goes_on(&Site::read_by_qemu(OutputFormat::Qcow2), "extended tables to qcow2");
+    assert!(second.engine.contains("qemu-storage-daemon"), "{}", second.engine);
+}
+
+/// Cuts a copy and lets another go on.
+fn goes_on(site: &Site, case: &str) -> CopyOutcome {
+    let done = site.cut();
+    let second = site.copy();
+    assert_eq!(second.restarted, None, "{case}");
+    assert!(second.kept_bytes + READ_AGAIN >= done, "{case}: {} kept of {done}", second.kept_bytes);
+    site.assert_same();
+    let digest = disks::sha256(&site.path("result"));
+    assert_eq!(digest, site.undisturbed(), "{case}");
+    println!("{case}: {} of {} MiB read again", done.saturating_sub(second.kept_bytes) / MIB, done / MIB);
+    second
 }
 
 #[test]

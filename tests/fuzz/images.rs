@@ -16,8 +16,9 @@ use crate::hold;
 use crate::mutate::{Step, mutated, steps};
 
 /// Every format and subformat that qemu-img writes.
-const FORMATS: [(&str, &str); 9] = [
+const FORMATS: [(&str, &str); 10] = [
     ("qcow2", "compat=1.1"),
+    ("qcow2", "compat=1.1,extended_l2=on"),
     ("qcow2", "compat=0.10"),
     ("vmdk", "subformat=monolithicSparse"),
     ("vmdk", "subformat=streamOptimized"),

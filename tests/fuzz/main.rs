@@ -12,6 +12,7 @@ mod images;
 mod lines;
 mod manifests;
 mod mutate;
+mod served;
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -3,12 +3,12 @@
 use std::os::unix::fs::PermissionsExt;
 
 use hyper2kvm::model::job::Stage;
-use hyper2kvm::model::plan::{Compression, OutputFormat};
+use hyper2kvm::model::plan::{Compression, OutputFormat, SourceFormat};
 use hyper2kvm::model::protocol::{WorkerEvent, WorkerOutcome};
 use hyper2kvm::model::report::Report;
 
 use crate::site::{BYTES, Site};
-use crate::support::disks;
+use crate::support::{disks, rare_vmdks};
 
 #[test]
 fn a_vmdk_becomes_a_checked_qcow2_and_nothing_else_is_left() {
@@ -100,6 +100,22 @@ fn every_format_can_be_written() {
         site.assert_only(&[&format!("disk0.{}", format.name()), "report.json"]);
         site.assert_same_content();
     }
+}
+
+#[test]
+fn what_only_qemu_reads_is_read_by_its_storage_daemon_inside_the_worker_s_sandbox() {
+    let mut site = Site::new(&["raw"]);
+    let raw = disks::sha256(site.source(0));
+    let path = rare_vmdks::se_sparse(site.source(0));
+    let disk = &mut site.order.plan.disks[0];
+    (disk.source, disk.source_format) = (path, SourceFormat::Vmdk);
+    let published = site.succeed();
+    let report = published.content.unwrap();
+    assert!(report.artifacts[0].engine.contains("qemu-storage-daemon"), "{}", report.artifacts[0].engine);
+    assert_eq!(disks::content_sha256(&report.artifacts[0].path, "qcow2"), raw);
+    site.assert_only(&["disk0.qcow2", "report.json"]);
+    assert!(!site.root().join("work").exists(), "working files are left");
+    site.assert_no_process();
 }
 
 #[test]

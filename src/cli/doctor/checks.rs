@@ -113,7 +113,12 @@ fn kvm(_: &Settings) -> Check {
 fn qemu_img(_: &Settings) -> Check {
     match Engine::find(Launcher::this_program()) {
         Ok(engine) => {
-            let place = engine.qemu_img.display().to_string();
+            let mut place = engine.qemu_img.display().to_string();
+            if engine.storage_daemon.is_none() {
+                place.push_str(
+                    ", no qemu-storage-daemon beside it: copies that need it start over when they are cut",
+                );
+            }
             let check = if is_old(&engine.version) {
                 Check::new("qemu-img", Health::Degraded, format!("{place} cannot compress with zstd"))
                     .advice("use QEMU 5.1 or newer")

@@ -18,6 +18,7 @@ use super::journal::{Record, Records, Subject, hash};
 use super::pieces::PIECE_BYTES;
 use super::{Stall, TELL_EVERY, thread_count};
 use crate::disk::control::Control;
+use crate::disk::engine::Engine;
 use crate::disk::facts::SourceDisk;
 use crate::disk::read::{self, Holds, Reader, Room};
 use crate::disk::write::BLOCK_BYTES;
@@ -53,16 +54,16 @@ pub(crate) enum ReadBack {
 ///
 /// `extents` is what the copy's journal became. `on_progress` hears how many bytes of the disk are done.
 pub(crate) fn read_back(
+    engine: &Engine,
     source: &SourceDisk,
     (result, format): (&Path, OutputFormat),
     extents: &Path,
     depth: Depth,
-    stall_timeout_s: f64,
     control: &Control,
     on_progress: &mut dyn FnMut(u64),
 ) -> Result<ReadBack> {
     let Some(records) = known(source, (result, format), extents, depth) else { return Ok(ReadBack::Unknown) };
-    let Some(content) = read::open(source, control)? else { return Ok(ReadBack::Unknown) };
+    let Some(content) = engine.reader(source, control)? else { return Ok(ReadBack::Unknown) };
     let Some(changes) = read::own_layers(source, control)? else { return Ok(ReadBack::Unknown) };
     let opened = read::open_result(result, format, control);
     // A result whose own tables make no sense is as wrong as one with other bytes.
@@ -88,7 +89,7 @@ pub(crate) fn read_back(
         is_over: AtomicBool::new(false),
         found: Mutex::new(None),
     });
-    match first_difference(&held, stall_timeout_s, control, on_progress)? {
+    match first_difference(&held, engine.stall_timeout_s, control, on_progress)? {
         None => Ok(ReadBack::Same),
         Some(at) => Ok(ReadBack::DiffersAt(at)),
     }

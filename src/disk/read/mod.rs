@@ -1,8 +1,8 @@
 //! Reading disks by ourselves: which ranges hold data, and what is in them.
 //!
 //! A reader has no position: it answers for any offset, so that several threads read one disk, each with a [`Room`] of its own. Maps come
-//! first: a range that holds zeros is never read. What a reader cannot read, QEMU does (see [`super::copy`]); which of the two it is
-//! shows in [`open`]. What is not here: whether an image is harmless, which [`super::open_source`] has decided before.
+//! first: a range that holds zeros is never read. What no reader here can read, QEMU reads for us (see [`super::nbd`])
+//! or copies (see [`super::copy`]); whether it has to shows in [`open`]. What is not here: whether an image is harmless, which [`super::open_source`] has decided before.
 
 mod blocks;
 mod flat;
@@ -78,9 +78,14 @@ pub(crate) trait Reader: Debug + Send + Sync {
     fn place(&self, _: u64, _: &mut Room) -> Result<Option<u64>> {
         Ok(None)
     }
+
+    /// Who reads for us, where we do not by ourselves: `qemu-storage-daemon 10.0.2`.
+    fn helper(&self) -> Option<&str> {
+        None
+    }
 }
 
-/// A reader of this source; `None` where only QEMU reads it.
+/// A reader of our own of this source; `None` where only QEMU reads it (see [`Engine::reader`](super::Engine::reader)).
 pub(crate) fn open(source: &SourceDisk, control: &Control) -> Result<Option<Box<dyn Reader>>> {
     let mut below: Option<Box<dyn Reader>> = None;
     for layer in source.layers.iter().rev() {
@@ -199,7 +204,7 @@ fn unreadable(path: &Path, why: &str) -> Error {
         .permanent()
 }
 
-fn read_failed(path: &Path, at: u64, error: &std::io::Error) -> Error {
+pub(super) fn read_failed(path: &Path, at: u64, error: &std::io::Error) -> Error {
     let shown = path.display().to_string();
     if error.kind() == std::io::ErrorKind::UnexpectedEof {
         return Error::new(

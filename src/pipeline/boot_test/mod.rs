@@ -128,9 +128,12 @@ pub fn run(
     let accel = accelerator(order.options.accel, engine)?;
     control.checkpoint()?;
     let policy = OpenPolicy { backing_chain: order.backing_chain, ..OpenPolicy::default() };
-    let mut disks = Vec::new();
+    let (mut disks, mut served) = (Vec::new(), Vec::new());
     for disk in &order.machine.disks {
-        disks.push(open_source(&disk.path, disk.format, &policy, engine, control)?);
+        let opened = open_source(&disk.path, disk.format, &policy, engine, control)?;
+        let (seen, for_now) = opened.for_qemu(control)?;
+        disks.push(seen);
+        served.extend(for_now);
     }
     let scratch = Scratch::make(&order.work_dir, "boot-test").map_err(|error| {
         Error::io(Kind::Output, "make a directory in", &order.work_dir, &error)
@@ -182,7 +185,7 @@ pub fn run(
     let ended = child.supervise(Capture::Bytes(&mut |_| ()), TICK, &mut || observer.tick());
     drop(attached);
     // The TPM goes with its machine, and before the directory in which it keeps its state.
-    drop((child, tpm));
+    drop((child, tpm, served));
     control.ended()?;
     for disk in &disks {
         disk.check_unchanged()?;

@@ -40,7 +40,7 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     for (number, disk) in job.plan.disks.iter().enumerate() {
         job.control.checkpoint()?;
         job.meter.detail(Stage::Load, position(number, job));
-        let source = open(job, &engine, disk)?;
+        let (source, served) = open(job, &engine, disk)?.for_qemu(job.control)?;
         let grown = growth::seen(job, &engine, disk, &source)?;
         let content = grown.as_ref().unwrap_or(&source);
         described.push(describe(disk, &source, grown.as_ref()));
@@ -49,7 +49,7 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
             job.warn(Stage::Load, format!("disk {}: {warning}", disk.id));
         }
         warn_of_size(job, disk, &source);
-        job.sources.push(Opened { source, grown, measure });
+        job.sources.push(Opened { source, _served: served, grown, measure });
     }
     job.engine = Some(engine);
     keep_what_is_finished(job)?;

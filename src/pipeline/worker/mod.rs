@@ -27,7 +27,7 @@ use super::report::{self, StageResults};
 use super::stages;
 use super::target;
 use super::workplace::Workplace;
-use crate::disk::{Control, Engine, Interruption, Measure, SourceDisk};
+use crate::disk::{Control, Engine, Interruption, Measure, Served, SourceDisk};
 use crate::libvirt::xml::domain_xml;
 use crate::model::error::{Disposition, Error, Kind, Result};
 use crate::model::job::Stage;
@@ -193,6 +193,8 @@ fn is_over(progress: Progress, intent: &Intent) -> bool {
 pub(super) struct Opened {
     /// What is read.
     pub(super) source: SourceDisk,
+    /// What lets QEMU read it where it cannot by itself: for the guest work, for formats that it writes, to be compared.
+    pub(super) _served: Option<Served>,
     /// The same disk with room behind it, if its result is to be larger.
     pub(super) grown: Option<SourceDisk>,
     /// What copying it takes.

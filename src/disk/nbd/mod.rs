@@ -1,0 +1,20 @@
+//! NBD, with which QEMU and we read disks through each other: over a unix socket in a private directory, and only to read.
+//!
+//! ```text
+//!   what only we read:     reader ──▶ Served ══socket══▶ qemu-img, an appliance, a test machine     (serve)
+//!   what only QEMU reads:  storage daemon, confined ══socket══▶ Remote ──▶ copier                   (daemon, client)
+//! ```
+//!
+//! So every source can be opened by whoever has to: a guest is repaired in a disk that QEMU cannot read, and a disk that we cannot read is
+//! copied by the same copier as all others. What is not here: TCP, writing, and anything of the protocol that neither side needs.
+
+mod client;
+mod daemon;
+mod serve;
+mod session;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub(crate) use daemon::open;
+pub use serve::Served;
