@@ -102,10 +102,11 @@ pub(crate) fn run(
     };
     let (file, copied_by, copied) = match reader {
         Some(reader) => {
-            let ourselves = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
-            let names =
-                [Some(ourselves), reader.helper()].into_iter().flatten().collect::<Vec<_>>().join(", ");
             let begun = native::begin(source, target, engine.looks_again)?;
+            let ourselves = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
+            let shared = begun.is_shared.then_some("reflink");
+            let names = [Some(ourselves), reader.helper(), shared];
+            let names = names.into_iter().flatten().collect::<Vec<_>>().join(", ");
             let file = begun.file.try_clone().map_err(|error| fail("open", &error))?;
             failpoint::hit("copy.target-made");
             let manner = (engine.stall_timeout_s, engine.looks_again);

@@ -16,6 +16,7 @@ mod kills;
 mod names;
 #[cfg(feature = "failpoints")]
 mod proofs;
+mod reflink;
 mod repairs;
 mod results;
 mod site;

@@ -10,8 +10,10 @@ use std::path::Path;
 use super::journal::{Journal, Record, Subject, is_there};
 use crate::disk::copy::{Target, create};
 use crate::disk::facts::SourceDisk;
+use crate::disk::read;
 use crate::disk::write::{self, Writer};
 use crate::model::error::{Error, Kind, Result};
+use crate::model::plan::{OutputFormat, Preallocation};
 use crate::sys::boot::boot_id;
 use crate::sys::fs::{open_to_go_on, parent_of, sync_dir};
 
@@ -34,6 +36,8 @@ pub(crate) struct Begun {
     pub(super) writer: Box<dyn Writer>,
     pub(super) journal: Option<Journal>,
     pub(super) done: Done,
+    /// Whether there is nothing to copy, because the file system lets the target have what the source has.
+    pub(crate) is_shared: bool,
     /// Why what an earlier run has left was of no use.
     pub(super) restarted: Option<String>,
 }
@@ -61,15 +65,32 @@ pub(crate) fn begin(source: &SourceDisk, target: &Target, looks_again: bool) -> 
         tracing::warn!(path = %path.display(), why, "an earlier copy is of no use");
     }
     let file = make_anew(target)?;
+    let is_shared = share(source, target, &file)?;
     let journal = target.journal.as_ref().map(|at| {
         let subject = subject(source, target, &file, looks_again).map_err(failed("look at", path))?;
-        let journal = Journal::begin(at, &subject, boot_id().as_deref()).map_err(failed("make", at))?;
+        let mut journal = Journal::begin(at, &subject, boot_id().as_deref()).map_err(failed("make", at))?;
         sync_dir(parent_of(path)).map_err(failed("make durable", path))?;
+        if is_shared {
+            file.sync_all().and_then(|()| journal.shared()).map_err(failed("make durable", at))?;
+        }
         Ok(journal)
     });
     let journal = journal.transpose()?;
-    let writer = write::open(&file, target, source.facts.virtual_size).map_err(failed("write", path))?;
-    Ok(Begun { file, writer, journal, done: Done::default(), restarted })
+    let size = source.facts.virtual_size;
+    let writer = write::open(&file, target, size).map_err(failed("write", path))?;
+    let done = if is_shared { Done { until: size, bytes: 0 } } else { Done::default() };
+    Ok(Begun { file, writer, journal, done, is_shared, restarted })
+}
+
+/// Lets a raw result have the blocks of a raw source, where both lie on a file system that can share them. Whoever changes the one later gets
+/// blocks of its own for that.
+fn share(source: &SourceDisk, target: &Target, file: &File) -> Result<bool> {
+    if target.format != OutputFormat::Raw || target.preallocation != Preallocation::Off {
+        return Ok(false);
+    }
+    let Some(from) = read::whole_file(source)? else { return Ok(false) };
+    // Another file system, or one that cannot: then it is copied.
+    Ok(rustix::fs::ioctl_ficlone(file, &from).is_ok())
 }
 
 /// An empty file to copy into. What an earlier run has left goes, if there is a journal of it; else a file that is there is refused.
@@ -124,7 +145,11 @@ fn go_on(
         }
     }
     writer.go_on()?;
-    Ok(Some(Begun { file, writer, journal: Some(journal), done, restarted: None }))
+    let is_shared = journal.is_shared();
+    if is_shared {
+        done.until = size;
+    }
+    Ok(Some(Begun { file, writer, journal: Some(journal), done, is_shared, restarted: None }))
 }
 
 /// The records that came last.

@@ -6,6 +6,7 @@
 //!                                                                    R  a run of the kernel in which frames were written, by its name
 //!                                                                    P  pieces that are in the target
 //!                                                                    D  up to which frame all that was told is durable
+//!                                                                    S  the target shares all that the source holds
 //! ```
 //!
 //! A frame of pieces is written as soon as their bytes are in the target, and neither waits for the medium: what a killed process has written
@@ -42,6 +43,7 @@ const RECORD_BYTES: usize = 22;
 const RUN: u8 = b'R';
 const PIECES: u8 = b'P';
 const DURABLE: u8 = b'D';
+const SHARED: u8 = b'S';
 
 /// What the journal of a copy is about. It is gone on with only where all of this is still so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +115,7 @@ pub(super) fn hash(data: &[u8]) -> u64 {
 pub(super) struct Journal {
     file: File,
     end: u64,
+    is_shared: bool,
 }
 
 impl Journal {
@@ -120,7 +123,7 @@ impl Journal {
     pub(super) fn begin(path: &Path, subject: &Subject, boot: Option<&str>) -> io::Result<Journal> {
         use std::os::unix::fs::OpenOptionsExt;
         let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-        let mut journal = Journal { file, end: 0 };
+        let mut journal = Journal { file, end: 0, is_shared: false };
         journal.append(&serde_json::to_vec(subject)?)?;
         journal.append(&run(boot))?;
         journal.file.sync_data()?;
@@ -155,13 +158,25 @@ impl Journal {
         }
         let end = frames.end;
         file.set_len(end)?;
-        let mut journal = Journal { file, end };
+        let mut journal = Journal { file, end, is_shared: counts.is_shared };
         journal.append(&run(boot))?;
         if !counts.is_this_run {
             // The frame that said so was cut away.
             journal.durable(end)?.sync_data()?;
         }
         Ok(Some(journal))
+    }
+
+    /// Whether the target shares all that the source holds, and nothing has to be copied.
+    pub(super) fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
+    /// Says so. Durable when it returns, as the target has to be before.
+    pub(super) fn shared(&mut self) -> io::Result<()> {
+        self.append(&[SHARED])?;
+        self.is_shared = true;
+        self.durable(self.end)?.sync_data()
     }
 
     /// Where the next frame will be.
@@ -213,11 +228,13 @@ struct Counting {
     until: u64,
     /// Whether the last of them was written in this run of the kernel: then all do. Else those that were durable.
     is_this_run: bool,
+    /// Whether one of them says that all is shared.
+    is_shared: bool,
 }
 
 /// Reads all frames behind the first. `None` if one makes no sense.
 fn counting<R: Read>(frames: &mut Frames<R>, boot: Option<&str>) -> io::Result<Option<Counting>> {
-    let (mut is_this_run, mut durable) = (false, frames.end);
+    let (mut is_this_run, mut durable, mut shared) = (false, frames.end, None);
     while let Some(payload) = frames.next()? {
         match payload.split_first() {
             Some((&RUN, name)) => is_this_run = boot.is_some_and(|boot| boot.as_bytes() == name),
@@ -225,12 +242,14 @@ fn counting<R: Read>(frames: &mut Frames<R>, boot: Option<&str>) -> io::Result<O
                 let Ok(until) = until.try_into().map(u64::from_le_bytes) else { return Ok(None) };
                 durable = durable.max(until);
             }
+            Some((&SHARED, _)) => shared = Some(frames.end),
             Some((&PIECES, _)) => {}
             _ => return Ok(None),
         }
     }
     let until = if is_this_run { frames.end } else { durable.min(frames.end) };
-    Ok(Some(Counting { until, is_this_run }))
+    let is_shared = shared.is_some_and(|end| end <= until);
+    Ok(Some(Counting { until, is_this_run, is_shared }))
 }
 
 /// The records of a journal that is only read, one after the other.
@@ -238,13 +257,27 @@ fn counting<R: Read>(frames: &mut Frames<R>, boot: Option<&str>) -> io::Result<O
 pub(super) struct Records {
     frames: Frames<BufReader<File>>,
     ahead: VecDeque<Record>,
+    is_shared: bool,
 }
 
 impl Records {
     /// Of a copy of this; `None` if the file tells of something else. As with a copy that goes on, only a file of our own is believed.
     pub(super) fn open(path: &Path, subject: &Subject) -> io::Result<Option<Records>> {
         let mut frames = Frames { from: BufReader::new(open_to_go_on(path)?), end: 0 };
-        Ok(frames.is_about(subject)?.then(|| Records { frames, ahead: VecDeque::new() }))
+        if !frames.is_about(subject)? {
+            return Ok(None);
+        }
+        let behind = frames.end;
+        // Nobody ran on without it: who finished a copy has made all of it durable.
+        let is_shared = counting(&mut frames, None)?.is_some_and(|counting| counting.is_shared);
+        frames.from.seek(SeekFrom::Start(behind))?;
+        frames.end = behind;
+        Ok(Some(Records { frames, ahead: VecDeque::new(), is_shared }))
+    }
+
+    /// Whether the target shares what the source held.
+    pub(super) fn is_shared(&self) -> bool {
+        self.is_shared
     }
 
     /// The next one. They end where the journal makes no sense any more.
@@ -447,6 +480,19 @@ mod tests {
         journal.record(&all[3..5]).unwrap();
         assert_eq!(read_in(Some("a third"), &path, &subject).unwrap(), all[..5]);
         assert_eq!(read_in(Some("a fourth"), &path, &subject).unwrap(), all[..3]);
+    }
+
+    #[test]
+    fn that_all_is_shared_is_known_after_a_power_cut_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, subject) = (dir.path().join("journal"), subject(dir.path()));
+        let mut journal = Journal::begin(&path, &subject, Some("this")).unwrap();
+        let is_shared =
+            |boot| Journal::go_on(&path, &subject, boot, &mut |_| Ok(())).unwrap().unwrap().is_shared();
+        assert!(!is_shared(Some("this")));
+        journal.end = std::fs::metadata(&path).unwrap().len();
+        journal.shared().unwrap();
+        assert!(is_shared(Some("this")) && is_shared(Some("another")) && is_shared(Some("a third")));
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub(crate) fn copy(
     control: &Control,
     on_progress: &mut dyn FnMut(u64),
 ) -> Result<Copied> {
-    let Begun { file, writer, journal, done, restarted } = begun;
+    let Begun { file, writer, journal, done, restarted, .. } = begun;
     let kept_bytes = done.bytes;
     let copy = Arc::new(Copy {
         reader,

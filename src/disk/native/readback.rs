@@ -74,6 +74,7 @@ pub(crate) fn read_back(
         return Ok(ReadBack::DiffersAt(shown.size().min(content.size())));
     }
     let held = Arc::new(Held {
+        is_shared: records.is_shared() && depth == Depth::Tables,
         parts: Mutex::new(Parts { records: Some(records), size: shown.size(), at: 0, ahead: None }),
         shown,
         content,
@@ -232,6 +233,8 @@ struct Held {
     /// Images of our own above the source: what they do not hold is as it was copied.
     changes: Vec<Box<dyn Reader>>,
     result: PathBuf,
+    /// Nothing was copied: result and source have the same blocks, but for what was changed since.
+    is_shared: bool,
     /// None: a piece that was copied needs no second look.
     depth: Option<Depth>,
     control: Control,
@@ -260,6 +263,7 @@ impl Held {
     /// Where a part differs.
     fn difference(&self, part: &Part, hands: &mut Hands) -> Result<Option<u64>> {
         match part {
+            Part::Gap { at, length } if self.is_shared => self.changes(*at, *length, hands),
             Part::Gap { at, length } => self.gap(*at, *length, hands),
             Part::Copied(record @ Record { at, length, hash: wanted, .. }) => {
                 self.control.checkpoint()?;
@@ -320,6 +324,27 @@ impl Held {
             if !is_sound {
                 return Ok(Some(at));
             }
+        }
+        Ok(None)
+    }
+
+    /// Compares what images of our own hold of a stretch.
+    fn changes(&self, at: u64, length: u64, hands: &mut Hands) -> Result<Option<u64>> {
+        let (mut from, end) = (at, at + length);
+        while from < end {
+            self.control.checkpoint()?;
+            let (mut until, mut is_changed) = (end, false);
+            for layer in self.changes.iter().filter(|layer| from < layer.size()) {
+                let range = layer.next_range(from, &mut hands.of_content)?;
+                until = until.min(range.end());
+                is_changed |= range.holds != Holds::Below;
+            }
+            if !is_changed {
+                self.done.fetch_add(until - from, Ordering::Relaxed);
+            } else if let Some(different) = self.compare(from, until - from, hands)? {
+                return Ok(Some(different));
+            }
+            from = until;
         }
         Ok(None)
     }

@@ -14,6 +14,7 @@ mod vmdk_sparse;
 mod zeros;
 
 use std::fmt::Debug;
+use std::fs::File;
 use std::path::Path;
 
 pub(crate) use room::Room;
@@ -107,6 +108,20 @@ pub(crate) fn open(source: &SourceDisk, control: &Control) -> Result<Option<Box<
         )),
         opened => Ok(opened),
     }
+}
+
+/// The open file of a source that is a disk byte by byte, all of it, and nothing else.
+pub(crate) fn whole_file(source: &SourceDisk) -> Result<Option<File>> {
+    let [layer] = source.layers.as_slice() else { return Ok(None) };
+    if layer.declared != SourceFormat::Raw || layer.place.part.is_some() {
+        return Ok(None);
+    }
+    let window = window(&layer.place)?;
+    if window.len() != source.facts.virtual_size {
+        return Ok(None);
+    }
+    let cloned = window.file().try_clone();
+    cloned.map(Some).map_err(|error| Error::io(Kind::Source, "open", &source.path, &error))
 }
 
 /// The overlays of our own through which a source is seen, each alone: what they do not hold lies below them.
