@@ -201,15 +201,15 @@ fn a_child_that_says_more_than_is_kept_is_read_to_its_end() {
     assert!(output.complaint().ends_with("the end"));
 }
 
-/// A disk large enough that its copy can be met while it runs.
+/// A disk large enough that its copy, which is one that QEMU makes, can be met while it runs.
 fn large_copy(dir: &Path) -> (PathBuf, Target) {
     let disk = disks::disk(dir, "large", "raw", 600, 600, 11);
     let target = Target {
         path: dir.join("result.qcow2"),
         format: OutputFormat::Qcow2,
-        compress: Compression::Zlib,
+        compress: Compression::None,
         level: None,
-        preallocation: Preallocation::Off,
+        preallocation: Preallocation::Full,
         journal: None,
     };
     (disk, target)

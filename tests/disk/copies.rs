@@ -20,6 +20,50 @@ fn target(path: &Path, format: OutputFormat, compress: Compression) -> Target {
 }
 
 #[test]
+fn a_raw_disk_that_is_laid_out_beforehand_takes_all_its_room_and_holds_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, control) = (engine(), Control::new());
+    let path = disks::disk(dir.path(), "disk", "vmdk", 40, 5, 7);
+    let source = open(&path, SourceFormat::Vmdk).unwrap();
+    for preallocation in [Preallocation::Falloc, Preallocation::Full] {
+        let result = dir.path().join("result.raw");
+        let wanted = Target { preallocation, ..target(&result, OutputFormat::Raw, Compression::None) };
+        let measure = engine.measure(&source, &wanted, &control).unwrap();
+        let copied = engine.copy(&source, &wanted, &measure, &control, &mut |_| ()).unwrap();
+        assert!(copied.engine.starts_with("hyper2kvm "), "{preallocation:?}: {copied:?}");
+        assert!(copied.allocated_bytes >= 40 << 20, "{preallocation:?}: {copied:?}");
+        engine.compare(&source, &result, OutputFormat::Raw, &control, &mut |_| ()).unwrap();
+        std::fs::remove_file(&result).unwrap();
+    }
+}
+
+#[test]
+fn a_level_is_heeded() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, control) = (engine(), Control::new());
+    let path = dir.path().join("text.raw");
+    let text: String = (0..400_000u64).map(|line| format!("line {line} of {}\n", line * line)).collect();
+    std::fs::write(&path, &text.as_bytes()[..8 << 20]).unwrap();
+    let source = open(&path, SourceFormat::Raw).unwrap();
+    for (format, compress, levels) in [
+        (OutputFormat::Qcow2, Compression::Zstd, [1, 19]),
+        (OutputFormat::Qcow2, Compression::Zlib, [1, 9]),
+        (OutputFormat::Vmdk, Compression::Zlib, [1, 9]),
+    ] {
+        let sizes = levels.map(|level| {
+            let result = dir.path().join("result");
+            let wanted = Target { level: Some(level), ..target(&result, format, compress) };
+            let measure = engine.measure(&source, &wanted, &control).unwrap();
+            let copied = engine.copy(&source, &wanted, &measure, &control, &mut |_| ()).unwrap();
+            engine.compare(&source, &result, format, &control, &mut |_| ()).unwrap();
+            std::fs::remove_file(&result).unwrap();
+            copied.file_size
+        });
+        assert!(sizes[1] < sizes[0] * 95 / 100, "{} {compress:?}: {sizes:?}", format.name());
+    }
+}
+
+#[test]
 fn every_source_format_becomes_every_target_format_with_the_same_content() {
     let dir = tempfile::tempdir().unwrap();
     let engine = engine();

@@ -16,8 +16,8 @@ use crate::{engine, open};
 const MIB: u64 = 1 << 20;
 
 /// Who copies into these: this program, and QEMU.
-const OURS: OutputFormat = OutputFormat::Raw;
-const QEMUS: OutputFormat = OutputFormat::Vdi;
+const OURS: (OutputFormat, Preallocation) = (OutputFormat::Raw, Preallocation::Off);
+const QEMUS: (OutputFormat, Preallocation) = (OutputFormat::Qcow2, Preallocation::Metadata);
 
 /// What a copy without progress may take in these tests.
 const STALL_S: f64 = 1.0;
@@ -31,7 +31,7 @@ fn limited(bytes_per_second: u64) -> Control {
 /// Copies a disk of so many MiB of noise.
 fn copy(
     mib: u64,
-    format: OutputFormat,
+    (format, preallocation): (OutputFormat, Preallocation),
     control: &Control,
     on_progress: &mut dyn FnMut(u64),
 ) -> Result<CopyOutcome> {
@@ -40,7 +40,7 @@ fn copy(
     let mut engine = engine();
     engine.stall_timeout_s = STALL_S;
     let source = open(&disk, SourceFormat::Raw).unwrap();
-    let target = target(dir.path(), format);
+    let target = Target { preallocation, ..target(dir.path(), format) };
     let measure = engine.measure(&source, &target, &Control::new()).unwrap();
     let copied = engine.copy(&source, &target, &measure, control, &mut |told| on_progress(told.bytes_done));
     if copied.is_ok() {

@@ -24,6 +24,10 @@ struct Copy {
 
 impl Copy {
     fn new(from: SourceFormat, format: OutputFormat) -> Copy {
+        Copy::packed(from, format, Compression::None)
+    }
+
+    fn packed(from: SourceFormat, format: OutputFormat, compress: Compression) -> Copy {
         let dir = tempfile::tempdir().unwrap();
         let path = disks::disk(dir.path(), "disk", from.name(), SIZE_MIB, 5, 3);
         let copy = Copy { source: open(&path, from).unwrap(), dir, format };
@@ -31,7 +35,7 @@ impl Copy {
         let target = Target {
             path: copy.path("result"),
             format,
-            compress: Compression::None,
+            compress,
             level: None,
             preallocation: Preallocation::Off,
             journal: Some(copy.path("extents")),
@@ -62,7 +66,7 @@ impl Copy {
     /// Changes a byte of the disk as the guest sees it.
     fn change(&self, at: u64) {
         let command = format!("write -P 0x5a {at} 1");
-        let driver = self.format.name();
+        let driver = if self.format == OutputFormat::Vhd { "vpc" } else { self.format.name() };
         let done =
             Command::new("qemu-io").args(["-f", driver, "-c", &command]).arg(self.path("result")).output();
         let done = done.unwrap();
@@ -72,19 +76,25 @@ impl Copy {
 
 #[test]
 fn a_sound_result_of_every_format_is_found_so_without_asking_the_source() {
-    for from in SourceFormat::ALL {
-        for to in [OutputFormat::Qcow2, OutputFormat::Raw] {
-            let copy = Copy::new(from, to);
-            for depth in [Depth::Tables, Depth::Medium] {
-                assert!(copy.looked_into(depth).unwrap(), "{} to {}, {depth:?}", from.name(), to.name());
-            }
+    let sources = SourceFormat::ALL.map(|from| (from, OutputFormat::Qcow2, Compression::None));
+    let targets = OutputFormat::ALL.map(|to| (SourceFormat::Raw, to, Compression::None));
+    let packed = [
+        (SourceFormat::Raw, OutputFormat::Qcow2, Compression::Zstd),
+        (SourceFormat::Vmdk, OutputFormat::Qcow2, Compression::Zlib),
+        (SourceFormat::Vmdk, OutputFormat::Vmdk, Compression::Zlib),
+    ];
+    for (from, to, packed) in sources.into_iter().chain(targets).chain(packed) {
+        let case = format!("{} to {} {packed:?}", from.name(), to.name());
+        let copy = Copy::packed(from, to, packed);
+        for depth in [Depth::Tables, Depth::Medium] {
+            assert!(copy.looked_into(depth).unwrap(), "{case}, {depth:?}");
         }
     }
 }
 
 #[test]
 fn one_byte_that_changed_is_found_in_data_and_in_what_was_empty() {
-    for to in [OutputFormat::Qcow2, OutputFormat::Raw] {
+    for to in OutputFormat::ALL {
         for at in [0, 8 * MIB + 77, 9 * MIB - 1, 3 * MIB, 20 * MIB + 4096, SIZE_MIB * MIB - 1] {
             let copy = Copy::new(SourceFormat::Vmdk, to);
             copy.change(at);
@@ -144,6 +154,23 @@ fn what_was_not_looked_at_when_it_was_written_is_not_believed() {
     engine.copy(&copy.source, &target, &measure, &control, &mut |_| ()).unwrap();
     assert!(!copy.looked_into(Depth::Tables).unwrap());
     assert!(!copy.looked_into(Depth::Medium).unwrap());
+}
+
+#[test]
+fn what_rots_in_a_packed_result_is_found() {
+    for (to, packed) in [
+        (OutputFormat::Qcow2, Compression::Zstd),
+        (OutputFormat::Qcow2, Compression::Zlib),
+        (OutputFormat::Vmdk, Compression::Zlib),
+    ] {
+        let copy = Copy::packed(SourceFormat::Raw, to, packed);
+        let file = OpenOptions::new().read(true).write(true).open(copy.path("result")).unwrap();
+        // In the midst of the data, which is noise.
+        let (at, mut byte) = (3 * MIB + 77, [0]);
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+        assert_eq!(copy.read_back().unwrap_err().kind(), Kind::Validation, "{} {packed:?}", to.name());
+    }
 }
 
 #[test]

@@ -25,13 +25,14 @@ struct Site {
     dir: tempfile::TempDir,
     source: SourceDisk,
     format: OutputFormat,
+    compress: Compression,
 }
 
 impl Site {
     fn new(from: SourceFormat, to: OutputFormat) -> Site {
         let dir = tempfile::tempdir().unwrap();
         let path = disks::disk(dir.path(), "disk", from.name(), DATA_MIB + 24, DATA_MIB, 3);
-        Site { source: open(&path, from).unwrap(), dir, format: to }
+        Site { source: open(&path, from).unwrap(), dir, format: to, compress: Compression::None }
     }
 
     /// Of a disk that only QEMU reads.
@@ -49,7 +50,7 @@ impl Site {
         Target {
             path: self.path("result"),
             format: self.format,
-            compress: Compression::None,
+            compress: self.compress,
             level: None,
             preallocation: Preallocation::Off,
             journal: Some(self.path("journal")),
@@ -133,9 +134,20 @@ impl Site {
 
 #[test]
 fn a_copy_that_was_cut_goes_on_to_the_same_file_and_reads_little_again() {
-    let cases = SourceFormat::ALL.map(|from| (from, OutputFormat::Qcow2));
-    for (from, to) in cases.into_iter().chain([(SourceFormat::Vmdk, OutputFormat::Raw)]) {
-        goes_on(&Site::new(from, to), &format!("{} to {}", from.name(), to.name()));
+    let sources = SourceFormat::ALL.map(|from| (from, OutputFormat::Qcow2, Compression::None));
+    let targets = [
+        (SourceFormat::Vmdk, OutputFormat::Raw, Compression::None),
+        (SourceFormat::Raw, OutputFormat::Qcow2, Compression::Zstd),
+        (SourceFormat::Raw, OutputFormat::Qcow2, Compression::Zlib),
+        (SourceFormat::Raw, OutputFormat::Vmdk, Compression::None),
+        (SourceFormat::Raw, OutputFormat::Vmdk, Compression::Zlib),
+        (SourceFormat::Raw, OutputFormat::Vhd, Compression::None),
+        (SourceFormat::Raw, OutputFormat::Vdi, Compression::None),
+    ];
+    for (from, to, compress) in sources.into_iter().chain(targets) {
+        let case = format!("{} to {} {compress:?}", from.name(), to.name());
+        let site = Site { compress, ..Site::new(from, to) };
+        goes_on(&site, &case);
     }
 }
 
@@ -228,6 +240,16 @@ fn a_result_that_somebody_put_there_is_not_gone_on_with() {
 fn without_its_journal_a_result_is_made_anew() {
     let (_, why) = restarted(|site| fs::remove_file(site.path("journal")).unwrap());
     assert_eq!(why, None);
+}
+
+#[test]
+fn a_result_that_is_to_be_packed_otherwise_is_made_anew() {
+    let (mut site, other) = (Site::new(SourceFormat::Raw, OutputFormat::Qcow2), Compression::Zstd);
+    site.cut();
+    site.compress = other;
+    let second = site.copy();
+    assert!(second.restarted.is_some() && second.kept_bytes == 0, "{second:?}");
+    site.assert_same();
 }
 
 #[test]

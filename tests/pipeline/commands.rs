@@ -70,7 +70,14 @@ fn a_cancelled_worker_keeps_finished_disks_when_told_to() {
         }
     });
     assert_eq!(told.outcome, WorkerOutcome::Cancelled);
-    site.assert_only(&[".disk0.qcow2.partial", ".vm.journal.json"]);
+    // Of the second disk as much as there was.
+    site.assert_only(&[
+        ".disk0.qcow2.extents",
+        ".disk0.qcow2.partial",
+        ".disk1.qcow2.journal",
+        ".disk1.qcow2.partial",
+        ".vm.journal.json",
+    ]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use hyper2kvm::model::job::Stage;
-use hyper2kvm::model::plan::OutputFormat;
+use hyper2kvm::model::plan::{Compression, OutputFormat};
 use hyper2kvm::model::protocol::{WorkerEvent, WorkerOutcome};
 
 use crate::site::{Site, Told};
@@ -74,7 +74,8 @@ fn written_down(journal: &Path) -> u64 {
         let mut record = if bytes.get(at + 12) == Some(&b'P') { at + 13 } else { end };
         while record < end {
             total += number(record + 8) as u64;
-            record += 21 + 6 * usize::from(bytes[record + 20]);
+            record +=
+                22 + usize::from(u16::from_le_bytes(bytes[record + 20..record + 22].try_into().unwrap()));
         }
         at = end;
     }
@@ -104,18 +105,28 @@ fn kill_until_done(site: &Site, case: &str) -> (usize, u64) {
     }
 }
 
-fn site(format: &str, to: OutputFormat) -> Site {
+fn site(format: &str, to: OutputFormat, compress: Compression) -> Site {
     let mut site = Site::sized(&[format], DATA_MIB + 32, DATA_MIB);
-    site.order.plan.output.format = to;
+    (site.order.plan.output.format, site.order.plan.output.compress) = (to, compress);
     site
 }
 
 #[test]
 fn a_copy_killed_again_and_again_gives_the_same_file_and_reads_little_twice() {
-    let kinds = ["raw", "vmdk", "vhd", "vhdx", "vdi", "qcow2"].map(|format| (format, OutputFormat::Qcow2));
-    for (format, to) in kinds.into_iter().chain([("raw", OutputFormat::Raw)]) {
-        let case = format!("{format} to {}", to.name());
-        let undisturbed = site(format, to);
+    let kinds = ["raw", "vmdk", "vhd", "vhdx", "vdi", "qcow2"]
+        .map(|format| (format, OutputFormat::Qcow2, Compression::None));
+    let targets = [
+        ("raw", OutputFormat::Raw, Compression::None),
+        ("raw", OutputFormat::Qcow2, Compression::Zstd),
+        ("raw", OutputFormat::Qcow2, Compression::Zlib),
+        ("raw", OutputFormat::Vmdk, Compression::Zlib),
+        ("raw", OutputFormat::Vmdk, Compression::None),
+        ("raw", OutputFormat::Vhd, Compression::None),
+        ("raw", OutputFormat::Vdi, Compression::None),
+    ];
+    for (format, to, compress) in kinds.into_iter().chain(targets) {
+        let case = format!("{format} to {} {compress:?}", to.name());
+        let undisturbed = site(format, to, compress);
         undisturbed.succeed();
         // Where results are not proved, all that is read is the source.
         let unproved = |mut site: Site| {
@@ -123,7 +134,7 @@ fn a_copy_killed_again_and_again_gives_the_same_file_and_reads_little_twice() {
             site
         };
         // A machine that is busy may look too late to kill.
-        let attempts = (0..10).map(|_| unproved(site(format, to))).map(|site| {
+        let attempts = (0..10).map(|_| unproved(site(format, to, compress))).map(|site| {
             let (kills, worst) = kill_until_done(&site, &case);
             (site, kills, worst)
         });

@@ -103,12 +103,18 @@ fn a_paused_job_stands_still_over_a_restart_and_goes_on_when_resumed() {
     daemon.client(&["pause", "vm"]);
     let vm = wait_vm(&daemon, "vm", "paused", |vm| vm["waiting_reason"] == "paused");
     assert_eq!(vm["status"], "in_progress");
-    let stopped = wait_for("the copy to stand still", || {
-        let copier = daemon.processes().into_iter().find(|(_, command)| command.contains("qemu-img"))?;
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", copier.0)).ok()?;
-        stat.rsplit_once(") ")?.1.starts_with('T').then_some(copier.0)
+    wait_for("the copy to stand still", || {
+        let size = || {
+            let partials = Daemon::files_below(daemon.state(), |name| name.ends_with(".partial"));
+            partials
+                .iter()
+                .map(|path| std::fs::metadata(path).map_or(0, |file| file.len()))
+                .collect::<Vec<_>>()
+        };
+        let before = size();
+        std::thread::sleep(Duration::from_millis(500));
+        (!before.is_empty() && size() == before).then_some(())
     });
-    assert!(stopped > 0);
 
     daemon.stop();
     daemon.assert_no_orphans();

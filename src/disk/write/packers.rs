@@ -17,8 +17,10 @@ const STREAM_WINDOW_BITS: u8 = 15;
 const SLACK_BYTES: usize = 4 << 10;
 /// Its own choice, and QEMU's.
 const ZSTD_LEVEL: u8 = 3;
-/// As QEMU's zlib, by size.
+/// As QEMU's zlib, by size within some hundredths.
 const ZLIB_LEVEL: u8 = 6;
+/// `zlib-rs` panics at level 1 where data hardly packs.
+const LEAST_ZLIB_LEVEL: u8 = 2;
 
 /// How blocks are packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +84,7 @@ impl Packers {
 
     fn make(&self) -> io::Result<Packer> {
         let deflate = |has_header, bits| {
-            let level = flate2::Compression::new(u32::from(self.level));
+            let level = flate2::Compression::new(u32::from(self.level.max(LEAST_ZLIB_LEVEL)));
             Engine::Zlib(Compress::new_with_window_bits(level, has_header, bits))
         };
         let engine = match self.method {
@@ -145,6 +147,31 @@ impl Packer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_level_fails_on_data_that_hardly_packs() {
+        let mut state = 1u64;
+        // Bytes of which some are more frequent than others, with repetitions here and there.
+        let byte = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let wide = (state >> 56) as u8;
+            if state >> 40 & 1 == 0 { wide & 0x8f } else { wide }
+        };
+        let data: Vec<_> = std::iter::repeat_with(byte).take(32 * BLOCK_BYTES).collect();
+        for (method, levels) in [(Method::Zstd, 1..=22), (Method::ZlibBare, 1..=9), (Method::Zlib, 1..=9)] {
+            for level in levels {
+                let packers = Packers::new(method, Some(level));
+                // The slow ones see less.
+                for block in data.chunks(BLOCK_BYTES).take(if level > 9 { 1 } else { 32 }) {
+                    let packed =
+                        packers.with(|packer| packer.add(block).map(|_| packer.packed.clone())).unwrap();
+                    let mut again = vec![0; BLOCK_BYTES];
+                    packers.unpack(&packed, &mut again).unwrap();
+                    assert!(again == block, "{method:?} {level}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn what_was_packed_is_unpacked_and_is_the_same_each_time() {

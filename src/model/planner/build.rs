@@ -232,13 +232,8 @@ pub(super) fn preallocation_name(choice: Preallocation) -> &'static str {
 
 fn warnings(manifest: &Manifest, output: &PlannedOutput) -> Vec<String> {
     let mut warnings = Vec::new();
-    if output.compress_level.is_some() {
-        warnings.push(match output.compress {
-            Compression::None => "output.compress_level has no effect: nothing is compressed".to_owned(),
-            Compression::Zstd | Compression::Zlib => {
-                "output.compress_level has no effect: QEMU packs each format at its own level".to_owned()
-            }
-        });
+    if output.compress_level.is_some() && output.compress == Compression::None {
+        warnings.push("output.compress_level has no effect: nothing is compressed".to_owned());
     }
     if manifest.options.as_ref().is_some_and(|options| options.verbose.is_some()) {
         warnings.push(
