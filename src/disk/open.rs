@@ -165,6 +165,7 @@ pub fn estimate_virtual_size(place: impl Into<Place>, declared: SourceFormat) ->
     let found = detect_in(&window).map_err(|error| unreadable(&error))?.format;
     agree(declared, found)?;
     let control = Control::new();
+    let window = inspect::with_log(window, found, declared, &control)?;
     inspect::virtual_size(&inspect::Image::new(&window, &control), found, declared)
 }
 
@@ -186,7 +187,9 @@ fn stacked(layers: &[Declared]) -> Result<serde_json::Value> {
 pub fn stands_on(path: &Path) -> Option<PathBuf> {
     let window = Place::from(path).window(open_nofollow(path).ok()?).ok()?;
     let found = detect_in(&window).ok()?.format;
-    let layer = inspect::layer(&window, found, found.source_format()?, &Control::new()).ok()?;
+    let (declared, control) = (found.source_format()?, Control::new());
+    let window = inspect::with_log(window, found, declared, &control).ok()?;
+    let layer = inspect::layer(&window, found, declared, &control).ok()?;
     inspect::beside(path, &layer.parent?.name).canonicalize().ok()
 }
 
@@ -217,6 +220,7 @@ impl Opener<'_> {
         let (path, window) = (&place.path, self.take(place)?);
         let found = detect_in(&window).map_err(|error| Error::io(Kind::Source, "read", path, &error))?.format;
         agree(declared, found)?;
+        let window = inspect::with_log(window, found, declared, self.control)?;
         let layer = inspect::layer(&window, found, declared, self.control)?;
         if place.part.is_some() && (layer.parent.is_some() || !layer.extents.is_empty()) {
             return Err(Error::new(Kind::Unsupported, "it needs other members of the archive to be whole").advice(

@@ -14,6 +14,7 @@ mod rates;
 mod readback;
 mod resume;
 mod sources;
+mod vhdx_log;
 
 use std::path::Path;
 

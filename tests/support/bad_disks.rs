@@ -218,7 +218,7 @@ pub const ALL: &[BadDisk] = &[
         patched(disk, length, &footer)
     }),
     // VHDX
-    bad("a-vhdx-that-was-not-closed", "vhdx", "unsupported", |dir| {
+    bad("a-vhdx-with-nothing-in-its-log", "vhdx", "source", |dir| {
         let disk = made(dir, "vhdx");
         for at in [64 << 10, 128 << 10] {
             let mut header = bytes(&disk, at, 4096);
@@ -377,13 +377,13 @@ fn bytes(path: &Path, at: u64, count: usize) -> Vec<u8> {
     bytes
 }
 
-fn vhd_checksum(bytes: &mut [u8], at: usize) {
+pub fn vhd_checksum(bytes: &mut [u8], at: usize) {
     bytes[at..at + 4].fill(0);
     let sum: u32 = bytes.iter().map(|byte| u32::from(*byte)).sum();
     bytes[at..at + 4].copy_from_slice(&(!sum).to_be_bytes());
 }
 
-fn crc32c(bytes: &[u8]) -> u32 {
+pub fn crc32c(bytes: &[u8]) -> u32 {
     let mut crc = !0u32;
     for byte in bytes {
         crc ^= u32::from(*byte);

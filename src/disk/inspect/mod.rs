@@ -5,6 +5,7 @@
 //! with the files it needs and the name of what it stands on.
 
 mod bytes;
+mod crc;
 mod descriptor;
 mod needs;
 mod qcow2;
@@ -13,6 +14,7 @@ mod size;
 mod vdi;
 mod vhd;
 mod vhdx;
+mod vhdx_log;
 mod vmdk;
 mod vmdk_sparse;
 
@@ -110,6 +112,22 @@ pub(crate) fn layer(
         SourceFormat::Vhdx => vhdx::layer(&image),
         SourceFormat::Vdi => vdi::layer(&image),
     }
+}
+
+/// The image as it is with what its own log still has to change of it: to be read through from then on.
+pub(crate) fn with_log(
+    window: Window,
+    found: Format,
+    declared: SourceFormat,
+    control: &Control,
+) -> Result<Window> {
+    if declared == SourceFormat::Raw || found != Format::Vhdx {
+        return Ok(window);
+    }
+    Ok(match vhdx::log(&Image::new(&window, control))? {
+        None => window,
+        Some((changes, bytes)) => window.with(changes, bytes),
+    })
 }
 
 /// The table of an image that has one, with every block in the file; `None` for other formats.

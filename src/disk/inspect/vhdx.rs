@@ -1,11 +1,14 @@
 //! VHDX: two headers of which the newer valid one counts, a region table, metadata, a block table.
 
 use super::bytes::{Image, le16, le32, le64};
-use super::{BlockMap, Layer, broken, cut_off, unsupported};
-use crate::model::error::{Error, Result};
+use super::crc::crc32c;
+use super::{BlockMap, Layer, broken, cut_off, unsupported, vhdx_log};
+use crate::disk::changes::Changes;
+use crate::model::error::Result;
 
 const HEADERS: [u64; 2] = [64 << 10, 128 << 10];
 const HEADER_BYTES: u64 = 4096;
+const VERSION: u16 = 1;
 const REGION_TABLES: [u64; 2] = [192 << 10, 256 << 10];
 const TABLE_BYTES: u64 = 64 << 10;
 const BLOCK_TABLE: [u8; 16] =
@@ -34,14 +37,25 @@ const fn guid(a: u32, b: u16, c: u16, d: [u8; 8]) -> [u8; 16] {
 
 pub(crate) fn layer(image: &Image<'_>) -> Result<Layer> {
     let header = newest_header(image)?;
-    if header[48..64].iter().any(|byte| *byte != 0) {
-        return Err(dirty_log());
-    }
     block_map(image)?;
-    Ok(Layer { subformat: Some("vhdx".to_owned()), ..Layer::default() })
+    let mut layer = Layer { subformat: Some("vhdx".to_owned()), ..Layer::default() };
+    if header[48..64].iter().any(|byte| *byte != 0) {
+        // QEMU would have to write the log into it.
+        layer.only_ours = true;
+        layer.warnings.push(
+            "the disk was not closed cleanly: it is read with the changes in its log, as after a power cut"
+                .to_owned(),
+        );
+    }
+    Ok(layer)
 }
 
-/// Where its blocks lie. What its log holds is not in it.
+/// What its log changes, and how long the file is then; `None`: nothing.
+pub(super) fn log(image: &Image<'_>) -> Result<Option<(Changes, u64)>> {
+    vhdx_log::changes(image, &newest_header(image)?, REGION_TABLES[0])
+}
+
+/// Where its blocks lie.
 pub(super) fn block_map(image: &Image<'_>) -> Result<BlockMap> {
     let regions = regions(image)?;
     let find = |id: [u8; 16]| regions.iter().find(|region| region.id == id);
@@ -66,24 +80,29 @@ pub(super) fn virtual_size(image: &Image<'_>) -> Result<u64> {
     item(image, metadata, VIRTUAL_SIZE, "size").map(|bytes| le64(&bytes, 0))
 }
 
-/// A VM that was not shut down leaves changes in the log; reading without them would give an old or torn state.
-fn dirty_log() -> Error {
-    unsupported(
-        "the disk was not closed cleanly: its log holds changes that are not yet in their place",
-        "shut the VM down cleanly, or attach the disk once in Hyper-V (`Mount-VHD`); or let `qemu-img check -r all` write the log back into a copy of it",
-    )
-}
-
 fn newest_header(image: &Image<'_>) -> Result<Vec<u8>> {
     let mut newest: Option<Vec<u8>> = None;
     for offset in HEADERS {
         let header = image.read(offset, HEADER_BYTES, "the header")?;
-        let valid = header.starts_with(b"head") && crc32c(&header, 4) == le32(&header, 4);
-        if valid && newest.as_ref().is_none_or(|other| le64(&header, 8) > le64(other, 8)) {
-            newest = Some(header);
+        if !header.starts_with(b"head") || crc32c(&header, 4) != le32(&header, 4) {
+            continue;
+        }
+        match &newest {
+            Some(other) if le64(other, 8) > le64(&header, 8) => {}
+            Some(other) if le64(other, 8) == le64(&header, 8) && *other != header => {
+                return Err(broken("its two headers are as new as each other and tell different things"));
+            }
+            _ => newest = Some(header),
         }
     }
-    newest.ok_or_else(|| broken("neither of its two headers is valid"))
+    let newest = newest.ok_or_else(|| broken("neither of its two headers is valid"))?;
+    match le16(&newest, 66) {
+        VERSION => Ok(newest),
+        other => Err(unsupported(
+            &format!("VHDX of version {other} cannot be read"),
+            "convert it in Hyper-V first (`Convert-VHD`)",
+        )),
+    }
 }
 
 struct Region {
@@ -166,34 +185,4 @@ fn places(image: &Image<'_>, region: &Region, bytes: u64, block: u64, sector: u6
         }
     }
     Ok(places)
-}
-
-/// CRC-32C of a structure whose own checksum field counts as zero.
-fn crc32c(bytes: &[u8], checksum_at: usize) -> u32 {
-    let mut crc = !0u32;
-    for (at, byte) in bytes.iter().enumerate() {
-        let inside = (checksum_at..checksum_at + 4).contains(&at);
-        crc ^= if inside { 0 } else { u32::from(*byte) };
-        for _ in 0..8 {
-            crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
-        }
-    }
-    !crc
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_checksum_is_crc32c() {
-        // The published check value of "123456789", behind four bytes that do not count.
-        let mut bytes = vec![0xff; 4];
-        bytes.extend_from_slice(b"123456789");
-        let zeroed = {
-            let mut b = bytes.clone();
-            b[..4].fill(0);
-            b
-        };
-        assert_eq!(super::crc32c(&bytes, 0), super::crc32c(&zeroed, 0));
-        assert_eq!(super::crc32c(b"123456789", 100), 0xe306_9283);
-    }
 }
