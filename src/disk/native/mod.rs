@@ -28,7 +28,7 @@ pub(crate) use begin::{Begun, begin, make_anew};
 use journal::{Record, hash};
 use ledger::Ledger;
 use pieces::{PIECE_BYTES, Piece, Pieces};
-pub(crate) use readback::{ReadBack, read_back};
+pub(crate) use readback::{ReadBack, compare, read_back};
 
 use crate::disk::control::Control;
 use crate::disk::read::{Reader, Room};

@@ -49,18 +49,37 @@ pub(crate) fn read_back(
     on_progress: &mut dyn FnMut(u64),
 ) -> Result<ReadBack> {
     let Some(records) = known(source, result, format, extents) else { return Ok(ReadBack::Unknown) };
-    let Some(content) = read::open(source, control)? else { return Ok(ReadBack::Unknown) };
-    let Some(changes) = read::own_layers(source, control)? else { return Ok(ReadBack::Unknown) };
+    let held = hold(Some(records), source, result, format, control)?;
+    settle(held, stall_timeout_s, control, on_progress)
+}
+
+/// Compares a result of which nothing is known with its source: all that either says to hold anything, byte by byte.
+pub(crate) fn compare(
+    source: &SourceDisk,
+    result: &Path,
+    format: OutputFormat,
+    stall_timeout_s: f64,
+    control: &Control,
+    on_progress: &mut dyn FnMut(u64),
+) -> Result<ReadBack> {
+    settle(hold(None, source, result, format, control)?, stall_timeout_s, control, on_progress)
+}
+
+/// Opens both sides; `None`: only QEMU can read one of them.
+fn hold(
+    records: Option<Records>,
+    source: &SourceDisk,
+    result: &Path,
+    format: OutputFormat,
+    control: &Control,
+) -> Result<Option<Held>> {
+    let Some(content) = read::open(source, control)? else { return Ok(None) };
+    let Some(changes) = read::own_layers(source, control)? else { return Ok(None) };
     let opened = read::open_result(result, format, control);
     // A result whose own tables make no sense is as wrong as one with other bytes.
-    let Some(shown) = opened.map_err(|error| of_result(&error.permanent(), result))? else {
-        return Ok(ReadBack::Unknown);
-    };
-    if shown.size() != content.size() {
-        return Ok(ReadBack::DiffersAt(shown.size().min(content.size())));
-    }
-    let held = Arc::new(Held {
-        parts: Mutex::new(Parts { records: Some(records), size: shown.size(), at: 0, ahead: None }),
+    let Some(shown) = opened.map_err(|error| of_result(&error.permanent(), result))? else { return Ok(None) };
+    Ok(Some(Held {
+        parts: Mutex::new(Parts { records, size: shown.size(), at: 0, ahead: None }),
         shown,
         content,
         changes,
@@ -69,8 +88,21 @@ pub(crate) fn read_back(
         done: AtomicU64::new(0),
         is_over: AtomicBool::new(false),
         found: Mutex::new(None),
-    });
-    match first_difference(&held, stall_timeout_s, control, on_progress)? {
+    }))
+}
+
+fn settle(
+    held: Option<Held>,
+    stall_timeout_s: f64,
+    control: &Control,
+    on_progress: &mut dyn FnMut(u64),
+) -> Result<ReadBack> {
+    let Some(held) = held else { return Ok(ReadBack::Unknown) };
+    let (shown, wanted) = (held.shown.size(), held.content.size());
+    if shown != wanted {
+        return Ok(ReadBack::DiffersAt(shown.min(wanted)));
+    }
+    match first_difference(&Arc::new(held), stall_timeout_s, control, on_progress)? {
         None => Ok(ReadBack::Same),
         Some(at) => Ok(ReadBack::DiffersAt(at)),
     }
