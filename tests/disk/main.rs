@@ -7,6 +7,7 @@ mod support;
 
 mod children;
 mod copies;
+mod differing;
 mod hostile;
 mod native;
 mod overlays;
@@ -14,6 +15,7 @@ mod rates;
 mod readback;
 mod resume;
 mod sources;
+mod vhd_footers;
 mod vhdx_log;
 
 use std::path::Path;

@@ -14,6 +14,7 @@ pub mod disks;
 pub mod guests;
 pub mod hive;
 pub mod trees;
+pub mod vhd;
 pub mod vhdx;
 pub mod wait;
 

@@ -74,7 +74,8 @@ impl Vhdx {
 
     /// Writes the image.
     pub fn write(&self, path: &Path) {
-        let file = File::create(path).unwrap();
+        let options = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path);
+        let file = options.unwrap();
         let put = |at: u64, bytes: &[u8]| file.write_all_at(bytes, at).unwrap();
         put(0, b"vhdxfile");
         for (number, at) in HEADERS.into_iter().enumerate() {

@@ -144,7 +144,7 @@ fn image(layer: &LayerFile, absent: Holds, control: &Control) -> Result<Option<B
             let window = inspect::with_log(window(place)?, found, layer.declared, control)?;
             let map = inspect::block_map(&Image::new(&window, control), found)?;
             match map {
-                Some(map) => Some(Box::new(blocks::Blocks::new(window, path, map))),
+                Some(map) => Some(Box::new(blocks::Blocks::new(window, path, map, absent))),
                 None => None,
             }
         }
