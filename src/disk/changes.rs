@@ -126,6 +126,41 @@ mod tests {
     }
 
     #[test]
+    fn many_changes_in_any_order_come_to_what_the_last_of_each_page_was() {
+        const PAGES: u64 = 60;
+        let (mut changes, mut pages) = (Changes::default(), [None; PAGES as usize]);
+        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut roll = |sides: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state % sides
+        };
+        for round in 0..2000 {
+            let from = roll(PAGES);
+            let (end, new) = match roll(2) {
+                0 => (from + 1, page(round)),
+                _ => (from + 1 + roll(PAGES - from), New::Zeros),
+            };
+            changes.put(from * PAGE, end * PAGE, new);
+            pages[from as usize..end as usize].fill(Some(new));
+            let mut at = 0;
+            while at < PAGES {
+                let piece = changes.at(at * PAGE);
+                assert!(
+                    piece.until > at * PAGE && piece.until.is_multiple_of(PAGE) | (piece.until == u64::MAX)
+                );
+                let until = (piece.until / PAGE).min(PAGES);
+                assert!(
+                    pages[at as usize..until as usize].iter().all(|page| *page == piece.new),
+                    "{round} {at}"
+                );
+                at = until;
+            }
+        }
+    }
+
+    #[test]
     fn a_page_gets_the_bytes_back_that_were_kept_apart() {
         let mut whole = [0; PAGE as usize];
         mend(&mut whole, 0, [1; 8], [2; 4]);
