@@ -175,12 +175,7 @@ impl Engine {
             ReadBack::Unknown => Ok(false),
             // What QEMU makes of the header counts for the guest.
             ReadBack::Same => self.check_size(source, path, format, control).map(|()| true),
-            ReadBack::DiffersAt(at) => {
-                let (result, source_path) = (path.display(), source.path.display());
-                let what =
-                    format!("{result} does not hold what {source_path} holds, {at} bytes into the disk");
-                Err(differs(source, path, what))
-            }
+            ReadBack::DiffersAt(at) => Err(differs_at(source, path, at)),
         }
     }
 
@@ -200,7 +195,8 @@ impl Engine {
         Err(differs(source, path, format!("the guest would see {size} bytes in {there} instead of {here}")))
     }
 
-    /// Compares a result with its source: the same size for the guest, and the same content byte for byte.
+    /// Compares a result with its source: the same size for the guest, and the same content byte for byte. QEMU does it, unless it cannot read
+    /// the source.
     pub fn compare(
         &self,
         source: &SourceDisk,
@@ -210,6 +206,16 @@ impl Engine {
         on_progress: &mut dyn FnMut(f64),
     ) -> Result<()> {
         self.check_size(source, path, format, control)?;
+        if source.node.is_none() {
+            let size = source.facts.virtual_size.max(1) as f64;
+            let mut told = |done: u64| on_progress(done as f64 / size);
+            match native::compare(self, source, (path, format), control, &mut told)? {
+                ReadBack::Same => return Ok(()),
+                ReadBack::DiffersAt(at) => return Err(differs_at(source, path, at)),
+                // Then nobody can, and QEMU's part below says so.
+                ReadBack::Unknown => {}
+            }
+        }
         let node = node::result(format, path)?;
         // Without caching pages: what is compared should be what the medium holds, and leave others' pages alone.
         let args = ["compare", "-p", &source.qemu_name()?, &node::name(&node)].map(str::to_owned).to_vec();
@@ -333,6 +339,12 @@ impl Engine {
         control.ended()?;
         result.map_err(|error| call.lost(&error))
     }
+}
+
+fn differs_at(source: &SourceDisk, path: &Path, at: u64) -> Error {
+    let (result, source_path) = (path.display(), source.path.display());
+    let what = format!("{result} does not hold what {source_path} holds, {at} bytes into the disk");
+    differs(source, path, what)
 }
 
 fn differs(source: &SourceDisk, path: &Path, what: String) -> Error {

@@ -7,6 +7,7 @@
 //!
 //! Nothing here knows guests, VMs, jobs or networks.
 
+mod changes;
 mod control;
 mod copy;
 mod engine;

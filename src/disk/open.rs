@@ -93,9 +93,13 @@ pub fn open_source(
 pub fn names_in(path: &Path) -> Result<(Format, Needs)> {
     let file = open_nofollow(path).map_err(|error| cannot_open(path, &error))?;
     let unreadable = |error: std::io::Error| Error::io(Kind::Source, "read", path, &error);
-    let window = Place::from(path).window(file).map_err(unreadable)?;
+    let seen = || file.try_clone().and_then(|file| Place::from(path).window(file)).map_err(unreadable);
+    let window = seen()?;
     let found = detect_in(&window).map_err(unreadable)?.format;
     let control = Control::new();
+    let declared = found.source_format().unwrap_or(SourceFormat::Raw);
+    // One that is not whole yet has to do without its log.
+    let window = inspect::with_log(window, found, declared, &control).or_else(|_| seen())?;
     let image = inspect::Image::new(&window, &control);
     // What is cut off or damaged may name nothing yet; it is refused by those who want it whole.
     Ok((found, inspect::needs(&image, found).unwrap_or_default()))
@@ -109,6 +113,9 @@ pub fn is_known_whole(place: impl Into<Place>, declared: SourceFormat) -> Result
     let real = Place { path: real_path(&place.path).map_err(named)?, part: place.part.clone() };
     let policy = OpenPolicy { backing_chain: true, ..OpenPolicy::default() };
     let (_, layers) = walk(&real, declared, &policy, &Control::new()).map_err(named)?;
+    if layers.iter().any(|(_, _, layer)| layer.lacks_end) {
+        return Ok(false);
+    }
     layers
         .iter()
         .filter(|(_, declared, _)| *declared == SourceFormat::Raw)
@@ -141,11 +148,11 @@ fn walk<'a>(
     };
     let mut layers = Vec::new();
     let mut next = Some((real.clone(), declared, None));
-    while let Some((place, format, cid)) = next {
+    while let Some((place, format, wanted)) = next {
         if layers.len() == MAX_CHAIN {
             return Err(chain(&format!("it is longer than {MAX_CHAIN} images")));
         }
-        let layer = opener.layer(&place, format, cid.as_deref())?;
+        let layer = opener.layer(&place, format, wanted.as_ref())?;
         next = match &layer.parent {
             None => None,
             Some(parent) => Some(opener.parent(&place.path, parent)?),
@@ -165,6 +172,7 @@ pub fn estimate_virtual_size(place: impl Into<Place>, declared: SourceFormat) ->
     let found = detect_in(&window).map_err(|error| unreadable(&error))?.format;
     agree(declared, found)?;
     let control = Control::new();
+    let window = inspect::with_log(window, found, declared, &control)?;
     inspect::virtual_size(&inspect::Image::new(&window, &control), found, declared)
 }
 
@@ -186,7 +194,9 @@ fn stacked(layers: &[Declared]) -> Result<serde_json::Value> {
 pub fn stands_on(path: &Path) -> Option<PathBuf> {
     let window = Place::from(path).window(open_nofollow(path).ok()?).ok()?;
     let found = detect_in(&window).ok()?.format;
-    let layer = inspect::layer(&window, found, found.source_format()?, &Control::new()).ok()?;
+    let (declared, control) = (found.source_format()?, Control::new());
+    let window = inspect::with_log(window, found, declared, &control).ok()?;
+    let layer = inspect::layer(&window, found, declared, &control).ok()?;
     inspect::beside(path, &layer.parent?.name).canonicalize().ok()
 }
 
@@ -199,8 +209,21 @@ struct Opened {
     subformat: Option<String>,
     compressed: bool,
     only_ours: bool,
+    lacks_end: bool,
     parent: Option<Parent>,
     extents: Vec<(PathBuf, ExtentFile)>,
+}
+
+/// What an image says of the one that it stands on.
+struct Wanted {
+    by: PathBuf,
+    ids: Vec<String>,
+}
+
+impl Wanted {
+    fn fits(&self, id: &str) -> bool {
+        self.ids.is_empty() || self.ids.iter().any(|wanted| wanted.eq_ignore_ascii_case(id))
+    }
 }
 
 struct Opener<'a> {
@@ -213,20 +236,22 @@ struct Opener<'a> {
 }
 
 impl Opener<'_> {
-    fn layer(&mut self, place: &Place, declared: SourceFormat, cid: Option<&str>) -> Result<Opened> {
+    fn layer(&mut self, place: &Place, declared: SourceFormat, wanted: Option<&Wanted>) -> Result<Opened> {
         let (path, window) = (&place.path, self.take(place)?);
         let found = detect_in(&window).map_err(|error| Error::io(Kind::Source, "read", path, &error))?.format;
         agree(declared, found)?;
+        let window = inspect::with_log(window, found, declared, self.control)?;
         let layer = inspect::layer(&window, found, declared, self.control)?;
         if place.part.is_some() && (layer.parent.is_some() || !layer.extents.is_empty()) {
             return Err(Error::new(Kind::Unsupported, "it needs other members of the archive to be whole").advice(
                 "unpack the archive and name the disk itself, or export the appliance again without snapshots",
             ));
         }
-        if let (Some(wanted), Some(is)) = (cid, &layer.cid)
-            && !wanted.eq_ignore_ascii_case(is)
+        if let (Some(wanted), Some(is)) = (wanted, &layer.id)
+            && !wanted.fits(is)
         {
-            return Err(chain(&format!("{} was changed after the snapshot on it was made", path.display())));
+            let (path, by) = (path.display(), wanted.by.display());
+            return Err(chain(&format!("{path} was changed after {by} was made on it, or is another disk")));
         }
         let mut extents = Vec::with_capacity(layer.extents.len());
         for extent in layer.extents {
@@ -238,6 +263,7 @@ impl Opener<'_> {
             subformat: layer.subformat,
             compressed: layer.compressed,
             only_ours: layer.only_ours,
+            lacks_end: layer.lacks_end,
             parent: layer.parent,
             extents,
         })
@@ -257,7 +283,10 @@ impl Opener<'_> {
         Ok(path)
     }
 
-    fn parent(&self, image: &Path, parent: &Parent) -> Result<(Place, SourceFormat, Option<String>)> {
+    fn parent(&self, image: &Path, parent: &Parent) -> Result<(Place, SourceFormat, Option<Wanted>)> {
+        if parent.name.is_empty() {
+            return Err(chain(&format!("{} does not say what it stands on", image.display())));
+        }
         if !self.policy.backing_chain {
             return Err(Error::new(
                 Kind::Source,
@@ -270,20 +299,35 @@ impl Opener<'_> {
             .advice("consolidate its snapshots first, or allow the chain with `backing_chain: true`")
             .field("disks.backing_chain"));
         }
-        if parent.name.is_empty() {
-            return Err(chain(&format!("{} does not say what it stands on", image.display())));
-        }
         let Some(format) = parent.format else {
             return Err(chain(&format!("{} does not name the format of what it stands on", image.display()))
                 .advice("name it: `qemu-img rebase -u -b <file> -F <format> <image>` on a copy"));
         };
-        let path = self.member(image, &parent.name, "backing file")?;
+        let name = self.name_here(image, parent);
+        let path = self.member(image, &name, "backing file")?;
         if self.files.iter().any(|file| {
             FileIdentity::read(&path).is_ok_and(|now| (now.dev, now.inode) == (file.dev, file.inode))
         }) {
             return Err(chain(&format!("{} comes twice in it", path.display())));
         }
-        Ok((path.into(), format, parent.cid.clone()))
+        let wanted = Wanted { by: image.to_owned(), ids: parent.ids.clone() };
+        Ok((path.into(), format, Some(wanted)))
+    }
+
+    /// The name of a parent in the directories of this machine: beside the image, or else in the first of those that are allowed.
+    fn name_here(&self, image: &Path, parent: &Parent) -> String {
+        let is_there = |path: &Path| path.symlink_metadata().is_ok();
+        let last = Path::new(&parent.name).file_name();
+        if parent.is_moved
+            && !is_there(&inspect::beside(image, &parent.name))
+            && let Some(last) = last
+        {
+            let mut elsewhere = self.policy.allowed_paths.iter().map(|dir| dir.join(last));
+            if let Some(path) = elsewhere.find(|path| is_there(path)) {
+                return path.to_string_lossy().into_owned();
+            }
+        }
+        parent.name.clone()
     }
 
     /// The real path of a file that an image names: in the image's directory, or in one that was allowed.

@@ -1,7 +1,8 @@
 //! The bytes of one image: a whole file, or a part of one that holds others too, as a member of an archive is.
 //!
 //! Whoever reads an image reads a window, counts from its beginning and cannot look beyond its end: nothing has to be unpacked to be read,
-//! and what lies beside a member is as far away as another file. What is not here: which part of which archive it is.
+//! and what lies beside a member is as far away as another file. What a log changes of the image shows in the window too. What is not here:
+//! which part of which archive it is, and which changes count.
 
 use std::fs::File;
 use std::io;
@@ -11,6 +12,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+
+use super::changes::{Changes, New, mend};
 
 /// Where an image lies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,9 +49,9 @@ impl Place {
     pub(crate) fn window(&self, file: File) -> io::Result<Window> {
         let size = file.metadata()?.len();
         match &self.part {
-            None => Ok(Window { file, offset: 0, bytes: size }),
+            None => Ok(Window { file, offset: 0, bytes: size, changed: None }),
             Some(part) if part.offset.checked_add(part.bytes).is_some_and(|end| end <= size) => {
-                Ok(Window { file, offset: part.offset, bytes: part.bytes })
+                Ok(Window { file, offset: part.offset, bytes: part.bytes, changed: None })
             }
             Some(_) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file has become shorter")),
         }
@@ -79,9 +82,24 @@ pub(crate) struct Window {
     file: File,
     offset: u64,
     bytes: u64,
+    changed: Option<Changed>,
+}
+
+/// What is seen of a file otherwise than it lies there.
+#[derive(Debug)]
+struct Changed {
+    changes: Changes,
+    /// How many bytes really lie there; what is shown beyond them are zeros.
+    stored: u64,
 }
 
 impl Window {
+    /// The same with these changes, and as long as it becomes by them.
+    pub(crate) fn with(self, changes: Changes, bytes: u64) -> Window {
+        let changed = Some(Changed { changes, stored: self.bytes });
+        Window { bytes: bytes.max(self.bytes), changed, ..self }
+    }
+
     /// How many bytes it shows.
     pub(crate) fn len(&self) -> u64 {
         self.bytes
@@ -96,6 +114,10 @@ impl Window {
     pub(crate) fn read_up_to(&self, at: u64, count: usize) -> io::Result<Vec<u8>> {
         let there = usize::try_from(self.bytes.saturating_sub(at)).unwrap_or(usize::MAX);
         let mut bytes = vec![0; count.min(there)];
+        if self.changed.is_some() {
+            self.read_exact_at(&mut bytes, at)?;
+            return Ok(bytes);
+        }
         let mut filled = 0;
         while filled < bytes.len() {
             match self.file.read_at(&mut bytes[filled..], self.offset + at + filled as u64) {
@@ -114,12 +136,45 @@ impl Window {
         if at.checked_add(buffer.len() as u64).is_none_or(|end| end > self.bytes) {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it ends before"));
         }
-        self.file.read_exact_at(buffer, self.offset + at)
+        match &self.changed {
+            None => self.file.read_exact_at(buffer, self.offset + at),
+            Some(changed) => self.read_changed(changed, buffer, at),
+        }
+    }
+
+    fn read_changed(&self, changed: &Changed, mut buffer: &mut [u8], mut at: u64) -> io::Result<()> {
+        while !buffer.is_empty() {
+            let piece = changed.changes.at(at);
+            let length = usize::try_from(piece.until - at).unwrap_or(usize::MAX).min(buffer.len());
+            let (now, later) = buffer.split_at_mut(length);
+            match piece.new {
+                None => self.read_stored(changed.stored, now, at)?,
+                Some(New::Zeros) => now.fill(0),
+                Some(New::Page { lies_at, first, last }) => {
+                    self.read_stored(changed.stored, now, lies_at + piece.within)?;
+                    mend(now, piece.within, first, last);
+                }
+            }
+            at += now.len() as u64;
+            buffer = later;
+        }
+        Ok(())
+    }
+
+    fn read_stored(&self, stored: u64, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        let there = usize::try_from(stored.saturating_sub(at)).unwrap_or(usize::MAX);
+        let (there, beyond) = buffer.split_at_mut(there.min(buffer.len()));
+        self.file.read_exact_at(there, self.offset + at)?;
+        beyond.fill(0);
+        Ok(())
     }
 
     /// Where the file system has something next, at an offset or behind it, and how far that goes at least; none: nothing but a hole up to
     /// the end. Where holes cannot be told, all of it is something.
     pub(crate) fn stored_from(&self, at: u64) -> io::Result<Option<(u64, u64)>> {
+        if self.changed.is_some() {
+            return Ok((at < self.bytes).then_some((at, self.bytes)));
+        }
         let position = self.offset + at;
         let data = match seek(&self.file, SeekFrom::Data(position)) {
             Ok(data) => data,
@@ -172,6 +227,30 @@ mod tests {
         let window = part(MIB, 6 * MIB).window(file).unwrap();
         assert_eq!(window.stored_from(0).unwrap(), Some((3 * MIB, 3 * MIB + 4096)));
         assert_eq!(window.stored_from(4 * MIB).unwrap(), None);
+    }
+
+    #[test]
+    fn changes_are_seen_and_zeros_beyond_what_lies_there() {
+        const PAGE: u64 = super::super::changes::PAGE_BYTES;
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![b'.'; PAGE as usize]).unwrap();
+        file.write_all(&vec![b'1'; PAGE as usize]).unwrap();
+        file.write_all(&vec![b'2'; PAGE as usize]).unwrap();
+        file.write_all(&vec![b'3'; PAGE as usize]).unwrap();
+        let mut changes = Changes::default();
+        changes.put(PAGE, 2 * PAGE, New::Page { lies_at: 2 * PAGE, first: *b"<<<<<<<<", last: *b">>>>" });
+        changes.put(0, PAGE, New::Zeros);
+        let window = part(PAGE, 3 * PAGE).window(file).unwrap().with(changes, 5 * PAGE);
+        assert_eq!(window.len(), 5 * PAGE);
+        let mut seen = vec![7; 5 * PAGE as usize];
+        window.read_exact_at(&mut seen, 0).unwrap();
+        let page = |number: usize| &seen[number * PAGE as usize..(number + 1) * PAGE as usize];
+        assert!(page(0).iter().all(|byte| *byte == 0));
+        assert!(page(1).starts_with(b"<<<<<<<<33") && page(1).ends_with(b"33>>>>"));
+        assert!(page(2).iter().all(|byte| *byte == b'3'));
+        assert!(page(3).iter().chain(page(4)).all(|byte| *byte == 0));
+        assert_eq!(window.read_up_to(2 * PAGE - 5, 6).unwrap(), b"3>>>>3");
+        assert!(window.read_exact_at(&mut seen, 1).is_err());
     }
 
     #[test]

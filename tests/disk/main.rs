@@ -7,6 +7,7 @@ mod support;
 
 mod children;
 mod copies;
+mod differing;
 mod hostile;
 mod native;
 mod overlays;
@@ -16,6 +17,8 @@ mod remote;
 mod resume;
 mod served;
 mod sources;
+mod vhd_footers;
+mod vhdx_log;
 
 use std::path::Path;
 

@@ -10,6 +10,7 @@ use hyper2kvm::model::error::Kind;
 use serde_json::Value;
 
 use crate::intake_support::{Scene, manifest};
+use crate::support::vhdx::{Block, Vhdx};
 use crate::support::{Daemon, disks, wait_for, within};
 
 /// Long enough that only a rename can make a file complete within a test.
@@ -118,6 +119,26 @@ fn a_descriptor_with_its_extent_and_a_chain_are_one_drop_each() {
     assert_eq!(names(&put_away), ["base.qcow2", "top.qcow2"]);
     assert_eq!(disks::content_sha256(&daemon.state().join("output/top/top/top.qcow2"), "qcow2"), content);
     assert_eq!(daemon.client(&["list"])["jobs"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_disk_of_hyper_v_with_its_checkpoints_is_one_drop() {
+    let daemon = daemon();
+    let aside = daemon.scratch();
+    let base = Vhdx::new(8 << 20, 1, vec![(2, Block::Full(vec![(0, vec![7; 1 << 20])]))]);
+    let first = base.on("base.vhdx", 2, vec![(2, Block::Partly(vec![(512, vec![8; 512])]))]);
+    let second = first.on("first.avhdx", 3, vec![(0, Block::Partly(vec![(4096, vec![9; 1024])]))]);
+    let plain = fs::File::create(aside.join("plain.raw")).unwrap();
+    for (image, name) in [(&base, "base.vhdx"), (&first, "first.avhdx"), (&second, "web.avhdx")] {
+        image.write(&aside.join(name));
+        image.show(&plain);
+    }
+    bring_in(&daemon, &[&aside.join("web.avhdx"), &aside.join("base.vhdx"), &aside.join("first.avhdx")]);
+    let put_away = daemon.wait_settled("processed", "web.avhdx");
+    assert_eq!(names(&put_away), ["base.vhdx", "first.avhdx", "web.avhdx"]);
+    let result = daemon.state().join("output/web/web/web.qcow2");
+    assert_eq!(disks::content_sha256(&result, "qcow2"), disks::sha256(&aside.join("plain.raw")));
+    assert_eq!(daemon.client(&["list"])["jobs"].as_array().unwrap().len(), 1);
 }
 
 #[test]

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::disks;
+use super::vhd::Vhd;
+use super::vhdx::{self, Block, Change, Entry, Vhdx};
 
 /// One bad disk.
 pub struct BadDisk {
@@ -178,10 +180,23 @@ pub const ALL: &[BadDisk] = &[
         file(dir, "disk.vmdk", &header)
     }),
     // VHD
-    bad("a-vhd-with-a-wrong-checksum", "vhd", "source", |dir| {
-        let disk = made(dir, "vhd");
+    bad("a-fixed-vhd-with-a-wrong-checksum", "vhd", "source", |dir| {
+        let disk = made_with(dir, "disk.vhd", &["-O", "vpc", "-o", "subformat=fixed,force_size=on"]);
         let end = std::fs::metadata(&disk).unwrap().len() - 512;
         patched(disk, end + 64, &[1, 2, 3, 4])
+    }),
+    bad("a-vhd-with-two-wrong-checksums", "vhd", "source", |dir| {
+        let disk = made(dir, "vhd");
+        let end = std::fs::metadata(&disk).unwrap().len() - 512;
+        patch(&disk, 64, &[1, 2, 3, 4]);
+        patched(disk, end + 64, &[1, 2, 3, 4])
+    }),
+    bad("a-vhd-with-two-sizes", "vhd", "source", |dir| {
+        let disk = made(dir, "vhd");
+        let mut footer = bytes(&disk, 0, 512);
+        footer[48..56].copy_from_slice(&(1_u64 << 40).to_be_bytes());
+        vhd_checksum(&mut footer, 64);
+        patched(disk, 0, &footer)
     }),
     bad("a-vhd-without-its-footer", "vhd", "source", |dir| cut(made(dir, "vhd"), 60)),
     bad("a-vhd-with-blocks-of-nothing", "vhd", "source", |dir| {
@@ -198,7 +213,7 @@ pub const ALL: &[BadDisk] = &[
         vhd_checksum(&mut header, 36);
         patched(disk, 512, &header)
     }),
-    bad("a-differencing-vhd", "vhd", "unsupported", |dir| {
+    bad("a-vhd-that-differs-from-nothing", "vhd", "source", |dir| {
         let disk = made(dir, "vhd");
         let end = std::fs::metadata(&disk).unwrap().len() - 512;
         for at in [0, end] {
@@ -217,8 +232,77 @@ pub const ALL: &[BadDisk] = &[
         let length = std::fs::metadata(&disk).unwrap().len();
         patched(disk, length, &footer)
     }),
+    bad("a-differencing-vhd", "vhd", "source", |dir| {
+        let base = Vhd::new(8 << 20, 1, vec![]);
+        base.write(&dir.join("base.vhd"));
+        let disk = dir.join("disk.avhd");
+        base.on("base.vhd", 2, vec![(0, vec![(0, vec![1; 512])])]).write(&disk);
+        disk
+    }),
     // VHDX
-    bad("a-vhdx-that-was-not-closed", "vhdx", "unsupported", |dir| {
+    bad("a-differencing-vhdx", "vhdx", "source", |dir| {
+        hyper_v().write(&dir.join("base.vhdx"));
+        let disk = dir.join("disk.avhdx");
+        hyper_v().on("base.vhdx", 2, vec![]).write(&disk);
+        disk
+    }),
+    bad("a-differencing-vhdx-of-a-network-drive", "vhdx", "source", |dir| {
+        let disk = dir.join("disk.avhdx");
+        let path = "\\\\?\\UNC\\server\\share\\base.vhdx".to_owned();
+        let locator = vec![("parent_linkage", vhdx::linkage(1)), ("absolute_win32_path", path)];
+        Vhdx { locator, ..hyper_v() }.write(&disk);
+        disk
+    }),
+    bad("a-vhdx-whose-log-has-a-gap", "vhdx", "source", |dir| {
+        unfinished(dir, &[Entry::new(0, 1, vec![]), Entry { tail: 0, ..Entry::new(1, 3, vec![]) }])
+    }),
+    bad("a-vhdx-whose-log-is-of-another-time", "vhdx", "source", |dir| {
+        unfinished(dir, &[Entry { id: 8, ..Entry::new(0, 1, vec![]) }])
+    }),
+    bad("a-vhdx-cut-off-below-its-log", "vhdx", "source", |dir| {
+        unfinished(dir, &[Entry { flushed: 1 << 40, ..Entry::new(0, 1, vec![]) }])
+    }),
+    bad("a-vhdx-whose-log-changes-its-headers", "vhdx", "source", |dir| {
+        unfinished(dir, &[Entry::new(0, 1, vec![Change::Zeros { from: 0, bytes: 1 << 20 }])])
+    }),
+    bad("a-vhdx-whose-log-makes-exabytes-of-zeros", "vhdx", "source", |dir| {
+        unfinished(dir, &[Entry::new(0, 1, vec![Change::Zeros { from: 1 << 30, bytes: 1 << 62 }])])
+    }),
+    bad("a-vhdx-whose-log-entries-cover-each-other", "vhdx", "source", |dir| {
+        let disk = unfinished(dir, &[]);
+        let mut entry = Entry::new(0, 1, vec![]).bytes();
+        entry[8..12].copy_from_slice(&(vhdx::LOG_BYTES as u32).to_le_bytes());
+        let pages = vhdx::LOG_BYTES / vhdx::PAGE;
+        (0..pages).for_each(|page| patch(&disk, vhdx::LOG + page * vhdx::PAGE, &entry));
+        disk
+    }),
+    bad("a-vhdx-with-a-log-of-gigabytes", "vhdx", "unsupported", |dir| {
+        let disk = unfinished(dir, &[]);
+        OpenOptions::new().write(true).open(&disk).unwrap().set_len(4 << 30).unwrap();
+        for at in [64 << 10, 128 << 10] {
+            let mut header = bytes(&disk, at, 4096);
+            header[68..72].copy_from_slice(&(2_u32 << 30).to_le_bytes());
+            patch(&disk, at, &vhdx::summed(header));
+        }
+        disk
+    }),
+    bad("a-vhdx-whose-headers-contradict-each-other", "vhdx", "source", |dir| {
+        let disk = dir.join("disk.vhdx");
+        hyper_v().write(&disk);
+        let mut header = bytes(&disk, 128 << 10, 4096);
+        header[16] = 1;
+        patched(disk, 64 << 10, &vhdx::summed(header))
+    }),
+    bad("a-vhdx-with-a-region-that-nobody-knows", "vhdx", "unsupported", |dir| {
+        let disk = dir.join("disk.vhdx");
+        hyper_v().write(&disk);
+        let mut table = bytes(&disk, 192 << 10, 64 << 10);
+        table[8] = 3;
+        table[80..112].copy_from_slice(&[[7; 16], [0; 16]].concat());
+        table[108] = 1;
+        patched(disk, 192 << 10, &vhdx::summed(table))
+    }),
+    bad("a-vhdx-with-nothing-in-its-log", "vhdx", "source", |dir| {
         let disk = made(dir, "vhdx");
         for at in [64 << 10, 128 << 10] {
             let mut header = bytes(&disk, at, 4096);
@@ -304,6 +388,20 @@ pub const ALL: &[BadDisk] = &[
     }),
 ];
 
+/// A sound disk as Hyper-V makes them.
+fn hyper_v() -> Vhdx {
+    Vhdx::new(8 << 20, 1, vec![(3, Block::Full(vec![(0, vec![7; 5000])]))])
+}
+
+/// One that was not closed cleanly, with these entries in its log.
+fn unfinished(dir: &Path, entries: &[Entry]) -> PathBuf {
+    let disk = dir.join("disk.vhdx");
+    hyper_v().write(&disk);
+    vhdx::leave_open(&disk, 9);
+    entries.iter().for_each(|entry| entry.write(&disk));
+    disk
+}
+
 /// A sound disk of this format, 16 MiB with 4 MiB of data, named `disk.<format>`.
 fn made(dir: &Path, format: &str) -> PathBuf {
     disks::disk(dir, "disk", format, 16, 4, 3)
@@ -377,13 +475,13 @@ fn bytes(path: &Path, at: u64, count: usize) -> Vec<u8> {
     bytes
 }
 
-fn vhd_checksum(bytes: &mut [u8], at: usize) {
+pub fn vhd_checksum(bytes: &mut [u8], at: usize) {
     bytes[at..at + 4].fill(0);
     let sum: u32 = bytes.iter().map(|byte| u32::from(*byte)).sum();
     bytes[at..at + 4].copy_from_slice(&(!sum).to_be_bytes());
 }
 
-fn crc32c(bytes: &[u8]) -> u32 {
+pub fn crc32c(bytes: &[u8]) -> u32 {
     let mut crc = !0u32;
     for byte in bytes {
         crc ^= u32::from(*byte);

@@ -15,6 +15,8 @@ pub mod guests;
 pub mod hive;
 pub mod rare_vmdks;
 pub mod trees;
+pub mod vhd;
+pub mod vhdx;
 pub mod wait;
 
 pub use daemon::Daemon;

@@ -4,7 +4,9 @@
 //! never the guest's data. Each format has a file here. What they agree on is [`Layer`]: one image file
 //! with the files it needs and the name of what it stands on.
 
+mod blocks;
 mod bytes;
+mod crc;
 mod descriptor;
 mod needs;
 mod qcow2;
@@ -13,11 +15,15 @@ mod size;
 mod vdi;
 mod vhd;
 mod vhdx;
+mod vhdx_log;
+mod vhdx_parent;
 mod vmdk;
 mod vmdk_sparse;
+mod windows;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use blocks::{BlockMap, Lies, run};
 pub(crate) use bytes::{Image, le32, le64, table_be64, table_le32};
 pub use needs::Needs;
 pub(crate) use needs::needs;
@@ -61,18 +67,10 @@ pub(crate) struct Parent {
     pub(crate) name: String,
     /// Its format, where the image names it.
     pub(crate) format: Option<SourceFormat>,
-    /// The content id that it must have (VMDK).
-    pub(crate) cid: Option<String>,
-}
-
-/// Where the data of an image lies that has one table, for pieces of one size.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct BlockMap {
-    /// What the guest sees.
-    pub(crate) bytes: u64,
-    pub(crate) block_bytes: u64,
-    /// By block: where it begins in the file. 0, where every format has its header: nowhere, and zeros.
-    pub(crate) places: Vec<u64>,
+    /// What its id has to be: one of these, if there are any.
+    pub(crate) ids: Vec<String>,
+    /// Whether the name is from a machine with other directories: then it is looked for in all that are allowed.
+    pub(crate) is_moved: bool,
 }
 
 /// One image file.
@@ -88,8 +86,10 @@ pub(crate) struct Layer {
     pub(crate) extents: Vec<ExtentFile>,
     /// What it stands on.
     pub(crate) parent: Option<Parent>,
-    /// The id of its content (VMDK).
-    pub(crate) cid: Option<String>,
+    /// By what an image that stands on it knows it: the id of its content (VMDK), or of itself as it was last written (VHD, VHDX).
+    pub(crate) id: Option<String>,
+    /// Whether what would tell that the file has ended is not there.
+    pub(crate) lacks_end: bool,
     /// Things a person should know.
     pub(crate) warnings: Vec<String>,
 }
@@ -112,10 +112,26 @@ pub(crate) fn layer(
     }
 }
 
+/// The image as it is with what its own log still has to change of it: to be read through from then on.
+pub(crate) fn with_log(
+    window: Window,
+    found: Format,
+    declared: SourceFormat,
+    control: &Control,
+) -> Result<Window> {
+    if declared == SourceFormat::Raw || found != Format::Vhdx {
+        return Ok(window);
+    }
+    Ok(match vhdx::log(&Image::new(&window, control))? {
+        None => window,
+        Some((changes, bytes)) => window.with(changes, bytes),
+    })
+}
+
 /// The table of an image that has one, with every block in the file; `None` for other formats.
 pub(crate) fn block_map(image: &Image<'_>, found: Format) -> Result<Option<BlockMap>> {
     match found {
-        Format::VhdDynamic => vhd::block_map(image).map(Some),
+        Format::VhdDynamic | Format::VhdDifferencing => vhd::block_map(image, found).map(Some),
         Format::Vhdx => vhdx::block_map(image).map(Some),
         Format::Vdi => vdi::block_map(image).map(Some),
         _ => Ok(None),

@@ -4,7 +4,7 @@
 //! names files that are not there.
 
 use super::bytes::Image;
-use super::{layer, qcow2, vmdk};
+use super::{Parent, qcow2, vhd, vhdx, vmdk};
 use crate::disk::format::Format;
 use crate::model::error::Result;
 
@@ -35,15 +35,13 @@ pub(crate) fn needs(image: &Image<'_>, found: Format) -> Result<Needs> {
             }
         }
         Format::VmdkCowd | Format::VmdkSeSparse => Needs { is_extent: true, ..Needs::default() },
-        Format::Qcow2 => {
-            Needs { parent: qcow2::parent(image)?.map(|parent| parent.name), ..Needs::default() }
-        }
-        _ => match found.source_format() {
-            Some(format) => {
-                let layer = layer(image.window, found, format, image.control)?;
-                Needs { parent: layer.parent.map(|parent| parent.name), ..Needs::default() }
-            }
-            None => Needs::default(),
-        },
+        Format::Qcow2 => on(qcow2::parent(image)?),
+        Format::VhdDifferencing => on(vhd::parent(image, found)?),
+        Format::Vhdx => on(vhdx::parent(image)?),
+        _ => Needs::default(),
     })
+}
+
+fn on(parent: Option<Parent>) -> Needs {
+    Needs { parent: parent.map(|parent| parent.name), ..Needs::default() }
 }

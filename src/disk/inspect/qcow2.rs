@@ -100,7 +100,7 @@ fn backing(image: &Image<'_>, header: &[u8], version: u32) -> Result<Option<Pare
     let name = image.read(offset, length, "the name of its backing file")?;
     let name = String::from_utf8(name).map_err(|_| broken("the name of its backing file is not UTF-8"))?;
     let begin = if version >= 3 { u64::from(be32(header, 100)) } else { 72 };
-    Ok(Some(Parent { name, format: backing_format(image, begin)?, cid: None }))
+    Ok(Some(Parent { name, format: backing_format(image, begin)?, ids: Vec::new(), is_moved: false }))
 }
 
 /// Header extensions lie in the first cluster: a type, a length, data padded to 8.

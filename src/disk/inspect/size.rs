@@ -16,7 +16,7 @@ pub(crate) fn virtual_size(image: &Image<'_>, found: Format, declared: SourceFor
         SourceFormat::Raw => Ok(image.size),
         SourceFormat::Qcow2 => Ok(be64(&image.read(24, 8, "the header")?, 0)),
         SourceFormat::Vdi => Ok(le64(&image.read(0x170, 8, "the header")?, 0)),
-        SourceFormat::Vhd => vhd::virtual_size(image),
+        SourceFormat::Vhd => vhd::virtual_size(image, found),
         SourceFormat::Vhdx => vhdx::virtual_size(image),
         SourceFormat::Vmdk if found == Format::VmdkDescriptor && image.size > DESCRIPTOR_BYTES => {
             Err(broken("its descriptor is larger than any"))

@@ -1,7 +1,8 @@
 //! VDI: one header, one block map.
 
+use super::blocks::{Block, BlockMap};
 use super::bytes::{Image, le32, le64, table_le32};
-use super::{BlockMap, Layer, broken, cut_off, unsupported};
+use super::{Layer, broken, cut_off, unsupported};
 use crate::model::error::Result;
 
 const HEADER_BYTES: u64 = 0x200;
@@ -42,17 +43,17 @@ fn blocks(image: &Image<'_>, header: &[u8]) -> Result<BlockMap> {
         return Err(broken("its blocks do not cover its size"));
     }
     let map = image.read(map_offset, blocks * 4, "the block map")?;
-    let mut places = Vec::with_capacity(blocks as usize);
+    let mut found = Vec::with_capacity(blocks as usize);
     for entry in table_le32(&map) {
         if entry >= NOT_ALLOCATED {
-            places.push(0);
+            found.push(Block::NOWHERE);
             continue;
         }
         let begin = u64::from(entry).saturating_mul(block).saturating_add(data_offset);
         if begin.saturating_add(block) > image.size {
             return Err(cut_off("data lies beyond its end"));
         }
-        places.push(begin);
+        found.push(Block::at(begin));
     }
-    Ok(BlockMap { bytes, block_bytes: block, places })
+    Ok(BlockMap { bytes, block_bytes: block, blocks: found, bitmaps: None })
 }

@@ -94,7 +94,7 @@ fn described(image: &Image<'_>) -> Result<Layer> {
         subformat: Some(descriptor.create_type.clone()),
         extents,
         parent: parent(&descriptor),
-        cid: descriptor.cid,
+        id: descriptor.cid,
         ..Layer::default()
     })
 }
@@ -121,7 +121,7 @@ fn embedded(image: &Image<'_>) -> Result<Layer> {
         subformat: Some(descriptor.create_type.clone()),
         compressed: header.compressed,
         parent: parent(&descriptor),
-        cid: descriptor.cid,
+        id: descriptor.cid,
         ..Layer::default()
     })
 }
@@ -183,7 +183,8 @@ fn parent(descriptor: &Descriptor) -> Option<Parent> {
     descriptor.has_parent().then(|| Parent {
         name: descriptor.parent.clone().unwrap_or_default(),
         format: Some(crate::model::plan::SourceFormat::Vmdk),
-        cid: descriptor.parent_cid.clone(),
+        ids: descriptor.parent_cid.iter().cloned().collect(),
+        is_moved: false,
     })
 }
 

@@ -30,7 +30,7 @@ use journal::{Record, hash};
 use ledger::Ledger;
 use pieces::{PIECE_BYTES, Piece, Pieces};
 pub use readback::Depth;
-pub(crate) use readback::{ReadBack, read_back};
+pub(crate) use readback::{ReadBack, compare, read_back};
 
 use crate::disk::control::Control;
 use crate::disk::read::{Reader, Room};

@@ -63,34 +63,66 @@ pub(crate) fn read_back(
     on_progress: &mut dyn FnMut(u64),
 ) -> Result<ReadBack> {
     let Some(records) = known(source, (result, format), extents, depth) else { return Ok(ReadBack::Unknown) };
-    let Some(content) = engine.reader(source, control)? else { return Ok(ReadBack::Unknown) };
-    let Some(changes) = read::own_layers(source, control)? else { return Ok(ReadBack::Unknown) };
+    let held = hold(engine, Some((records, depth)), source, (result, format), control)?;
+    settle(held, engine.stall_timeout_s, control, on_progress)
+}
+
+/// Compares a result of which nothing is known with its source: all that either says to hold anything, byte by byte.
+pub(crate) fn compare(
+    engine: &Engine,
+    source: &SourceDisk,
+    result: (&Path, OutputFormat),
+    control: &Control,
+    on_progress: &mut dyn FnMut(u64),
+) -> Result<ReadBack> {
+    settle(hold(engine, None, source, result, control)?, engine.stall_timeout_s, control, on_progress)
+}
+
+/// Opens both sides; `None`: only QEMU can read one of them.
+fn hold(
+    engine: &Engine,
+    known: Option<(Records, Depth)>,
+    source: &SourceDisk,
+    (result, format): (&Path, OutputFormat),
+    control: &Control,
+) -> Result<Option<Held>> {
+    let Some(content) = engine.reader(source, control)? else { return Ok(None) };
+    let Some(changes) = read::own_layers(source, control)? else { return Ok(None) };
     let opened = read::open_result(result, format, control);
     // A result whose own tables make no sense is as wrong as one with other bytes.
-    let Some(shown) = opened.map_err(|error| of_result(&error.permanent(), result))? else {
-        return Ok(ReadBack::Unknown);
-    };
-    if shown.size() != content.size() {
-        return Ok(ReadBack::DiffersAt(shown.size().min(content.size())));
-    }
-    let held = Arc::new(Held {
-        is_shared: records.is_shared() && depth == Depth::Tables,
-        parts: Mutex::new(Parts { records: Some(records), size: shown.size(), at: 0, ahead: None }),
+    let Some(shown) = opened.map_err(|error| of_result(&error.permanent(), result))? else { return Ok(None) };
+    let (records, depth) = known.unzip();
+    Ok(Some(Held {
+        is_shared: depth == Some(Depth::Tables) && records.as_ref().is_some_and(Records::is_shared),
+        parts: Mutex::new(Parts { records, size: shown.size(), at: 0, ahead: None }),
         shown,
         content,
         changes,
         result: result.to_owned(),
         depth: match format {
             // It has no tables: a piece cannot lie anywhere else.
-            OutputFormat::Raw if depth == Depth::Tables => None,
-            _ => Some(depth),
+            OutputFormat::Raw => depth.filter(|depth| *depth != Depth::Tables),
+            _ => depth,
         },
         control: control.clone(),
         done: AtomicU64::new(0),
         is_over: AtomicBool::new(false),
         found: Mutex::new(None),
-    });
-    match first_difference(&held, engine.stall_timeout_s, control, on_progress)? {
+    }))
+}
+
+fn settle(
+    held: Option<Held>,
+    stall_timeout_s: f64,
+    control: &Control,
+    on_progress: &mut dyn FnMut(u64),
+) -> Result<ReadBack> {
+    let Some(held) = held else { return Ok(ReadBack::Unknown) };
+    let (shown, wanted) = (held.shown.size(), held.content.size());
+    if shown != wanted {
+        return Ok(ReadBack::DiffersAt(shown.min(wanted)));
+    }
+    match first_difference(&Arc::new(held), stall_timeout_s, control, on_progress)? {
         None => Ok(ReadBack::Same),
         Some(at) => Ok(ReadBack::DiffersAt(at)),
     }

@@ -172,10 +172,10 @@ fn image(layer: &LayerFile, absent: Holds, control: &Control) -> Result<Option<B
             Some(Box::new(flat::Flat::new(window, path, 0, bytes)))
         }
         found => {
-            let window = window(place)?;
+            let window = inspect::with_log(window(place)?, found, layer.declared, control)?;
             let map = inspect::block_map(&Image::new(&window, control), found)?;
             match map {
-                Some(map) => Some(Box::new(blocks::Blocks::new(window, path, map))),
+                Some(map) => Some(Box::new(blocks::Blocks::new(window, path, map, absent))),
                 None => None,
             }
         }

@@ -2,11 +2,14 @@
 
 use flate2::{Decompress, FlushDecompress, Status};
 
+/// The images of a chain are asked in turn, each by a table of its own.
+const MOST_TABLES: usize = 4;
+
 /// Owned by one thread; any reader may use it.
 #[derive(Debug)]
 pub(crate) struct Room {
-    /// The table last looked at, by the file it is of and where it lies there.
-    table: Option<((usize, u64), Vec<u64>)>,
+    /// The tables last looked at, the latest first, by the file each is of and where it lies there.
+    tables: Vec<((usize, u64), Vec<u64>)>,
     packed: Vec<u8>,
     unpacked: Vec<u8>,
     inflate: Decompress,
@@ -17,7 +20,7 @@ pub(crate) struct Room {
 impl Default for Room {
     fn default() -> Room {
         Room {
-            table: None,
+            tables: Vec::new(),
             packed: Vec::new(),
             unpacked: Vec::new(),
             inflate: Decompress::new(true),
@@ -27,16 +30,21 @@ impl Default for Room {
 }
 
 impl Room {
-    /// A table, read anew only if it is not the one that was last looked at.
+    /// A table, read anew only if it is none of those that were last looked at.
     pub(super) fn table<E>(
         &mut self,
         key: (usize, u64),
         read: impl FnOnce() -> Result<Vec<u64>, E>,
     ) -> Result<&[u64], E> {
-        if self.table.as_ref().is_none_or(|(kept, _)| *kept != key) {
-            self.table = Some((key, read()?));
+        match self.tables.iter().position(|(kept, _)| *kept == key) {
+            Some(place) => self.tables[..=place].rotate_right(1),
+            None => {
+                let table = read()?;
+                self.tables.truncate(MOST_TABLES - 1);
+                self.tables.insert(0, (key, table));
+            }
         }
-        Ok(self.table.as_ref().map_or(&[], |(_, table)| table.as_slice()))
+        Ok(self.tables.first().map_or(&[], |(_, table)| table.as_slice()))
     }
 
     /// So many bytes to put packed data into.

@@ -18,9 +18,10 @@ use crate::model::units::safe_id;
 use crate::source;
 
 /// Endings of disks, and the format that each stands for where the content does not tell.
-const DISKS: [(&str, SourceFormat); 8] = [
+const DISKS: [(&str, SourceFormat); 9] = [
     (".vmdk", SourceFormat::Vmdk),
     (".vhd", SourceFormat::Vhd),
+    (".avhd", SourceFormat::Vhd),
     (".vhdx", SourceFormat::Vhdx),
     (".avhdx", SourceFormat::Vhdx),
     (".vdi", SourceFormat::Vdi),
@@ -205,6 +206,7 @@ mod tests {
         assert_eq!(of("Web.VMDK"), DropKind::Disk(SourceFormat::Vmdk));
         assert_eq!(of("a.img"), DropKind::Disk(SourceFormat::Raw));
         assert_eq!(of("a.avhdx"), DropKind::Disk(SourceFormat::Vhdx));
+        assert_eq!(of("a.avhd"), DropKind::Disk(SourceFormat::Vhd));
         assert_eq!(of("a.OVA"), DropKind::Appliance(Appliance::Ova));
         assert_eq!(of("a.ovf"), DropKind::Appliance(Appliance::Ovf));
         assert_eq!(of("a.vmx"), DropKind::Appliance(Appliance::Vmx));
