@@ -107,7 +107,7 @@ pub(super) fn keys(files: &[PathBuf]) -> Result<Vec<Key>> {
 fn view(disk: &SourceDisk) -> DiskView {
     DiskView {
         path: disk.path.clone(),
-        member: disk.part.as_ref().map(|part| part.name.clone()),
+        member: disk.member().map(str::to_owned),
         format: disk.format.name(),
         virtual_size: disk.facts.virtual_size,
         allocated_bytes: disk.facts.allocated_bytes,

@@ -16,6 +16,14 @@ use super::machine::Machine;
 use super::manifest::{FixEngine, FstabMode, OnNoOs, OnUnsupportedGuest};
 use super::setup::Setup;
 
+/// How a disk's file is packed, around its format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Packing {
+    /// gzip.
+    Gzip,
+}
+
 /// The formats of disks that can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -185,10 +193,16 @@ pub struct PlannedDisk {
     /// Which member of it, if it is an archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub member: Option<String>,
+    /// How that is packed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packing: Option<Packing>,
     /// The format that the manifest declares.
     pub source_format: SourceFormat,
     /// What the source file, or the member, has to hash to (see [`checksum`](super::checksum)).
     pub checksum: Option<String>,
+    /// The same of each piece of it, in their order; none: they are not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub piece_checksums: Vec<String>,
     /// The size that the manifest names (file or virtual).
     pub bytes: Option<u64>,
     /// Whether a chain of snapshots is allowed.

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use hyper2kvm::model::config::Settings;
 use hyper2kvm::model::error::Kind;
 use hyper2kvm::model::planner::{Origin, Submission};
-use hyper2kvm::source::{machines, place};
+use hyper2kvm::source::{machines, place_found};
 
 use crate::hold;
 use crate::mutate::{mutated, steps};
@@ -56,10 +56,11 @@ fn read(path: &Path) -> Result<(), TestCaseError> {
     let size = fs::metadata(path).unwrap().len();
     for facts in found {
         for disk in &facts.disks {
-            let place =
-                place(&disk.path, disk.member.as_deref()).map_err(|e| TestCaseError::fail(e.to_string()))?;
-            let part = place.part.unwrap();
-            prop_assert!(part.offset + part.bytes <= size, "{part:?}");
+            let place = place_found(disk).map_err(|e| TestCaseError::fail(e.to_string()))?;
+            for piece in place.pieces() {
+                let part = piece.part.unwrap();
+                prop_assert!(part.offset + part.bytes <= size, "{part:?}");
+            }
         }
         let mut document = facts.document();
         document["manifest_version"] = "1.0".into();

@@ -173,11 +173,13 @@ fn described(layer: &LayerFile, absent: Holds, control: &Control) -> Result<Opti
 fn window(place: &Place) -> Result<Window> {
     let failed =
         |error: std::io::Error| Error::io(Kind::Source, "open", &place.path, &error).source(place.shown());
-    let file = open_nofollow(&place.path).map_err(failed)?;
-    if !hold_for_reading(&file).map_err(failed)? {
-        return Err(lock::open_elsewhere());
+    let window = place.window(&mut |path| open_nofollow(path)).map_err(failed)?;
+    for file in window.files() {
+        if !hold_for_reading(file).map_err(failed)? {
+            return Err(lock::open_elsewhere());
+        }
     }
-    place.window(file).map_err(failed)
+    Ok(window)
 }
 
 /// What is told of an image whose structure turns out to be no structure.

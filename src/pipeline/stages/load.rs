@@ -96,8 +96,7 @@ fn open(job: &Job<'_>, engine: &Engine, disk: &PlannedDisk) -> Result<SourceDisk
         allowed_paths: &disk.allowed_paths,
         read_roots: &job.order.limits.read_roots,
     };
-    let place = source::place(&disk.source, disk.member.as_deref())?;
-    open_source(place, disk.source_format, &policy, engine, job.control)
+    open_source(source::place_of(disk)?, disk.source_format, &policy, engine, job.control)
 }
 
 fn describe(disk: &PlannedDisk, source: &SourceDisk, grown: Option<&SourceDisk>) -> Value {
@@ -109,10 +108,10 @@ fn describe(disk: &PlannedDisk, source: &SourceDisk, grown: Option<&SourceDisk>)
         "subformat": facts.subformat,
         "virtual_size_bytes": facts.virtual_size,
         "file_size_bytes": facts.file_size,
-        "files": source.identity().iter().map(|file| &file.path).collect::<Vec<_>>(),
+        "files": source.paths(),
     });
-    if let Some(part) = &source.part {
-        told["member"] = json!(part.name);
+    if let Some(member) = source.member() {
+        told["member"] = json!(member);
     }
     if let Some(grown) = grown {
         told["grows_to_bytes"] = json!(grown.facts.virtual_size);
@@ -275,7 +274,7 @@ fn check_sums(job: &mut Job<'_>) -> Result<()> {
             continue;
         }
         job.meter.detail(Stage::Load, format!("checksum of {}", position(number, job)));
-        let place = job.sources[number].source.place();
+        let place = job.sources[number].source.place().clone();
         let size = job.sources[number].source.facts.file_size;
         let (algorithm, expected) =
             checksum::parse(expected).ok_or_else(|| Error::internal("a checksum of the plan is none"))?;
