@@ -7,6 +7,7 @@
 //!
 //! Nothing here knows guests, VMs, jobs or networks.
 
+mod beside;
 mod control;
 mod copy;
 mod engine;
@@ -29,6 +30,7 @@ mod watch;
 mod window;
 mod write;
 
+pub use beside::Beside;
 pub(crate) use control::Attached;
 pub use control::{Control, Interruption};
 pub use copy::{CopyOutcome, CopyProgress, Target};

@@ -20,6 +20,7 @@ mod help;
 mod inspect;
 mod limits;
 mod local;
+mod packed_appliances;
 mod run;
 mod service;
 mod vmx;

@@ -57,7 +57,7 @@ fn a_result_that_rots_before_it_is_checked_fails_validation_and_is_thrown_away()
 }
 
 #[test]
-fn a_checksum_that_does_not_fit_fails_before_anything_is_copied() {
+fn a_checksum_that_does_not_fit_fails_and_leaves_nothing() {
     let mut site = Site::new(&["raw"]);
     site.order.plan.disks[0].checksum = Some("0".repeat(64));
     let error = site.fail();
