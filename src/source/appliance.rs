@@ -20,7 +20,7 @@ use crate::disk::verify;
 use crate::disk::{Format, detect};
 use crate::model::checksum;
 use crate::model::error::{Error, Kind, Result};
-use crate::model::facts::{Facts, FoundDisk, FoundNic};
+use crate::model::facts::{Facts, FoundDisk};
 use crate::model::plan::{Packing, SourceFormat};
 use crate::model::units::safe_id;
 
@@ -132,25 +132,7 @@ fn listed_sums(shelf: &Shelf, descriptor: &str, warnings: &mut Vec<String>) -> R
 }
 
 fn facts(shelf: &Shelf, machine: Described, sums: Option<&Sums>, warnings: &[String]) -> Result<Facts> {
-    let mut facts = Facts {
-        name: machine.name,
-        vcpus: machine.vcpus,
-        memory_bytes: machine.memory_bytes,
-        firmware: machine.firmware,
-        secure_boot: machine.secure_boot,
-        tpm: machine.tpm,
-        uuid: machine.uuid,
-        serial: machine.serial,
-        guest_os: machine.os,
-        nvram: machine.nvram.map(|file| file.name),
-        disks: Vec::new(),
-        nics: machine
-            .nics
-            .into_iter()
-            .map(|nic| FoundNic { mac: nic.mac, network: nic.network, model: nic.model })
-            .collect(),
-        warnings: warnings.to_vec(),
-    };
+    let mut facts = Facts { warnings: warnings.to_vec(), ..machine.facts };
     let mut ids = BTreeSet::new();
     for disk in machine.disks {
         let Some(file) = &disk.file else {
