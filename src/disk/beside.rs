@@ -145,7 +145,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     use super::*;
 
@@ -158,7 +158,7 @@ mod tests {
         (dir, path)
     }
 
-    fn sum(path: &PathBuf) -> String {
+    fn sum(path: &Path) -> String {
         verify::sha256_file(path, &Control::new(), &mut |_| ()).unwrap()
     }
 

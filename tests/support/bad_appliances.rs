@@ -138,7 +138,15 @@ pub const ALL: &[Case] = &[
     ("a-disk-above-in-percent-signs", |dir| href(dir, "%2e%2e/evil.vmdk")),
     ("a-disk-that-is-missing", |dir| href(dir, "other.vmdk")),
     ("a-capacity-with-a-decimal-point", |dir| capacity(dir, "8.5", "byte * 2^20")),
-    ("a-capacity-that-is-a-property", |dir| capacity(dir, "${disk.size}", "byte * 2^20")),
+    ("a-capacity-of-part-of-a-byte", |dir| capacity(dir, "8388608.5", "byte")),
+    ("a-capacity-that-is-a-property", |dir| {
+        one_disk(dir, |ovf| {
+            ovf.disks = ovf.disks.replace("\"8\"", "\"${web.size}\"");
+            let product = r#"<ProductSection ovf:class="web"><Info/><Property ovf:key="size" ovf:type="uint32" ovf:value="8"/></ProductSection>"#;
+            ovf.systems = system("web", product, &hardware(1));
+        })
+    }),
+    ("a-capacity-that-is-no-property", |dir| capacity(dir, "${disk.size}", "byte * 2^20")),
     ("a-capacity-in-parsecs", |dir| capacity(dir, "8", "parsec")),
     ("a-capacity-that-overflows", |dir| capacity(dir, "99999", "byte * 2^62")),
     ("a-capacity-in-gigabytes", |dir| capacity(dir, "1", "byte * 2^30")),

@@ -23,7 +23,7 @@ const MOST_STRETCHES: usize = 1 << 19;
 /// Asked for at a time where reading is limited.
 const TURN_BYTES: u64 = 1 << 20;
 /// What comes in one step is no more.
-const ZEROS: [u8; 32 << 10] = [0; 32 << 10];
+static ZEROS: [u8; 32 << 10] = [0; 32 << 10];
 
 /// What the pass found.
 #[derive(Debug)]

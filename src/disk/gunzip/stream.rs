@@ -74,7 +74,7 @@ impl Decoder {
 
     /// Goes on with the next member, whose data begins there.
     pub(super) fn begin_member(&mut self, body: u64) {
-        self.inflate = Box::default();
+        *self.inflate = DecompressorOxide::default();
         self.packed_at = body;
     }
 

@@ -1,3 +1,5 @@
+//! Packed images, sound and spoiled, held against what was packed.
+
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
