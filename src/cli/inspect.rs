@@ -1,12 +1,14 @@
-//! `inspect DISK…`: which guest is inside the disks of one machine.
+//! `inspect DISK…`: which guest is inside the disks of one machine, and what the machine is where that is described.
 //!
-//! What is not here: how that is found out (see `guest::inspect`).
+//! What is not here: how that is found out (see `guest::inspect` and `source`).
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use serde::Serialize;
+use serde_json::Value;
 
+use super::facts;
 use super::given::Given;
 use super::table::printable;
 use super::{Exit, Failure, Ui, interrupt};
@@ -33,9 +35,10 @@ pub(super) struct InspectArgs {
     key_file: Vec<PathBuf>,
 }
 
-/// `{"guests": […], "disks": […]}`
+/// `{"machines": […], "guests": […], "disks": […]}`
 #[derive(Debug, Serialize)]
 struct Inspected {
+    machines: Vec<Value>,
     guests: Vec<GuestIdentity>,
     disks: Vec<DiskView>,
 }
@@ -57,7 +60,7 @@ pub(super) fn run(args: &InspectArgs, ui: &Ui) -> Result<Exit, Failure> {
     let keys = keys(&args.key_file)?;
     let processor = DiskProcessor::new()?;
     interrupt::ends(&processor.control());
-    let disks = disks(&args.disks, &processor)?;
+    let (machine, disks) = disks(&args.disks, &processor)?;
     let begun = |what: &str| {
         if ui.verbose > 0 {
             ui.note(what);
@@ -71,27 +74,34 @@ pub(super) fn run(args: &InspectArgs, ui: &Ui) -> Result<Exit, Failure> {
         }
         Err(error) => return Err(error.into()),
     };
-    let found = Inspected { guests, disks: disks.iter().map(view).collect() };
+    let machines = machine.iter().map(facts::document).collect();
+    let found = Inspected { machines, guests, disks: disks.iter().map(view).collect() };
     if ui.json {
         ui.print_json(&found)?;
     } else {
-        ui.print(&shown(&found))?;
+        ui.print(&shown(&found, machine.as_ref()))?;
     }
     Ok(Exit::Done)
 }
 
-/// The disks of one machine: as they were named, or all of the appliance that was.
-fn disks(named: &[PathBuf], processor: &DiskProcessor) -> Result<Vec<SourceDisk>> {
-    let [only] = named else { return named.iter().map(|path| processor.inspect(path)).collect() };
+/// The disks of one machine: as they were named, or all of the appliance that was, with what that says.
+fn disks(named: &[PathBuf], processor: &DiskProcessor) -> Result<(Option<Facts>, Vec<SourceDisk>)> {
+    let [only] = named else {
+        let disks = named.iter().map(|path| processor.inspect(path));
+        return Ok((None, disks.collect::<Result<_>>()?));
+    };
     match Given::of(only)? {
         Given::Machines(machines) => match machines.as_slice() {
-            [machine] => machine.disks.iter().map(|disk| processor.inspect_found(disk)).collect(),
+            [machine] => {
+                let disks = machine.disks.iter().map(|disk| processor.inspect_found(disk));
+                Ok((Some(machine.clone()), disks.collect::<Result<_>>()?))
+            }
             several => Err(Error::new(Kind::Manifest, format!("it has {} machines", several.len()))
                 .source(only.display().to_string())
                 .allowed(several.iter().map(Facts::plain_name))
                 .advice("convert it: each machine is looked into then")),
         },
-        Given::Disk(_) | Given::Manifest => Ok(vec![processor.inspect(only)?]),
+        Given::Disk(_) | Given::Manifest => Ok((None, vec![processor.inspect(only)?])),
     }
 }
 
@@ -107,7 +117,7 @@ pub(super) fn keys(files: &[PathBuf]) -> Result<Vec<Key>> {
 fn view(disk: &SourceDisk) -> DiskView {
     DiskView {
         path: disk.path.clone(),
-        member: disk.part.as_ref().map(|part| part.name.clone()),
+        member: disk.member().map(str::to_owned),
         format: disk.format.name(),
         virtual_size: disk.facts.virtual_size,
         allocated_bytes: disk.facts.allocated_bytes,
@@ -117,19 +127,21 @@ fn view(disk: &SourceDisk) -> DiskView {
 }
 
 /// For people: a few lines for each.
-fn shown(found: &Inspected) -> String {
+fn shown(found: &Inspected, machine: Option<&Facts>) -> String {
     let mut text = String::new();
-    for guest in &found.guests {
-        for (name, value) in lines(guest) {
-            // Writing into a string does not fail.
-            let _ = writeln!(text, "{name:<12} {}", printable(&value));
-        }
+    let of_machine = machine.map(facts::lines).unwrap_or_default();
+    for (name, value) in of_machine.into_iter().chain(found.guests.iter().flat_map(lines)) {
+        // Writing into a string does not fail.
+        let _ = writeln!(text, "{name:<12} {}", printable(&value));
     }
-    for disk in &found.disks {
+    let described = machine.map(|machine| machine.disks.as_slice()).unwrap_or_default();
+    for (number, disk) in found.disks.iter().enumerate() {
         let size = human_size(disk.virtual_size);
+        let place = described.get(number).and_then(facts::hangs_on);
+        let place = place.map(|place| format!(", {place}")).unwrap_or_default();
         let _ = writeln!(
             text,
-            "{:<12} {} ({}, {size})",
+            "{:<12} {} ({}, {size}{place})",
             "disk",
             printable(&disk.member.as_ref().map_or_else(
                 || disk.path.display().to_string(),
@@ -197,7 +209,9 @@ mod tests {
     fn what_a_guest_says_of_itself_does_not_drive_a_terminal() {
         let guest =
             GuestIdentity { os_pretty: Some("\u{1b}[2JLinux".to_owned()), ..GuestIdentity::default() };
-        let text = shown(&Inspected { guests: vec![guest], disks: Vec::new() });
-        assert!(text.contains("Linux") && !text.contains('\u{1b}'), "{text:?}");
+        let machine = Facts { serial: Some("\u{1b}[2Jserial".to_owned()), ..Facts::default() };
+        let found = Inspected { machines: Vec::new(), guests: vec![guest], disks: Vec::new() };
+        let text = shown(&found, Some(&machine));
+        assert!(text.contains("Linux") && text.contains("serial") && !text.contains('\u{1b}'), "{text:?}");
     }
 }

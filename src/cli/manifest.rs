@@ -112,11 +112,11 @@ fn documents(args: &ManifestArgs, ui: &Ui) -> Result<Vec<(Value, String)>> {
 
 fn add_checksums(document: &mut Value, control: &Control, ui: &Ui) -> Result<()> {
     for disk in document["disks"].as_array_mut().into_iter().flatten() {
-        if disk.get("checksum").is_some() {
+        if disk.get("checksum").is_some() || disk.get("piece_checksums").is_some() {
             continue;
         }
         let path = PathBuf::from(disk["local_path"].as_str().unwrap_or_default());
-        let place = source::place(&path, disk["member"].as_str())?;
+        let place = source::stored_place(&path, disk["member"].as_str())?;
         let bar = bar(&place.shown(), ui);
         let digest = verify::digest(&place, Algorithm::Sha256, control, &mut |done| {
             if let Some(bar) = &bar {

@@ -16,6 +16,7 @@ mod daemon;
 mod doctor;
 mod drain;
 mod exit;
+mod facts;
 mod fix;
 mod given;
 mod input;

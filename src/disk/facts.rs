@@ -90,8 +90,8 @@ pub(crate) struct LayerFile {
 pub struct SourceDisk {
     /// The file that was named, with links resolved.
     pub path: PathBuf,
-    /// The part of it that is the image; none: all of it.
-    pub part: Option<Part>,
+    /// Where the image lies, that file among others.
+    pub(crate) place: Place,
     /// How it is read.
     pub format: SourceFormat,
     /// What it says of itself.
@@ -138,8 +138,22 @@ impl SourceDisk {
 
     /// Where it lies.
     #[must_use]
-    pub fn place(&self) -> Place {
-        Place { path: self.path.clone(), part: self.part.clone() }
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// How much is stored of the image itself, without what it stands on.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        let pieces = self.place.pieces().len();
+        let files = self.lasting_identity().iter().take(pieces);
+        files.map(|file| file.part.as_ref().map_or(file.size, |part| part.bytes)).sum()
+    }
+
+    /// What it is called in its archive, or put together from its pieces; none: it is a file.
+    #[must_use]
+    pub fn member(&self) -> Option<&str> {
+        self.place.member.as_ref().map(|member| member.name.as_str())
     }
 
     /// How QEMU is told to open it.
@@ -158,8 +172,12 @@ impl SourceDisk {
         })
     }
 
-    /// The paths of its files.
-    pub(crate) fn paths(&self) -> Vec<PathBuf> {
-        self.files.iter().map(|file| file.path.clone()).collect()
+    /// The paths of its files, each once.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let mut paths: Vec<PathBuf> = self.files.iter().map(|file| file.path.clone()).collect();
+        // Pieces of one file come one behind the other.
+        paths.dedup();
+        paths
     }
 }

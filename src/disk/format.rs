@@ -2,10 +2,14 @@
 
 use std::io;
 
+use crate::disk::gunzip;
 use crate::disk::window::{Place, Window};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::SourceFormat;
 use crate::sys::fs::open_nofollow;
+
+/// What an image is told by lies in its first so many bytes, if it is not told by its end.
+const HEAD_BYTES: usize = 1024;
 
 /// What a file can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -120,23 +124,35 @@ pub struct Detected {
     pub detail: String,
 }
 
-/// Tells what is there. A plain file, or a part of one, only: links, fifos and devices are not opened.
+impl Detected {
+    fn of(format: Format) -> Detected {
+        Detected { format, detail: format.name().to_owned() }
+    }
+}
+
+/// Tells what is there. Plain files, or parts of them, only: links, fifos and devices are not opened. Of what is packed only the beginning
+/// is looked at, as it costs a pass to know its end.
 pub fn detect(place: impl Into<Place>) -> Result<Detected> {
     let place = place.into();
     let read = |error: io::Error| Error::io(Kind::Source, "read", &place.path, &error).source(place.shown());
-    let window = place.window(open_nofollow(&place.path).map_err(read)?).map_err(read)?;
-    detect_in(&window).map_err(read)
+    let window = place.stored_window(&mut |path| open_nofollow(path)).map_err(read)?;
+    if place.packing().is_none() {
+        return detect_in(&window).map_err(read);
+    }
+    let head = gunzip::head(&window, HEAD_BYTES).map_err(read)?;
+    let format = told_by_head(&head, head.len() as u64).or_else(|| told_by_text(&head));
+    Ok(Detected::of(format.unwrap_or(Format::Raw)))
 }
 
 /// The same for an open file.
 pub(crate) fn detect_in(window: &Window) -> io::Result<Detected> {
-    let head = window.read_up_to(0, 1024)?;
+    let head = window.read_up_to(0, HEAD_BYTES)?;
     let format = told_by_head(&head, window.len())
         .or(told_by_footer(window, &head)?)
         .or(told_by_volume(window, &head)?)
         .or_else(|| told_by_text(&head))
         .unwrap_or(Format::Raw);
-    Ok(Detected { format, detail: format.name().to_owned() })
+    Ok(Detected::of(format))
 }
 
 fn be32(bytes: &[u8], at: usize) -> Option<u32> {

@@ -7,6 +7,7 @@
 //!
 //! Nothing here knows guests, VMs, jobs or networks.
 
+mod beside;
 mod changes;
 mod control;
 mod copy;
@@ -14,6 +15,7 @@ mod engine;
 mod facts;
 mod failure;
 mod format;
+mod gunzip;
 mod inspect;
 mod lock;
 mod measure;
@@ -30,12 +32,14 @@ mod watch;
 mod window;
 mod write;
 
+pub use beside::Beside;
 pub(crate) use control::Attached;
 pub use control::{Control, Interruption};
 pub use copy::{CopyOutcome, CopyProgress, Target};
 pub use engine::Engine;
 pub use facts::{FileIdentity, ImageFacts, SourceDisk};
 pub use format::{Detected, Format, detect};
+pub use gunzip::Gzip;
 pub use inspect::Needs;
 pub use measure::Measure;
 pub use native::Depth;
@@ -44,4 +48,4 @@ pub(crate) use open::refuse_locked;
 pub use open::{OpenPolicy, estimate_virtual_size, is_known_whole, names_in, open_source, stands_on};
 pub use traces::{BootTraces, boot_traces};
 pub(crate) use watch::Stall;
-pub use window::{Part, Place};
+pub use window::{Member, Part, Piece, Place};

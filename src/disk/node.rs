@@ -31,14 +31,15 @@ pub(crate) fn file(path: &Path) -> Result<Value> {
 
 /// An image of a known format that stands on nothing else.
 pub(crate) fn standalone(format: SourceFormat, place: &Place) -> Result<Value> {
-    let file = match &place.part {
-        None => file(&place.path)?,
+    let piece = place.only_piece().ok_or_else(|| Error::internal("QEMU was to read an image in pieces"))?;
+    let file = match piece.part {
+        None => file(&piece.path)?,
         // QEMU counts in sectors; what an archive has between its members are zeros.
         Some(part) => json!({
             "driver": "raw",
             "offset": part.offset,
             "size": part.bytes.next_multiple_of(SECTOR),
-            "file": file(&place.path)?,
+            "file": file(&piece.path)?,
         }),
     };
     Ok(match format {

@@ -5,6 +5,7 @@
 //! may be) and written down with its identity. QEMU is then given a tree of nodes with every driver
 //! named, in a sandbox in which nothing but exactly these files can be opened.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::disk::control::Control;
@@ -43,14 +44,13 @@ pub fn open_source(
     let place = place.into();
     let named = |error: Error| error.source(place.shown());
     let real = real_path(&place.path).map_err(named)?;
-    let part = place.part.clone();
-    let real_place = Place { path: real.clone(), part: part.clone() };
+    let real_place = place.at(&real);
     let (opener, layers) = walk(&real_place, declared, policy, control).map_err(named)?;
     let Opener { files, allocated, extents, warnings, .. } = opener;
     let is_only_ours = layers.iter().any(|(_, _, layer)| layer.only_ours);
     let node = if is_only_ours { None } else { Some(stacked(&layers)?) };
     let virtual_size = match is_only_ours {
-        true => estimate_virtual_size(real_place, declared),
+        true => estimate_virtual_size(real_place.clone(), declared),
         false => {
             let paths: Vec<PathBuf> = files.iter().map(|file| file.path.clone()).collect();
             // `info` never opens what an image stands on, and the size is the top image's.
@@ -68,10 +68,10 @@ pub fn open_source(
         format: layers[0].2.format,
         subformat: layers[0].2.subformat.clone(),
         virtual_size,
-        file_size: match &part {
-            None => files.iter().map(|file| file.size).sum(),
-            Some(part) => part.bytes,
-        },
+        file_size: files
+            .iter()
+            .map(|file| file.part.as_ref().map_or(file.size, |part| part.bytes))
+            .fold(0, u64::saturating_add),
         allocated_bytes: allocated,
         compressed: layers.iter().any(|(_, _, layer)| layer.compressed),
         extents,
@@ -86,14 +86,23 @@ pub fn open_source(
             extents: layer.extents,
         })
         .collect();
-    Ok(SourceDisk { path: real, part, format: declared, facts, warnings, files, layers, node, own_files: 0 })
+    Ok(SourceDisk {
+        path: real,
+        place: real_place,
+        format: declared,
+        facts,
+        warnings,
+        files,
+        layers,
+        node,
+        own_files: 0,
+    })
 }
 
 /// What an image is, and which other files it names; also of one that is not whole yet.
 pub fn names_in(path: &Path) -> Result<(Format, Needs)> {
-    let file = open_nofollow(path).map_err(|error| cannot_open(path, &error))?;
     let unreadable = |error: std::io::Error| Error::io(Kind::Source, "read", path, &error);
-    let seen = || file.try_clone().and_then(|file| Place::from(path).window(file)).map_err(unreadable);
+    let seen = || window(&path.into());
     let window = seen()?;
     let found = detect_in(&window).map_err(unreadable)?.format;
     let control = Control::new();
@@ -110,7 +119,7 @@ pub fn names_in(path: &Path) -> Result<(Format, Needs)> {
 pub fn is_known_whole(place: impl Into<Place>, declared: SourceFormat) -> Result<bool> {
     let place = place.into();
     let named = |error: Error| error.source(place.shown());
-    let real = Place { path: real_path(&place.path).map_err(named)?, part: place.part.clone() };
+    let real = place.at(&real_path(&place.path).map_err(named)?);
     let policy = OpenPolicy { backing_chain: true, ..OpenPolicy::default() };
     let (_, layers) = walk(&real, declared, &policy, &Control::new()).map_err(named)?;
     if layers.iter().any(|(_, _, layer)| layer.lacks_end) {
@@ -124,10 +133,7 @@ pub fn is_known_whole(place: impl Into<Place>, declared: SourceFormat) -> Result
 }
 
 fn tells_its_end(place: &Place) -> Result<bool> {
-    let path = &place.path;
-    let file = open_nofollow(path).map_err(|error| cannot_open(path, &error))?;
-    let window = place.window(file).map_err(|error| Error::io(Kind::Source, "read", path, &error))?;
-    inspect::tells_its_end(&inspect::Image::new(&window, &Control::new()))
+    inspect::tells_its_end(&inspect::Image::new(&window(place)?, &Control::new()))
 }
 
 /// The image, what it stands on, and so on down; every file of them is in the opener.
@@ -137,7 +143,9 @@ fn walk<'a>(
     policy: &'a OpenPolicy<'a>,
     control: &'a Control,
 ) -> Result<(Opener<'a>, Vec<Declared>)> {
-    policy.below_roots(&real.path)?;
+    for piece in real.pieces() {
+        policy.below_roots(&piece.path)?;
+    }
     let mut opener = Opener {
         policy,
         control,
@@ -167,8 +175,7 @@ pub fn estimate_virtual_size(place: impl Into<Place>, declared: SourceFormat) ->
     let place = place.into();
     let real = real_path(&place.path)?;
     let unreadable = |error: &std::io::Error| Error::io(Kind::Source, "read", &real, error);
-    let file = open_nofollow(&real).map_err(|error| cannot_open(&real, &error))?;
-    let window = place.window(file).map_err(|error| unreadable(&error))?;
+    let window = window(&place.at(&real))?;
     let found = detect_in(&window).map_err(|error| unreadable(&error))?.format;
     agree(declared, found)?;
     let control = Control::new();
@@ -192,7 +199,7 @@ fn stacked(layers: &[Declared]) -> Result<serde_json::Value> {
 /// The file that an image stands on, if it is one of those that hold only what differs; no answer where it cannot be read.
 #[must_use]
 pub fn stands_on(path: &Path) -> Option<PathBuf> {
-    let window = Place::from(path).window(open_nofollow(path).ok()?).ok()?;
+    let window = window(&path.into()).ok()?;
     let found = detect_in(&window).ok()?.format;
     let (declared, control) = (found.source_format()?, Control::new());
     let window = inspect::with_log(window, found, declared, &control).ok()?;
@@ -242,7 +249,7 @@ impl Opener<'_> {
         agree(declared, found)?;
         let window = inspect::with_log(window, found, declared, self.control)?;
         let layer = inspect::layer(&window, found, declared, self.control)?;
-        if place.part.is_some() && (layer.parent.is_some() || !layer.extents.is_empty()) {
+        if place.member.is_some() && (layer.parent.is_some() || !layer.extents.is_empty()) {
             return Err(Error::new(Kind::Unsupported, "it needs other members of the archive to be whole").advice(
                 "unpack the archive and name the disk itself, or export the appliance again without snapshots",
             ));
@@ -262,7 +269,7 @@ impl Opener<'_> {
             format: found,
             subformat: layer.subformat,
             compressed: layer.compressed,
-            only_ours: layer.only_ours,
+            only_ours: layer.only_ours || place.only_piece().is_none(),
             lacks_end: layer.lacks_end,
             parent: layer.parent,
             extents,
@@ -370,14 +377,19 @@ impl Opener<'_> {
 
     /// Opens a file of the image and writes down what it is now.
     fn take(&mut self, place: &Place) -> Result<Window> {
-        let path = &place.path;
-        refuse_locked(path)?;
-        let file = open_nofollow(path).map_err(|error| cannot_open(path, &error))?;
-        let metadata = file.metadata().map_err(|error| Error::io(Kind::Source, "look at", path, &error))?;
-        let part = place.part.as_ref().map_or(u64::MAX, |part| part.bytes);
-        self.allocated += allocated_bytes(&metadata).min(part);
-        self.files.push(FileIdentity { part: place.part.clone(), ..FileIdentity::of(path, &metadata) });
-        place.window(file).map_err(|error| Error::io(Kind::Source, "read", path, &error))
+        let stored = stored_window(place)?;
+        for (piece, file) in place.pieces().into_iter().zip(stored.files()) {
+            let path = &piece.path;
+            refuse_locked(path)?;
+            let metadata =
+                file.metadata().map_err(|error| Error::io(Kind::Source, "look at", path, &error))?;
+            let part = piece.part.as_ref().map_or(u64::MAX, |part| part.bytes);
+            self.allocated = self.allocated.saturating_add(allocated_bytes(&metadata).min(part));
+            self.files.push(FileIdentity { part: piece.part, ..FileIdentity::of(path, &metadata) });
+        }
+        let Some(packing) = place.packing() else { return Ok(stored) };
+        packing.look_through(&stored, self.control)?;
+        window(place)
     }
 }
 
@@ -394,6 +406,23 @@ impl OpenPolicy<'_> {
         .advice("move it below one of them, or add its directory to `paths.read`")
         .allowed(self.read_roots.iter().map(|root| root.display().to_string())))
     }
+}
+
+/// A window on an image that was looked through, if it is packed.
+fn window(place: &Place) -> Result<Window> {
+    let mut failed = None;
+    let window = place.window(&mut |path| opened(path, &mut failed));
+    window.map_err(|error| failed.unwrap_or_else(|| Error::io(Kind::Source, "read", &place.path, &error)))
+}
+
+fn stored_window(place: &Place) -> Result<Window> {
+    let mut failed = None;
+    let window = place.stored_window(&mut |path| opened(path, &mut failed));
+    window.map_err(|error| failed.unwrap_or_else(|| Error::io(Kind::Source, "read", &place.path, &error)))
+}
+
+fn opened(path: &Path, failed: &mut Option<Error>) -> std::io::Result<File> {
+    open_nofollow(path).inspect_err(|error| *failed = Some(cannot_open(path, error)))
 }
 
 fn real_path(path: &Path) -> Result<PathBuf> {

@@ -9,6 +9,7 @@ use crate::disk::control::Control;
 use crate::disk::window::Place;
 use crate::model::checksum::Algorithm;
 use crate::model::error::{Error, Kind, Result};
+use crate::sys::fs::open_nofollow;
 
 /// Read at a time: large enough to keep a disk busy, small enough to obey at once.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -18,17 +19,30 @@ pub fn sha256_file(path: &Path, control: &Control, progress: &mut dyn FnMut(u64)
     digest(&path.into(), Algorithm::Sha256, control, progress)
 }
 
-/// The checksum of a file, or of a part of one, in lower-case hex digits. `progress` hears how many bytes are done.
+/// The checksum of an image as it is stored, in lower-case hex digits. `progress` hears how many bytes are done.
 pub fn digest(
     place: &Place,
     algorithm: Algorithm,
     control: &Control,
     progress: &mut dyn FnMut(u64),
 ) -> Result<String> {
+    digest_paced(place, algorithm, control, &mut |done| {
+        progress(done);
+        Ok(())
+    })
+}
+
+/// The same; after each block `turn` may wait, or end it.
+pub(crate) fn digest_paced(
+    place: &Place,
+    algorithm: Algorithm,
+    control: &Control,
+    turn: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<String> {
     match algorithm {
-        Algorithm::Sha1 => read_through::<Sha1>(place, control, progress),
-        Algorithm::Sha256 => read_through::<Sha256>(place, control, progress),
-        Algorithm::Sha512 => read_through::<Sha512>(place, control, progress),
+        Algorithm::Sha1 => read_through::<Sha1>(place, control, turn),
+        Algorithm::Sha256 => read_through::<Sha256>(place, control, turn),
+        Algorithm::Sha512 => read_through::<Sha512>(place, control, turn),
     }
 }
 
@@ -45,13 +59,15 @@ pub fn digest_of(bytes: &[u8], algorithm: Algorithm) -> String {
 fn read_through<D: Digest>(
     place: &Place,
     control: &Control,
-    progress: &mut dyn FnMut(u64),
+    turn: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<String> {
     let fail =
         |error: std::io::Error| Error::io(Kind::Source, "read", &place.path, &error).source(place.shown());
-    let window = place.window(crate::sys::fs::open_nofollow(&place.path).map_err(fail)?).map_err(fail)?;
-    // Only a hint: without it the read-ahead is merely shorter.
-    let _ = rustix::fs::fadvise(window.file(), 0, None, rustix::fs::Advice::Sequential);
+    let window = place.stored_window(&mut |path| open_nofollow(path)).map_err(fail)?;
+    for file in window.files() {
+        // Only a hint: without it the read-ahead is merely shorter.
+        let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::Sequential);
+    }
     let mut hash = D::new();
     let mut block = vec![0; BLOCK_BYTES];
     let mut done = 0;
@@ -62,7 +78,7 @@ fn read_through<D: Digest>(
         window.read_exact_at(now, done).map_err(fail)?;
         hash.update(&*now);
         done += now.len() as u64;
-        progress(done);
+        turn(done)?;
     }
     Ok(hex(&hash.finalize()))
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::machine::Firmware;
-use super::plan::SourceFormat;
+use super::plan::{Packing, SourceFormat};
 
 /// Names are cut to what a manifest allows.
 const MOST_NAME_CHARS: usize = 255;
@@ -55,12 +55,16 @@ pub struct FoundDisk {
     pub path: PathBuf,
     /// As which member of that file, if that is an archive.
     pub member: Option<String>,
+    /// How that is packed.
+    pub packing: Option<Packing>,
     /// Its format.
     pub format: SourceFormat,
     /// What the guest sees, as far as it is said.
     pub capacity_bytes: Option<u64>,
     /// What its file or member hashes to, as manifests write it.
     pub checksum: Option<String>,
+    /// The same of each of its pieces, if it is cut into such.
+    pub piece_checksums: Vec<String>,
     /// Whether it is the last of a chain of snapshots.
     pub is_chain: bool,
     /// What it hangs on.
@@ -168,11 +172,17 @@ fn disk_entry((order, disk): (usize, &FoundDisk)) -> Value {
     if let Some(member) = &disk.member {
         entry["member"] = json!(member);
     }
+    if let Some(Packing::Gzip) = disk.packing {
+        entry["compression"] = json!("gzip");
+    }
     if let Some(bytes) = disk.capacity_bytes.filter(|bytes| *bytes > 0) {
         entry["bytes"] = json!(bytes);
     }
     if let Some(checksum) = &disk.checksum {
         entry["checksum"] = json!(checksum);
+    }
+    if !disk.piece_checksums.is_empty() {
+        entry["piece_checksums"] = json!(disk.piece_checksums);
     }
     if disk.is_chain {
         entry["backing_chain"] = json!(true);
@@ -207,9 +217,11 @@ mod tests {
             id: "web-disk1".to_owned(),
             path: PathBuf::from("/in/web.ova"),
             member: Some("web-disk1.vmdk".to_owned()),
+            packing: None,
             format: SourceFormat::Vmdk,
             capacity_bytes: Some(8 << 30),
             checksum: None,
+            piece_checksums: Vec::new(),
             is_chain: false,
             controller: Controller::Scsi,
             bus: 0,

@@ -27,4 +27,5 @@ pub mod redaction;
 pub mod report;
 pub mod schema;
 pub mod setup;
+mod source_format;
 pub mod units;

@@ -15,49 +15,7 @@ use super::job::Stage;
 use super::machine::Machine;
 use super::manifest::{FixEngine, FstabMode, OnNoOs, OnUnsupportedGuest};
 use super::setup::Setup;
-
-/// The formats of disks that can be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum SourceFormat {
-    /// VMware.
-    Vmdk,
-    /// QEMU.
-    Qcow2,
-    /// Bytes as they are.
-    Raw,
-    /// Virtual PC, Azure.
-    Vhd,
-    /// Hyper-V.
-    Vhdx,
-    /// VirtualBox.
-    Vdi,
-}
-
-impl SourceFormat {
-    /// Every format.
-    pub const ALL: [SourceFormat; 6] = [
-        SourceFormat::Vmdk,
-        SourceFormat::Qcow2,
-        SourceFormat::Raw,
-        SourceFormat::Vhd,
-        SourceFormat::Vhdx,
-        SourceFormat::Vdi,
-    ];
-
-    /// The name in manifests.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            SourceFormat::Vmdk => "vmdk",
-            SourceFormat::Qcow2 => "qcow2",
-            SourceFormat::Raw => "raw",
-            SourceFormat::Vhd => "vhd",
-            SourceFormat::Vhdx => "vhdx",
-            SourceFormat::Vdi => "vdi",
-        }
-    }
-}
+pub use super::source_format::{Packing, SourceFormat};
 
 /// The formats that can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
@@ -185,10 +143,16 @@ pub struct PlannedDisk {
     /// Which member of it, if it is an archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub member: Option<String>,
+    /// How that is packed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packing: Option<Packing>,
     /// The format that the manifest declares.
     pub source_format: SourceFormat,
     /// What the source file, or the member, has to hash to (see [`checksum`](super::checksum)).
     pub checksum: Option<String>,
+    /// The same of each piece of it, in their order; none: they are not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub piece_checksums: Vec<String>,
     /// The size that the manifest names (file or virtual).
     pub bytes: Option<u64>,
     /// Whether a chain of snapshots is allowed.

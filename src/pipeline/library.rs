@@ -176,7 +176,7 @@ impl DiskProcessor {
 
     /// The same for a disk of a machine that is described somewhere (see [`source::machines`]).
     pub fn inspect_found(&self, disk: &FoundDisk) -> Result<SourceDisk> {
-        let place = source::place(&disk.path, disk.member.as_deref())?;
+        let place = source::place_found(disk)?;
         let policy = OpenPolicy { backing_chain: disk.is_chain, ..OpenPolicy::default() };
         open_source(place, disk.format, &policy, &self.engine, &self.control)
     }

@@ -20,7 +20,7 @@ const PUBLISHING_SHARE: f64 = 0.01;
 /// One way over one disk's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Pass {
-    /// Hashing the source against the manifest's checksum.
+    /// Hashing the source against the manifest's checksum, beside the copy.
     Checksum,
     /// Looking at the guest and repairing it.
     Guest,

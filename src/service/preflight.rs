@@ -118,7 +118,7 @@ fn look_at_sources(plans: &[Plan], settings: &Settings) -> Vec<Error> {
                 allowed_paths: &disk.allowed_paths,
                 read_roots: &settings.paths.read,
             };
-            let opened = source::place(&disk.source, disk.member.as_deref())
+            let opened = source::place_of(disk)
                 .and_then(|place| open_source(place, disk.source_format, &policy, &engine, &Control::new()));
             errors.extend(opened.err());
             let result = plan.result_path(disk);

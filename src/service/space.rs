@@ -52,9 +52,13 @@ fn sum(plan: &Plan, bytes: impl Fn(&PlannedDisk) -> Option<u64>) -> Option<u64> 
 
 /// All that the guest sees. Where no header tells that, the size of the files, until a worker has looked.
 fn laid_out(disk: &PlannedDisk) -> Option<u64> {
-    let told = source::place(&disk.source, disk.member.as_deref())
-        .and_then(|place| estimate_virtual_size(place, disk.source_format))
-        .ok();
+    let told = match disk.packing {
+        // Its header is packed too, and what was declared is what it may be.
+        Some(_) => disk.bytes,
+        None => {
+            source::place_of(disk).and_then(|place| estimate_virtual_size(place, disk.source_format)).ok()
+        }
+    };
     // What is broken or lies is the worker's to refuse; here it must not hold the job back for ever.
     let bytes = told.filter(|bytes| *bytes <= MAX_DISK_BYTES).or_else(|| files(disk, Metadata::size))?;
     let grown = disk.resize.and_then(|growth| growth.applied_to(bytes));
@@ -64,8 +68,7 @@ fn laid_out(disk: &PlannedDisk) -> Option<u64> {
 fn files(disk: &PlannedDisk, bytes: impl Fn(&Metadata) -> u64) -> Option<u64> {
     let named = std::fs::metadata(&disk.source).ok()?;
     if disk.member.is_some() {
-        let part = source::place(&disk.source, disk.member.as_deref()).ok()?.part?;
-        return Some(part.bytes.min(bytes(&named)));
+        return stored(disk, bytes);
     }
     let beside: u64 = match disk.source_format {
         SourceFormat::Vmdk if named.size() <= MAX_DESCRIPTOR_BYTES => {
@@ -74,6 +77,15 @@ fn files(disk: &PlannedDisk, bytes: impl Fn(&Metadata) -> u64) -> Option<u64> {
         _ => 0,
     };
     Some(bytes(&named).saturating_add(beside))
+}
+
+/// The same of a member: of each of its pieces, what of the file it may be.
+fn stored(disk: &PlannedDisk, bytes: impl Fn(&Metadata) -> u64) -> Option<u64> {
+    let pieces = source::stored_place(&disk.source, disk.member.as_deref()).ok()?.pieces();
+    pieces.iter().try_fold(0_u64, |sum, piece| {
+        let all = bytes(&std::fs::metadata(&piece.path).ok()?);
+        Some(sum.saturating_add(piece.part.as_ref().map_or(all, |part| part.bytes.min(all))))
+    })
 }
 
 /// The files that a small VMDK is likely to describe: `web-flat.vmdk`, `web-s001.vmdk` beside `web.vmdk`.
@@ -141,6 +153,8 @@ mod tests {
             source: source.clone(),
             source_format,
             checksum: None,
+            packing: None,
+            piece_checksums: Vec::new(),
             bytes: None,
             backing_chain: false,
             allowed_paths: Vec::new(),

@@ -8,18 +8,20 @@
 //! Nothing is unpacked, and of the disks only their beginnings are read. The descriptor's own checksum is held against it here; those of the
 //! disks go with them, to be checked by whoever reads all of them. What is not here: the syntax of each part.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::ovf::{self, Described, DescribedDisk, FileRef};
-use super::shelf::{self, Shelf, Whole};
+use super::place::unpacked;
+use super::shelf::{self, Item, Shelf, Whole, piece_name};
 use super::sums::{self, Sums};
 use crate::disk::verify;
 use crate::disk::{Format, detect};
 use crate::model::checksum;
 use crate::model::error::{Error, Kind, Result};
-use crate::model::facts::{Facts, FoundDisk, FoundNic};
-use crate::model::plan::SourceFormat;
+use crate::model::facts::{Facts, FoundDisk};
+use crate::model::plan::{Packing, SourceFormat};
 use crate::model::units::safe_id;
 
 /// The machines of an OVA.
@@ -68,7 +70,15 @@ pub(super) fn disks_named(path: &Path) -> Result<Vec<String>> {
         Shelf::of_folder(path, Whole::Appliance).read(name, ovf::MOST_BYTES as u64)?.unwrap_or_default();
     let machines = ovf::machines(&text)?;
     let disks = machines.into_iter().flat_map(|machine| machine.disks);
-    Ok(disks.filter_map(|disk| disk.file).map(|file| file.name).collect())
+    let files: Vec<FileRef> = disks.filter_map(|disk| disk.file).collect();
+    match files.iter().find(|file| file.chunk_bytes.is_some()) {
+        None => Ok(files.into_iter().map(|file| file.name).collect()),
+        Some(file) => Err(Error::new(
+            Kind::Unsupported,
+            format!("the disk `{}` lies in pieces beside the descriptor", file.name.escape_debug()),
+        )
+        .advice("put the appliance into a directory of its own and drop a manifest that names it, or pack it as an OVA")),
+    }
 }
 
 fn read(shelf: &Shelf, descriptor: &str) -> Result<Vec<Facts>> {
@@ -122,25 +132,7 @@ fn listed_sums(shelf: &Shelf, descriptor: &str, warnings: &mut Vec<String>) -> R
 }
 
 fn facts(shelf: &Shelf, machine: Described, sums: Option<&Sums>, warnings: &[String]) -> Result<Facts> {
-    let mut facts = Facts {
-        name: machine.name,
-        vcpus: machine.vcpus,
-        memory_bytes: machine.memory_bytes,
-        firmware: machine.firmware,
-        secure_boot: machine.secure_boot,
-        tpm: machine.tpm,
-        uuid: machine.uuid,
-        serial: machine.serial,
-        guest_os: machine.os,
-        nvram: machine.nvram.map(|file| file.name),
-        disks: Vec::new(),
-        nics: machine
-            .nics
-            .into_iter()
-            .map(|nic| FoundNic { mac: nic.mac, network: nic.network, model: nic.model })
-            .collect(),
-        warnings: warnings.to_vec(),
-    };
+    let mut facts = Facts { warnings: warnings.to_vec(), ..machine.facts };
     let mut ids = BTreeSet::new();
     for disk in machine.disks {
         let Some(file) = &disk.file else {
@@ -168,18 +160,20 @@ fn found_disk(
     warnings: &mut Vec<String>,
 ) -> Result<FoundDisk> {
     let shown = file.name.escape_debug();
-    if file.gzip || file.chunk_bytes.is_some() {
-        let (what, how) = match file.gzip {
-            true => ("packed with gzip", "`gunzip` it"),
-            false => ("cut into pieces", "put them together with `cat`"),
-        };
-        return Err(Error::new(Kind::Unsupported, format!("the disk `{shown}` of the appliance is {what}"))
-            .advice(format!("unpack the appliance, {how}, and name the disk in a manifest")));
-    }
-    let item = shelf.get(&file.name)?.ok_or_else(|| {
-        bad(&format!("its disk `{shown}` is not there")).advice("copy or download all files of the appliance")
+    let (item, called) = match file.chunk_bytes {
+        None => (shelf.get(&file.name)?, file.name.clone()),
+        // The first piece that can be missing.
+        Some(chunk) => (shelf.joined(&file.name, Some(chunk))?, piece_name(&file.name, 0)),
+    };
+    let item = item.ok_or_else(|| {
+        let called = called.escape_debug();
+        bad(&format!("its disk `{called}` is not there"))
+            .advice("copy or download all files of the appliance")
     })?;
     match file.bytes {
+        Some(said) if item.bytes != said && file.chunk_bytes.is_some() => {
+            return Err(wrong_pieces(file, &item, said));
+        }
         Some(said) if item.bytes < said => {
             return Err(bad(&format!(
                 "its disk `{shown}` is cut off: it has {} bytes of {said}",
@@ -191,25 +185,64 @@ fn found_disk(
         }
         _ => {}
     }
-    let format = match disk.format.or_else(|| by_suffix(&file.name)) {
+    let packing = file.gzip.then_some(Packing::Gzip);
+    let plain_name = match packing {
+        Some(Packing::Gzip) => file.name.strip_suffix(".gz").unwrap_or(&file.name),
+        None => &file.name,
+    };
+    let (checksum, piece_checksums) = match (sums, file.chunk_bytes) {
+        (None, _) => (None, Vec::new()),
+        (Some(sums), None) => (sums.of(&file.name).map(str::to_owned), Vec::new()),
+        (Some(sums), Some(_)) => (None, sums_of_pieces(sums, file, &item, warnings)),
+    };
+    let format = match disk.format.or_else(|| by_suffix(plain_name)) {
         Some(format) => format,
         None => {
-            let found = detect(item.place.clone())?.format;
+            let found = detect(unpacked(item.place.clone(), packing, Some(disk.capacity)))?.format;
             let other = || bad(&format!("its disk `{shown}` is {}", found.name()));
             found.source_format().ok_or_else(other)?
         }
     };
     Ok(FoundDisk {
-        id: own_id(&file.name, ids),
+        id: own_id(plain_name, ids),
         path: item.place.path,
-        member: item.place.part.map(|part| part.name),
+        member: item.place.member.map(|member| member.name),
+        packing,
         format,
         capacity_bytes: Some(disk.capacity).filter(|bytes| *bytes > 0),
-        checksum: sums.and_then(|sums| sums.of(&file.name)).map(str::to_owned),
+        checksum,
+        piece_checksums,
         is_chain: false,
         controller: disk.controller,
         bus: disk.bus,
         unit: disk.unit,
+    })
+}
+
+/// Pieces that do not make the file that is described: which of them that is to be seen by.
+fn wrong_pieces(file: &FileRef, item: &Item, said: u64) -> Error {
+    let pieces = item.place.pieces().len();
+    let chunk = file.chunk_bytes.unwrap_or_default().max(1);
+    let wanted = usize::try_from(said.div_ceil(chunk)).unwrap_or(usize::MAX);
+    let why = match wanted.cmp(&pieces) {
+        Ordering::Greater => format!("its disk lacks the piece `{}`", piece_name(&file.name, pieces)),
+        Ordering::Less => format!("it has a piece too much: `{}`", piece_name(&file.name, wanted)),
+        Ordering::Equal => format!("the piece `{}` is not whole", piece_name(&file.name, pieces - 1)),
+    };
+    bad(&format!("{}; `{}` has {} bytes of {said}", why.escape_debug(), file.name.escape_debug(), item.bytes))
+        .advice("copy or download all files of the appliance")
+}
+
+/// The checksums of all pieces; none, with a warning, if one is not listed.
+fn sums_of_pieces(sums: &Sums, file: &FileRef, item: &Item, warnings: &mut Vec<String>) -> Vec<String> {
+    let names = (0..item.place.pieces().len()).map(|number| piece_name(&file.name, number));
+    let found: Option<Vec<String>> = names.map(|name| sums.of(&name).map(str::to_owned)).collect();
+    found.unwrap_or_else(|| {
+        let shown = file.name.escape_debug();
+        warnings.push(format!(
+            "the list of checksums does not have all pieces of `{shown}`: they are not checked"
+        ));
+        Vec::new()
     })
 }
 

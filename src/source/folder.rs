@@ -146,6 +146,8 @@ fn machine(
             format: image.format,
             capacity_bytes: None,
             checksum: None,
+            packing: None,
+            piece_checksums: Vec::new(),
             is_chain: image.has_parent,
             controller: Controller::Other,
             bus: 0,

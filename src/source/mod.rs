@@ -7,6 +7,7 @@
 mod appliance;
 mod folder;
 mod ovf;
+mod place;
 mod shelf;
 mod sums;
 mod tar;
@@ -15,9 +16,10 @@ mod vmx;
 
 use std::path::Path;
 
-use crate::disk::{Part, Place};
+pub use place::{place_found, place_of, stored_place};
+
 use crate::model::config::Settings;
-use crate::model::error::{Error, Kind, Result};
+use crate::model::error::{Error, Result};
 use crate::model::facts::Facts;
 use crate::model::planner::{self, Origin, Submission, VmOrigins};
 
@@ -67,23 +69,4 @@ pub fn origins(
 #[must_use]
 pub fn complaints(bytes: &[u8], filename: &str, base_directory: &Path, settings: &Settings) -> Vec<Error> {
     planner::complaints(bytes, filename, base_directory, settings, &mut machines)
-}
-
-/// Where the bytes of a disk lie: the file, or this member of it.
-pub fn place(path: &Path, member: Option<&str>) -> Result<Place> {
-    let Some(name) = member else { return Ok(path.into()) };
-    let named = |error: Error| error.source(path.display().to_string());
-    let (file, size) = shelf::open(path)?;
-    let found = tar::members(&file, size).map_err(named)?.into_iter().find(|found| found.name == name);
-    let found = found.ok_or_else(|| {
-        named(
-            Error::new(Kind::Source, format!("there is no `{}` in the archive", name.escape_debug())).advice(
-                "look what is in it with `tar -tf`; members are named with the directories they lie in",
-            ),
-        )
-    })?;
-    Ok(Place {
-        path: path.to_owned(),
-        part: Some(Part { name: found.name, offset: found.offset, bytes: found.bytes }),
-    })
 }

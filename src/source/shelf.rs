@@ -10,9 +10,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::tar;
-use crate::disk::{Part, Place};
+use crate::disk::{Member, Part, Piece, Place};
 use crate::model::error::{Error, Kind, Result};
 use crate::sys::fs::open_nofollow;
+
+/// Each piece of a file in a directory is a file that is kept open.
+const MOST_PIECES: usize = 500;
 
 /// The files of one appliance or machine.
 #[derive(Debug)]
@@ -77,7 +80,8 @@ impl Shelf {
             Shelf::Archive { path, members, .. } => {
                 Ok(members.iter().find(|member| member.name == name).map(|member| {
                     let part = Part { name: name.to_owned(), offset: member.offset, bytes: member.bytes };
-                    Item { place: Place { path: path.clone(), part: Some(part) }, bytes: member.bytes }
+                    let pieces = vec![Piece { path: path.clone(), part: Some(part) }];
+                    Item { place: joined_place(name, pieces), bytes: member.bytes }
                 }))
             }
             Shelf::Folder { path, .. } => match beneath(path, name) {
@@ -97,6 +101,49 @@ impl Shelf {
         }
     }
 
+    /// A file that was cut into pieces: `name.000000000`, `name.000000001` and so on, each of so many bytes but the last. `None` if there
+    /// is no piece at all.
+    pub(super) fn joined(&self, name: &str, piece_bytes: Option<u64>) -> Result<Option<Item>> {
+        let called = match self {
+            Shelf::Archive { .. } => name,
+            Shelf::Folder { .. } => name.rsplit('/').next().unwrap_or(name),
+        };
+        let (mut pieces, mut bytes, mut wanted) = (Vec::new(), 0_u64, piece_bytes);
+        let mut last: Option<(String, u64)> = None;
+        while let (piece, Some(item)) = {
+            let piece = piece_name(name, pieces.len());
+            let item = self.get(&piece)?;
+            (piece, item)
+        } {
+            if let (Some((piece, has)), Some(wanted)) = (&last, wanted)
+                && *has != wanted
+            {
+                return Err(self.refused(piece, &format!("has {has} bytes, and should have {wanted}")));
+            }
+            let wanted = *wanted.get_or_insert(item.bytes);
+            if item.bytes == 0 || item.bytes > wanted {
+                let has = item.bytes;
+                return Err(self.refused(&piece, &format!("has {has} bytes, and should have {wanted}")));
+            }
+            if pieces.len() == MOST_PIECES {
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    format!("`{}` is cut into more than {MOST_PIECES} pieces", name.escape_debug()),
+                )
+                .advice("put them together with `cat`, and name the disk in a manifest"));
+            }
+            bytes = bytes.saturating_add(item.bytes);
+            last = Some((piece, item.bytes));
+            pieces.extend(item.place.pieces());
+        }
+        let missing = piece_name(name, pieces.len());
+        if self.get(&piece_name(name, pieces.len() + 1))?.is_some() {
+            return Err(self.refused(&missing, "is missing"));
+        }
+        let place = |pieces| joined_place(called, pieces);
+        Ok((!pieces.is_empty()).then(|| Item { place: place(pieces), bytes }))
+    }
+
     /// All of a small file.
     pub(super) fn read(&self, name: &str, most: u64) -> Result<Option<Vec<u8>>> {
         let Some(item) = self.get(name)? else { return Ok(None) };
@@ -104,19 +151,30 @@ impl Shelf {
             return Err(self.refused(name, &format!("has more than {} MiB", most >> 20)));
         }
         let mut bytes = Vec::new();
-        let read = match (self, &item.place.part) {
-            (Shelf::Archive { file, .. }, Some(part)) => {
-                bytes.resize(usize::try_from(part.bytes).unwrap_or(0), 0);
-                std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, part.offset)
+        let read = match self {
+            Shelf::Archive { file, members, .. } => {
+                bytes.resize(usize::try_from(item.bytes).unwrap_or(0), 0);
+                let offset =
+                    members.iter().find(|member| member.name == name).map_or(0, |found| found.offset);
+                std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, offset)
             }
-            (Shelf::Archive { .. }, None) => Ok(()),
-            (Shelf::Folder { path, .. }, _) => {
+            Shelf::Folder { path, .. } => {
                 beneath(path, name).and_then(|file| file.take(most).read_to_end(&mut bytes)).map(drop)
             }
         };
         read.map_err(|error| unreadable(&item.place.path, &error))?;
         Ok(Some(bytes))
     }
+}
+
+/// What the pieces of a file are called.
+pub(super) fn piece_name(name: &str, number: usize) -> String {
+    format!("{name}.{number:09}")
+}
+
+fn joined_place(name: &str, pieces: Vec<Piece>) -> Place {
+    let path = pieces.first().map(|piece| piece.path.clone()).unwrap_or_default();
+    Place { path, member: Some(Member { name: name.to_owned(), pieces, packing: None }) }
 }
 
 /// A file below a directory, without links on the way. Opening it waits for nobody.

@@ -10,12 +10,12 @@ use tempfile::TempDir;
 use crate::run::{Done, hyper2kvm};
 use crate::support::appliances::{Ovf, item, on_controller, pack, sums, system, vmdk, vmware};
 
-fn at(dir: &Path, words: &[&str]) -> Done {
+pub(crate) fn at(dir: &Path, words: &[&str]) -> Done {
     hyper2kvm().current_dir(dir).env("TMPDIR", dir.join("tmp")).args(words).output().unwrap().into()
 }
 
 /// A directory with two disks, and one for what should not be written.
-fn site() -> TempDir {
+pub(crate) fn site() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("tmp")).unwrap();
     vmdk(dir.path(), "web-disk1.vmdk", 1);
@@ -23,18 +23,18 @@ fn site() -> TempDir {
     dir
 }
 
-fn write(dir: &Path, name: &str, text: &str) {
+pub(crate) fn write(dir: &Path, name: &str, text: &str) {
     fs::write(dir.join(name), text).unwrap();
 }
 
-fn manifest(dir: &Path, input: &str) -> Value {
+pub(crate) fn manifest(dir: &Path, input: &str) -> Value {
     let done = at(dir, &["manifest", input, "--no-compute-checksums", "--json"]);
     assert_eq!(done.code, 0, "{}", done.stderr);
     done.json()["manifests"][0].clone()
 }
 
 /// Converts it, and holds each result against the bytes that went in.
-fn converted(dir: &Path, input: &str, results: &[(&str, &str)]) {
+pub(crate) fn converted(dir: &Path, input: &str, results: &[(&str, &str)]) {
     let done = at(dir, &["convert", input, "-o", "out", "--no-fix"]);
     assert_eq!(done.code, 0, "{}", done.stderr);
     for (result, raw) in results {
@@ -49,10 +49,10 @@ fn converted(dir: &Path, input: &str, results: &[(&str, &str)]) {
     assert_eq!(fs::read_dir(dir.join("tmp")).unwrap().count(), 0, "something was unpacked");
 }
 
-const BOTH: [(&str, &str); 2] =
+pub(crate) const BOTH: [(&str, &str); 2] =
     [("web-disk1.qcow2", "web-disk1.vmdk.raw"), ("web-disk2.qcow2", "web-disk2.vmdk.raw")];
 
-fn two_disks() -> Ovf {
+pub(crate) fn two_disks() -> Ovf {
     vmware("web", &[("web-disk1.vmdk", 8), ("web-disk2.vmdk", 8)])
 }
 

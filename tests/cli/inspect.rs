@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::guest_disk::{GUEST, disk};
 use crate::run::{Done, hyper2kvm};
+use crate::support::appliances::{pack, vmdk, vmware};
 
 /// Runs it with a temporary directory of its own, which has to be empty afterwards.
 fn inspect(dir: &Path, words: &[&str]) -> Done {
@@ -46,6 +47,35 @@ fn a_guest_is_told_and_its_disk_is_left_as_it_was() {
         (&"vmdk".into(), &(32 << 20).into())
     );
     assert_eq!(fs::read(&vmdk).unwrap(), before);
+}
+
+#[test]
+fn an_appliance_is_told_with_its_machine() {
+    let dir = tempfile::tempdir().unwrap();
+    vmdk(dir.path(), "web-disk1.vmdk", 1);
+    fs::write(dir.path().join("web.ovf"), vmware("web", &[("web-disk1.vmdk", 8)]).text()).unwrap();
+    let ova = pack(dir.path(), "ustar", "web.ova", &["web.ovf", "web-disk1.vmdk"]);
+    let done = inspect(dir.path(), &[ova.to_str().unwrap()]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let shown = done.stdout.replace(dir.path().to_str().unwrap(), "");
+    let expected = [
+        "machine      web",
+        "processors   2",
+        "memory       1.0 GiB",
+        "meant for    debian11_64Guest",
+        "card         00:50:56:aa:bb:01 on VM Network (VmxNet3)",
+        "disk         /web.ova:web-disk1.vmdk (vmdk, 8.0 MiB, scsi 0:0)",
+    ];
+    assert_eq!(shown.lines().collect::<Vec<_>>(), expected);
+    let done = inspect(dir.path(), &[ova.to_str().unwrap(), "--json"]);
+    let told = done.json();
+    let machine = &told["machines"][0];
+    assert_eq!((&machine["name"], &machine["vm"]["cpu"]), (&"web".into(), &2.into()), "{machine}");
+    let disk = &machine["disks"][0];
+    assert_eq!((&disk["controller"], &disk["bus"], &disk["unit"]), (&"scsi".into(), &0.into(), &0.into()));
+    assert_eq!(machine["nics"][0]["model"], "VmxNet3");
+    assert_eq!(machine["guest_os"], "debian11_64Guest");
+    assert_eq!(told["disks"][0]["member"], "web-disk1.vmdk");
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod hyper_v;
 mod inspect;
 mod limits;
 mod local;
+mod packed_appliances;
 mod run;
 mod service;
 mod vmx;

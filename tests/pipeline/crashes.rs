@@ -87,6 +87,22 @@ fn a_finished_disk_is_not_copied_again() {
 }
 
 #[test]
+fn a_copy_that_was_cut_counts_only_with_the_right_checksum() {
+    let mut site = Site::new(&["raw"]);
+    let right = site.order.plan.disks[0].checksum.clone();
+    site.order.plan.disks[0].checksum = Some("0".repeat(64));
+    drive(&armed(&site, "copy.after-sync"), &site.order, &site.log(), |_, _| {});
+    let journal = site.out().join(".disk0.qcow2.journal");
+    assert!(journal.exists(), "the copy was not cut where it could go on");
+    let error = site.fail();
+    assert_eq!(error.kind(), Kind::Source, "{error}");
+    assert!(error.to_string().contains("checksum"), "{error}");
+    site.assert_only(&[]);
+    site.order.plan.disks[0].checksum = right;
+    site.succeed();
+}
+
+#[test]
 fn a_result_that_was_published_but_not_recorded_is_told_again() {
     let site = Site::new(&["vmdk"]);
     drive(&armed(&site, "worker.before-finished"), &site.order, &site.log(), |_, _| {});

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use hyper2kvm::model::error::Kind;
 use hyper2kvm::model::job::Stage;
+use hyper2kvm::model::plan::{OutputFormat, Preflight};
 use hyper2kvm::model::protocol::{WorkerEvent, WorkerOutcome};
 
 use crate::site::{Site, names};
@@ -57,14 +58,26 @@ fn a_result_that_rots_before_it_is_checked_fails_validation_and_is_thrown_away()
 }
 
 #[test]
-fn a_checksum_that_does_not_fit_fails_before_anything_is_copied() {
+fn a_checksum_that_does_not_fit_fails_and_leaves_nothing() {
     let mut site = Site::new(&["raw"]);
     site.order.plan.disks[0].checksum = Some("0".repeat(64));
-    let error = site.fail();
-    assert_eq!(error.kind(), Kind::Source);
-    assert!(error.to_string().contains("checksum"), "{error}");
-    site.assert_only(&[]);
+    // Whoever copies: the one is written by ourselves, the other by QEMU.
+    for format in [OutputFormat::Vmdk, OutputFormat::Qcow2] {
+        site.order.plan.output.format = format;
+        let error = site.fail();
+        assert_eq!(error.kind(), Kind::Source, "{error}");
+        assert!(error.to_string().contains("checksum"), "{error}");
+        site.assert_only(&[]);
+    }
     site.order.plan.disks[0].checksum = Some(disks::sha256(site.source(0)));
+    site.succeed();
+}
+
+#[test]
+fn a_smaller_preflight_looks_at_no_checksum() {
+    let mut site = Site::new(&["raw"]);
+    site.order.plan.disks[0].checksum = Some("0".repeat(64));
+    site.order.plan.preflight = Preflight::Metadata;
     site.succeed();
 }
 

@@ -195,6 +195,8 @@ pub fn planned_disk(id: &str, source: &Path, format: &str) -> PlannedDisk {
         source: source.to_owned(),
         source_format: SourceFormat::ALL.into_iter().find(|known| known.name() == format).unwrap(),
         checksum: None,
+        packing: None,
+        piece_checksums: Vec::new(),
         bytes: None,
         backing_chain: false,
         allowed_paths: Vec::new(),

@@ -91,6 +91,8 @@ pub(crate) fn plan(vm: &VmSubmission, directory: PathBuf) -> Plan {
             source: PathBuf::from("/images/disk.vmdk"),
             source_format: SourceFormat::Vmdk,
             checksum: None,
+            packing: None,
+            piece_checksums: Vec::new(),
             bytes: None,
             backing_chain: false,
             allowed_paths: Vec::new(),

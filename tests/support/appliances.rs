@@ -106,6 +106,22 @@ pub fn vmdk(dir: &Path, file: &str, seed: u64) -> PathBuf {
     path
 }
 
+/// Cuts a file into pieces of so many bytes, as `file.000000000` and so on; their names in order.
+pub fn cut_up(dir: &Path, file: &str, bytes: u64) -> Vec<String> {
+    let mut split = Command::new("split");
+    split.current_dir(dir).args(["-d", "-a", "9", "-b"]).arg(bytes.to_string());
+    assert!(split.arg(file).arg(format!("{file}.")).status().expect("split is there").success());
+    let count = fs::metadata(dir.join(file)).unwrap().len().div_ceil(bytes);
+    fs::remove_file(dir.join(file)).unwrap();
+    (0..count).map(|number| format!("{file}.{number:09}")).collect()
+}
+
+/// Packs a file with gzip, in its place.
+pub fn gzip(dir: &Path, file: &str) {
+    let packed = Command::new("gzip").arg("-c").arg(dir.join(file)).output().expect("gzip is there").stdout;
+    fs::write(dir.join(file), packed).unwrap();
+}
+
 /// `SHA256(file)= …` for these files.
 pub fn sums(dir: &Path, files: &[&str]) -> String {
     files.iter().map(|file| format!("SHA256({file})= {}\n", disks::sha256(&dir.join(file)))).collect()

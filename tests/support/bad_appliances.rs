@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::appliances::{
-    Ovf, archive, hardware, item, member, on_controller, one_disk, one_disk_described, pack, sealed, sums,
-    system, vmdk, vmware,
+    Ovf, archive, cut_up, gzip, hardware, item, member, on_controller, one_disk, one_disk_described, pack,
+    sealed, sums, system, vmdk, vmware,
 };
 
 /// Says what is odd about it, and makes it in an empty directory.
@@ -138,18 +138,78 @@ pub const ALL: &[Case] = &[
     ("a-disk-above-in-percent-signs", |dir| href(dir, "%2e%2e/evil.vmdk")),
     ("a-disk-that-is-missing", |dir| href(dir, "other.vmdk")),
     ("a-capacity-with-a-decimal-point", |dir| capacity(dir, "8.5", "byte * 2^20")),
-    ("a-capacity-that-is-a-property", |dir| capacity(dir, "${disk.size}", "byte * 2^20")),
+    ("a-capacity-of-part-of-a-byte", |dir| capacity(dir, "8388608.5", "byte")),
+    ("a-capacity-that-is-a-property", |dir| {
+        one_disk(dir, |ovf| {
+            ovf.disks = ovf.disks.replace("\"8\"", "\"${web.size}\"");
+            let product = r#"<ProductSection ovf:class="web"><Info/><Property ovf:key="size" ovf:type="uint32" ovf:value="8"/></ProductSection>"#;
+            ovf.systems = system("web", product, &hardware(1));
+        })
+    }),
+    ("a-capacity-that-is-no-property", |dir| capacity(dir, "${disk.size}", "byte * 2^20")),
     ("a-capacity-in-parsecs", |dir| capacity(dir, "8", "parsec")),
     ("a-capacity-that-overflows", |dir| capacity(dir, "99999", "byte * 2^62")),
     ("a-capacity-in-gigabytes", |dir| capacity(dir, "1", "byte * 2^30")),
     ("a-disk-that-differs-from-another", |dir| {
         one_disk(dir, |ovf| ovf.disks = ovf.disks.replace("/>", " ovf:parentRef=\"base\"/>"))
     }),
-    ("a-disk-in-pieces", |dir| {
+    ("a-disk-in-pieces", |dir| in_pieces(dir, |_, _| {})),
+    ("a-disk-that-should-be-in-pieces", |dir| {
         one_disk(dir, |ovf| ovf.references = ovf.references.replace("/>", " ovf:chunkSize=\"65536\"/>"))
     }),
-    ("a-disk-packed-with-gzip", |dir| {
+    ("pieces-without-one-in-the-middle", |dir| {
+        in_pieces(dir, |_, pieces| {
+            pieces.remove(3);
+        })
+    }),
+    ("pieces-without-the-last", |dir| {
+        in_pieces(dir, |_, pieces| {
+            pieces.pop();
+        })
+    }),
+    ("pieces-with-one-too-many", |dir| {
+        in_pieces(dir, |dir, pieces| {
+            pad(dir, pieces.last().unwrap(), 65536);
+            pieces.push(format!("web-disk1.vmdk.{:09}", pieces.len()));
+            fs::write(dir.join(pieces.last().unwrap()), "x").unwrap();
+        })
+    }),
+    ("a-piece-that-is-too-short", |dir| {
+        in_pieces(dir, |dir, pieces| {
+            cut(&dir.join(&pieces[2]), 50);
+        })
+    }),
+    ("a-piece-that-is-too-long", |dir| in_pieces(dir, |dir, pieces| pad(dir, &pieces[2], 65537))),
+    ("a-last-piece-that-is-cut-off", |dir| {
+        in_pieces(dir, |dir, pieces| {
+            cut(&dir.join(pieces.last().unwrap()), 50);
+        })
+    }),
+    ("a-disk-packed-with-gzip", |dir| packed_with_gzip(dir, |_| {})),
+    ("a-disk-packed-with-identity", |dir| {
+        one_disk(dir, |ovf| ovf.references = ovf.references.replace("/>", " ovf:compression=\"identity\"/>"))
+    }),
+    ("a-disk-that-should-be-packed", |dir| {
         one_disk(dir, |ovf| ovf.references = ovf.references.replace("/>", " ovf:compression=\"gzip\"/>"))
+    }),
+    ("a-packed-disk-that-is-cut-off", |dir| packed_with_gzip(dir, |bytes| bytes.truncate(bytes.len() / 2))),
+    ("a-packed-disk-without-its-checksum", |dir| {
+        packed_with_gzip(dir, |bytes| bytes.truncate(bytes.len() - 8))
+    }),
+    ("a-packed-disk-with-a-wrong-checksum", |dir| {
+        packed_with_gzip(dir, |bytes| {
+            let at = bytes.len() - 8;
+            bytes[at] ^= 1;
+        })
+    }),
+    ("a-packed-disk-with-something-behind-it", |dir| {
+        packed_with_gzip(dir, |bytes| bytes.extend(b"surprise"))
+    }),
+    ("a-gzip-bomb-as-a-disk", |dir| {
+        fs::write(dir.join("zeros"), vec![0; 96 << 20]).unwrap();
+        gzip(dir, "zeros");
+        let bomb = fs::read(dir.join("zeros")).unwrap();
+        packed_with_gzip(dir, |bytes| *bytes = bomb)
     }),
     ("a-disk-packed-with-something", |dir| {
         one_disk(dir, |ovf| ovf.references = ovf.references.replace("/>", " ovf:compression=\"rar\"/>"))
@@ -248,6 +308,34 @@ fn with_member(dir: &Path, name: &[u8], kind: u8) -> PathBuf {
         (b"web-disk1.vmdk".as_slice(), b'0', &read("web-disk1.vmdk")),
     ];
     file(dir, "web.ova", &archive(&members))
+}
+
+/// An appliance whose disk lies in pieces, changed.
+fn in_pieces(dir: &Path, change: impl FnOnce(&Path, &mut Vec<String>)) -> PathBuf {
+    one_disk(dir, |_| {});
+    let size = fs::metadata(dir.join("web-disk1.vmdk")).unwrap().len();
+    let ovf = fs::read_to_string(dir.join("web.ovf")).unwrap();
+    let file = "ovf:href=\"web-disk1.vmdk\"";
+    let ovf = ovf.replace(file, &format!("{file} ovf:size=\"{size}\" ovf:chunkSize=\"65536\""));
+    fs::write(dir.join("web.ovf"), ovf).unwrap();
+    let mut pieces = cut_up(dir, "web-disk1.vmdk", 65536);
+    change(dir, &mut pieces);
+    let files: Vec<&str> = ["web.ovf"].into_iter().chain(pieces.iter().map(String::as_str)).collect();
+    pack(dir, "ustar", "web.ova", &files)
+}
+
+/// An appliance whose disk is packed, changed.
+fn packed_with_gzip(dir: &Path, change: impl FnOnce(&mut Vec<u8>)) -> PathBuf {
+    one_disk(dir, |ovf| ovf.references = ovf.references.replace("/>", " ovf:compression=\"gzip\"/>"));
+    gzip(dir, "web-disk1.vmdk");
+    let mut bytes = fs::read(dir.join("web-disk1.vmdk")).unwrap();
+    change(&mut bytes);
+    fs::write(dir.join("web-disk1.vmdk"), bytes).unwrap();
+    pack(dir, "ustar", "web.ova", &["web.ovf", "web-disk1.vmdk"])
+}
+
+fn pad(dir: &Path, name: &str, bytes: u64) {
+    fs::OpenOptions::new().write(true).open(dir.join(name)).unwrap().set_len(bytes).unwrap();
 }
 
 fn cut(path: &Path, hundredths: u64) -> PathBuf {

@@ -101,7 +101,7 @@ mod tests {
     }
 
     fn told(file: &File) -> Result<bool> {
-        let window = Place::from(Path::new("x")).window(file.try_clone().unwrap()).unwrap();
+        let window = Place::from(Path::new("x")).window(&mut |_| file.try_clone()).unwrap();
         tells_its_end(&Image::new(&window, &Control::new()))
     }
 

@@ -246,19 +246,20 @@ impl Copy {
 }
 
 /// Notices when nothing is copied. While it is paused or waits for its turn to read, time stands still.
-struct Stall {
+#[derive(Debug)]
+pub(crate) struct Stall {
     limit: Duration,
     seen: u64,
     since: Instant,
 }
 
 impl Stall {
-    fn new(limit_s: f64) -> Stall {
+    pub(crate) fn new(limit_s: f64) -> Stall {
         let limit = Duration::try_from_secs_f64(limit_s).unwrap_or(Duration::MAX);
         Stall { limit, seen: 0, since: Instant::now() }
     }
 
-    fn is_over(&mut self, done: u64, control: &Control) -> bool {
+    pub(crate) fn is_over(&mut self, done: u64, control: &Control) -> bool {
         if done != self.seen || control.stands_still() {
             (self.seen, self.since) = (done, Instant::now());
         }

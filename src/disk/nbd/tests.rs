@@ -190,7 +190,7 @@ fn source(path: &Path, node: Option<serde_json::Value>) -> SourceDisk {
     };
     SourceDisk {
         path: path.to_owned(),
-        part: None,
+        place: path.into(),
         format: declared,
         facts,
         warnings: Vec::new(),

@@ -1,6 +1,5 @@
 //! Disks with one table for pieces of one size: VHD and VHDX that grow or differ from another disk, VDI.
 
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use super::{Holds, Range, Reader, Room, read_failed, unreadable};
@@ -44,7 +43,7 @@ impl Blocks {
         else {
             return Err(unreadable(&self.path, "it does not tell which parts of a block it has"));
         };
-        let bits = room.table((self.window.file().as_raw_fd().unsigned_abs() as usize, bitmap_at), || {
+        let bits = room.table((self.window.number(), bitmap_at), || {
             let mut bitmap = vec![0; bytes];
             let read = self.window.read_exact_at(&mut bitmap, bitmap_at);
             read.map_err(|error| read_failed(&self.path, bitmap_at, &error))?;

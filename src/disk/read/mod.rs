@@ -113,15 +113,15 @@ pub(crate) fn open(source: &SourceDisk, control: &Control) -> Result<Option<Box<
 /// The open file of a source that is a disk byte by byte, all of it, and nothing else.
 pub(crate) fn whole_file(source: &SourceDisk) -> Result<Option<File>> {
     let [layer] = source.layers.as_slice() else { return Ok(None) };
-    if layer.declared != SourceFormat::Raw || layer.place.part.is_some() {
+    if layer.declared != SourceFormat::Raw || layer.place.member.is_some() {
         return Ok(None);
     }
     let window = window(&layer.place)?;
     if window.len() != source.facts.virtual_size {
         return Ok(None);
     }
-    let cloned = window.file().try_clone();
-    cloned.map(Some).map_err(|error| Error::io(Kind::Source, "open", &source.path, &error))
+    let file = window.files().next().map(File::try_clone).transpose();
+    file.map_err(|error| Error::io(Kind::Source, "open", &source.path, &error))
 }
 
 /// The overlays of our own through which a source is seen, each alone: what they do not hold lies below them.
@@ -204,11 +204,13 @@ fn described(layer: &LayerFile, absent: Holds, control: &Control) -> Result<Opti
 fn window(place: &Place) -> Result<Window> {
     let failed =
         |error: std::io::Error| Error::io(Kind::Source, "open", &place.path, &error).source(place.shown());
-    let file = open_nofollow(&place.path).map_err(failed)?;
-    if !hold_for_reading(&file).map_err(failed)? {
-        return Err(lock::open_elsewhere());
+    let window = place.window(&mut |path| open_nofollow(path)).map_err(failed)?;
+    for file in window.files() {
+        if !hold_for_reading(file).map_err(failed)? {
+            return Err(lock::open_elsewhere());
+        }
     }
-    place.window(file).map_err(failed)
+    Ok(window)
 }
 
 /// What is told of an image whose structure turns out to be no structure.

@@ -3,7 +3,6 @@
 //! What is not here: tables that tell of parts of clusters (`extended_l2`), which QEMU reads, and what is refused before a byte is read.
 
 use std::io::Read as _;
-use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use super::{Holds, Range, Reader, Room, read_failed, unreadable, window};
@@ -71,7 +70,7 @@ impl Qcow2 {
             None | Some(0) => return Ok(None),
             Some(at) => *at,
         };
-        let entries = room.table((self.window.file().as_raw_fd().unsigned_abs() as usize, at), || {
+        let entries = room.table((self.window.number(), at), || {
             let mut bytes = vec![0; self.cluster as usize];
             self.window.read_exact_at(&mut bytes, at).map_err(|error| read_failed(&self.path, at, &error))?;
             Ok(table_be64(&bytes).collect())

@@ -4,7 +4,6 @@
 //! held against the file here, because a file may change.
 
 use std::ops::Range as Span;
-use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use super::{Holds, Range, Reader, Room, read_failed, unreadable, window};
@@ -106,7 +105,7 @@ impl Sparse {
             None | Some(0) => return Ok(None),
             Some(sector) => u64::from(*sector),
         };
-        let entries = room.table((self.window.file().as_raw_fd().unsigned_abs() as usize, sector), || {
+        let entries = room.table((self.window.number(), sector), || {
             let mut bytes = vec![0; self.table_grains as usize * 4];
             let at = sector * SECTOR;
             self.window.read_exact_at(&mut bytes, at).map_err(|error| read_failed(&self.path, at, &error))?;

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::plan::{OnExists, OutputFormat, Preallocation, Preflight, SourceFormat};
+use super::plan::{OnExists, OutputFormat, Packing, Preallocation, Preflight, SourceFormat};
 use super::planner::Rerun;
 use values::{
     Checksum, FileMode, Free, GroupName, Growth, Id, InterfaceName, Ip, IpPrefix, Line, Mac, PathText,
@@ -191,10 +191,14 @@ pub struct Disk {
     pub local_path: PathText,
     /// Which member of that file, if it is an archive (an OVA).
     pub member: Option<Line>,
+    /// How that is packed; `bytes` then is the size of the disk.
+    pub compression: Option<Packing>,
     /// How large it is (file or virtual).
     pub bytes: Option<Whole<0, { i64::MAX }>>,
     /// What the file hashes to.
     pub checksum: Option<Checksum>,
+    /// The same of each of its pieces, if it is cut into such.
+    pub piece_checksums: Option<Vec<Checksum>>,
     /// Lowest boots; default 999.
     pub boot_order_hint: Option<Whole<0, 1_000_000>>,
     /// For people.

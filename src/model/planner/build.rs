@@ -148,6 +148,13 @@ fn disks(disks: &[Disk]) -> Vec<PlannedDisk> {
             source: PathBuf::from(disk.local_path.as_str()),
             source_format: disk.source_format,
             member: disk.member.as_ref().map(|member| member.as_str().to_owned()),
+            packing: disk.compression,
+            piece_checksums: disk
+                .piece_checksums
+                .iter()
+                .flatten()
+                .map(|checksum| checksum.as_str().to_owned())
+                .collect(),
             checksum: disk.checksum.as_ref().map(|checksum| checksum.as_str().to_owned()),
             bytes: disk.bytes.map(|bytes| bytes.get().unsigned_abs()),
             backing_chain: disk.backing_chain.unwrap_or(false),

@@ -1,18 +1,19 @@
 //! Copying a disk: from its source straight into its final format, beside its final place.
 //!
-//! A disk is finished when its bytes are durable, its source is still what it was, and the journal
+//! A disk is finished when its bytes are durable, its source has the checksum that it has to have and is still what it was, and the journal
 //! says so: in this order. What is not here: in which stage that happens.
 
 use std::io::ErrorKind;
 
 use serde_json::{Value, json};
 
-use super::{guest, position};
+use super::{guest, position, sums};
 use crate::disk::{CopyOutcome, Target};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::plan::PlannedDisk;
 use crate::pipeline::checkpoint::{FileMark, FinishedDisk, Holds};
+use crate::pipeline::meter::Pass;
 use crate::pipeline::publish::{copy_journal_name, extents_name, partial_name};
 use crate::pipeline::worker::Job;
 use crate::sys::failpoint;
@@ -96,12 +97,23 @@ fn copy_one(
         true => (&content, &engine.measure(&content, &target, job.control)?),
         false => (opened.content(), &opened.measure),
     };
+    let sums = sums::begin(job.plan, number, &opened.source, job.control)?;
     let meter = &mut job.meter;
-    let outcome = engine.copy(from, &target, measure, job.control, &mut |progress| {
+    let copied = engine.copy(from, &target, measure, job.control, &mut |progress| {
         let part = progress.bytes_done as f64 / progress.bytes_total.max(1) as f64;
+        if let Some(sums) = &sums {
+            meter.passed(number, Pass::Checksum, sums.follow(part));
+        }
         // Only what is durable is all of it.
         meter.copied(number, &disk.id, part.min(0.999));
-    })?;
+    });
+    // A source that cannot be read may be one that was spoiled on its way, which its checksum says best.
+    if let (Some(sums), None | Some(Kind::Source)) = (sums, copied.as_ref().err().map(Error::kind)) {
+        let limit = engine.stall_timeout_s;
+        sums.hold(limit, job.control, &mut |done| meter.passed(number, Pass::Checksum, done))?;
+        meter.passed(number, Pass::Checksum, 1.0);
+    }
+    let outcome = copied?;
     let (seconds, kept_bytes) = (outcome.seconds, outcome.kept_bytes);
     tracing::info!(disk = disk.id, seconds, kept_bytes, engine = outcome.engine, "copied");
     if let Some(why) = &outcome.restarted {

@@ -1,20 +1,19 @@
 //! `load`: resolve what is named, look at it, refuse what cannot succeed, before any byte moves.
 //!
 //! Everything that can be known beforehand is found out here: the formats (by content), what is
-//! hostile or broken, checksums, room on the target, names that are taken. Then it is settled what of
-//! an earlier attempt can be kept. What is not here: any change to a file other than our own partial results.
+//! hostile or broken, room on the target, names that are taken. Then it is settled what of an earlier attempt can be kept. What is not
+//! here: any change to a file other than our own partial results; and checksums, which are made beside the copy.
 
 use serde_json::{Value, json};
 
 use super::copying::{forget_extents, settle_journal, target};
-use super::{growth, guest, position};
-use crate::disk::{Engine, FileIdentity, Measure, OpenPolicy, SourceDisk, open_source, verify};
+use super::{growth, guest, position, sums};
+use crate::disk::{Engine, FileIdentity, Measure, OpenPolicy, SourceDisk, open_source};
 use crate::guest::{GuestfsPresence, virt_v2v};
-use crate::model::checksum;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::manifest::FixEngine;
-use crate::model::plan::{PlannedDisk, Preallocation, Preflight};
+use crate::model::plan::{PlannedDisk, Preallocation};
 use crate::model::protocol::WorkerEvent;
 use crate::model::units::human_size;
 use crate::pipeline::boot_test;
@@ -57,7 +56,6 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     let room = still_to_write(job);
     job.meter.tell(WorkerEvent::Room { bytes: room });
     check_room(job, room)?;
-    check_sums(job)?;
     Ok(json!({ "disks": described }))
 }
 
@@ -97,7 +95,7 @@ fn open(job: &Job<'_>, engine: &Engine, disk: &PlannedDisk) -> Result<SourceDisk
         allowed_paths: &disk.allowed_paths,
         read_roots: &job.order.limits.read_roots,
     };
-    let place = source::place(&disk.source, disk.member.as_deref())?;
+    let place = source::place_of(disk)?;
     open_source(place, disk.source_format, &policy, engine, job.control)
 }
 
@@ -110,10 +108,10 @@ fn describe(disk: &PlannedDisk, source: &SourceDisk, grown: Option<&SourceDisk>)
         "subformat": facts.subformat,
         "virtual_size_bytes": facts.virtual_size,
         "file_size_bytes": facts.file_size,
-        "files": source.identity().iter().map(|file| &file.path).collect::<Vec<_>>(),
+        "files": source.paths(),
     });
-    if let Some(part) = &source.part {
-        told["member"] = json!(part.name);
+    if let Some(member) = source.member() {
+        told["member"] = json!(member);
     }
     if let Some(grown) = grown {
         told["grows_to_bytes"] = json!(grown.facts.virtual_size);
@@ -179,14 +177,13 @@ fn same_files(before: &[FileIdentity], now: &[FileIdentity]) -> bool {
 
 /// Tells the meter of all passes that are to come.
 fn announce(job: &mut Job<'_>) {
-    let sums = job.plan.preflight == Preflight::Full;
     let validate = job.plan.runs(Stage::Validate);
     for (number, (disk, opened)) in job.plan.disks.iter().zip(&job.sources).enumerate() {
-        let (facts, measure) = (&opened.source.facts, &opened.measure);
+        let measure = &opened.measure;
         let finished = job.checkpoint.disks.get(&disk.id);
         let total = measure.bytes_to_copy;
-        if sums && disk.checksum.is_some() {
-            job.meter.expect(number, Pass::Checksum, facts.file_size);
+        if sums::has_any(job.plan, disk) {
+            job.meter.expect(number, Pass::Checksum, opened.source.stored_bytes());
         }
         job.meter.expect(number, Pass::Copy, total);
         if validate {
@@ -263,37 +260,4 @@ fn room(job: &Job<'_>, content: &SourceDisk, measure: &Measure) -> u64 {
         Preallocation::Falloc | Preallocation::Full => measure.required_bytes.max(content.facts.virtual_size),
         Preallocation::Off | Preallocation::Metadata => measure.required_bytes,
     }
-}
-
-/// Hashes the sources that came with a checksum.
-fn check_sums(job: &mut Job<'_>) -> Result<()> {
-    if job.plan.preflight != Preflight::Full {
-        return Ok(());
-    }
-    for (number, disk) in job.plan.disks.iter().enumerate() {
-        let Some(expected) = &disk.checksum else { continue };
-        if job.checkpoint.disks.contains_key(&disk.id) {
-            continue;
-        }
-        job.meter.detail(Stage::Load, format!("checksum of {}", position(number, job)));
-        let place = job.sources[number].source.place();
-        let size = job.sources[number].source.facts.file_size;
-        let (algorithm, expected) =
-            checksum::parse(expected).ok_or_else(|| Error::internal("a checksum of the plan is none"))?;
-        let meter = &mut job.meter;
-        let found = verify::digest(&place, algorithm, job.control, &mut |done| {
-            meter.passed(number, Pass::Checksum, done as f64 / size.max(1) as f64);
-        })?;
-        if !found.eq_ignore_ascii_case(expected) {
-            return Err(Error::new(
-                Kind::Source,
-                format!("the checksum of {} is {found}, not {expected}", place.shown()),
-            )
-            .field(format!("disks[{number}].checksum"))
-            .source(place.shown())
-            .advice("copy the disk again, or mend the manifest"));
-        }
-        job.meter.passed(number, Pass::Checksum, 1.0);
-    }
-    Ok(())
 }

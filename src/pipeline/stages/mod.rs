@@ -14,6 +14,7 @@ mod growth;
 mod guest;
 mod inspect;
 mod load;
+mod sums;
 mod validate;
 
 use serde_json::Value;

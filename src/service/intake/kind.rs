@@ -123,6 +123,8 @@ impl DropKind {
 /// Each machine as the source of a manifest.
 fn described(lot: &Lot<'_>, kind: Appliance) -> Result<Made> {
     let machines = source::machines(&kind.origin(lot.main))?;
+    // What is not named does not come along.
+    source::disks_named(&kind.origin(lot.main))?;
     let key = match kind {
         Appliance::Ova => "ova",
         Appliance::Ovf => "ovf",
@@ -137,8 +139,14 @@ fn described(lot: &Lot<'_>, kind: Appliance) -> Result<Made> {
         let mut manifest = manifest(lot);
         manifest["source"] = json!({ key: origin });
         manifests.push(manifest);
-        for disk in machine.disks.iter().filter(|disk| disk.member.is_none()) {
-            is_known_whole &= disk::is_known_whole(&disk.path, disk.format)?;
+        for disk in &machine.disks {
+            is_known_whole &= match (disk.packing, &disk.member) {
+                (None, None) => disk::is_known_whole(&disk.path, disk.format)?,
+                // The archive is whole, or it would have been refused.
+                (_, Some(_)) => true,
+                // It costs a pass over all of it to know.
+                (Some(_), None) => false,
+            };
         }
     }
     Ok(Made { manifests, is_known_whole })

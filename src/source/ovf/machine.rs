@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use roxmltree::Node;
 
-use super::{Described, DescribedDisk, DescribedNic, FileRef, VirtualDisk, amount, attribute, bad};
+use super::{Described, DescribedDisk, FileRef, VirtualDisk, amount, attribute, bad};
 use crate::model::error::{Error, Result};
-use crate::model::facts::{Controller, is_windows};
+use crate::model::facts::{Controller, Facts, FoundNic, is_windows};
 use crate::model::machine::Firmware;
 use crate::source::vmware;
 
@@ -41,21 +41,8 @@ pub(super) fn machine(
         .filter(|node| ["Item", "StorageItem", "EthernetPortItem"].contains(&node.tag_name().name()))
         .map(Item)
         .collect();
-    let mut found = Described {
-        vcpus: None,
-        memory_bytes: None,
-        firmware: None,
-        secure_boot: false,
-        tpm: false,
-        uuid: None,
-        serial: None,
-        os: operating_system(system),
-        disks: Vec::new(),
-        nics: Vec::new(),
-        nvram: None,
-        id,
-        name,
-    };
+    let mut found = Facts { name, guest_os: operating_system(system), ..Facts::default() };
+    let mut own_disks = Vec::new();
     for item in &items {
         match item.text("ResourceType").unwrap_or_default() {
             resource::PROCESSOR => found.vcpus = Some(processors(item)?),
@@ -63,7 +50,7 @@ pub(super) fn machine(
             resource::ETHERNET => found.nics.push(nic(item)),
             resource::DISK => {
                 if let Some(disk) = disk(item, &items, files, disks, used)? {
-                    found.disks.push(disk);
+                    own_disks.push(disk);
                 }
             }
             _ => {
@@ -72,10 +59,10 @@ pub(super) fn machine(
             }
         }
     }
-    if found.disks.len() > MOST_DISKS {
+    if own_disks.len() > MOST_DISKS {
         return Err(bad(&format!("`{}` has more than {MOST_DISKS} disks", found.name)));
     }
-    found.disks.sort_by_key(|disk| (disk.controller, disk.bus, disk.unit));
+    own_disks.sort_by_key(|disk: &DescribedDisk| (disk.controller, disk.bus, disk.unit));
     let hardware = hardware_version(system);
     for setting in
         system.descendants().filter(|node| ["Config", "ExtraConfig"].contains(&node.tag_name().name()))
@@ -86,9 +73,12 @@ pub(super) fn machine(
             "uefi.secureBoot.secureBootEnabled" | "bootOptions.efiSecureBootEnabled" => {
                 found.secure_boot = value == "true";
             }
-            "nvram" => found.nvram = value.strip_prefix("ovf:/file/").and_then(|id| files.get(id)).cloned(),
+            "nvram" => {
+                let file = value.strip_prefix("ovf:/file/").and_then(|id| files.get(id));
+                found.nvram = file.map(|file| file.name.clone());
+            }
             "uuid.bios" => {
-                let is_windows = found.os.as_deref().is_some_and(is_windows);
+                let is_windows = found.guest_os.as_deref().is_some_and(is_windows);
                 if let Some(id) = vmware::SystemId::parse(value) {
                     (found.uuid, found.serial) = (Some(id.uuid(hardware, is_windows)), Some(id.serial()));
                 }
@@ -97,8 +87,8 @@ pub(super) fn machine(
         }
     }
     by_virtualbox(system, &mut found);
-    by_ovirt(system, &mut found);
-    Ok(found)
+    by_ovirt(system, &id, &mut found);
+    Ok(Described { facts: found, disks: own_disks })
 }
 
 /// `vmx-13` → 13.
@@ -108,7 +98,7 @@ fn hardware_version(system: Node<'_, '_>) -> Option<u32> {
 }
 
 /// What VirtualBox keeps of its own machine beside the standard's.
-fn by_virtualbox(system: Node<'_, '_>, found: &mut Described) {
+fn by_virtualbox(system: Node<'_, '_>, found: &mut Facts) {
     let Some(machine) = system.children().find(|node| node.tag_name().name() == "Machine") else { return };
     found.uuid = attribute(machine, "uuid").map(|uuid| uuid.trim_matches(['{', '}']).to_lowercase());
     for node in machine.descendants() {
@@ -126,7 +116,7 @@ fn by_virtualbox(system: Node<'_, '_>, found: &mut Described) {
 }
 
 /// What oVirt says in elements of its own.
-fn by_ovirt(system: Node<'_, '_>, found: &mut Described) {
+fn by_ovirt(system: Node<'_, '_>, id: &str, found: &mut Facts) {
     let text = |name: &str| {
         system.children().find(|node| node.tag_name().name() == name).and_then(|node| node.text())
     };
@@ -137,7 +127,7 @@ fn by_ovirt(system: Node<'_, '_>, found: &mut Described) {
     }
     // There the id is the machine's own.
     if system.tag_name().name() == "Content" && found.uuid.is_none() {
-        found.uuid = Some(found.id.to_lowercase()).filter(|id| is_uuid(id));
+        found.uuid = Some(id.to_lowercase()).filter(|id| is_uuid(id));
     }
 }
 
@@ -179,7 +169,7 @@ fn memory(item: &Item<'_>) -> Result<u64> {
     })
 }
 
-fn nic(item: &Item<'_>) -> DescribedNic {
+fn nic(item: &Item<'_>) -> FoundNic {
     let mac = item.text("Address").or_else(|| item.text("MACAddress"));
     let plain =
         |text: &str| text.chars().filter(|c| c.is_ascii_hexdigit()).collect::<String>().to_lowercase();
@@ -188,7 +178,7 @@ fn nic(item: &Item<'_>) -> DescribedNic {
         pairs.join(":")
     });
     let text = |name: &str| item.text(name).map(str::to_owned);
-    DescribedNic { mac, network: text("Connection"), model: text("ResourceSubType") }
+    FoundNic { mac, network: text("Connection"), model: text("ResourceSubType") }
 }
 
 /// A disk; `None` for a drive without a disk of the appliance in it.

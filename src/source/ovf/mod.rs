@@ -13,8 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use roxmltree::{Document, Node, ParsingOptions};
 
 use crate::model::error::{Error, Kind, Result};
-use crate::model::facts::Controller;
-use crate::model::machine::Firmware;
+use crate::model::facts::{Controller, Facts};
 use crate::model::plan::SourceFormat;
 
 /// A descriptor of a hundred disks has some hundred KiB.
@@ -51,46 +50,13 @@ pub(super) struct DescribedDisk {
     pub unit: u32,
 }
 
-/// A network card of a machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct DescribedNic {
-    /// Its hardware address.
-    pub mac: Option<String>,
-    /// The name of the network that it was connected to.
-    pub network: Option<String>,
-    /// What it is: `VmxNet3`, `E1000`.
-    pub model: Option<String>,
-}
-
 /// A machine of an appliance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Described {
-    /// Its id in the descriptor.
-    pub id: String,
-    /// What people call it.
-    pub name: String,
-    /// Processors.
-    pub vcpus: Option<u32>,
-    /// Memory.
-    pub memory_bytes: Option<u64>,
-    /// What starts it.
-    pub firmware: Option<Firmware>,
-    /// Whether only signed boot loaders run.
-    pub secure_boot: bool,
-    /// Whether it has a TPM.
-    pub tpm: bool,
-    /// Its SMBIOS UUID, as the guest reads it.
-    pub uuid: Option<String>,
-    /// Its SMBIOS serial number.
-    pub serial: Option<String>,
-    /// What runs on it, as the producer calls that: `debian11_64Guest`.
-    pub os: Option<String>,
+    /// What it is, but for its disks.
+    pub facts: Facts,
     /// Its disks, in the order in which its firmware sees them.
     pub disks: Vec<DescribedDisk>,
-    /// Its network cards, in the descriptor's order.
-    pub nics: Vec<DescribedNic>,
-    /// The file that holds its firmware's variables.
-    pub nvram: Option<FileRef>,
 }
 
 /// The machines of a descriptor; one at least.
@@ -230,6 +196,7 @@ struct VirtualDisk {
 
 fn virtual_disks(root: Node<'_, '_>) -> Result<BTreeMap<String, VirtualDisk>> {
     let mut disks = BTreeMap::new();
+    let properties = properties(root);
     let is_disk =
         |node: &Node<'_, '_>| node.tag_name().name() == "Disk" && attribute(*node, "diskId").is_some();
     for node in root.descendants().filter(is_disk) {
@@ -243,7 +210,8 @@ fn virtual_disks(root: Node<'_, '_>) -> Result<BTreeMap<String, VirtualDisk>> {
         }
         let unit = attribute(node, "capacityAllocationUnits").unwrap_or("byte");
         let capacity = attribute(node, "capacity").or_else(|| attribute(node, "size")).unwrap_or("0");
-        let capacity = amount(capacity, unit).ok_or_else(|| {
+        let resolved = resolved(capacity, &properties);
+        let capacity = resolved.and_then(|number| amount(number, unit)).ok_or_else(|| {
             bad(&format!("disk `{id}` is said to have `{capacity}` times `{unit}`, which is no size"))
         })?;
         let file = attribute(node, "fileRef").filter(|file| !file.is_empty()).map(str::to_owned);
@@ -274,9 +242,48 @@ fn format(disk: Node<'_, '_>) -> Option<SourceFormat> {
     known.into_iter().find_map(|(word, format)| named.contains(word).then_some(format))
 }
 
-/// `8` and `byte * 2^30` → 8 GiB. Names of units as older exporters write them are known too.
+/// What the product's properties are when nobody says otherwise, by their full names.
+fn properties<'d>(root: Node<'d, 'd>) -> BTreeMap<String, &'d str> {
+    let property = |node: Node<'d, 'd>| {
+        let product = node.parent_element().filter(|above| above.tag_name().name() == "ProductSection")?;
+        let parts = [attribute(product, "class"), attribute(node, "key"), attribute(product, "instance")];
+        let parts: Vec<&str> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
+        Some((parts.join("."), attribute(node, "value")?))
+    };
+    root.descendants().filter(|node| node.tag_name().name() == "Property").filter_map(property).collect()
+}
+
+/// What a value stands for: itself, or, as `${key}`, a property.
+fn resolved<'d>(text: &'d str, properties: &BTreeMap<String, &'d str>) -> Option<&'d str> {
+    match text.trim().strip_prefix("${").and_then(|rest| rest.strip_suffix('}')) {
+        Some(key) => properties.get(key).copied(),
+        None => Some(text),
+    }
+}
+
+/// `8` and `byte * 2^30` → 8 GiB. Names of units as older exporters write them are known too, and decimals that make whole bytes.
 fn amount(number: &str, unit: &str) -> Option<u64> {
-    let number: u64 = number.trim().parse().ok()?;
+    let number = number.trim();
+    let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
+    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(whole) || !is_number(decimals) {
+        return None;
+    }
+    let bytes = unit_bytes(unit)?;
+    let of_whole = whole.parse::<u64>().ok()?.checked_mul(bytes)?;
+    let decimals = decimals.trim_end_matches('0');
+    let (share, parts) = match decimals {
+        "" => (0, 1),
+        digits => (digits.parse::<u64>().ok()?, 10_u64.checked_pow(u32::try_from(digits.len()).ok()?)?),
+    };
+    let of_decimals = u128::from(share) * u128::from(bytes);
+    if !of_decimals.is_multiple_of(u128::from(parts)) {
+        return None;
+    }
+    of_whole.checked_add(u64::try_from(of_decimals / u128::from(parts)).ok()?)
+}
+
+fn unit_bytes(unit: &str) -> Option<u64> {
     let mut factors = unit.split('*').map(str::trim);
     let base: u64 = match factors.next()?.to_ascii_lowercase().as_str() {
         "" | "byte" | "bytes" => 1,
@@ -286,7 +293,7 @@ fn amount(number: &str, unit: &str) -> Option<u64> {
         "terabytes" | "tb" => 1 << 40,
         _ => return None,
     };
-    factors.try_fold(number.checked_mul(base)?, |product, factor| {
+    factors.try_fold(base, |product, factor| {
         let factor = match factor.split_once('^') {
             Some((base, power)) => {
                 base.trim().parse::<u64>().ok()?.checked_pow(power.trim().parse().ok()?)?

@@ -1,6 +1,7 @@
 //! What descriptors of each producer say, and which are refused.
 
 use super::*;
+use crate::model::machine::Firmware;
 
 const HEAD: &str = r#"<?xml version="1.0"?><Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1" xmlns:rasd="r" xmlns:vmw="v">"#;
 
@@ -49,10 +50,11 @@ fn two_disks() -> String {
 #[test]
 fn a_machine_is_told_with_its_disks_in_the_order_of_its_controllers() {
     let found = machines(two_disks().as_bytes()).unwrap().remove(0);
-    assert_eq!((found.name.as_str(), found.vcpus, found.memory_bytes), ("web 1", Some(4), Some(2 << 30)));
-    assert_eq!((found.firmware, found.secure_boot, found.tpm), (Some(Firmware::Uefi), true, false));
-    assert_eq!(found.os.as_deref(), Some("debian11_64Guest"));
-    assert_eq!(found.nvram.unwrap().name, "web.nvram");
+    let facts = found.facts;
+    assert_eq!((facts.name.as_str(), facts.vcpus, facts.memory_bytes), ("web 1", Some(4), Some(2 << 30)));
+    assert_eq!((facts.firmware, facts.secure_boot, facts.tpm), (Some(Firmware::Uefi), true, false));
+    assert_eq!(facts.guest_os.as_deref(), Some("debian11_64Guest"));
+    assert_eq!(facts.nvram.as_deref(), Some("web.nvram"));
     let file = |name: &str, bytes, gzip, chunk_bytes| {
         Some(FileRef { name: name.to_owned(), bytes, gzip, chunk_bytes })
     };
@@ -71,8 +73,8 @@ fn a_machine_is_told_with_its_disks_in_the_order_of_its_controllers() {
             scsi(file("data.vmdk.gz", None, true, Some(1000)), 512, 1, 0),
         ]
     );
-    assert_eq!(found.nics[0].mac.as_deref(), Some("00:50:56:aa:bb:01"));
-    assert_eq!(found.nics[0].network.as_deref(), Some("VM Network"));
+    assert_eq!(facts.nics[0].mac.as_deref(), Some("00:50:56:aa:bb:01"));
+    assert_eq!(facts.nics[0].network.as_deref(), Some("VM Network"));
 }
 
 #[test]
@@ -86,7 +88,7 @@ fn other_encodings_are_read() {
         .replace(r#"version="1.0""#, r#"version="1.0" encoding="ISO-8859-1""#)
         .replace("web 1<", "caf\u{1}<");
     let latin: Vec<u8> = latin.bytes().map(|byte| if byte == 1 { 0xe9 } else { byte }).collect();
-    assert_eq!(machines(&latin).unwrap()[0].name, "caf\u{e9}");
+    assert_eq!(machines(&latin).unwrap()[0].facts.name, "caf\u{e9}");
 }
 
 #[test]
@@ -117,13 +119,21 @@ fn documents_that_do_more_than_say_something_are_refused() {
 }
 
 #[test]
-fn amounts_are_whole_numbers_of_known_units() {
+fn amounts_are_whole_bytes_of_known_units() {
     assert_eq!(amount("8", "byte * 2^30"), Some(8 << 30));
     assert_eq!(amount("8", "GigaBytes"), Some(8 << 30));
     assert_eq!(amount("3", "byte * 1024 * 1024"), Some(3 << 20));
     assert_eq!(amount("5", "byte * 10^9"), Some(5_000_000_000));
+    assert_eq!(amount("8.5", "byte * 2^30"), Some(17 << 29));
+    assert_eq!(amount(" 16.000 ", "byte"), Some(16));
+    assert_eq!(amount("0.1", "byte * 10^9"), Some(100_000_000));
     for (number, unit) in [
         ("1.5", "byte"),
+        ("0.1", "GigaBytes"),
+        ("1.", "GigaBytes"),
+        ("1.-5", "GigaBytes"),
+        ("1.00000000000000000000000001", "GigaBytes"),
+        ("18446744073709551615.5", "GigaBytes"),
         ("-1", "byte"),
         ("${disk.size}", "byte"),
         ("1", "parsec"),

@@ -122,6 +122,8 @@ fn found_disk(
         format,
         capacity_bytes: None,
         checksum: None,
+        packing: None,
+        piece_checksums: Vec::new(),
         controller: disk.slot.controller,
         bus: disk.slot.bus,
         unit: disk.slot.unit,
