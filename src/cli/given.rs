@@ -120,7 +120,10 @@ pub(super) fn bare_disk(input: &Path) -> Result<Option<SourceFormat>> {
             format!("{} is {}, which is not converted", input.display(), detected.format.name()),
         )
         .source(input.display().to_string())
-        .advice("name a disk image or a manifest")),
+        .advice(match detected.format {
+            Format::Gzip => "name the disk in a manifest, with `compression: gzip`, or unpack it",
+            _ => "name a disk image or a manifest",
+        })),
     }
 }
 

@@ -468,7 +468,8 @@ fn agree(declared: SourceFormat, found: Format) -> Result<()> {
         (_, Some(real)) => error.advice(format!("declare it as `source_format: {}`", real.name())),
         (Format::Luks, None) => error.advice("an encrypted volume is copied as it is with `source_format: raw`"),
         (Format::Html | Format::Xml, None) => error.advice("the download gave a page instead of the disk: fetch it again"),
-        (Format::Gzip | Format::Xz | Format::Zstd | Format::Zip | Format::Tar, None) => error.advice("unpack it first"),
+        (Format::Gzip, None) => error.advice("say in the manifest that it is packed (`compression: gzip`), or unpack it"),
+        (Format::Xz | Format::Zstd | Format::Zip | Format::Tar, None) => error.advice("unpack it first"),
         (_, None) => error.advice("name the disk image itself"),
     })
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::appliances::{item, on_controller, pack, sums, system, vmdk, vmware};
+use crate::support::appliances::{cut_up, item, on_controller, pack, sums, system, vmdk, vmware};
 use crate::support::{Daemon, disks, wait_for};
 
 fn daemon(further: &str) -> Daemon {
@@ -96,6 +96,30 @@ fn an_appliance_that_was_changed_on_its_way_is_refused_or_fails_and_nothing_is_p
         let results = Daemon::files_below(&daemon.state().join("output"), |name| name.ends_with(".qcow2"));
         assert!(results.is_empty(), "{results:?}");
     }
+}
+
+#[test]
+fn an_ovf_whose_disks_lie_in_pieces_beside_it_is_refused_and_one_in_an_archive_is_not() {
+    let daemon = daemon("");
+    let dir = daemon.scratch();
+    vmdk(dir, "web-disk1.vmdk", 6);
+    let content = disks::sha256(&dir.join("web-disk1.vmdk.raw"));
+    let mut ovf = vmware("web", &[("web-disk1.vmdk", 8)]);
+    ovf.references = ovf.references.replace("/>", r#" ovf:chunkSize="500000"/>"#);
+    let mut files = vec!["web.ovf".to_owned()];
+    files.extend(cut_up(dir, "web-disk1.vmdk", 500_000));
+    fs::write(dir.join("web.ovf"), ovf.text()).unwrap();
+    let files: Vec<&str> = files.iter().map(String::as_str).collect();
+    bring_in(&daemon, &pack(dir, "ustar", "packed.ova", &files));
+    daemon.wait_settled("processed", "packed.ova");
+    assert_eq!(result(&daemon, "packed/web/web-disk1.qcow2"), content);
+
+    bring_in(&daemon, &dir.join("web.ovf"));
+    let failed = daemon.wait_settled("failed", "web.ovf");
+    let report = failed.with_file_name("web.ovf.error.json");
+    let error: Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
+    assert_eq!(error["kind"], "unsupported", "{error}");
+    assert!(error["error"].as_str().unwrap().contains("in pieces"), "{error}");
 }
 
 #[test]

@@ -122,9 +122,9 @@ impl DropKind {
 
 /// Each machine as the source of a manifest.
 fn described(lot: &Lot<'_>, kind: Appliance) -> Result<Made> {
-    let machines = source::machines(&kind.origin(lot.main))?;
-    // What is not named does not come along.
+    // What it cannot name does not come along.
     source::disks_named(&kind.origin(lot.main))?;
+    let machines = source::machines(&kind.origin(lot.main))?;
     let key = match kind {
         Appliance::Ova => "ova",
         Appliance::Ovf => "ovf",
