@@ -46,6 +46,20 @@ impl Site {
         site
     }
 
+    /// A raw disk of which some blocks pack well, some hardly and some not at all.
+    fn packed(to: OutputFormat, compress: Compression) -> Site {
+        let site = Site { compress, ..Site::new(SourceFormat::Raw, to) };
+        let disk = OpenOptions::new().write(true).open(&site.source.path).unwrap();
+        // Numbers as text, ever more of them in each MiB of noise.
+        let text: String = (0..80_000).map(|number| format!("{number:>8} of them\n")).collect();
+        for number in 0..DATA_MIB {
+            let count = (number as usize * 7919) % text.len();
+            disk.write_all_at(&text.as_bytes()[..count], number * MIB + number * 512).unwrap();
+        }
+        let source = open(&site.source.path, SourceFormat::Raw).unwrap();
+        Site { source, ..site }
+    }
+
     fn target(&self) -> Target {
         Target {
             path: self.path("result"),
@@ -146,7 +160,10 @@ fn a_copy_that_was_cut_goes_on_to_the_same_file_and_reads_little_again() {
     ];
     for (from, to, compress) in sources.into_iter().chain(targets) {
         let case = format!("{} to {} {compress:?}", from.name(), to.name());
-        let site = Site { compress, ..Site::new(from, to) };
+        let site = match compress {
+            Compression::None => Site::new(from, to),
+            _ => Site::packed(to, compress),
+        };
         goes_on(&site, &case);
     }
 }

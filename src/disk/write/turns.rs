@@ -66,7 +66,13 @@ mod tests {
         thread::scope(|scope| {
             for number in [3, 1, 0, 2] {
                 let turns = &turns;
-                scope.spawn(move || turns.take(number, |layout| Ok(layout.push(number))).unwrap());
+                scope.spawn(move || {
+                    let push = |layout: &mut Vec<u64>| {
+                        layout.push(number);
+                        Ok(())
+                    };
+                    turns.take(number, push).unwrap();
+                });
             }
         });
         assert_eq!(turns.with(|layout| layout.clone()), [0, 1, 2, 3]);
