@@ -97,6 +97,9 @@ fn a_vm_that_is_cancelled_or_fails_keeps_its_percentage_and_the_next_attempt_beg
     assert!(seen.is_sorted(), "progress fell: {seen:?}");
     assert!(percentage(&last) < 100.0);
 
+    // A source that was touched is copied from its beginning.
+    let touched = std::fs::File::options().write(true).open(&disk).unwrap();
+    touched.set_modified(std::time::SystemTime::now()).unwrap();
     daemon.client(&["pause"]);
     let queued = daemon.client(&["retry", "failed"])["jobs"][0].clone();
     assert_eq!((&queued["attempt"], percentage(&queued)), (&1.into(), percentage(&last)), "still the first");

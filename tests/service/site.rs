@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::support::{Daemon, disks, within};
 
-/// Copies of this take some seconds, because the result is packed by one slow thread.
+/// Copies of this take some seconds, because the result is packed.
 pub const SLOW: &str = "output: {format: qcow2, compress: zlib}\n";
 
 /// A noise disk of so many MiB beside the state directory.
