@@ -12,7 +12,8 @@ use crate::disk::control::Control;
 use crate::disk::engine::Engine;
 use crate::disk::facts::{FileIdentity, ImageFacts, LayerFile, SourceDisk};
 use crate::disk::format::{Format, detect_in};
-use crate::disk::inspect::{self, ExtentFile, Needs, Parent};
+use crate::disk::glance::estimate_virtual_size;
+use crate::disk::inspect::{self, ExtentFile, Parent};
 use crate::disk::node;
 use crate::disk::window::{Place, Window};
 use crate::model::error::{Error, Kind, Result};
@@ -99,21 +100,6 @@ pub fn open_source(
     })
 }
 
-/// What an image is, and which other files it names; also of one that is not whole yet.
-pub fn names_in(path: &Path) -> Result<(Format, Needs)> {
-    let unreadable = |error: std::io::Error| Error::io(Kind::Source, "read", path, &error);
-    let seen = || window(&path.into());
-    let window = seen()?;
-    let found = detect_in(&window).map_err(unreadable)?.format;
-    let control = Control::new();
-    let declared = found.source_format().unwrap_or(SourceFormat::Raw);
-    // One that is not whole yet has to do without its log.
-    let window = inspect::with_log(window, found, declared, &control).or_else(|_| seen())?;
-    let image = inspect::Image::new(&window, &control);
-    // What is cut off or damaged may name nothing yet; it is refused by those who want it whole.
-    Ok((found, inspect::needs(&image, found).unwrap_or_default()))
-}
-
 /// Whether an image is whole, with all that it is made of, as far as their structure tells; an error of kind `source` if it is
 /// not. `false`: nothing in it says where it ends. All its files lie in its directory. No child is started for this.
 pub fn is_known_whole(place: impl Into<Place>, declared: SourceFormat) -> Result<bool> {
@@ -170,19 +156,6 @@ fn walk<'a>(
     Ok((opener, layers))
 }
 
-/// What the guest sees of a disk, by its header alone: an estimate that costs a few short reads, and no child.
-pub fn estimate_virtual_size(place: impl Into<Place>, declared: SourceFormat) -> Result<u64> {
-    let place = place.into();
-    let real = real_path(&place.path)?;
-    let unreadable = |error: &std::io::Error| Error::io(Kind::Source, "read", &real, error);
-    let window = window(&place.at(&real))?;
-    let found = detect_in(&window).map_err(|error| unreadable(&error))?.format;
-    agree(declared, found)?;
-    let control = Control::new();
-    let window = inspect::with_log(window, found, declared, &control)?;
-    inspect::virtual_size(&inspect::Image::new(&window, &control), found, declared)
-}
-
 /// The whole chain as QEMU opens it: each image named with its driver, on the one below.
 fn stacked(layers: &[Declared]) -> Result<serde_json::Value> {
     let mut below = serde_json::Value::Null;
@@ -194,17 +167,6 @@ fn stacked(layers: &[Declared]) -> Result<serde_json::Value> {
         below = node;
     }
     Ok(below)
-}
-
-/// The file that an image stands on, if it is one of those that hold only what differs; no answer where it cannot be read.
-#[must_use]
-pub fn stands_on(path: &Path) -> Option<PathBuf> {
-    let window = window(&path.into()).ok()?;
-    let found = detect_in(&window).ok()?.format;
-    let (declared, control) = (found.source_format()?, Control::new());
-    let window = inspect::with_log(window, found, declared, &control).ok()?;
-    let layer = inspect::layer(&window, found, declared, &control).ok()?;
-    inspect::beside(path, &layer.parent?.name).canonicalize().ok()
 }
 
 /// One image of the chain: where it is, and how it is to be read.
@@ -409,7 +371,7 @@ impl OpenPolicy<'_> {
 }
 
 /// A window on an image that was looked through, if it is packed.
-fn window(place: &Place) -> Result<Window> {
+pub(super) fn window(place: &Place) -> Result<Window> {
     let mut failed = None;
     let window = place.window(&mut |path| opened(path, &mut failed));
     window.map_err(|error| failed.unwrap_or_else(|| Error::io(Kind::Source, "read", &place.path, &error)))
@@ -425,7 +387,7 @@ fn opened(path: &Path, failed: &mut Option<Error>) -> std::io::Result<File> {
     open_nofollow(path).inspect_err(|error| *failed = Some(cannot_open(path, error)))
 }
 
-fn real_path(path: &Path) -> Result<PathBuf> {
+pub(super) fn real_path(path: &Path) -> Result<PathBuf> {
     path.canonicalize().map_err(|error| cannot_open(path, &error))
 }
 
@@ -446,7 +408,7 @@ fn cannot_open(path: &Path, error: &std::io::Error) -> Error {
 }
 
 /// A declared `raw` is read as raw whatever it holds; anything else has to be what it is said to be.
-fn agree(declared: SourceFormat, found: Format) -> Result<()> {
+pub(super) fn agree(declared: SourceFormat, found: Format) -> Result<()> {
     if found == Format::Empty {
         return Err(Error::new(Kind::Source, "the file is empty").advice("copy the disk again"));
     }

@@ -13,6 +13,7 @@ pub mod hooks;
 mod in_place;
 pub mod keys;
 pub mod launch;
+mod leavings;
 mod library;
 mod meter;
 pub mod publish;

@@ -8,13 +8,15 @@
 
 use std::io;
 
-use super::checkpoint::{Checkpoint, Digests, Intent, Rename, journal_name, lock_name, vm_of_journal};
+use super::checkpoint::{Checkpoint, Digests, Intent, Rename, lock_name, vm_of_journal};
 use crate::model::error::{Disposition, Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::plan::{OnExists, Plan};
 use crate::model::protocol::Published;
 use crate::sys::dir::Dir;
 use crate::sys::failpoint;
+
+pub use super::leavings::{abandon, forget, rewind};
 
 /// Directories that are made for results: libvirt's QEMU has to get through.
 pub const DIRECTORY_MODE: u32 = 0o751;
@@ -444,77 +446,6 @@ fn exists(dir: &Dir, name: &str) -> Error {
         .advice("choose another directory, remove it, or say `output.on_exists: suffix` or `replace`")
 }
 
-fn failed<'a>(what: &'a str, dir: &'a Dir, name: &'a str) -> impl Fn(io::Error) -> Error + 'a {
+pub(super) fn failed<'a>(what: &'a str, dir: &'a Dir, name: &'a str) -> impl Fn(io::Error) -> Error + 'a {
     move |error| Error::io(Kind::Output, what, &dir.path().join(name), &error)
-}
-
-/// The outcome is recorded elsewhere: the journal that proved it may go. Harmless if there is none.
-pub fn forget(plan: &Plan) -> Result<()> {
-    let Some(dir) = open_if_there(plan)? else { return Ok(()) };
-    let Some(checkpoint) = Checkpoint::read(&dir, &plan.vm_id)? else { return Ok(()) };
-    match &checkpoint.intent {
-        Some(intent) if progress(&dir, intent)? == Progress::Complete => {
-            dir.remove(&journal_name(&plan.vm_id)).map_err(failed("remove", &dir, "the journal"))?;
-            dir.sync().map_err(failed("make durable", &dir, "."))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Removes all that an unfinished VM left in its output directory: partial results, journal, lock.
-///
-/// Refused while a worker is at it; harmless if there is nothing. Published results stay.
-pub fn abandon(plan: &Plan) -> Result<()> {
-    let Some(dir) = open_if_there(plan)? else { return Ok(()) };
-    let lock = lock_name(&plan.vm_id);
-    if dir.is_locked(&lock).map_err(failed("look at the lock", &dir, &lock))? {
-        return Err(at_work(&dir, plan));
-    }
-    if let Some(checkpoint) = Checkpoint::read(&dir, &plan.vm_id)? {
-        discard(&dir, &checkpoint)?;
-    }
-    for name in partial_names(plan) {
-        dir.remove(&name).map_err(failed("remove", &dir, &name))?;
-    }
-    for name in [journal_name(&plan.vm_id), lock] {
-        dir.remove(&name).map_err(failed("remove", &dir, &name))?;
-    }
-    dir.sync().map_err(failed("make durable", &dir, "."))
-}
-
-/// Throws away what `stage` and those behind it made, so that a next worker begins again there.
-pub fn rewind(plan: &Plan, stage: Stage) -> Result<()> {
-    match stage {
-        Stage::Validate => {}
-        // Nothing that these make is gone on from.
-        Stage::BootTest | Stage::Libvirt => return Ok(()),
-        // The bytes are made by these together: repairs that are in a result cannot be taken out again.
-        Stage::Load | Stage::Extraction | Stage::Inspect | Stage::Fix | Stage::Convert => {
-            return abandon(plan);
-        }
-    }
-    let Some(dir) = open_if_there(plan)? else { return Ok(()) };
-    if dir.is_locked(&lock_name(&plan.vm_id)).map_err(failed("look at the lock", &dir, "."))? {
-        return Err(at_work(&dir, plan));
-    }
-    let Some(mut checkpoint) = Checkpoint::read(&dir, &plan.vm_id)? else { return Ok(()) };
-    for disk in checkpoint.disks.values_mut() {
-        disk.validated = false;
-        disk.sha256 = None;
-    }
-    checkpoint.write(&dir, &plan.vm_id)
-}
-
-fn open_if_there(plan: &Plan) -> Result<Option<Dir>> {
-    match Dir::open(&plan.output.directory) {
-        Ok(dir) => Ok(Some(dir)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io(Kind::Output, "open", &plan.output.directory, &error)),
-    }
-}
-
-fn at_work(dir: &Dir, plan: &Plan) -> Error {
-    Error::new(Kind::Output, format!("a worker is at `{}` in {}", plan.vm_id, dir.path().display()))
-        .output(dir.path())
-        .advice("wait until it has ended, or end it")
 }

@@ -84,14 +84,17 @@ fn everything_that_qemu_does_with_a_source_it_does_through_the_socket_too() {
         preallocation: Preallocation::Off,
         journal: None,
     };
-    // A format that QEMU writes, and its comparison with the source.
-    let vdi = target("result.vdi", OutputFormat::Vdi);
+    // A layout that QEMU writes, and its comparison with the source.
+    let laid_out = Target {
+        preallocation: Preallocation::Metadata,
+        ..target("result.qcow2", OutputFormat::Qcow2)
+    };
     let original = open(&hidden, SourceFormat::Vmdk).unwrap();
-    let measure = engine.measure(&original, &vdi, &control).unwrap();
-    let copied = engine.copy(served.disk(), &vdi, &measure, &control, &mut |_| ()).unwrap();
+    let measure = engine.measure(&original, &laid_out, &control).unwrap();
+    let copied = engine.copy(served.disk(), &laid_out, &measure, &control, &mut |_| ()).unwrap();
     assert!(copied.engine.starts_with("qemu-img "), "{}", copied.engine);
-    engine.compare(served.disk(), &vdi.path, vdi.format, &control, &mut |_| ()).unwrap();
-    engine.compare(&original, &vdi.path, vdi.format, &control, &mut |_| ()).unwrap();
+    engine.compare(served.disk(), &laid_out.path, laid_out.format, &control, &mut |_| ()).unwrap();
+    engine.compare(&original, &laid_out.path, laid_out.format, &control, &mut |_| ()).unwrap();
     // An overlay, opened by nothing but what its header says.
     let overlay = dir.path().join("overlay.qcow2");
     engine.make_overlay(served.disk(), &overlay, 48 * MIB, &control).unwrap();

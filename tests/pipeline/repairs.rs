@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use hyper2kvm::model::job::Stage;
+use hyper2kvm::model::plan::Packing;
 use hyper2kvm::model::report::Report;
 
 use crate::site::Site;
@@ -51,6 +52,19 @@ fn assert_repaired(site: &Site, report: &Report, before: &str) {
 #[test]
 fn a_repair_is_in_the_result_and_not_in_the_source() {
     let site = site();
+    let before = disks::sha256(site.source(0));
+    let report = site.succeed().content.unwrap();
+    assert_repaired(&site, &report, &before);
+}
+
+#[test]
+fn a_guest_in_a_disk_that_qemu_cannot_read_is_repaired_likewise() {
+    let mut site = site();
+    let disk = &mut site.order.plan.disks[0];
+    disk.bytes = Some(std::fs::metadata(&disk.source).unwrap().len());
+    assert!(Command::new("gzip").arg("-1").arg(&disk.source).status().unwrap().success());
+    disk.source = disk.source.with_extension("raw.gz");
+    disk.packing = Some(Packing::Gzip);
     let before = disks::sha256(site.source(0));
     let report = site.succeed().content.unwrap();
     assert_repaired(&site, &report, &before);

@@ -24,6 +24,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_64;
 
+use super::frames::{Frames, MOST_BYTES, frame};
 use super::places;
 use crate::disk::copy::Target;
 use crate::disk::facts::FileIdentity;
@@ -34,9 +35,6 @@ use crate::sys::fs::open_to_go_on;
 /// The version of the format. An unknown one is not gone on from.
 const VERSION: u32 = 2;
 const BLOCK: u64 = BLOCK_BYTES as u64;
-const HEAD_BYTES: usize = 12;
-/// A frame tells of some dozen MiB: no sound one is larger, however small its pieces are.
-const MOST_FRAME_BYTES: usize = 4 << 20;
 /// Of a record, before the places.
 const RECORD_BYTES: usize = 22;
 /// What a frame tells, by its first byte.
@@ -138,14 +136,14 @@ impl Journal {
         seen: &mut dyn FnMut(Record) -> io::Result<()>,
     ) -> io::Result<Option<Journal>> {
         let file = open_to_go_on(path)?;
-        let mut frames = Frames { from: BufReader::new(&file), end: 0 };
-        if !frames.is_about(subject)? {
+        let mut frames = Frames::of(BufReader::new(&file));
+        if !is_about(&mut frames, subject)? {
             return Ok(None);
         }
         // The hash says that this is what was written: if it makes no sense, it was written by something else.
         let Some(counts) = counting(&mut frames, boot)? else { return Ok(None) };
         (&file).seek(SeekFrom::Start(0))?;
-        let mut frames = Frames { from: BufReader::new(&file), end: 0 };
+        let mut frames = Frames::of(BufReader::new(&file));
         let mut is_first = true;
         while frames.end < counts.until {
             let Some(payload) = frames.next()? else { break };
@@ -189,7 +187,7 @@ impl Journal {
         let mut payload = vec![PIECES];
         for record in records {
             let places = places::encode(&record.placed, record.at / BLOCK);
-            if payload.len() + RECORD_BYTES + places.len() > MOST_FRAME_BYTES {
+            if payload.len() + RECORD_BYTES + places.len() > MOST_BYTES {
                 self.append(&payload)?;
                 payload.truncate(1);
             }
@@ -207,11 +205,7 @@ impl Journal {
     }
 
     fn append(&mut self, payload: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
-        let mut frame = Vec::with_capacity(HEAD_BYTES + payload.len());
-        frame.extend(length.to_le_bytes());
-        frame.extend(XxHash3_64::oneshot_with_seed(self.end, payload).to_le_bytes());
-        frame.extend(payload);
+        let frame = frame(payload, self.end)?;
         self.file.write_all_at(&frame, self.end)?;
         self.end += frame.len() as u64;
         Ok(())
@@ -220,6 +214,16 @@ impl Journal {
 
 fn run(boot: Option<&str>) -> Vec<u8> {
     [&[RUN], boot.unwrap_or_default().as_bytes()].concat()
+}
+
+/// Whether the first frame says that it is about this; however it was made, where that is not said.
+fn is_about<R: Read>(frames: &mut Frames<R>, subject: &Subject) -> io::Result<bool> {
+    let found = frames.next()?.and_then(|payload| serde_json::from_slice::<Subject>(&payload).ok());
+    let made = |found: Subject| match subject.made {
+        Some(_) => found,
+        None => Subject { made: None, ..found },
+    };
+    Ok(found.map(made).as_ref() == Some(subject))
 }
 
 /// Which frames count.
@@ -263,8 +267,8 @@ pub(super) struct Records {
 impl Records {
     /// Of a copy of this; `None` if the file tells of something else. As with a copy that goes on, only a file of our own is believed.
     pub(super) fn open(path: &Path, subject: &Subject) -> io::Result<Option<Records>> {
-        let mut frames = Frames { from: BufReader::new(open_to_go_on(path)?), end: 0 };
-        if !frames.is_about(subject)? {
+        let mut frames = Frames::of(BufReader::new(open_to_go_on(path)?));
+        if !is_about(&mut frames, subject)? {
             return Ok(None);
         }
         let behind = frames.end;
@@ -290,48 +294,6 @@ impl Records {
             }
         }
         Ok(self.ahead.pop_front())
-    }
-}
-
-/// Frame after frame, until one is not whole.
-#[derive(Debug)]
-struct Frames<R> {
-    from: R,
-    /// Where the last sound one ends.
-    end: u64,
-}
-
-impl<R: Read> Frames<R> {
-    /// Whether the first frame says that it is about this; however it was made, where that is not said.
-    fn is_about(&mut self, subject: &Subject) -> io::Result<bool> {
-        let found = self.next()?.and_then(|payload| serde_json::from_slice::<Subject>(&payload).ok());
-        let made = |found: Subject| match subject.made {
-            Some(_) => found,
-            None => Subject { made: None, ..found },
-        };
-        Ok(found.map(made).as_ref() == Some(subject))
-    }
-
-    fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
-        let Some(head) = self.take(HEAD_BYTES)? else { return Ok(None) };
-        let (length, hash) = head.split_at(4);
-        let length = length.try_into().map(u32::from_le_bytes).map_err(io::Error::other)? as usize;
-        let hash = hash.try_into().map(u64::from_le_bytes).map_err(io::Error::other)?;
-        if length > MOST_FRAME_BYTES {
-            return Ok(None);
-        }
-        let Some(payload) = self.take(length)? else { return Ok(None) };
-        if XxHash3_64::oneshot_with_seed(self.end, &payload) != hash {
-            return Ok(None);
-        }
-        self.end += (HEAD_BYTES + length) as u64;
-        Ok(Some(payload))
-    }
-
-    fn take(&mut self, count: usize) -> io::Result<Option<Vec<u8>>> {
-        let mut bytes = Vec::new();
-        (&mut self.from).take(count as u64).read_to_end(&mut bytes)?;
-        Ok((bytes.len() == count).then_some(bytes))
     }
 }
 
@@ -368,6 +330,7 @@ pub(super) fn is_there(record: &Record, writer: &dyn Writer) -> io::Result<bool>
 
 #[cfg(test)]
 mod tests {
+    use super::super::frames::HEAD_BYTES;
     use super::*;
 
     fn subject(dir: &Path) -> Subject {

@@ -12,6 +12,7 @@
 //! [`super::write`]), and what a finished file still needs.
 
 mod begin;
+mod frames;
 mod journal;
 mod ledger;
 mod pieces;

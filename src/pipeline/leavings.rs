@@ -1,0 +1,83 @@
+//! What a VM left in its output directory, and what becomes of it once its worker has ended: the journal goes, all goes, or some of it counts no more.
+//!
+//! What is not here: what a worker itself cleans up when its work ends early.
+
+use std::io;
+
+use super::checkpoint::{Checkpoint, journal_name, lock_name};
+use super::publish::{Progress, discard, failed, partial_names, progress};
+use crate::model::error::{Error, Kind, Result};
+use crate::model::job::Stage;
+use crate::model::plan::Plan;
+use crate::sys::dir::Dir;
+
+/// The outcome is recorded elsewhere: the journal that proved it may go. Harmless if there is none.
+pub fn forget(plan: &Plan) -> Result<()> {
+    let Some(dir) = open_if_there(plan)? else { return Ok(()) };
+    let Some(checkpoint) = Checkpoint::read(&dir, &plan.vm_id)? else { return Ok(()) };
+    match &checkpoint.intent {
+        Some(intent) if progress(&dir, intent)? == Progress::Complete => {
+            dir.remove(&journal_name(&plan.vm_id)).map_err(failed("remove", &dir, "the journal"))?;
+            dir.sync().map_err(failed("make durable", &dir, "."))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes all that an unfinished VM left in its output directory: partial results, journal, lock.
+///
+/// Refused while a worker is at it; harmless if there is nothing. Published results stay.
+pub fn abandon(plan: &Plan) -> Result<()> {
+    let Some(dir) = open_if_there(plan)? else { return Ok(()) };
+    let lock = lock_name(&plan.vm_id);
+    if dir.is_locked(&lock).map_err(failed("look at the lock", &dir, &lock))? {
+        return Err(at_work(&dir, plan));
+    }
+    if let Some(checkpoint) = Checkpoint::read(&dir, &plan.vm_id)? {
+        discard(&dir, &checkpoint)?;
+    }
+    for name in partial_names(plan) {
+        dir.remove(&name).map_err(failed("remove", &dir, &name))?;
+    }
+    for name in [journal_name(&plan.vm_id), lock] {
+        dir.remove(&name).map_err(failed("remove", &dir, &name))?;
+    }
+    dir.sync().map_err(failed("make durable", &dir, "."))
+}
+
+/// Throws away what `stage` and those behind it made, so that a next worker begins again there.
+pub fn rewind(plan: &Plan, stage: Stage) -> Result<()> {
+    match stage {
+        Stage::Validate => {}
+        // Nothing that these make is gone on from.
+        Stage::BootTest | Stage::Libvirt => return Ok(()),
+        // The bytes are made by these together: repairs that are in a result cannot be taken out again.
+        Stage::Load | Stage::Extraction | Stage::Inspect | Stage::Fix | Stage::Convert => {
+            return abandon(plan);
+        }
+    }
+    let Some(dir) = open_if_there(plan)? else { return Ok(()) };
+    if dir.is_locked(&lock_name(&plan.vm_id)).map_err(failed("look at the lock", &dir, "."))? {
+        return Err(at_work(&dir, plan));
+    }
+    let Some(mut checkpoint) = Checkpoint::read(&dir, &plan.vm_id)? else { return Ok(()) };
+    for disk in checkpoint.disks.values_mut() {
+        disk.validated = false;
+        disk.sha256 = None;
+    }
+    checkpoint.write(&dir, &plan.vm_id)
+}
+
+fn open_if_there(plan: &Plan) -> Result<Option<Dir>> {
+    match Dir::open(&plan.output.directory) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(Kind::Output, "open", &plan.output.directory, &error)),
+    }
+}
+
+fn at_work(dir: &Dir, plan: &Plan) -> Error {
+    Error::new(Kind::Output, format!("a worker is at `{}` in {}", plan.vm_id, dir.path().display()))
+        .output(dir.path())
+        .advice("wait until it has ended, or end it")
+}
