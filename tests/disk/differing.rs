@@ -443,7 +443,8 @@ fn a_disk_that_only_we_read_is_not_given_to_qemu() {
     let source = open(&path, SourceFormat::Vhdx).unwrap();
     let result = dir.path().join("result.qcow2");
     // A layout that only QEMU writes.
-    let target = Target { preallocation: Preallocation::Metadata, ..target(result.clone(), OutputFormat::Qcow2) };
+    let target =
+        Target { preallocation: Preallocation::Metadata, ..target(result.clone(), OutputFormat::Qcow2) };
     let (engine, control) = (engine(), Control::new());
     let measure = engine.measure(&source, &target, &control).unwrap();
     let error = engine.copy(&source, &target, &measure, &control, &mut |_| ()).unwrap_err();

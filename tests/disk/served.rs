@@ -85,10 +85,8 @@ fn everything_that_qemu_does_with_a_source_it_does_through_the_socket_too() {
         journal: None,
     };
     // A layout that QEMU writes, and its comparison with the source.
-    let laid_out = Target {
-        preallocation: Preallocation::Metadata,
-        ..target("result.qcow2", OutputFormat::Qcow2)
-    };
+    let laid_out =
+        Target { preallocation: Preallocation::Metadata, ..target("result.qcow2", OutputFormat::Qcow2) };
     let original = open(&hidden, SourceFormat::Vmdk).unwrap();
     let measure = engine.measure(&original, &laid_out, &control).unwrap();
     let copied = engine.copy(served.disk(), &laid_out, &measure, &control, &mut |_| ()).unwrap();
