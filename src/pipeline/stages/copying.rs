@@ -44,8 +44,9 @@ pub(super) fn copy_all(job: &mut Job<'_>, stage: Stage) -> Result<Value> {
         let (finished, outcome) = copy_one(job, stage, number, disk)?;
         let seconds = (outcome.seconds * 1000.0).round() / 1000.0;
         let mut copied = json!({ "id": disk.id, "bytes": finished.bytes_copied, "seconds": seconds });
-        if outcome.kept_bytes > 0 {
-            copied["kept_bytes"] = json!(outcome.kept_bytes);
+        match outcome.kept_bytes {
+            0 => _ = job.copied.insert(disk.id.clone()),
+            kept => copied["kept_bytes"] = json!(kept),
         }
         told.push(copied);
         job.checkpoint.disks.insert(disk.id.clone(), finished);

@@ -13,6 +13,7 @@
 
 mod process;
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 pub use process::process_main;
@@ -105,6 +106,7 @@ fn work(
         checkpoint: begun,
         sources: Vec::new(),
         guest: None,
+        copied: BTreeSet::new(),
         results: StageResults::new(),
     };
     match job.all_stages().and_then(|()| job.publish()) {
@@ -233,6 +235,8 @@ pub(super) struct Job<'a> {
     pub(super) sources: Vec<Opened>,
     /// While it goes on.
     pub(super) guest: Option<GuestWork>,
+    /// Disks that this very run has copied from their beginning to their end.
+    pub(super) copied: BTreeSet<String>,
     results: StageResults,
 }
 
