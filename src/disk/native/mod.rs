@@ -38,11 +38,9 @@ use crate::disk::read::{Reader, Room};
 use crate::disk::write::Writer;
 use crate::model::error::{Error, Kind, Result};
 
-/// With fewer threads than this nobody works while the disks are waited for …
-const LEAST_THREADS: usize = 4;
-/// … and with more all only wait for them.
-const MOST_THREADS: usize = 8;
-/// The same where results are packed.
+/// With fewer nobody works while the disks are waited for, with more all only wait for them.
+const THREADS: usize = 8;
+/// There may be more where results are packed.
 const MOST_PACKING_THREADS: usize = 32;
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(100);
@@ -145,20 +143,10 @@ pub(crate) fn copy(
     Ok(Copied { kept_bytes, restarted })
 }
 
-/// More than processors where disks are waited for; and where packed pieces wait for their turn, others go on packing.
+/// Where packed pieces wait for their turn, others go on packing.
 fn threads_for(writer: &dyn Writer) -> usize {
-    match writer.packs() {
-        true => (2 * processors()).clamp(LEAST_THREADS, MOST_PACKING_THREADS),
-        false => thread_count(),
-    }
-}
-
-fn thread_count() -> usize {
-    processors().clamp(LEAST_THREADS, MOST_THREADS)
-}
-
-fn processors() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    if writer.packs() { (2 * processors).clamp(THREADS, MOST_PACKING_THREADS) } else { THREADS }
 }
 
 /// What the threads of one copy share.

@@ -16,7 +16,7 @@ use std::thread;
 
 use super::journal::{Record, Records, Subject, hash};
 use super::pieces::PIECE_BYTES;
-use super::{Stall, TELL_EVERY, thread_count};
+use super::{Stall, TELL_EVERY, THREADS};
 use crate::disk::control::Control;
 use crate::disk::engine::Engine;
 use crate::disk::facts::SourceDisk;
@@ -163,7 +163,7 @@ fn first_difference(
     on_progress: &mut dyn FnMut(u64),
 ) -> Result<Option<u64>> {
     let (alive, ended) = mpsc::channel::<()>();
-    let threads = (0..thread_count()).map(|_| {
+    let threads = (0..THREADS).map(|_| {
         let (held, alive) = (Arc::clone(held), alive.clone());
         thread::spawn(move || {
             let _alive = alive;
