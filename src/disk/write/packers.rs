@@ -3,7 +3,7 @@
 //! What is not here: where packed blocks lie.
 
 use std::fmt;
-use std::io::{self, Read as _};
+use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use flate2::{Compress, Decompress, FlushCompress, FlushDecompress, Status};
@@ -38,6 +38,7 @@ pub(super) struct Packers {
     method: Method,
     level: u8,
     idle: Mutex<Vec<Packer>>,
+    idle_unpackers: Mutex<Vec<zstd::bulk::Decompressor<'static>>>,
 }
 
 impl fmt::Debug for Packers {
@@ -62,7 +63,12 @@ enum Engine {
 impl Packers {
     pub(super) fn new(method: Method, level: Option<u8>) -> Packers {
         let usual = if method == Method::Zstd { ZSTD_LEVEL } else { ZLIB_LEVEL };
-        Packers { method, level: level.unwrap_or(usual), idle: Mutex::default() }
+        Packers {
+            method,
+            level: level.unwrap_or(usual),
+            idle: Mutex::default(),
+            idle_unpackers: Mutex::default(),
+        }
     }
 
     pub(super) fn method(&self) -> Method {
@@ -95,12 +101,17 @@ impl Packers {
         Ok(Packer { engine, packed: Vec::new(), whole: Vec::new() })
     }
 
-    /// Unpacks a block; what is behind it is left alone.
+    /// Unpacks a block of our own; what is behind it is left alone.
     pub(super) fn unpack(&self, packed: &[u8], into: &mut [u8]) -> io::Result<()> {
         let broken = || io::Error::new(io::ErrorKind::InvalidData, "what was packed cannot be unpacked");
         if self.method == Method::Zstd {
-            let mut frame = ruzstd::decoding::StreamingDecoder::new(packed).map_err(|_| broken())?;
-            return frame.read_exact(into);
+            let length = zstd::zstd_safe::find_frame_compressed_size(packed).map_err(|_| broken())?;
+            let frame = packed.get(..length).ok_or_else(broken)?;
+            let idle = self.idle_unpackers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let mut unpacker = idle.map_or_else(zstd::bulk::Decompressor::new, Ok)?;
+            let count = unpacker.decompress_to_buffer(frame, into)?;
+            self.idle_unpackers.lock().unwrap_or_else(PoisonError::into_inner).push(unpacker);
+            return if count == into.len() { Ok(()) } else { Err(broken()) };
         }
         let mut inflate = Decompress::new(self.method == Method::Zlib);
         match inflate.decompress(packed, into, FlushDecompress::Finish) {
