@@ -57,8 +57,17 @@ impl Installed {
         self.machine.sh(&format!("cp /srv/host/fragment /etc/hyper2kvm/conf.d/{name}.yaml"));
     }
 
-    /// Drops, as an ordinary user, a manifest for a raw disk of `mib` MiB full of noise. Compressing that keeps a core busy for
-    /// about a second for every 25 MiB.
+    /// From now on so much is read of all sources in a second, so that a copy lasts as long as a test needs it; none: as much as there is.
+    #[track_caller]
+    pub fn limit_reading(&self, rate: Option<&str>) {
+        match rate {
+            Some(rate) => self.configure("30-rate", &format!("limits: {{bandwidth: [{{rate: {rate}}}]}}\n")),
+            None => _ = self.machine.sh("rm /etc/hyper2kvm/conf.d/30-rate.yaml"),
+        }
+        self.machine.sh("systemctl reload hyper2kvm");
+    }
+
+    /// Drops, as an ordinary user, a manifest for a raw disk of `mib` MiB full of noise.
     #[track_caller]
     pub fn drop_disk(&self, name: &str, mib: u64, compress: &str) {
         let disk = self.machine.shared().join(format!("{name}.raw"));

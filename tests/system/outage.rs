@@ -14,13 +14,16 @@ use crate::support::{Daemon, disks, wait_for, within};
 fn daemon(further: &str) -> Daemon {
     cable("eth0");
     let mut daemon = Daemon::prepare();
-    let settings = format!("network_monitor: {{required_interfaces: [eth0]{further}}}\n");
+    // A copy lasts as long as these tests need it.
+    let settings = format!(
+        "network_monitor: {{required_interfaces: [eth0]{further}}}\nlimits: {{bandwidth: [{{rate: 20MiB/s}}]}}\n"
+    );
     daemon.configure(&settings);
     daemon.start();
     daemon
 }
 
-/// Drops a manifest for a disk of noise whose compression takes about a second for every 25 MiB.
+/// Drops a manifest for a disk of noise.
 fn drop_disk(daemon: &Daemon, name: &str, mib: u64) -> PathBuf {
     let disk = disks::disk(daemon.scratch(), name, "raw", mib, mib, mib);
     let further = "profile: none\npipeline: {convert: {enabled: true}}\noutput: {compress: zlib}\n";

@@ -61,10 +61,10 @@ fn an_upgrade_waits_for_running_jobs_and_restarts_by_itself_when_none_is_left() 
     let machine = &installed.machine;
     let (newer, newest) = (package("0.1.1"), package("0.1.2"));
     let old = installed.property("MainPID");
-    installed.drop_disk("long", 200, "zlib");
-    installed.wait_copying("long");
     // However long the upgrade takes on this machine: the copy is not over before.
-    machine.sh("pkill -STOP -x qemu-img");
+    installed.limit_reading(Some("1MiB/s"));
+    installed.drop_disk("long", 200, "false");
+    installed.wait_copying("long");
 
     let told = installed.install(&newer);
     assert!(told.contains("jobs are running, so the old version goes on"), "{told}");
@@ -74,7 +74,7 @@ fn an_upgrade_waits_for_running_jobs_and_restarts_by_itself_when_none_is_left() 
     // The old service can still start workers, though its program file is gone.
     installed.drop_disk("short", 4, "false");
     installed.wait_settled("processed", "short");
-    machine.sh("pkill -CONT -x qemu-img");
+    installed.limit_reading(None);
     installed.wait_settled("processed", "long");
     assert_eq!(installed.vm("long")["attempt"], 1, "the job was started again: {}", installed.vm("long"));
     installed.assert_result("long");

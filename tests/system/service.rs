@@ -9,6 +9,7 @@ fn a_dropped_manifest_becomes_a_result_and_systemd_is_told_of_it() {
     let installed = Installed::new();
     let machine = &installed.machine;
     assert_ne!(installed.property("StatusText"), "", "no status line");
+    installed.limit_reading(Some("20MiB/s"));
     installed.drop_disk("web01", 100, "zlib");
     installed.wait_copying("web01");
     machine.wait_sh("systemctl status hyper2kvm --no-pager | grep -E 'Status: \"1 run'");
@@ -39,6 +40,7 @@ fn a_service_that_hangs_is_killed_by_the_watchdog_and_its_job_goes_on() {
     let installed = Installed::new();
     let machine = &installed.machine;
     let old = installed.property("MainPID");
+    installed.limit_reading(Some("20MiB/s"));
     installed.drop_disk("web02", 100, "zlib");
     installed.wait_copying("web02");
     // The worker too, so that it cannot end in the meantime.
@@ -60,6 +62,7 @@ fn a_service_that_hangs_is_killed_by_the_watchdog_and_its_job_goes_on() {
 fn stopping_in_the_middle_of_a_copy_is_quick_and_the_job_goes_on_later() {
     let installed = Installed::new();
     let machine = &installed.machine;
+    installed.limit_reading(Some("20MiB/s"));
     installed.drop_disk("web03", 200, "zlib");
     installed.wait_copying("web03");
     let asked = Instant::now();
