@@ -293,6 +293,8 @@ fn shared_s(scratch: &Path) -> f64 {
     assert!(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&at).status().unwrap().success());
     let source = at.join("flat.raw");
     fs::copy(scratch.join("flat.raw"), &source).unwrap();
+    // Who shares blocks has them written first.
+    File::open(&source).unwrap().sync_all().unwrap();
     let (took, _) = ours(&source, &Case { to: "raw", ..RAW }, &at, true);
     assert!(Command::new("umount").arg(&at).status().unwrap().success());
     fs::remove_file(&image).unwrap();
