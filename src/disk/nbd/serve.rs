@@ -65,7 +65,7 @@ impl SourceDisk {
         let socket = scratch.file(SOCKET);
         let Some(name) = socket.to_str().filter(|name| name.len() <= MOST_PATH_BYTES) else {
             return Err(Error::new(Kind::Output, format!("{} is too long for a socket", socket.display()))
-                .advice("name a shorter directory: `work_dir` of the configuration, TMPDIR without a service")
+                .advice("choose a shorter directory: for the results (`convert -o`), `work_dir` of the configuration, or TMPDIR")
                 .output(temp));
         };
         let listener =

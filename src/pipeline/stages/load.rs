@@ -39,7 +39,11 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     for (number, disk) in job.plan.disks.iter().enumerate() {
         job.control.checkpoint()?;
         job.meter.detail(Stage::Load, position(number, job));
-        let (source, served) = open(job, &engine, disk)?.for_qemu(job.control)?;
+        let source = open(job, &engine, disk)?;
+        let (source, served) = match needs_qemu(job, disk) {
+            true => source.for_qemu(job.control)?,
+            false => (source, None),
+        };
         let grown = growth::seen(job, &engine, disk, &source)?;
         let content = grown.as_ref().unwrap_or(&source);
         described.push(describe(disk, &source, grown.as_ref()));
@@ -57,6 +61,12 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     job.meter.tell(WorkerEvent::Room { bytes: room });
     check_room(job, room)?;
     Ok(json!({ "disks": described }))
+}
+
+/// Whether QEMU opens the source itself: for its guest, for an overlay that makes it larger, or to lay out a result beforehand.
+fn needs_qemu(job: &Job<'_>, disk: &PlannedDisk) -> bool {
+    let is_laid_out = job.plan.output.preallocation != Preallocation::Off;
+    job.plan.opens_guest() || disk.resize.is_some() || is_laid_out
 }
 
 /// What is missing on this machine is told before hours are spent.
