@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::site::{SLOW, drop_disk, only_vm, source, wait_copying, wait_vm};
+use super::site::{HELD, drop_disk, held_daemon, only_vm, source, wait_copying, wait_vm};
 use super::support::{Daemon, within};
 
 /// No file system has so much, so whatever starts waits for room.
@@ -35,9 +35,9 @@ fn seen_until(daemon: &Daemon, batch: &str, is_last: impl Fn(&Value) -> bool) ->
 
 #[test]
 fn a_killed_daemon_shows_the_attempt_and_no_less_progress_before_its_worker_runs_again() {
-    let mut daemon = Daemon::start_new();
+    let mut daemon = held_daemon();
     let disk = source(&daemon, "disk", "raw", 256);
-    drop_disk(&daemon, "vm", &disk, "raw", SLOW);
+    drop_disk(&daemon, "vm", &disk, "raw", "");
     wait_well_under_way(&daemon, "vm");
     daemon.kill9();
     let shown = percentage(&only_vm(&daemon.progress("vm").unwrap()));
@@ -61,9 +61,9 @@ fn a_killed_daemon_shows_the_attempt_and_no_less_progress_before_its_worker_runs
 
 #[test]
 fn a_stopped_daemon_shows_the_attempt_and_no_less_progress() {
-    let mut daemon = Daemon::start_new();
+    let mut daemon = held_daemon();
     let disk = source(&daemon, "disk", "raw", 256);
-    drop_disk(&daemon, "vm", &disk, "raw", SLOW);
+    drop_disk(&daemon, "vm", &disk, "raw", "");
     wait_well_under_way(&daemon, "vm");
     let before = percentage(&only_vm(&daemon.progress("vm").unwrap()));
     daemon.stop();
@@ -75,17 +75,17 @@ fn a_stopped_daemon_shows_the_attempt_and_no_less_progress() {
 #[test]
 fn a_vm_that_is_cancelled_or_fails_keeps_its_percentage_and_the_next_attempt_begins_anew() {
     let daemon = Daemon::prepare();
-    daemon.configure("retry: {max_attempts: 1}\n");
+    daemon.configure(&format!("retry: {{max_attempts: 1}}\n{HELD}"));
     let mut daemon = daemon;
     daemon.start();
     let disk = source(&daemon, "disk", "raw", 256);
-    drop_disk(&daemon, "cancelled", &disk, "raw", SLOW);
+    drop_disk(&daemon, "cancelled", &disk, "raw", "");
     wait_well_under_way(&daemon, "cancelled");
     daemon.client(&["cancel", "cancelled"]);
     let (seen, _) = seen_until(&daemon, "cancelled", |vm| vm["state"] == "cancelled");
     assert!(seen.is_sorted(), "progress fell: {seen:?}");
 
-    drop_disk(&daemon, "failed", &disk, "raw", &format!("name: other\n{SLOW}"));
+    drop_disk(&daemon, "failed", &disk, "raw", "name: other\n");
     wait_well_under_way(&daemon, "failed");
     for (pid, command) in daemon.processes() {
         if command.split(' ').nth(1) == Some("worker") {
@@ -111,9 +111,9 @@ fn a_vm_that_is_cancelled_or_fails_keeps_its_percentage_and_the_next_attempt_beg
 
 #[test]
 fn a_rerun_of_a_batch_does_not_write_into_the_logs_of_the_run_before() {
-    let daemon = Daemon::start_new();
+    let daemon = held_daemon();
     let disk = source(&daemon, "disk", "raw", 96);
-    drop_disk(&daemon, "vm", &disk, "raw", &format!("name: web\n{SLOW}"));
+    drop_disk(&daemon, "vm", &disk, "raw", "name: web\n");
     wait_copying(&daemon, "vm");
     let older = daemon.client(&["show", "vm"])["job_id"].to_string();
     daemon.client(&["cancel", "vm"]);
@@ -121,7 +121,7 @@ fn a_rerun_of_a_batch_does_not_write_into_the_logs_of_the_run_before() {
     let first = daemon.state().join("logs/vm/web.1.log");
     let said = std::fs::read(&first).unwrap();
 
-    drop_disk(&daemon, "vm", &disk, "raw", &format!("name: web\n{SLOW}"));
+    drop_disk(&daemon, "vm", &disk, "raw", "name: web\n");
     daemon.wait_settled("processed", "vm.yaml");
     assert_eq!(std::fs::read(&first).unwrap(), said, "nothing was added");
     let newer = daemon.client(&["show", "vm"]);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::site::{SLOW, drop_disk, only_vm, source, wait_copying, wait_vm};
+use super::site::{HELD, drop_disk, held_daemon, only_vm, source, wait_copying, wait_vm};
 use super::support::{Daemon, disks, wait_for};
 
 /// From the notice of the stop on, as the unit allows it.
@@ -16,7 +16,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 #[test]
 fn a_dropped_manifest_of_three_disks_becomes_a_published_result() {
-    let daemon = Daemon::start_new();
+    let daemon = held_daemon();
     let sources: Vec<_> = [("boot", "vmdk"), ("data", "qcow2"), ("swap", "raw")]
         .map(|(n, f)| (n, f, source(&daemon, n, f, 24)))
         .into();
@@ -25,7 +25,7 @@ fn a_dropped_manifest_of_three_disks_becomes_a_published_result() {
         .map(|(_, _, path)| (disks::sha256(path), path.metadata().unwrap().modified().unwrap()))
         .collect();
     let rows: Vec<_> = sources.iter().map(|(name, format, path)| (*name, path.as_path(), *format)).collect();
-    daemon.drop_file("web.yaml", disks::manifest(&rows, SLOW));
+    daemon.drop_file("web.yaml", disks::manifest(&rows, "output: {format: qcow2, compress: zlib}\n"));
 
     let mut seen: Vec<f64> = Vec::new();
     let last = wait_for("the batch to end", || {
@@ -100,9 +100,9 @@ fn the_files_for_monitors_can_be_read_by_them() {
 
 #[test]
 fn a_stop_in_mid_copy_ends_in_time_and_the_job_goes_on_after_the_next_start() {
-    let mut daemon = Daemon::start_new();
+    let mut daemon = held_daemon();
     let disk = source(&daemon, "disk", "raw", 256);
-    drop_disk(&daemon, "vm", &disk, "raw", SLOW);
+    drop_disk(&daemon, "vm", &disk, "raw", "");
     wait_copying(&daemon, "vm");
     let begun = Instant::now();
     let status = daemon.stop();
@@ -121,9 +121,9 @@ fn a_stop_in_mid_copy_ends_in_time_and_the_job_goes_on_after_the_next_start() {
 
 #[test]
 fn a_worker_that_does_not_listen_is_not_waited_for_after_a_second_sigterm() {
-    let mut daemon = Daemon::start_new();
+    let mut daemon = held_daemon();
     let disk = source(&daemon, "disk", "raw", 128);
-    drop_disk(&daemon, "vm", &disk, "raw", SLOW);
+    drop_disk(&daemon, "vm", &disk, "raw", "");
     wait_copying(&daemon, "vm");
     signal_worker(&daemon, Signal::STOP);
     daemon.signal(Signal::TERM);
@@ -148,9 +148,9 @@ fn signal_worker(daemon: &Daemon, signal: Signal) {
 
 #[test]
 fn a_daemon_killed_in_mid_copy_continues_and_the_job_ends_once() {
-    let mut daemon = Daemon::start_new();
+    let mut daemon = held_daemon();
     let disk = source(&daemon, "disk", "raw", 128);
-    drop_disk(&daemon, "vm", &disk, "raw", SLOW);
+    drop_disk(&daemon, "vm", &disk, "raw", "");
     wait_copying(&daemon, "vm");
     daemon.kill9();
     daemon.assert_no_orphans();
@@ -180,11 +180,12 @@ fn old_worker(daemon: &Daemon) -> std::process::Child {
 #[test]
 fn a_daemon_is_ready_while_an_old_worker_dies_but_starts_and_discards_nothing_before() {
     let mut daemon = Daemon::prepare();
-    daemon.configure("max_concurrent_jobs: 2\n");
+    daemon.configure(&format!("max_concurrent_jobs: 2\n{HELD}"));
     daemon.start();
-    for (name, data_mib) in [("vm", 256), ("other", 240)] {
-        let disk = source(&daemon, name, "raw", data_mib);
-        drop_disk(&daemon, name, &disk, "raw", SLOW);
+    // They are dropped when both are there: writing the second takes as long as copying the first may.
+    let sources = [("vm", 256), ("other", 240)].map(|(name, mib)| (name, source(&daemon, name, "raw", mib)));
+    for (name, disk) in &sources {
+        drop_disk(&daemon, name, disk, "raw", "");
     }
     for name in ["vm", "other"] {
         wait_copying(&daemon, name);
@@ -211,9 +212,9 @@ fn a_daemon_is_ready_while_an_old_worker_dies_but_starts_and_discards_nothing_be
 
 #[test]
 fn a_killed_worker_costs_an_attempt_and_the_job_succeeds_in_the_next() {
-    let daemon = Daemon::start_new();
+    let daemon = held_daemon();
     let disk = source(&daemon, "disk", "raw", 128);
-    drop_disk(&daemon, "vm", &disk, "raw", SLOW);
+    drop_disk(&daemon, "vm", &disk, "raw", "");
     wait_copying(&daemon, "vm");
     signal_worker(&daemon, Signal::KILL);
     let progress = daemon.wait_batch("vm");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::site::{SLOW, drop_disk, only_vm, source, wait_copying, wait_vm};
+use super::site::{HELD, drop_disk, held_daemon, only_vm, source, wait_copying, wait_vm};
 use super::support::{Daemon, disks, wait_for, within};
 
 fn state_of(daemon: &Daemon, job: &str) -> String {
@@ -17,9 +17,9 @@ fn partials(daemon: &Daemon) -> usize {
 
 #[test]
 fn a_cancelled_job_leaves_nothing_behind_and_can_be_retried() {
-    let daemon = Daemon::start_new();
+    let daemon = held_daemon();
     let disk = source(&daemon, "disk", "raw", 128);
-    drop_disk(&daemon, "vm", &disk, "raw", SLOW);
+    drop_disk(&daemon, "vm", &disk, "raw", "");
     wait_copying(&daemon, "vm");
     let acted = daemon.client(&["cancel", "vm"]);
     assert_eq!(acted["jobs"][0]["state"], "cancelled", "{acted}");
@@ -45,9 +45,9 @@ fn a_cancelled_job_leaves_nothing_behind_and_can_be_retried() {
 
 #[test]
 fn a_retry_from_a_stage_that_is_refused_throws_nothing_away() {
-    let daemon = Daemon::start_new();
+    let daemon = held_daemon();
     let (boot, data) = (source(&daemon, "boot", "raw", 8), source(&daemon, "data", "raw", 128));
-    let manifest = disks::manifest(&[("boot", &boot, "raw"), ("data", &data, "raw")], SLOW);
+    let manifest = disks::manifest(&[("boot", &boot, "raw"), ("data", &data, "raw")], "");
     daemon.drop_file("vm.yaml", &manifest);
     wait_vm(&daemon, "vm", "at its second disk", |vm| {
         vm["disks"]["data"]["bytes_done"].as_u64().is_some_and(|bytes| bytes > 0)
@@ -77,9 +77,9 @@ fn a_retry_from_a_stage_that_is_refused_throws_nothing_away() {
 
 #[test]
 fn a_retry_from_a_stage_throws_away_what_was_made_and_begins_again() {
-    let daemon = Daemon::start_new();
+    let daemon = held_daemon();
     let (boot, data) = (source(&daemon, "boot", "raw", 8), source(&daemon, "data", "raw", 128));
-    daemon.drop_file("vm.yaml", disks::manifest(&[("boot", &boot, "raw"), ("data", &data, "raw")], SLOW));
+    daemon.drop_file("vm.yaml", disks::manifest(&[("boot", &boot, "raw"), ("data", &data, "raw")], ""));
     wait_vm(&daemon, "vm", "at its second disk", |vm| {
         vm["disks"]["data"]["bytes_done"].as_u64().is_some_and(|bytes| bytes > 0)
     });
@@ -96,9 +96,9 @@ fn a_retry_from_a_stage_throws_away_what_was_made_and_begins_again() {
 
 #[test]
 fn a_paused_job_stands_still_over_a_restart_and_goes_on_when_resumed() {
-    let mut daemon = Daemon::start_new();
+    let mut daemon = held_daemon();
     let disk = source(&daemon, "disk", "raw", 192);
-    drop_disk(&daemon, "vm", &disk, "raw", SLOW);
+    drop_disk(&daemon, "vm", &disk, "raw", "");
     wait_copying(&daemon, "vm");
     daemon.client(&["pause", "vm"]);
     let vm = wait_vm(&daemon, "vm", "paused", |vm| vm["waiting_reason"] == "paused");
@@ -126,9 +126,9 @@ fn a_paused_job_stands_still_over_a_restart_and_goes_on_when_resumed() {
 
 #[test]
 fn a_resumed_copy_goes_on_where_it_stood() {
-    let daemon = Daemon::start_new();
+    let daemon = held_daemon();
     let disk = source(&daemon, "disk", "raw", 96);
-    drop_disk(&daemon, "vm", &disk, "raw", SLOW);
+    drop_disk(&daemon, "vm", &disk, "raw", "");
     wait_copying(&daemon, "vm");
     daemon.client(&["pause", "vm"]);
     wait_vm(&daemon, "vm", "paused", |vm| vm["waiting_reason"] == "paused");
@@ -204,9 +204,9 @@ fn the_more_urgent_job_goes_first() {
 
 #[test]
 fn a_draining_daemon_ends_what_runs_and_leaves_drops_where_they_are() {
-    let daemon = Daemon::start_new();
+    let daemon = held_daemon();
     let disk = source(&daemon, "disk", "raw", 96);
-    drop_disk(&daemon, "running", &disk, "raw", SLOW);
+    drop_disk(&daemon, "running", &disk, "raw", "");
     wait_copying(&daemon, "running");
     daemon.client(&["drain"]);
     drop_disk(&daemon, "later", &disk, "raw", "");
@@ -261,11 +261,11 @@ fn jobs_are_named_by_number_batch_or_vm_and_what_is_not_clear_is_refused() {
 #[test]
 fn what_a_cancelled_job_was_told_to_keep_is_pruned_when_it_is_old() {
     let daemon = Daemon::prepare();
-    daemon.configure("retention: {failed_partial_s: 0}\n");
+    daemon.configure(&format!("retention: {{failed_partial_s: 0}}\n{HELD}"));
     let mut daemon = daemon;
     daemon.start();
     let (boot, data) = (source(&daemon, "boot", "raw", 8), source(&daemon, "data", "raw", 128));
-    let manifest = disks::manifest(&[("boot", &boot, "raw"), ("data", &data, "raw")], SLOW);
+    let manifest = disks::manifest(&[("boot", &boot, "raw"), ("data", &data, "raw")], "");
     daemon.drop_file("vm.yaml", &manifest);
     wait_vm(&daemon, "vm", "at its second disk", |vm| {
         vm["disks"]["data"]["bytes_done"].as_u64().is_some_and(|bytes| bytes > 0)

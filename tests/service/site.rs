@@ -7,8 +7,16 @@ use serde_json::Value;
 
 use super::support::{Daemon, disks, within};
 
-/// Copies of this take some seconds, because the result is packed.
-pub const SLOW: &str = "output: {format: qcow2, compress: zlib}\n";
+/// Settings with which copies last, however fast the machine is: 96 MiB take at least three seconds.
+pub const HELD: &str = "limits: {disk_reserve: 1MiB, bandwidth: [{rate: 24MiB/s}]}\n";
+
+/// A daemon whose copies last.
+pub fn held_daemon() -> Daemon {
+    let mut daemon = Daemon::prepare();
+    daemon.configure(HELD);
+    daemon.start();
+    daemon
+}
 
 /// A noise disk of so many MiB beside the state directory.
 pub fn source(daemon: &Daemon, stem: &str, format: &str, data_mib: u64) -> PathBuf {
