@@ -70,12 +70,23 @@ fn read_through<D: Digest>(
     }
     let mut hash = D::new();
     let mut block = vec![0; BLOCK_BYTES];
-    let mut done = 0;
+    let (mut done, mut stored) = (0, 0..0);
     while done < window.len() {
         control.checkpoint()?;
         let left = usize::try_from(window.len() - done).unwrap_or(usize::MAX);
         let now = &mut block[..left.min(BLOCK_BYTES)];
-        window.read_exact_at(now, done).map_err(fail)?;
+        if stored.end <= done {
+            let next = window.stored_from(done).map_err(fail)?;
+            stored = next.map_or(window.len()..window.len(), |(begin, end)| begin..end);
+        }
+        if stored.start >= done + now.len() as u64 {
+            // A hole. To read all of it would have the kernel make pages of zeros, and keep them; its end tells that the file was not cut.
+            now.fill(0);
+            let last = now.len() - 1;
+            window.read_exact_at(&mut now[last..], done + last as u64).map_err(fail)?;
+        } else {
+            window.read_exact_at(now, done).map_err(fail)?;
+        }
         hash.update(&*now);
         done += now.len() as u64;
         turn(done)?;
@@ -89,6 +100,9 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
     use super::*;
 
     #[test]
@@ -100,6 +114,32 @@ mod tests {
         let digest = sha256_file(&path, &Control::new(), &mut |done| seen = done).unwrap();
         assert_eq!(digest, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(seen, 3);
+    }
+
+    #[test]
+    fn holes_count_as_the_zeros_that_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let (holed, full) = (dir.path().join("holed"), dir.path().join("full"));
+        let bytes = 5 * BLOCK_BYTES + 4096;
+        let file = File::create(&holed).unwrap();
+        let mut all = vec![0; bytes];
+        for at in [0, BLOCK_BYTES - 4096, 3 * BLOCK_BYTES + 4096] {
+            all[at..at + 4096].fill(7);
+            file.write_all_at(&[7; 4096], at as u64).unwrap();
+        }
+        file.set_len(bytes as u64).unwrap();
+        std::fs::write(&full, all).unwrap();
+        let digest = |path: &Path| sha256_file(path, &Control::new(), &mut |_| ()).unwrap();
+        assert_eq!(digest(&holed), digest(&full));
+    }
+
+    #[test]
+    fn a_file_that_is_cut_while_it_is_read_has_no_digest() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cut");
+        File::create(&path).unwrap().set_len(4 * BLOCK_BYTES as u64).unwrap();
+        let cut = &mut |_| File::options().write(true).open(&path).unwrap().set_len(4096).unwrap();
+        assert_eq!(sha256_file(&path, &Control::new(), cut).unwrap_err().kind(), Kind::Source);
     }
 
     #[test]

@@ -18,6 +18,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
@@ -101,6 +102,15 @@ pub(super) struct Record {
     /// Of the piece's bytes.
     pub(super) hash: u64,
     pub(super) placed: Vec<Placed>,
+}
+
+impl Record {
+    /// From where to where it lies in the target, with what may lie in between.
+    pub(super) fn in_target(&self) -> Range<u64> {
+        let spans = self.placed.iter().map(|placed| placed.at..placed.at.saturating_add(placed.bytes));
+        let whole = spans.reduce(|one, other| one.start.min(other.start)..one.end.max(other.end));
+        whole.unwrap_or(self.at..self.at + u64::from(self.length))
+    }
 }
 
 /// The hash that extents are told apart by: quick, and not meant to withstand somebody who wants two to be alike.

@@ -3,11 +3,14 @@
 //! Workers ask before they read, and say when a piece is in the target. One thread takes what has come together without a gap and adds it to
 //! the journal at once: so when the process is killed at any moment, no more than [`MOST_BYTES`] of the source are read again. Another syncs
 //! the target from time to time, and says in the journal how far: so much is kept when the power fails. It syncs seldom, because a disk that
-//! has to finish all its writes does not read meanwhile; and it does sync, so that the last one has not all of it left to do.
+//! has to finish all its writes does not read meanwhile; and it does sync, so that the last one has not all of it left to do. In between it
+//! has the kernel begin to write what has come, without waiting for it: else the last sync finds all of that still to be done.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
+use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +23,8 @@ pub(super) const MOST_BYTES: u64 = 56 << 20;
 const ENOUGH_BYTES: u64 = 8 << 20;
 /// … and with less, after so long.
 const LONGEST: Duration = Duration::from_millis(500);
+/// With so much written down, the kernel is asked to begin with it.
+const PUSHED_BYTES: u64 = 32 << 20;
 /// With so much written down, it is made durable …
 const MUCH_BYTES: u64 = 2 << 30;
 /// … and with less, after so long.
@@ -43,8 +48,20 @@ struct State {
     next: u64,
     /// Written down, and not yet durable.
     volatile_bytes: u64,
+    /// Where in the target that is of which the kernel was not asked for yet, and how much.
+    resting: Option<Range<u64>>,
+    resting_bytes: u64,
     /// Nothing more will come.
     is_closed: bool,
+}
+
+/// What it is time for.
+#[derive(Debug)]
+enum Due {
+    /// To have the kernel begin to write this part of the target.
+    Push(Range<u64>),
+    /// To make all durable that was written down, which is so much.
+    Sync(u64),
 }
 
 impl Ledger {
@@ -88,6 +105,9 @@ impl Ledger {
                 let mut state = self.lock();
                 state.open_bytes -= bytes_of(&records);
                 state.volatile_bytes += bytes_of(&records);
+                state.resting_bytes += bytes_of(&records);
+                let spans = records.iter().map(Record::in_target).chain(state.resting.take());
+                state.resting = spans.reduce(|one, other| one.start.min(other.start)..one.end.max(other.end));
                 self.changed.notify_all();
             }
             if is_last {
@@ -98,28 +118,42 @@ impl Ledger {
 
     /// Makes durable what was written down, from time to time, until it is closed.
     pub(super) fn harden(&self, target: &File, journal: &Mutex<Journal>) -> io::Result<()> {
-        while let Some(bytes) = self.next_volatile() {
+        let mut synced = Instant::now();
+        while let Some(due) = self.next_due(synced) {
+            let bytes = match due {
+                Due::Push(span) => {
+                    push(target, &span);
+                    continue;
+                }
+                Due::Sync(bytes) => bytes,
+            };
             let until = locked(journal).end();
             target.sync_data()?;
             let said = locked(journal).durable(until)?;
             // Others add to it meanwhile.
             said.sync_data()?;
             self.lock().volatile_bytes -= bytes;
+            synced = Instant::now();
         }
         Ok(())
     }
 
-    /// How much it is time to make durable; `None` when it is over, and what is left is for who finishes the file.
-    fn next_volatile(&self) -> Option<u64> {
-        let begun = Instant::now();
+    /// What it is time for; `None` when it is over, and what is left is for who finishes the file.
+    fn next_due(&self, synced: Instant) -> Option<Due> {
         let mut state = self.lock();
         loop {
             if state.is_closed {
                 return None;
             }
-            let left = SELDOM.saturating_sub(begun.elapsed());
+            let left = SELDOM.saturating_sub(synced.elapsed());
             if state.volatile_bytes >= MUCH_BYTES || (state.volatile_bytes > 0 && left.is_zero()) {
-                return Some(state.volatile_bytes);
+                return Some(Due::Sync(state.volatile_bytes));
+            }
+            if state.resting_bytes >= PUSHED_BYTES
+                && let Some(span) = state.resting.take()
+            {
+                state.resting_bytes = 0;
+                return Some(Due::Push(span));
             }
             let left = if left.is_zero() { SELDOM } else { left };
             (state, _) = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
@@ -146,6 +180,15 @@ impl Ledger {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Has the kernel begin to write, and waits for nothing: what is asked for is to forget these pages, and it cannot before they are written.
+/// Where it does not heed that, the next sync takes longer.
+fn push(target: &File, span: &Range<u64>) {
+    let length = NonZeroU64::new(span.end - span.start);
+    if let Err(error) = rustix::fs::fadvise(target, span.start, length, rustix::fs::Advice::DontNeed) {
+        tracing::debug!(%error, "the kernel does not begin to write early");
     }
 }
 

@@ -56,6 +56,21 @@ impl Blocks {
         let holds = if is_here { Holds::Data } else { self.absent };
         Ok(Range { start: at, length: end.min(self.map.bytes).saturating_sub(at), holds })
     }
+
+    /// What a block that is in the file has from an offset on. Blocks are large, and files have holes where nothing was put into them.
+    fn stored(&self, block: u64, lies_at: u64, at: u64) -> Result<Range> {
+        let begin = block * self.map.block_bytes;
+        let end = (begin + self.map.block_bytes).min(self.map.bytes);
+        let position = lies_at + (at - begin);
+        let stored = self.window.stored_from(position);
+        let (holds, length) = match stored.map_err(|error| read_failed(&self.path, position, &error))? {
+            // Of what is not there, reading tells that it is cut off.
+            None => (Holds::Data, end - at),
+            Some((data, _)) if data > position => (Holds::Zeros, data - position),
+            Some((_, data_end)) => (Holds::Data, data_end - position),
+        };
+        Ok(Range { start: at, length: length.min(end - at), holds })
+    }
 }
 
 impl Reader for Blocks {
@@ -67,6 +82,9 @@ impl Reader for Blocks {
         let first = at / self.map.block_bytes;
         if let Lies::PartlyAt(lies_at) = self.lies(first) {
             return self.sectors(first, lies_at, at, room);
+        }
+        if let Lies::At(lies_at) = self.lies(first) {
+            return self.stored(first, lies_at, at);
         }
         let holds = self.holds(first);
         let blocks = self.map.bytes.div_ceil(self.map.block_bytes);

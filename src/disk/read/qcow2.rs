@@ -111,13 +111,14 @@ impl Qcow2 {
     fn unpacked<T>(&self, at: u64, bytes: u64, room: &mut Room, show: impl FnOnce(&[u8]) -> T) -> Result<T> {
         let broken = || unreadable(&self.path, &format!("the data {at} bytes into it cannot be unpacked"));
         let there = self.file_bytes.saturating_sub(at).min(bytes);
-        let packed = room.packed(there as usize);
-        self.window.read_exact_at(packed, at).map_err(|error| read_failed(&self.path, at, &error))?;
-        let span = 0..packed.len();
+        let span = room.packed(self.window.number(), at..at + there, 0, |bytes, at| {
+            self.window.read_exact_at(bytes, at).map_err(|error| read_failed(&self.path, at, &error))
+        })?;
         let whole = self.cluster as usize;
         if self.is_zstd {
             let mut unpacked = vec![0; whole];
-            let mut decoder = ruzstd::decoding::StreamingDecoder::new(&*packed).map_err(|_| broken())?;
+            let mut decoder =
+                ruzstd::decoding::StreamingDecoder::new(room.packed_bytes(span)).map_err(|_| broken())?;
             decoder.read_exact(&mut unpacked).map_err(|_| broken())?;
             return Ok(show(&unpacked));
         }

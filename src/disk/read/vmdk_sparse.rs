@@ -3,7 +3,7 @@
 //! What is not here: descriptors, and what is wrong with an image before a byte of it is read (see `disk::inspect`). Numbers are still
 //! held against the file here, because a file may change.
 
-use std::ops::Range as Span;
+use std::ops::{Range as Span, RangeInclusive};
 use std::path::PathBuf;
 
 use super::{Holds, Range, Reader, Room, read_failed, unreadable, window};
@@ -17,6 +17,8 @@ const SECTOR: u64 = 512;
 const MARKER_BYTES: usize = 12;
 /// What zlib adds to data that does not become smaller.
 const PACKING_SLACK: u64 = 4096;
+/// Packed grains that lie so close to each other are read together.
+const CLOSE_BYTES: u64 = 2 << 20;
 /// A map tells of so many grains at once, at most.
 const MOST_GRAINS: u64 = 1 << 16;
 
@@ -154,12 +156,13 @@ impl Sparse {
         buffer: &mut [u8],
         room: &mut Room,
     ) -> Result<usize> {
+        let last = (at + buffer.len() as u64 - 1) / self.grain_bytes;
         let within = (at % self.grain_bytes) as usize;
         let grain = self.grain_bytes as usize;
         // The last grain may end with the disk.
         let is_in_disk = (self.bytes - number * self.grain_bytes).min(self.grain_bytes) as usize;
         let wanted = (is_in_disk - within.min(is_in_disk)).min(buffer.len());
-        let packed = self.packed(number, begin, room)?;
+        let packed = self.packed(number..=last, begin, room)?;
         let broken = || unreadable(&self.path, &format!("the data {begin} bytes into it cannot be unpacked"));
         if within == 0 && wanted == grain {
             let count = room.inflate(packed, &mut buffer[..grain]).ok_or_else(broken)?;
@@ -173,27 +176,34 @@ impl Sparse {
         copied.flatten().ok_or_else(broken)
     }
 
-    /// Reads a packed grain into the room: where in it its stream lies.
-    fn packed(&self, number: u64, begin: u64, room: &mut Room) -> Result<Span<usize>> {
+    /// Reads a packed grain into the room: where in it its stream lies. Others that are wanted too and lie close behind are read with it.
+    fn packed(&self, numbers: RangeInclusive<u64>, begin: u64, room: &mut Room) -> Result<Span<usize>> {
         let most = self.grain_bytes + self.grain_bytes / 8 + PACKING_SLACK;
-        let there = self.file_bytes.saturating_sub(begin).min(most);
-        let bytes = room.packed(there as usize);
-        self.window.read_exact_at(bytes, begin).map_err(|error| read_failed(&self.path, begin, &error))?;
+        let end = |begin: u64| begin.saturating_add(most).min(self.file_bytes).max(begin);
+        let ahead = match self.grain(*numbers.end(), room)? {
+            Grain::At(last) if last > begin && last - begin <= CLOSE_BYTES => end(last),
+            _ => 0,
+        };
+        let span = room.packed(self.window.number(), begin..end(begin), ahead, |bytes, at| {
+            self.window.read_exact_at(bytes, at).map_err(|error| read_failed(&self.path, at, &error))
+        })?;
         if self.packing == Packing::Unmarked {
-            return Ok(0..bytes.len());
+            return Ok(span);
         }
+        let bytes = room.packed_bytes(span.clone());
         let length = le32(bytes, 8) as usize;
         let is_whole = bytes.len() >= MARKER_BYTES && length <= bytes.len() - MARKER_BYTES;
         if !is_whole || length == 0 {
             return Err(unreadable(&self.path, &format!("the marker {begin} bytes into it makes no sense")));
         }
-        if le64(bytes, 0).checked_mul(SECTOR) != Some(number * self.grain_bytes) {
+        if le64(bytes, 0).checked_mul(SECTOR) != Some(numbers.start() * self.grain_bytes) {
             return Err(unreadable(
                 &self.path,
                 &format!("the data {begin} bytes into it belongs to another place of the disk"),
             ));
         }
-        Ok(MARKER_BYTES..MARKER_BYTES + length)
+        let stream = span.start + MARKER_BYTES;
+        Ok(stream..stream + length)
     }
 }
 

@@ -97,6 +97,11 @@ pub(crate) fn is_ours(target: &Target, bytes: u64) -> bool {
 /// A writer into this file, which is empty or was begun by the same one.
 pub(crate) fn open(file: &File, target: &Target, bytes: u64) -> io::Result<Box<dyn Writer>> {
     let file = file.try_clone()?;
+    // What was written is looked at, and the kernel does not have to read ahead of that what comes only later.
+    let is_told = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random);
+    if let Err(error) = is_told {
+        tracing::debug!(%error, "the kernel may read ahead in what is being written");
+    }
     let (compress, level) = (target.compress, target.level);
     Ok(match target.format {
         OutputFormat::Raw => Box::new(raw::Raw::new(file, bytes, target.preallocation)?),
