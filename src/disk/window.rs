@@ -7,12 +7,13 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{SeekFrom, seek};
+use rustix::fs::{Advice, SeekFrom, fadvise, seek};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -248,6 +249,16 @@ impl Window {
             return Err(ends());
         }
         if self.view.fill(buffer, at)? == buffer.len() { Ok(()) } else { Err(ends()) }
+    }
+
+    /// Has the kernel begin to read a part, and waits for nothing. Only a hint: without it reading takes longer.
+    pub(crate) fn will_need(&self, at: u64, length: u64) {
+        let View::Stored(stored) = &self.view else { return };
+        let Some(stretch) = stored.from(at).first() else { return };
+        let within = at.saturating_sub(stretch.start);
+        if let Some(length) = NonZeroU64::new(length.min(stretch.bytes.saturating_sub(within))) {
+            let _ = fadvise(&*stretch.file, stretch.offset + within, Some(length), Advice::WillNeed);
+        }
     }
 
     /// Where there is something next, at an offset or behind it, and how far that goes at least; none: nothing but a hole up to the end.

@@ -180,11 +180,14 @@ impl Copy {
     /// Copies one piece; `false` if there is none.
     fn step(&self, room: &mut Room, buffer: &mut [u8], again: &mut [u8]) -> Result<bool> {
         self.control.checkpoint()?;
+        let mut coming = Vec::new();
         let next = {
             let mut pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
-            let next = pieces.next(self.reader.as_ref(), room)?;
+            let next = pieces.next(self.reader.as_ref(), room, &mut coming)?;
             next.filter(|piece| self.ledger.admit(piece.length))
         };
+        // Threads that each read a piece look to the kernel like somebody who jumps about, for whom it reads nothing ahead.
+        coming.iter().for_each(|piece| self.reader.will_need(piece.at, piece.length, room));
         let Some(Piece { number, at, length }) = next else { return Ok(false) };
         let is_over = || self.is_over.load(Ordering::Relaxed);
         self.control.await_turn(length, &is_over)?;

@@ -1,11 +1,15 @@
 //! Which pieces of a disk are to be copied, in which order: what its map says holds data, in the order in which it lies on the disk.
 
+use std::collections::VecDeque;
+
 use crate::disk::read::{Holds, Reader, Room};
 use crate::disk::write::BLOCK_BYTES;
 use crate::model::error::Result;
 
 /// What one thread copies at a time.
 pub(super) const PIECE_BYTES: u64 = 1 << 20;
+/// So many are known before they are copied, so that a source can be told what will be read of it.
+const AHEAD: usize = 8;
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
 /// A part of the disk that one thread copies. It begins at a block's beginning, and ends at one or with the disk.
@@ -24,16 +28,34 @@ pub(super) struct Pieces {
     /// What is left of the range that was found last.
     data_until: u64,
     number: u64,
+    /// Those that come next.
+    ahead: VecDeque<Piece>,
 }
 
 impl Pieces {
     /// Those behind an offset: where an earlier run got to, or 0.
     pub(super) fn from(at: u64) -> Pieces {
-        Pieces { at, data_until: 0, number: 0 }
+        Pieces { at, data_until: 0, number: 0, ahead: VecDeque::new() }
     }
 
-    /// The next one: what belongs to one block of the target is in one piece.
-    pub(super) fn next(&mut self, reader: &dyn Reader, room: &mut Room) -> Result<Option<Piece>> {
+    /// The next one. `coming` hears of those that were found meanwhile, long before their turn.
+    pub(super) fn next(
+        &mut self,
+        reader: &dyn Reader,
+        room: &mut Room,
+        coming: &mut Vec<Piece>,
+    ) -> Result<Option<Piece>> {
+        while self.ahead.len() <= AHEAD
+            && let Some(piece) = self.find(reader, room)?
+        {
+            self.ahead.push_back(piece);
+            coming.push(piece);
+        }
+        Ok(self.ahead.pop_front())
+    }
+
+    /// What belongs to one block of the target is in one piece.
+    fn find(&mut self, reader: &dyn Reader, room: &mut Room) -> Result<Option<Piece>> {
         let size = reader.size();
         while self.at < size {
             if self.at < self.data_until {
@@ -86,7 +108,12 @@ mod tests {
 
     fn pieces(map: &Map, from: u64) -> Vec<(u64, u64)> {
         let (mut pieces, mut room) = (Pieces::from(from), Room::default());
-        let next = || pieces.next(map, &mut room).unwrap().map(|piece| (piece.at, piece.at + piece.length));
+        let next = || {
+            pieces
+                .next(map, &mut room, &mut Vec::new())
+                .unwrap()
+                .map(|piece| (piece.at, piece.at + piece.length))
+        };
         std::iter::from_fn(next).collect()
     }
 
@@ -106,6 +133,18 @@ mod tests {
                 (3 * MIB, 3 * MIB + 512)
             ]
         );
+    }
+
+    #[test]
+    fn each_piece_is_told_of_once_and_long_before_its_turn() {
+        let map = Map(20 * MIB, vec![(0, 20 * MIB)]);
+        let (mut pieces, mut room, mut coming) = (Pieces::from(0), Room::default(), Vec::new());
+        for number in 0..20 {
+            let piece = pieces.next(&map, &mut room, &mut coming).unwrap().unwrap();
+            assert_eq!(piece.at, number * MIB);
+            let told = coming.iter().map(|piece| piece.at / MIB);
+            assert!(told.eq(0..(number + 1 + AHEAD as u64).min(20)), "{coming:?}");
+        }
     }
 
     #[test]

@@ -101,6 +101,13 @@ impl Reader for Blocks {
         })
     }
 
+    fn will_need(&self, at: u64, length: u64, _: &mut Room) {
+        let within = at % self.map.block_bytes;
+        if let Lies::At(begin) = self.lies(at / self.map.block_bytes) {
+            self.window.will_need(begin + within, length.min(self.map.block_bytes - within));
+        }
+    }
+
     fn read(&self, mut at: u64, mut buffer: &mut [u8], room: &mut Room) -> Result<()> {
         while !buffer.is_empty() {
             let (block, within) = (at / self.map.block_bytes, at % self.map.block_bytes);

@@ -48,6 +48,10 @@ impl Reader for Flat {
         })
     }
 
+    fn will_need(&self, at: u64, length: u64, _: &mut Room) {
+        self.window.will_need(self.offset + at, length);
+    }
+
     fn read(&self, at: u64, buffer: &mut [u8], _: &mut Room) -> Result<()> {
         let present = usize::try_from(self.present().saturating_sub(at)).unwrap_or(usize::MAX);
         let (there, beyond) = buffer.split_at_mut(present.min(buffer.len()));

@@ -45,6 +45,12 @@ impl Reader for Joined {
         }
     }
 
+    fn will_need(&self, at: u64, length: u64, room: &mut Room) {
+        if let Some((start, part)) = self.part(at) {
+            part.will_need(at - start, length.min((start + part.size()).saturating_sub(at)), room);
+        }
+    }
+
     fn read(&self, mut at: u64, mut buffer: &mut [u8], room: &mut Room) -> Result<()> {
         while let (false, Some((start, part))) = (buffer.is_empty(), self.part(at)) {
             let left = usize::try_from((start + part.size()).saturating_sub(at)).unwrap_or(usize::MAX);

@@ -75,6 +75,9 @@ pub(crate) trait Reader: Debug + Send + Sync {
     /// Fills the buffer with what lies at an offset; all of it is within the size.
     fn read(&self, at: u64, buffer: &mut [u8], room: &mut Room) -> Result<()>;
 
+    /// A range of data will be read soon. Only a hint: who cannot make use of it does nothing.
+    fn will_need(&self, _: u64, _: u64, _: &mut Room) {}
+
     /// Where in its file lies what it has at an offset, packed or not: for images that are results. `None` where it has nothing.
     fn place(&self, _: u64, _: &mut Room) -> Result<Option<u64>> {
         Ok(None)

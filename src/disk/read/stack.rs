@@ -39,6 +39,13 @@ impl Reader for Stack {
         self.settled(at, room).map(|(range, _)| range)
     }
 
+    fn will_need(&self, at: u64, length: u64, room: &mut Room) {
+        if let Ok((range, is_upper)) = self.settled(at, room) {
+            let holder = if is_upper { &self.upper } else { &self.lower };
+            holder.will_need(at, length.min(range.length), room);
+        }
+    }
+
     fn read(&self, mut at: u64, mut buffer: &mut [u8], room: &mut Room) -> Result<()> {
         while !buffer.is_empty() {
             let (range, is_upper) = self.settled(at, room)?;

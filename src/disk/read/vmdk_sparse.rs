@@ -17,7 +17,7 @@ const SECTOR: u64 = 512;
 const MARKER_BYTES: usize = 12;
 /// What zlib adds to data that does not become smaller.
 const PACKING_SLACK: u64 = 4096;
-/// Packed grains that lie so close to each other are read together.
+/// Packed grains that lie so close to each other are read together, and others told of together.
 const CLOSE_BYTES: u64 = 2 << 20;
 /// A map tells of so many grains at once, at most.
 const MOST_GRAINS: u64 = 1 << 16;
@@ -243,6 +243,16 @@ impl Reader for Sparse {
             Grain::At(begin) if self.packing == Packing::AsTheyAre => Some(begin + at % self.grain_bytes),
             Grain::At(begin) => Some(begin),
         })
+    }
+
+    fn will_need(&self, at: u64, length: u64, room: &mut Room) {
+        let last = (at + length.saturating_sub(1)) / self.grain_bytes;
+        let ends = (self.grain(at / self.grain_bytes, room), self.grain(last, room));
+        if let (Ok(Grain::At(begin)), Ok(Grain::At(last))) = ends
+            && (begin..=begin + CLOSE_BYTES).contains(&last)
+        {
+            self.window.will_need(begin, last - begin + self.grain_bytes);
+        }
     }
 
     fn read(&self, mut at: u64, mut buffer: &mut [u8], room: &mut Room) -> Result<()> {
