@@ -135,6 +135,64 @@ fn an_ova_of_virtualbox_gives_all_disks_in_order_with_its_facts() {
 }
 
 #[test]
+fn an_ova_of_xenserver_gives_all_disks_in_order_with_its_facts() {
+    let site = site();
+    let dir = site.path();
+    let ids = ["1b7c9b1e-6f0d-4b62-9d3a-6c1f2a3b4c5d", "0a6b8a0d-5e9c-4a51-8c29-5b0e19293a4b"];
+    let mut ovf = Ovf {
+        head: vmware("", &[]).head,
+        references: String::new(),
+        disks: String::new(),
+        systems: String::new(),
+    };
+    let mut hardware = item(3, 1, "<rasd:VirtualQuantity>4</rasd:VirtualQuantity>")
+        + &item(
+            4,
+            2,
+            "<rasd:AllocationUnits>MB</rasd:AllocationUnits><rasd:VirtualQuantity>2048</rasd:VirtualQuantity>",
+        )
+        + &item(
+            10,
+            3,
+            "<rasd:Address>3a:11:22:33:44:55</rasd:Address><rasd:Connection>network=Pool-wide network</rasd:Connection>",
+        );
+    // It writes VHDs that are called by their ids, the second disk before the first, and hangs them on no controller.
+    for (device, (id, from)) in [1, 0].into_iter().zip(ids.into_iter().zip(["web-disk2", "web-disk1"])) {
+        let mut convert = Command::new("qemu-img");
+        convert.args(["convert", "-f", "raw", "-O", "vpc", "-o", "force_size=on"]);
+        convert.arg(dir.join(format!("{from}.vmdk.raw"))).arg(dir.join(format!("{id}.vhd")));
+        assert!(convert.status().unwrap().success());
+        ovf.references += &format!(r#"<File ovf:id="{id}" ovf:href="{id}.vhd"/>"#);
+        ovf.disks += &format!(
+            r#"<Disk ovf:diskId="{id}" ovf:fileRef="{id}" ovf:capacity="8388608" ovf:format="http://www.microsoft.com/technet/virtualserver/downloads/vhdspec.mspx"/>"#
+        );
+        hardware += &format!(
+            "<Item><rasd:AddressOnParent>{device}</rasd:AddressOnParent><rasd:Connection>{id},device={device}</rasd:Connection><rasd:HostResource>ovf:/disk/{id}</rasd:HostResource><rasd:InstanceID>{id}</rasd:InstanceID><rasd:ResourceType>19</rasd:ResourceType></Item>"
+        );
+    }
+    let settings =
+        [("HVM_boot_params", "firmware=uefi;order=cd"), ("platform", "acpi=1;secureboot=true;vtpm=true")];
+    for (name, value) in settings {
+        hardware += &format!(
+            r#"<xenovf:VirtualSystemOtherConfigurationData xmlns:xenovf="http://schemas.citrix.com/ovf/envelope/1" Name="{name}"><xenovf:Value>{value}</xenovf:Value></xenovf:VirtualSystemOtherConfigurationData>"#
+        );
+    }
+    ovf.systems = system("web", "", &hardware).replace("vmx-14", "hvm-3.0-unknown");
+    write(dir, "web.ovf", &ovf.text());
+    let files = [format!("{}.vhd", ids[0]), format!("{}.vhd", ids[1])];
+    pack(dir, "ustar", "web.ova", &["web.ovf", &files[0], &files[1]]);
+    let found = manifest(dir, "web.ova");
+    let machine = json!({
+        "cpu": 4, "mem_mb": 2048, "firmware": "uefi", "secureboot": true, "tpm": true, "os_hint": "linux",
+    });
+    assert_eq!(found["vm"], machine);
+    assert_eq!(found["nics"][0]["mac"], "3a:11:22:33:44:55");
+    assert_eq!((&found["disks"][0]["id"], &found["disks"][1]["id"]), (&json!(ids[1]), &json!(ids[0])));
+    let results = ids.map(|id| format!("{id}.qcow2"));
+    converted(dir, "web.ova", &[(&results[1], "web-disk1.vmdk.raw"), (&results[0], "web-disk2.vmdk.raw")]);
+}
+
+#[test]
 fn an_ova_of_ovirt_gives_all_disks_in_order_with_its_facts() {
     let site = site();
     let dir = site.path();

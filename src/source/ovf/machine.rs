@@ -22,6 +22,8 @@ mod resource {
     pub(super) const SCSI: &str = "6";
     pub(super) const ETHERNET: &str = "10";
     pub(super) const DISK: &str = "17";
+    /// What XenServer and XCP-ng call a disk.
+    pub(super) const STORAGE_EXTENT: &str = "19";
     pub(super) const OTHER_STORAGE: &str = "20";
 }
 
@@ -48,7 +50,7 @@ pub(super) fn machine(
             resource::PROCESSOR => found.vcpus = Some(processors(item)?),
             resource::MEMORY => found.memory_bytes = Some(memory(item)?),
             resource::ETHERNET => found.nics.push(nic(item)),
-            resource::DISK => {
+            resource::DISK | resource::STORAGE_EXTENT => {
                 if let Some(disk) = disk(item, &items, files, disks, used)? {
                     own_disks.push(disk);
                 }
@@ -88,6 +90,7 @@ pub(super) fn machine(
     }
     by_virtualbox(system, &mut found);
     by_ovirt(system, &id, &mut found);
+    by_xenserver(system, &mut found);
     Ok(Described { facts: found, disks: own_disks })
 }
 
@@ -128,6 +131,27 @@ fn by_ovirt(system: Node<'_, '_>, id: &str, found: &mut Facts) {
     // There the id is the machine's own.
     if system.tag_name().name() == "Content" && found.uuid.is_none() {
         found.uuid = Some(id.to_lowercase()).filter(|id| is_uuid(id));
+    }
+}
+
+/// What XenServer and XCP-ng keep of their own machine: settings with a name, each of them a list (`firmware=uefi;order=dc`).
+fn by_xenserver(system: Node<'_, '_>, found: &mut Facts) {
+    let settings =
+        system.descendants().filter(|node| node.tag_name().name() == "VirtualSystemOtherConfigurationData");
+    for setting in settings {
+        let list = setting.children().find(|node| node.tag_name().name() == "Value");
+        let list = list.and_then(|node| node.text()).unwrap_or_default();
+        let pairs = list.split(';').filter_map(|pair| pair.trim().split_once('='));
+        for (key, value) in pairs {
+            match (attribute(setting, "Name").unwrap_or_default(), key) {
+                ("HVM_boot_params", "firmware") => {
+                    found.firmware = Some(if value == "uefi" { Firmware::Uefi } else { Firmware::Bios });
+                }
+                ("platform", "secureboot") => found.secure_boot |= value == "true",
+                ("platform", "vtpm") => found.tpm |= value == "true",
+                _ => {}
+            }
+        }
     }
 }
 

@@ -91,6 +91,13 @@ pub(super) fn machines(bytes: &[u8]) -> Result<Vec<Described>> {
     if machines.is_empty() {
         return Err(bad("it describes no machine"));
     }
+    // To leave it out would be to lose it. A machine may name the file instead.
+    let is_lost = |(id, disk): &(&String, &VirtualDisk)| {
+        disk.file.as_ref().is_some_and(|file| !used.contains(*id) && !used.contains(file))
+    };
+    if let Some((id, _)) = disks.iter().find(is_lost) {
+        return Err(bad(&format!("no machine of it has the disk `{}`", id.escape_debug())));
+    }
     Ok(machines)
 }
 
