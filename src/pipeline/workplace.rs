@@ -12,9 +12,10 @@ use super::guest_child::{GuestPlace, KVM_DEVICE};
 use super::keys;
 use super::launch::appliance_log;
 use super::publish::DIRECTORY_MODE;
+use super::users;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
-use crate::model::plan::{PlannedDisk, SourceFormat};
+use crate::model::plan::{OnExists, PlannedDisk, SourceFormat};
 use crate::model::protocol::WorkOrder;
 use crate::model::units::is_id;
 use crate::sys::dir::{Dir, LockFile};
@@ -130,6 +131,9 @@ impl Workplace {
         let mut read = vec![PathBuf::from("/proc")];
         for disk in &order.plan.disks {
             read.extend(readable_for(disk));
+        }
+        if order.plan.output.on_exists == OnExists::Replace {
+            read.extend(users::readable());
         }
         let mut write = vec![self.results.path().to_owned(), self.private.clone()];
         if let Some(guest) = &self.guest {
