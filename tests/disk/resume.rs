@@ -265,8 +265,41 @@ fn a_result_that_is_to_be_packed_otherwise_is_made_anew() {
     site.cut();
     site.compress = other;
     let second = site.copy();
-    assert!(second.restarted.is_some() && second.kept_bytes == 0, "{second:?}");
+    assert!(second.kept_bytes == 0, "{second:?}");
+    assert!(second.restarted.unwrap().contains("made in another way"));
     site.assert_same();
+}
+
+/// What the first frame of a journal says, put through `change`.
+fn rewrite(journal: &Path, change: impl FnOnce(&str) -> String) {
+    let bytes = fs::read(journal).unwrap();
+    let end = 12 + u32::from_le_bytes(bytes[..4].try_into().unwrap()) as usize;
+    let payload = change(std::str::from_utf8(&bytes[12..end]).unwrap()).into_bytes();
+    let mut changed = u32::try_from(payload.len()).unwrap().to_le_bytes().to_vec();
+    changed.extend(twox_hash::XxHash3_64::oneshot_with_seed(0, &payload).to_le_bytes());
+    changed.extend(&payload);
+    changed.extend(&bytes[end..]);
+    fs::write(journal, changed).unwrap();
+}
+
+#[test]
+fn why_a_journal_is_of_no_use_is_told_as_it_is() {
+    let version = |text: &str| {
+        let at = text.find("\"version\":").unwrap() + 10;
+        let number = text[at..].find(',').unwrap();
+        format!("{}99{}", &text[..at], &text[at + number..])
+    };
+    let cases: [(&str, &dyn Fn(&Path)); 4] = [
+        ("begun by another version of hyper2kvm", &|path| rewrite(path, version)),
+        ("none of ours", &|path| rewrite(path, |_| "[]".to_owned())),
+        ("damaged", &|path| fs::write(path, b"x").unwrap()),
+        ("made in another way", &|path| rewrite(path, |text| text.replace("\"qcow2\"", "\"raw\""))),
+    ];
+    for (expected, change) in cases {
+        let (_, why) = restarted(|site| change(&site.path("journal")));
+        let why = why.unwrap();
+        assert!(why.contains(expected) && !why.contains("source"), "{expected}: {why}");
+    }
 }
 
 #[test]
