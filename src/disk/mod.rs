@@ -45,7 +45,7 @@ pub use gunzip::Gzip;
 pub use inspect::Needs;
 pub use measure::Measure;
 pub use native::Depth;
-pub use nbd::Served;
+pub use nbd::{Served, remove_leavings, serves_in};
 pub(crate) use open::refuse_locked;
 pub use open::{OpenPolicy, is_known_whole, open_source};
 pub use traces::{BootTraces, boot_traces};

@@ -13,6 +13,7 @@ use super::keys;
 use super::launch::appliance_log;
 use super::publish::DIRECTORY_MODE;
 use super::users;
+use crate::disk::serves_in;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::plan::{OnExists, PlannedDisk, SourceFormat};
@@ -136,6 +137,8 @@ impl Workplace {
             read.extend(users::readable());
         }
         let mut write = vec![self.results.path().to_owned(), self.private.clone()];
+        // The same but for a working directory that lies deep.
+        write.push(serves_in(&self.private));
         if let Some(guest) = &self.guest {
             let rules = guest.rules();
             read.extend(rules.read);
