@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use hyper2kvm::disk::{Control, CopyOutcome, CopyProgress, SourceDisk, Target};
 use hyper2kvm::model::error::{Kind, Result};
-use hyper2kvm::model::plan::{Compression, OutputFormat, Preallocation, SourceFormat};
+use hyper2kvm::model::plan::{Compression, OutputFormat, SourceFormat};
 
 use crate::support::disks;
-use crate::{engine, open};
+use crate::{engine, open, target};
 
 const MIB: u64 = 1 << 20;
 /// More of a source is never read again.
@@ -62,12 +62,9 @@ impl Site {
 
     fn target(&self) -> Target {
         Target {
-            path: self.path("result"),
-            format: self.format,
             compress: self.compress,
-            level: None,
-            preallocation: Preallocation::Off,
             journal: Some(self.path("journal")),
+            ..target(self.path("result"), self.format)
         }
     }
 
@@ -289,14 +286,13 @@ fn why_a_journal_is_of_no_use_is_told_as_it_is() {
         let number = text[at..].find(',').unwrap();
         format!("{}99{}", &text[..at], &text[at + number..])
     };
-    let cases: [(&str, &dyn Fn(&Path)); 4] = [
-        ("begun by another version of hyper2kvm", &|path| rewrite(path, version)),
-        ("none of ours", &|path| rewrite(path, |_| "[]".to_owned())),
-        ("damaged", &|path| fs::write(path, b"x").unwrap()),
-        ("made in another way", &|path| rewrite(path, |text| text.replace("\"qcow2\"", "\"raw\""))),
-    ];
-    for (expected, change) in cases {
-        let (_, why) = restarted(|site| change(&site.path("journal")));
+    let other = |what: &dyn Fn(&str) -> String| restarted(|site| rewrite(&site.path("journal"), what)).1;
+    for (expected, why) in [
+        ("begun by another version of hyper2kvm", other(&version)),
+        ("none of ours", other(&|_| "[]".to_owned())),
+        ("made in another way", other(&|text| text.replace("\"qcow2\"", "\"raw\""))),
+        ("damaged", restarted(|site| fs::write(site.path("journal"), b"x").unwrap()).1),
+    ] {
         let why = why.unwrap();
         assert!(why.contains(expected) && !why.contains("source"), "{expected}: {why}");
     }
