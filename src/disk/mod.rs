@@ -42,7 +42,7 @@ pub use facts::{FileIdentity, ImageFacts, SourceDisk};
 pub use format::{Detected, Format, detect};
 pub use glance::{estimate_virtual_size, names_in, stands_on};
 pub use gunzip::Gzip;
-pub use inspect::Needs;
+pub use inspect::{Needs, alike, files_alike};
 pub use measure::Measure;
 pub use native::Depth;
 pub use nbd::{Served, remove_leavings, serves_in};

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hyper2kvm::disk::{Control, SourceDisk, Target, estimate_virtual_size, names_in};
+use hyper2kvm::disk::{Control, SourceDisk, Target, estimate_virtual_size, names_in, stands_on};
 use hyper2kvm::model::error::Kind;
 use hyper2kvm::model::plan::{OutputFormat, Preallocation, SourceFormat};
 
@@ -252,6 +252,39 @@ fn a_differing_vhd_is_held_against_the_id_of_its_parent() {
     assert!(
         open(&at("child.avhd"), SourceFormat::Vhd).unwrap_err().to_string().contains("backing_chain: true")
     );
+}
+
+#[test]
+fn a_parent_may_be_written_in_other_letters_as_windows_allows_it_if_only_one_file_is_meant() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    base().write(&at("base.vhdx"));
+    base().on("BASE.VhdX", 2, vec![]).write(&at("child.avhdx"));
+    let vhd = Vhd::new(4 * MIB, 1, vec![(0, vec![(0, vec![3; 512])])]);
+    vhd.write(&at("disk.vhd"));
+    vhd.on("Disk.VHD", 2, vec![]).write(&at("child.avhd"));
+    let source = open_chain(&at("child.avhdx"), SourceFormat::Vhdx, &[]).unwrap();
+    assert!(source.paths().contains(&at("base.vhdx").canonicalize().unwrap()));
+    open_chain(&at("child.avhd"), SourceFormat::Vhd, &[]).unwrap();
+    assert_eq!(stands_on(&at("child.avhdx")), at("base.vhdx").canonicalize().ok());
+    // Of several the one that is named to the letter, or none.
+    fs::copy(at("base.vhdx"), at("Base.VHDX")).unwrap();
+    refused(&at("child.avhdx"), SourceFormat::Vhdx, "BASE.VhdX` may be any of");
+    refused(&at("child.avhdx"), SourceFormat::Vhdx, "base.vhdx");
+    fs::rename(at("Base.VHDX"), at("BASE.VhdX")).unwrap();
+    open_chain(&at("child.avhdx"), SourceFormat::Vhdx, &[]).unwrap();
+    // Where it may lie elsewhere, too; but no qcow2 is meant so.
+    let elsewhere = at("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::remove_file(at("BASE.VhdX")).unwrap();
+    fs::rename(at("base.vhdx"), elsewhere.join("Base.vhdx")).unwrap();
+    open_chain(&at("child.avhdx"), SourceFormat::Vhdx, std::slice::from_ref(&elsewhere)).unwrap();
+    let img = |words: &[&str]| {
+        assert!(Command::new("qemu-img").args(words).current_dir(dir.path()).status().unwrap().success());
+    };
+    img(&["create", "-q", "-f", "qcow2", "lower.qcow2", "1M"]);
+    img(&["create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "LOWER.qcow2", "top.qcow2", "1M"]);
+    refused(&at("top.qcow2"), SourceFormat::Qcow2, "missing");
 }
 
 #[test]
