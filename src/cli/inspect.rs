@@ -34,6 +34,9 @@ pub(super) struct InspectArgs {
     /// Only the machine of this name, of an appliance that has several
     #[arg(long, value_name = "NAME")]
     vm: Option<String>,
+    /// Take disks with all that they stand on (snapshots, checkpoints), which has to lie beside them
+    #[arg(long)]
+    backing_chain: bool,
     /// A file with the passphrase of an encrypted volume (LUKS); may be given several times
     #[arg(long, value_name = "FILE")]
     key_file: Vec<PathBuf>,
@@ -103,7 +106,7 @@ pub(super) fn run(args: &InspectArgs, ui: &Ui) -> Result<Exit, Failure> {
         let processor = DiskProcessor::new()?;
         let control = processor.control();
         interrupt::ends(&control);
-        match machine.look(&args.disks, &processor, &keys, ui) {
+        match machine.look(args, &processor, &keys, ui) {
             Err(error) if is_one || control.interruption().is_some() => return Err(error.into()),
             looked => machine.error = looked.err(),
         }
@@ -138,7 +141,7 @@ fn machines(args: &InspectArgs) -> Result<Option<Vec<Facts>>> {
 
 impl Seen {
     /// Opens the machine's disks, or those that were named, and the guest in them.
-    fn look(&mut self, named: &[PathBuf], processor: &DiskProcessor, keys: &[Key], ui: &Ui) -> Result<()> {
+    fn look(&mut self, args: &InspectArgs, processor: &DiskProcessor, keys: &[Key], ui: &Ui) -> Result<()> {
         let begun = |what: &str| {
             if ui.verbose > 0 {
                 ui.note(what);
@@ -148,7 +151,13 @@ impl Seen {
             Some(facts) => {
                 facts.disks.iter().map(|disk| processor.inspect_found(disk)).collect::<Result<_>>()?
             }
-            None => named.iter().map(|path| processor.inspect(path)).collect::<Result<_>>()?,
+            None => {
+                let look = |path: &PathBuf| match args.backing_chain {
+                    true => processor.inspect_chain(path),
+                    false => processor.inspect(path),
+                };
+                args.disks.iter().map(look).collect::<Result<_>>()?
+            }
         };
         match processor.identify(&self.disks, keys.to_vec(), begun) {
             Ok(identity) => self.guest = Some(identity),

@@ -29,6 +29,9 @@ pub(super) struct ManifestArgs {
     /// Only the machine of this name, of an appliance that has several
     #[arg(long, value_name = "NAME")]
     vm: Option<String>,
+    /// Allow a disk to stand on others (snapshots, checkpoints), which have to lie beside it
+    #[arg(long)]
+    backing_chain: bool,
     /// Write it there; of several machines, each into a file of its own in this directory
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
@@ -91,6 +94,9 @@ fn documents(args: &ManifestArgs, ui: &Ui) -> Result<Vec<(Value, String)>> {
             let (mut document, _) = document_of_disk(&args.input, format)?;
             // A disk alone becomes a disk alone; who writes a manifest wants the report too.
             document.as_object_mut().map(|document| document.remove("options"));
+            if args.backing_chain {
+                document["disks"][0]["backing_chain"] = json!(true);
+            }
             let name = document["disks"][0]["id"].as_str().unwrap_or("disk").to_owned();
             return Ok(vec![(document, format!("{name}.yaml"))]);
         }
