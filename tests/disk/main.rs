@@ -15,6 +15,7 @@ mod rates;
 mod readback;
 mod remote;
 mod resume;
+mod room;
 mod served;
 mod sources;
 mod vhd_footers;

@@ -26,7 +26,7 @@ fn deep() -> Site {
 
 #[test]
 fn a_disk_that_qemu_cannot_read_is_converted_however_deep_the_working_directory_lies() {
-    let mut site = deep();
+    let site = deep();
     site.succeed();
     site.assert_only(&["disk0.qcow2", "report.json"]);
     // One that QEMU lays out beforehand it has to be shown, and one that grows it sees through an overlay.
