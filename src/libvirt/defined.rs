@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 #[cfg(feature = "libvirt")]
@@ -76,10 +77,13 @@ pub fn readable() -> Vec<PathBuf> {
     all.filter(|directory| directory.is_dir()).collect()
 }
 
+/// That of this user. `sudo` may leave the home of somebody else in the environment: root sees to that, too, and nobody else can.
 fn session_directory() -> Option<PathBuf> {
+    let me = rustix::process::geteuid();
+    let is_mine = |found: std::fs::Metadata| me.is_root() || found.uid() == me.as_raw();
     let named = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let settings = named("XDG_CONFIG_HOME").or_else(|| named("HOME").map(|home| home.join(".config")))?;
-    Some(settings.join(SESSION_DIRECTORY))
+    Some(settings.join(SESSION_DIRECTORY)).filter(|directory| directory.metadata().is_ok_and(is_mine))
 }
 
 impl Machines {

@@ -135,71 +135,18 @@ fn broken_chains_are_told_apart_from_sound_ones() {
     let dir = tempfile::tempdir().unwrap();
     let base = disks::disk(dir.path(), "base", "qcow2", 8, 1, 5);
     let path = |name: &str| dir.path().join(name);
-    // A loop, a gap, a chain without end, an unnamed format, a name that is a protocol, a false format.
-    qemu_img(&[
-        "create",
-        "-u",
-        "-f",
-        "qcow2",
-        "-b",
-        "loop-b.qcow2",
-        "-F",
-        "qcow2",
-        text(&path("loop-a.qcow2")),
-        "8M",
-    ]);
-    qemu_img(&[
-        "create",
-        "-u",
-        "-f",
-        "qcow2",
-        "-b",
-        "loop-a.qcow2",
-        "-F",
-        "qcow2",
-        text(&path("loop-b.qcow2")),
-        "8M",
-    ]);
-    qemu_img(&[
-        "create",
-        "-u",
-        "-f",
-        "qcow2",
-        "-b",
-        "gone.qcow2",
-        "-F",
-        "qcow2",
-        text(&path("gap.qcow2")),
-        "8M",
-    ]);
-    qemu_img(&[
-        "create",
-        "-u",
-        "-f",
-        "qcow2",
-        "-b",
-        "nbd:host:1",
-        "-F",
-        "raw",
-        text(&path("net.qcow2")),
-        "8M",
-    ]);
-    qemu_img(&[
-        "create",
-        "-u",
-        "-f",
-        "qcow2",
-        "-b",
-        "base.qcow2",
-        "-F",
-        "vmdk",
-        text(&path("false.qcow2")),
-        "8M",
-    ]);
+    let on = |below: &str, format: &str, name: &str| {
+        qemu_img(&["create", "-u", "-f", "qcow2", "-b", below, "-F", format, text(&path(name)), "8M"]);
+    };
+    // A loop, a gap, a name that is a protocol, a false format, a chain without end.
+    on("loop-b.qcow2", "qcow2", "loop-a.qcow2");
+    on("loop-a.qcow2", "qcow2", "loop-b.qcow2");
+    on("gone.qcow2", "qcow2", "gap.qcow2");
+    on("nbd:host:1", "raw", "net.qcow2");
+    on("base.qcow2", "vmdk", "false.qcow2");
     for number in 0..40 {
         let below = if number == 0 { "base.qcow2".to_owned() } else { format!("deep-{}.qcow2", number - 1) };
-        let name = path(&format!("deep-{number}.qcow2"));
-        qemu_img(&["create", "-u", "-f", "qcow2", "-b", &below, "-F", "qcow2", text(&name), "8M"]);
+        on(&below, "qcow2", &format!("deep-{number}.qcow2"));
     }
     for (name, word) in [
         ("loop-a.qcow2", "twice"),
