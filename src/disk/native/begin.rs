@@ -7,7 +7,8 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use super::journal::{Journal, Record, Subject, is_there, objection};
+use super::journal::{Journal, Record, Subject, is_there};
+use super::objection::objection;
 use crate::disk::copy::{Target, create};
 use crate::disk::facts::SourceDisk;
 use crate::disk::read;

@@ -33,7 +33,7 @@ use crate::model::plan::{Compression, OutputFormat, Preallocation};
 use crate::sys::fs::open_to_go_on;
 
 /// The version of the format. An unknown one is not gone on from.
-const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 2;
 const BLOCK: u64 = BLOCK_BYTES as u64;
 /// Of a record, before the places.
 const RECORD_BYTES: usize = 22;
@@ -46,14 +46,14 @@ const SHARED: u8 = b'S';
 /// What the journal of a copy is about. It is gone on with only where all of this is still so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Subject {
-    version: u32,
-    source: Vec<FileIdentity>,
-    virtual_size: u64,
+    pub(super) version: u32,
+    pub(super) source: Vec<FileIdentity>,
+    pub(super) virtual_size: u64,
     format: OutputFormat,
     /// How it is packed and laid out: another choice makes another file, with the same in it.
     made: Option<Made>,
     block_bytes: u64,
-    target_inode: u64,
+    pub(super) target_inode: u64,
     /// Whether every piece was looked at in the target before it was told.
     is_looked_at: bool,
 }
@@ -224,30 +224,6 @@ fn is_about<R: Read>(frames: &mut Frames<R>, subject: &Subject) -> io::Result<bo
         None => Subject { made: None, ..found },
     };
     Ok(found.map(made).as_ref() == Some(subject))
-}
-
-/// Why a journal that is there is not gone on with.
-pub(super) fn objection(path: &Path, subject: &Subject) -> io::Result<&'static str> {
-    let Some(first) = Frames::of(BufReader::new(open_to_go_on(path)?)).next()? else {
-        return Ok("its journal is damaged");
-    };
-    let said: serde_json::Value = serde_json::from_slice(&first).unwrap_or_default();
-    let Some(found) = serde_json::from_slice::<Subject>(&first).ok().filter(|found| found.version == VERSION)
-    else {
-        return Ok(match said["version"].is_u64() {
-            true => "its copy was begun by another version of hyper2kvm",
-            false => "its journal is none of ours",
-        });
-    };
-    Ok(if (&found.source, found.virtual_size) != (&subject.source, subject.virtual_size) {
-        "its source was changed since the earlier attempt"
-    } else if found.target_inode != subject.target_inode {
-        "its partial result is another file than that of the earlier attempt"
-    } else if found != *subject {
-        "its result is to be made in another way than by the earlier attempt"
-    } else {
-        "its journal tells what no copy writes down"
-    })
 }
 
 /// Which frames count.
