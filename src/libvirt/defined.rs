@@ -51,7 +51,7 @@ pub struct Machines {
     pub silent: Option<String>,
 }
 
-/// The machines of this host. Where nothing of libvirt is installed, there are none.
+/// The machines of this host. Where nothing of libvirt is installed, there are none. May block for as long as libvirt likes.
 #[must_use]
 pub fn machines() -> Machines {
     let mut machines =
@@ -199,8 +199,6 @@ mod asking {
     //! What a connection tells.
 
     use std::fs::File;
-    use std::sync::mpsc;
-    use std::time::Duration;
 
     use virt::connect::Connect;
     use virt::domain::Domain;
@@ -211,8 +209,6 @@ mod asking {
     use super::{LibvirtUri, Machines, PathBuf, io, text_below};
     use crate::libvirt::SYSTEM;
 
-    /// A libvirt that has not answered by then hangs.
-    const WITHIN: Duration = Duration::from_secs(30);
     /// The flag for a machine as it is when it is started the next time.
     const NEXT_START: u32 = virt::sys::VIR_DOMAIN_XML_INACTIVE;
     /// No chain of snapshots is longer.
@@ -220,16 +216,7 @@ mod asking {
 
     /// Asks the system's libvirt, if it listens.
     pub(super) fn told_by_system() -> Option<Machines> {
-        if !SYSTEM.may_be_served() {
-            return None;
-        }
-        // libvirt may block for as long as it likes; the thread then ends with the program.
-        let (answer, answered) = mpsc::channel();
-        std::thread::spawn(move || answer.send(Machines::of(SYSTEM)));
-        Some(answered.recv_timeout(WITHIN).unwrap_or_else(|_| {
-            let why = format!("it did not answer for {} s", WITHIN.as_secs());
-            Machines { silent: Some(why), ..Machines::default() }
-        }))
+        SYSTEM.may_be_served().then(|| Machines::of(SYSTEM))
     }
 
     impl Machines {

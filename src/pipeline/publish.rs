@@ -173,7 +173,7 @@ fn replaceable(dir: &Dir, name: &str) -> Result<()> {
         }
         User::Unknown { why } => {
             Err(refused(format!("may be in use: whether a machine is defined with it cannot be told: {why}"))
-                .advice("mend that, remove the old result yourself, or choose another directory")
+                .advice("let libvirt answer and this user read what is named, remove the old result yourself, or choose another directory")
                 .transient())
         }
     }

@@ -7,10 +7,14 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use crate::disk::stands_on;
 use crate::libvirt::{self, Defined, Machines};
 
+/// What has not answered by then hangs.
+const WITHIN: Duration = Duration::from_secs(30);
 /// No chain of snapshots is longer.
 const MOST_BELOW: usize = 64;
 
@@ -37,14 +41,34 @@ pub(super) enum User {
 
 /// The machine of this host that uses a file, as things are now.
 pub(super) fn user_of(file: &Path) -> User {
-    match file.metadata() {
-        Ok(metadata) => find(&metadata, &libvirt::machines()),
-        Err(error) => User::Unknown { why: format!("{} cannot be looked at: {error}", file.display()) },
-    }
+    let metadata = match file.metadata() {
+        Ok(metadata) => metadata,
+        Err(error) => {
+            return User::Unknown { why: format!("{} cannot be looked at: {error}", file.display()) };
+        }
+    };
+    let found = in_time(move || find(&metadata, &libvirt::machines()));
+    found.unwrap_or_else(|| {
+        let limit = WITHIN.as_secs();
+        User::Unknown { why: format!("libvirt, or the storage of a machine, did not answer for {limit} s") }
+    })
+}
+
+/// What comes of this, if it comes in time: libvirt may block for as long as it likes, and so may storage that is away. The thread then ends
+/// with the program.
+fn in_time<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (answer, answered) = mpsc::channel();
+    std::thread::spawn(move || answer.send(look()));
+    answered.recv_timeout(WITHIN).ok()
 }
 
 /// What whoever asks has to be able to read: what is written down of machines, their disks, and what those stand on.
 pub(super) fn readable() -> Vec<PathBuf> {
+    // Asked before a sandbox closes, which binds no thread that is there already: this one has ended by then, or hangs and does nothing more.
+    in_time(all_readable).unwrap_or_default()
+}
+
+fn all_readable() -> Vec<PathBuf> {
     let machines = libvirt::machines();
     let mut paths = libvirt::readable();
     for disk in machines.defined.iter().flat_map(|machine| &machine.disks) {
