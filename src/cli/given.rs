@@ -57,6 +57,19 @@ fn origin(input: &Path) -> Result<Option<Origin>> {
     })
 }
 
+/// The machines that are meant: that of a name, or all.
+pub(super) fn chosen(machines: Vec<Facts>, name: Option<&str>, input: &Path) -> Result<Vec<Facts>> {
+    let names: Vec<String> = machines.iter().map(Facts::plain_name).collect();
+    let is_meant = |facts: &Facts| name.is_none_or(|name| facts.plain_name() == name);
+    let meant: Vec<Facts> = machines.into_iter().filter(is_meant).collect();
+    match meant.is_empty() {
+        true => Err(Error::new(Kind::Source, format!("{} has no such machine", input.display()))
+            .allowed(names)
+            .advice("name one that it has with `--vm`")),
+        false => Ok(meant),
+    }
+}
+
 /// In a word, what describes the machines of an input.
 pub(super) fn describer(input: &Path) -> &'static str {
     match input.extension() {

@@ -9,11 +9,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::facts;
-use super::given::Given;
+use super::given::{Given, chosen};
 use super::table::printable;
 use super::{Exit, Failure, Ui, interrupt};
 use crate::disk::SourceDisk;
 use crate::guest::work::Key;
+use crate::model::api::ErrorView;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::Facts;
 use crate::model::guest::{GuestIdentity, GuestKernel, GuestNic};
@@ -30,21 +31,40 @@ pub(super) struct InspectArgs {
     /// The disks of one machine, in the order in which it has them, or an appliance
     #[arg(value_name = "DISK", required = true)]
     disks: Vec<PathBuf>,
+    /// Only the machine of this name, of an appliance that has several
+    #[arg(long, value_name = "NAME")]
+    vm: Option<String>,
+    /// Take disks with all that they stand on (snapshots, checkpoints), which has to lie beside them
+    #[arg(long)]
+    backing_chain: bool,
     /// A file with the passphrase of an encrypted volume (LUKS); may be given several times
     #[arg(long, value_name = "FILE")]
     key_file: Vec<PathBuf>,
 }
 
-/// `{"machines": […], "guests": […], "disks": […]}`
-#[derive(Debug, Serialize)]
+/// `{"machines": […], "guests": […], "disks": […]}`, and `errors` of those machines of several that could not be looked into.
+#[derive(Debug, Default, Serialize)]
 struct Inspected {
     machines: Vec<Value>,
-    guests: Vec<GuestIdentity>,
+    guests: Vec<GuestView>,
     disks: Vec<DiskView>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<Unseen>,
+}
+
+/// A guest, and the machine that it is in where that is described.
+#[derive(Debug, Serialize)]
+struct GuestView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machine: Option<String>,
+    #[serde(flatten)]
+    identity: GuestIdentity,
 }
 
 #[derive(Debug, Serialize)]
 struct DiskView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machine: Option<String>,
     path: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
     member: Option<String>,
@@ -55,54 +75,120 @@ struct DiskView {
     warnings: Vec<String>,
 }
 
+#[derive(Debug, Serialize)]
+struct Unseen {
+    machine: String,
+    #[serde(flatten)]
+    error: ErrorView,
+}
+
+/// One machine: as it is described, if it is, and what was found in it.
+#[derive(Debug, Default)]
+struct Seen {
+    facts: Option<Facts>,
+    guest: Option<GuestIdentity>,
+    disks: Vec<SourceDisk>,
+    error: Option<Error>,
+}
+
 /// Looks and prints.
 pub(super) fn run(args: &InspectArgs, ui: &Ui) -> Result<Exit, Failure> {
     let keys = keys(&args.key_file)?;
-    let processor = DiskProcessor::new()?;
-    interrupt::ends(&processor.control());
-    let (machine, disks) = disks(&args.disks, &processor)?;
-    let begun = |what: &str| {
-        if ui.verbose > 0 {
-            ui.note(what);
+    let mut seen = match machines(args)? {
+        None => vec![Seen::default()],
+        Some(machines) => {
+            machines.into_iter().map(|facts| Seen { facts: Some(facts), ..Seen::default() }).collect()
         }
     };
-    let guests = match processor.identify(&disks, keys, begun) {
-        Ok(identity) => vec![identity],
-        Err(error) if error.details().place.field.as_deref() == Some(NO_OS_FIELD) => {
-            ui.note(&printable(&error.details().cause));
-            Vec::new()
+    let is_one = seen.len() == 1;
+    for machine in &mut seen {
+        // One for each: what fails in one machine ends what works for that.
+        let processor = DiskProcessor::new()?;
+        let control = processor.control();
+        interrupt::ends(&control);
+        match machine.look(args, &processor, &keys, ui) {
+            Err(error) if is_one || control.interruption().is_some() => return Err(error.into()),
+            looked => machine.error = looked.err(),
         }
-        Err(error) => return Err(error.into()),
-    };
-    let machines = machine.iter().map(facts::document).collect();
-    let found = Inspected { machines, guests, disks: disks.iter().map(view).collect() };
-    if ui.json {
-        ui.print_json(&found)?;
-    } else {
-        ui.print(&shown(&found, machine.as_ref()))?;
     }
-    Ok(Exit::Done)
+    if ui.json {
+        ui.print_json(&found(&seen))?;
+    } else {
+        ui.print(&seen.iter().map(Seen::shown).collect::<Vec<_>>().join("\n"))?;
+    }
+    // It was told with its machine.
+    match seen.iter().find_map(|machine| machine.error.as_ref()) {
+        Some(error) => Err(Failure::silent(Exit::of(error.kind()))),
+        None => Ok(Exit::Done),
+    }
 }
 
-/// The disks of one machine: as they were named, or all of the appliance that was, with what that says.
-fn disks(named: &[PathBuf], processor: &DiskProcessor) -> Result<(Option<Facts>, Vec<SourceDisk>)> {
-    let [only] = named else {
-        let disks = named.iter().map(|path| processor.inspect(path));
-        return Ok((None, disks.collect::<Result<_>>()?));
-    };
-    match Given::of(only)? {
-        Given::Machines(machines) => match machines.as_slice() {
-            [machine] => {
-                let disks = machine.disks.iter().map(|disk| processor.inspect_found(disk));
-                Ok((Some(machine.clone()), disks.collect::<Result<_>>()?))
-            }
-            several => Err(Error::new(Kind::Manifest, format!("it has {} machines", several.len()))
-                .source(only.display().to_string())
-                .allowed(several.iter().map(Facts::plain_name))
-                .advice("convert it: each machine is looked into then")),
-        },
-        Given::Disk(_) | Given::Manifest => Ok((None, vec![processor.inspect(only)?])),
+/// The machines that an input describes, if it is one that does.
+fn machines(args: &InspectArgs) -> Result<Option<Vec<Facts>>> {
+    if let [only] = args.disks.as_slice()
+        && let Given::Machines(machines) = Given::of(only)?
+    {
+        return chosen(machines, args.vm.as_deref(), only).map(Some);
     }
+    match args.vm {
+        Some(_) => {
+            Err(Error::new(Kind::Manifest, "`--vm` chooses a machine of an appliance, and disks are none")
+                .advice("leave it out: the disks that are named are one machine"))
+        }
+        None => Ok(None),
+    }
+}
+
+impl Seen {
+    /// Opens the machine's disks, or those that were named, and the guest in them.
+    fn look(&mut self, args: &InspectArgs, processor: &DiskProcessor, keys: &[Key], ui: &Ui) -> Result<()> {
+        let begun = |what: &str| {
+            if ui.verbose > 0 {
+                ui.note(what);
+            }
+        };
+        self.disks = match &self.facts {
+            Some(facts) => {
+                facts.disks.iter().map(|disk| processor.inspect_found(disk)).collect::<Result<_>>()?
+            }
+            None => {
+                let look = |path: &PathBuf| match args.backing_chain {
+                    true => processor.inspect_chain(path),
+                    false => processor.inspect(path),
+                };
+                args.disks.iter().map(look).collect::<Result<_>>()?
+            }
+        };
+        match processor.identify(&self.disks, keys.to_vec(), begun) {
+            Ok(identity) => self.guest = Some(identity),
+            Err(error) if error.details().place.field.as_deref() == Some(NO_OS_FIELD) => {
+                let name = self.name().map(|name| format!("{name}: ")).unwrap_or_default();
+                ui.note(&printable(&format!("{name}{}", error.details().cause)));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn name(&self) -> Option<String> {
+        self.facts.as_ref().map(Facts::plain_name)
+    }
+}
+
+/// For programs.
+fn found(seen: &[Seen]) -> Inspected {
+    let mut found = Inspected::default();
+    for one in seen {
+        let machine = one.name();
+        found.machines.extend(one.facts.as_ref().map(facts::document));
+        found
+            .guests
+            .extend(one.guest.clone().map(|identity| GuestView { machine: machine.clone(), identity }));
+        found.disks.extend(one.disks.iter().map(|disk| view(disk, machine.clone())));
+        let error = one.error.as_ref().map(ErrorView::from);
+        found.errors.extend(error.map(|error| Unseen { machine: machine.unwrap_or_default(), error }));
+    }
+    found
 }
 
 /// The keys in these files.
@@ -114,8 +200,9 @@ pub(super) fn keys(files: &[PathBuf]) -> Result<Vec<Key>> {
     files.iter().map(key).collect()
 }
 
-fn view(disk: &SourceDisk) -> DiskView {
+fn view(disk: &SourceDisk, machine: Option<String>) -> DiskView {
     DiskView {
+        machine,
         path: disk.path.clone(),
         member: disk.member().map(str::to_owned),
         format: disk.format.name(),
@@ -126,34 +213,31 @@ fn view(disk: &SourceDisk) -> DiskView {
     }
 }
 
-/// For people: a few lines for each.
-fn shown(found: &Inspected, machine: Option<&Facts>) -> String {
-    let mut text = String::new();
-    let of_machine = machine.map(facts::lines).unwrap_or_default();
-    for (name, value) in of_machine.into_iter().chain(found.guests.iter().flat_map(lines)) {
-        // Writing into a string does not fail.
-        let _ = writeln!(text, "{name:<12} {}", printable(&value));
+impl Seen {
+    /// For people: a few lines.
+    fn shown(&self) -> String {
+        let mut lines = self.facts.as_ref().map(facts::lines).unwrap_or_default();
+        lines.extend(self.guest.iter().flat_map(guest_lines));
+        let described = self.facts.as_ref().map(|facts| facts.disks.as_slice()).unwrap_or_default();
+        for (number, disk) in self.disks.iter().enumerate() {
+            let size = human_size(disk.facts.virtual_size);
+            let place = described.get(number).and_then(facts::hangs_on);
+            let place = place.map(|place| format!(", {place}")).unwrap_or_default();
+            let path = disk.path.display();
+            let name = disk.member().map_or_else(|| path.to_string(), |member| format!("{path}:{member}"));
+            lines.push(("disk", format!("{name} ({}, {size}{place})", disk.format.name())));
+        }
+        lines.extend(self.error.as_ref().map(|error| ("not seen", error.to_string())));
+        let mut text = String::new();
+        for (name, value) in lines {
+            // Writing into a string does not fail.
+            let _ = writeln!(text, "{name:<12} {}", printable(&value));
+        }
+        text
     }
-    let described = machine.map(|machine| machine.disks.as_slice()).unwrap_or_default();
-    for (number, disk) in found.disks.iter().enumerate() {
-        let size = human_size(disk.virtual_size);
-        let place = described.get(number).and_then(facts::hangs_on);
-        let place = place.map(|place| format!(", {place}")).unwrap_or_default();
-        let _ = writeln!(
-            text,
-            "{:<12} {} ({}, {size}{place})",
-            "disk",
-            printable(&disk.member.as_ref().map_or_else(
-                || disk.path.display().to_string(),
-                |member| format!("{}:{member}", disk.path.display())
-            )),
-            disk.format
-        );
-    }
-    text
 }
 
-fn lines(guest: &GuestIdentity) -> Vec<(&'static str, String)> {
+fn guest_lines(guest: &GuestIdentity) -> Vec<(&'static str, String)> {
     let or_unknown = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
     let mut lines = vec![
         ("system", format!("{} ({})", or_unknown(&guest.os_pretty), or_unknown(&guest.architecture))),
@@ -210,8 +294,7 @@ mod tests {
         let guest =
             GuestIdentity { os_pretty: Some("\u{1b}[2JLinux".to_owned()), ..GuestIdentity::default() };
         let machine = Facts { serial: Some("\u{1b}[2Jserial".to_owned()), ..Facts::default() };
-        let found = Inspected { machines: Vec::new(), guests: vec![guest], disks: Vec::new() };
-        let text = shown(&found, Some(&machine));
+        let text = Seen { facts: Some(machine), guest: Some(guest), ..Seen::default() }.shown();
         assert!(text.contains("Linux") && text.contains("serial") && !text.contains('\u{1b}'), "{text:?}");
     }
 }

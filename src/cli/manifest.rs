@@ -12,13 +12,12 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::given::{Given, document_of_disk, document_of_machine};
+use super::given::{Given, chosen, document_of_disk, document_of_machine};
 use super::table::printable;
 use super::{Exit, Failure, Ui, interrupt};
 use crate::disk::{Control, verify};
 use crate::model::checksum::Algorithm;
 use crate::model::error::{Error, Kind, Result};
-use crate::model::facts::Facts;
 use crate::source;
 
 /// Arguments of `manifest`.
@@ -30,6 +29,9 @@ pub(super) struct ManifestArgs {
     /// Only the machine of this name, of an appliance that has several
     #[arg(long, value_name = "NAME")]
     vm: Option<String>,
+    /// Allow a disk to stand on others (snapshots, checkpoints), which have to lie beside it
+    #[arg(long)]
+    backing_chain: bool,
     /// Write it there; of several machines, each into a file of its own in this directory
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
@@ -92,22 +94,19 @@ fn documents(args: &ManifestArgs, ui: &Ui) -> Result<Vec<(Value, String)>> {
             let (mut document, _) = document_of_disk(&args.input, format)?;
             // A disk alone becomes a disk alone; who writes a manifest wants the report too.
             document.as_object_mut().map(|document| document.remove("options"));
+            if args.backing_chain {
+                document["disks"][0]["backing_chain"] = json!(true);
+            }
             let name = document["disks"][0]["id"].as_str().unwrap_or("disk").to_owned();
             return Ok(vec![(document, format!("{name}.yaml"))]);
         }
         Given::Machines(machines) => machines,
     };
-    let is_wanted = |facts: &&Facts| args.vm.as_ref().is_none_or(|name| facts.plain_name() == *name);
-    let wanted: Vec<&Facts> = machines.iter().filter(is_wanted).collect();
-    if wanted.is_empty() {
-        return Err(Error::new(Kind::Source, format!("{} has no such machine", args.input.display()))
-            .allowed(machines.iter().map(Facts::plain_name))
-            .advice("name one that it has with `--vm`"));
-    }
+    let wanted = chosen(machines, args.vm.as_deref(), &args.input)?;
     for warning in wanted.iter().flat_map(|facts| &facts.warnings) {
         ui.note(&printable(warning));
     }
-    Ok(wanted.into_iter().map(document_of_machine).collect())
+    Ok(wanted.iter().map(document_of_machine).collect())
 }
 
 fn add_checksums(document: &mut Value, control: &Control, ui: &Ui) -> Result<()> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::control::Control;
 use crate::disk::format::{Format, detect_in};
-use crate::disk::inspect::{self, Needs};
+use crate::disk::inspect::{self, Needs, files_alike};
 use crate::disk::open::{agree, real_path, window};
 use crate::disk::window::Place;
 use crate::model::error::{Error, Kind, Result};
@@ -48,5 +48,10 @@ pub fn stands_on(path: &Path) -> Option<PathBuf> {
     let (declared, control) = (found.source_format()?, Control::new());
     let window = inspect::with_log(window, found, declared, &control).ok()?;
     let layer = inspect::layer(&window, found, declared, &control).ok()?;
-    inspect::beside(path, &layer.parent?.name).canonicalize().ok()
+    let parent = layer.parent?;
+    let below = inspect::beside(path, &parent.name);
+    match files_alike(&below).as_slice() {
+        [only] if parent.is_moved => only.canonicalize().ok(),
+        _ => below.canonicalize().ok(),
+    }
 }

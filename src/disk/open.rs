@@ -13,7 +13,7 @@ use crate::disk::engine::Engine;
 use crate::disk::facts::{FileIdentity, ImageFacts, LayerFile, SourceDisk};
 use crate::disk::format::{Format, detect_in};
 use crate::disk::glance::estimate_virtual_size;
-use crate::disk::inspect::{self, ExtentFile, Parent};
+use crate::disk::inspect::{self, ExtentFile, Parent, files_alike};
 use crate::disk::node;
 use crate::disk::window::{Place, Window};
 use crate::model::error::{Error, Kind, Result};
@@ -265,14 +265,14 @@ impl Opener<'_> {
                     shown(&parent.name)
                 ),
             )
-            .advice("consolidate its snapshots first, or allow the chain with `backing_chain: true`")
+            .advice("consolidate its snapshots first, or allow the chain: with `backing_chain: true` at the disk in a manifest, or `convert --backing-chain`")
             .field("disks.backing_chain"));
         }
         let Some(format) = parent.format else {
             return Err(chain(&format!("{} does not name the format of what it stands on", image.display()))
                 .advice("name it: `qemu-img rebase -u -b <file> -F <format> <image>` on a copy"));
         };
-        let name = self.name_here(image, parent);
+        let name = self.name_here(image, parent)?;
         let path = self.member(image, &name, "backing file")?;
         if self.files.iter().any(|file| {
             FileIdentity::read(&path).is_ok_and(|now| (now.dev, now.inode) == (file.dev, file.inode))
@@ -283,20 +283,35 @@ impl Opener<'_> {
         Ok((path.into(), format, Some(wanted)))
     }
 
-    /// The name of a parent in the directories of this machine: beside the image, or else in the first of those that are allowed.
-    fn name_here(&self, image: &Path, parent: &Parent) -> String {
-        let is_there = |path: &Path| path.symlink_metadata().is_ok();
-        let last = Path::new(&parent.name).file_name();
-        if parent.is_moved
-            && !is_there(&inspect::beside(image, &parent.name))
-            && let Some(last) = last
-        {
-            let mut elsewhere = self.policy.allowed_paths.iter().map(|dir| dir.join(last));
-            if let Some(path) = elsewhere.find(|path| is_there(path)) {
-                return path.to_string_lossy().into_owned();
+    /// The name of a parent in the directories of this machine: beside the image, or else in the first of those that are allowed; where no
+    /// file has just this name, one that differs from it only in upper and lower case.
+    fn name_here(&self, image: &Path, parent: &Parent) -> Result<String> {
+        let (true, Some(last)) = (parent.is_moved, Path::new(&parent.name).file_name()) else {
+            return Ok(parent.name.clone());
+        };
+        let beside = inspect::beside(image, &parent.name);
+        let allowed = self.policy.allowed_paths.iter().map(|dir| dir.join(last));
+        let places: Vec<PathBuf> = std::iter::once(beside).chain(allowed).collect();
+        let exact = places.iter().position(|place| place.symlink_metadata().is_ok());
+        let like = || places.iter().position(|place| !files_alike(place).is_empty());
+        let Some(number) = exact.or_else(like) else { return Ok(parent.name.clone()) };
+        let found = match files_alike(&places[number]).as_slice() {
+            [only] => only.clone(),
+            several => {
+                let names: Vec<String> = several.iter().map(|path| shown(&path.to_string_lossy())).collect();
+                return Err(Error::new(
+                    Kind::Source,
+                    format!("its backing file `{}` may be any of {}", shown(&parent.name), names.join(", ")),
+                )
+                .advice("they differ only in upper and lower case: give the one that is meant the name that the disk says")
+                .field("disks.backing_chain"));
             }
-        }
-        parent.name.clone()
+        };
+        let name = found.file_name().unwrap_or(last);
+        Ok(match number {
+            0 => Path::new(&parent.name).with_file_name(name).to_string_lossy().into_owned(),
+            _ => found.to_string_lossy().into_owned(),
+        })
     }
 
     /// The real path of a file that an image names: in the image's directory, or in one that was allowed.

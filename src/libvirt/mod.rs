@@ -1,14 +1,14 @@
-//! The machine outside the guest: libvirt. Whether it is there, for `doctor`, and how a machine is told to it.
+//! The machine outside the guest: libvirt. Whether it is there, for `doctor`, which machines are defined, and how a machine is told to it.
 //!
 //! The only user of the crate `virt`, which is behind the Cargo feature `libvirt`; [`xml`] needs neither.
 
+mod defined;
 mod element;
-mod user;
 pub mod xml;
 
 use std::path::Path;
 
-pub use user::{User, user_of};
+pub use defined::{Defined, Machines, machines, readable};
 
 /// Where libvirt is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,8 +13,6 @@
 //! and what becomes of it (`stages`).
 
 use std::io::{Read, Write};
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc;
@@ -26,6 +24,7 @@ use crate::guest::work::{self, Event, Order};
 use crate::model::error::{Disposition, Error, Kind, Result};
 use crate::sys::process::{Capture, ChildSpec, Group, Launcher, LongChild, Output, ProcessError};
 use crate::sys::sandbox::Rules;
+use crate::sys::scratch::{for_sockets, remove_dead};
 
 /// How often a silent child is looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -48,8 +47,10 @@ pub(super) const KVM_DEVICE: &str = "/dev/kvm";
 const PASSED_ON: [&str; 2] = ["LIBGUESTFS_", "SUPERMIN_"];
 /// The socket over which libguestfs talks with its appliance.
 const APPLIANCE_SOCKET: &str = "guestfsd.sock";
-/// A socket's path has to fit into 108 bytes; libguestfs adds about forty.
-const MOST_SOCKET_DIRECTORY: usize = 64;
+/// How its directory's name begins.
+const APPLIANCE_SOCKETS: &str = "libguestfs";
+/// About so many bytes libguestfs adds to the directory for sockets.
+const SOCKET_BYTES: usize = 43;
 
 /// The hidden subcommand `guest`.
 #[must_use]
@@ -108,12 +109,8 @@ impl GuestPlace {
         let temp = private.join("guest");
         make(&temp, 0o700)?;
         let root = rustix::process::geteuid().is_root();
-        let sockets = if root || temp.as_os_str().len() > MOST_SOCKET_DIRECTORY {
-            // libguestfs knows no other place for root.
-            PathBuf::from("/tmp")
-        } else {
-            temp.clone()
-        };
+        // libguestfs knows no other place for root.
+        let sockets = if root { PathBuf::from("/tmp") } else { for_sockets(&temp, SOCKET_BYTES) };
         let cache = std::env::var_os("LIBGUESTFS_CACHEDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from);
         make(&cache.join(appliance_directory()), 0o755)?;
         if let Some(log) = &log {
@@ -250,27 +247,8 @@ impl Drop for GuestChild {
         if let Some(listener) = self.listener.take() {
             let _ = listener.join();
         }
-        remove_dead_sockets(&self.sockets);
-    }
-}
-
-/// A libguestfs that was killed leaves its sockets. Where that is a directory of all, those are told by nobody
-/// answering: they may be of any user of libguestfs that died.
-fn remove_dead_sockets(directory: &Path) {
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        if !entry.file_name().to_string_lossy().starts_with("libguestfs") {
-            continue;
-        }
-        let dead = |name: &str| {
-            let answer = UnixStream::connect(entry.path().join(name));
-            answer.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
-        };
-        let mine = entry
-            .metadata()
-            .is_ok_and(|found| found.is_dir() && found.uid() == rustix::process::geteuid().as_raw());
-        if mine && dead(APPLIANCE_SOCKET) {
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
+        // A libguestfs that was killed leaves its sockets.
+        remove_dead(&self.sockets, APPLIANCE_SOCKETS, APPLIANCE_SOCKET);
     }
 }
 

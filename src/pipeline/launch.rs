@@ -25,6 +25,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::disk::remove_leavings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::protocol::{WorkOrder, WorkerCommand, WorkerEvent, WorkerOutcome};
 
@@ -182,6 +183,7 @@ impl Pump {
             // It emptied its working directory; its sandbox did not let it remove the directory itself.
             let _ = std::fs::remove_dir(&self.work_dir);
         } else {
+            remove_leavings(&self.work_dir);
             let _ = std::fs::remove_dir_all(&self.work_dir);
             let outcome = if self.killed {
                 WorkerOutcome::Stopped

@@ -165,16 +165,25 @@ impl DiskProcessor {
 
     /// Finds out what a disk is, by its content, and refuses what must not be opened.
     pub fn inspect(&self, path: &Path) -> Result<SourceDisk> {
+        self.inspect_by(path, &OpenPolicy::default())
+    }
+
+    /// The same of a disk that may stand on others, which lie beside it.
+    pub fn inspect_chain(&self, path: &Path) -> Result<SourceDisk> {
+        self.inspect_by(path, &OpenPolicy { backing_chain: true, ..OpenPolicy::default() })
+    }
+
+    fn inspect_by(&self, path: &Path, policy: &OpenPolicy<'_>) -> Result<SourceDisk> {
         let detected = detect(path)?;
         let format = detected.format.source_format().ok_or_else(|| {
             Error::new(Kind::Source, format!("{} is {}", path.display(), detected.format.name()))
                 .source(path.display().to_string())
                 .advice("name a disk image")
         })?;
-        open_source(path, format, &OpenPolicy::default(), &self.engine, &self.control)
+        open_source(path, format, policy, &self.engine, &self.control)
     }
 
-    /// The same for a disk of a machine that is described somewhere (see [`source::machines`]).
+    /// What a disk is that belongs to a machine that is described somewhere (see [`source::machines`]).
     pub fn inspect_found(&self, disk: &FoundDisk) -> Result<SourceDisk> {
         let place = source::place_found(disk)?;
         let policy = OpenPolicy { backing_chain: disk.is_chain, ..OpenPolicy::default() };

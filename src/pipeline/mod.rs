@@ -20,6 +20,7 @@ pub mod publish;
 mod report;
 mod stages;
 mod target;
+mod users;
 pub mod worker;
 mod workplace;
 

@@ -9,6 +9,7 @@
 use std::io;
 
 use super::checkpoint::{Checkpoint, Digests, Intent, Rename, lock_name, vm_of_journal};
+use super::users::{User, user_of};
 use crate::model::error::{Disposition, Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::plan::{OnExists, Plan};
@@ -143,22 +144,38 @@ impl Names {
     }
 }
 
-/// Whether a name may be replaced: nothing is there, or a plain file that nobody has locked.
+/// Whether a name may be replaced: nothing is there, or a plain file that nobody has locked and no machine is defined with.
 fn replaceable(dir: &Dir, name: &str) -> Result<()> {
     let path = dir.path().join(name);
+    let refused = |why: String| Error::new(Kind::Exists, format!("{} {why}", path.display())).output(&path);
     match dir.entry(name).map_err(failed("look for", dir, name))? {
-        None => Ok(()),
+        None => return Ok(()),
         Some(entry) if !entry.is_file => {
-            Err(Error::new(Kind::Exists, format!("{} is not a plain file", path.display()))
-                .output(path)
-                .advice("only plain files are replaced: remove it yourself or choose another directory"))
+            return Err(refused("is not a plain file".to_owned())
+                .advice("only plain files are replaced: remove it yourself or choose another directory"));
         }
-        Some(_) => match dir.is_in_use(name).map_err(failed("open", dir, name))? {
-            false => Ok(()),
-            true => Err(Error::new(Kind::Exists, format!("{} is in use", path.display()))
-                .output(path)
-                .advice("a running machine holds it: shut it down, or choose another directory")),
-        },
+        Some(_) => {}
+    }
+    if dir.is_in_use(name).map_err(failed("open", dir, name))? {
+        return Err(refused("is in use".to_owned())
+            .advice("a running machine holds it: shut it down, or choose another directory"));
+    }
+    let machine = "`virsh undefine` the machine if it is not wanted any more, or choose another directory";
+    match user_of(&path) {
+        User::Nobody => Ok(()),
+        User::Names(name) => {
+            Err(refused(format!("is in use: the machine {name} is defined with it")).advice(machine))
+        }
+        User::StandsOn { machine: name, disk } => {
+            let disk = disk.display();
+            Err(refused(format!("is in use: {disk}, a disk of the machine {name}, stands on it"))
+                .advice(machine))
+        }
+        User::Unknown { why } => {
+            Err(refused(format!("may be in use: whether a machine is defined with it cannot be told: {why}"))
+                .advice("let libvirt answer and this user read what is named, remove the old result yourself, or choose another directory")
+                .transient())
+        }
     }
 }
 

@@ -12,9 +12,11 @@ use super::guest_child::{GuestPlace, KVM_DEVICE};
 use super::keys;
 use super::launch::appliance_log;
 use super::publish::DIRECTORY_MODE;
+use super::users;
+use crate::disk::serves_in;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
-use crate::model::plan::{PlannedDisk, SourceFormat};
+use crate::model::plan::{OnExists, PlannedDisk, SourceFormat};
 use crate::model::protocol::WorkOrder;
 use crate::model::units::is_id;
 use crate::sys::dir::{Dir, LockFile};
@@ -131,7 +133,12 @@ impl Workplace {
         for disk in &order.plan.disks {
             read.extend(readable_for(disk));
         }
+        if order.plan.output.on_exists == OnExists::Replace {
+            read.extend(users::readable());
+        }
         let mut write = vec![self.results.path().to_owned(), self.private.clone()];
+        // The same but for a working directory that lies deep.
+        write.push(serves_in(&self.private));
         if let Some(guest) = &self.guest {
             let rules = guest.rules();
             read.extend(rules.read);

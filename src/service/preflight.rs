@@ -5,13 +5,15 @@ use std::path::Path;
 use crate::disk::{Control, Engine, OpenPolicy, open_source};
 use crate::model::api::{InputCheck, SubmitRequest};
 use crate::model::config::{Fragment, Settings, check_fragment, names_what_comes_later};
-use crate::model::error::{Error, Kind};
+use crate::model::error::Error;
 use crate::model::manifest::Profile;
 use crate::model::parse;
-use crate::model::plan::{OnExists, Plan};
+use crate::model::plan::Plan;
 use crate::model::planner::BatchName;
 use crate::model::schema::{SchemaKind, schema};
+use crate::pipeline::publish::Names;
 use crate::source;
+use crate::sys::dir::Dir;
 use crate::sys::process::Launcher;
 
 /// A file that is looked at.
@@ -121,14 +123,10 @@ fn look_at_sources(plans: &[Plan], settings: &Settings) -> Vec<Error> {
             let opened = source::place_of(disk)
                 .and_then(|place| open_source(place, disk.source_format, &policy, &engine, &Control::new()));
             errors.extend(opened.err());
-            let result = plan.result_path(disk);
-            if plan.output.on_exists == OnExists::Refuse && result.symlink_metadata().is_ok() {
-                errors.push(
-                    Error::new(Kind::Exists, format!("{} is there already", result.display()))
-                        .advice("move it away, or set `output.on_exists` to `suffix` or `replace`")
-                        .output(&result),
-                );
-            }
+        }
+        // A directory that is not there, or not to be used, holds no result; the latter the worker tells.
+        if let Ok(directory) = Dir::open(&plan.output.directory) {
+            errors.extend(Names::choose(plan, &directory).err());
         }
     }
     errors

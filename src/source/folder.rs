@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 use super::appliance::own_id;
-use crate::disk::{Format, Needs, detect, names_in};
+use crate::disk::{Format, Needs, detect, files_alike, names_in};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::{Controller, Facts, FoundDisk};
 use crate::model::grouping::{Grouping, natural_order};
@@ -234,11 +234,17 @@ fn image(directory: &Path, name: &str, suffix: &str, is_called_disk: bool, found
         None if detected == Format::Empty => out("it is empty"),
         None => out(&format!("it is {}", detected.name())),
         Some(format) => {
-            let (_, Needs { extents, parent, is_extent }) = names_in(&path)?;
+            let (_, Needs { extents, parent, any_case, is_extent }) = names_in(&path)?;
             if is_extent {
                 out("it is a part of a disk whose descriptor is not there");
             } else if is_called_disk || suffix == "raw" || parent.is_some() {
-                let inside = parent.as_deref().and_then(|parent| name_in(directory, Path::new(parent)));
+                let inside =
+                    parent.as_deref().map(|parent| directory.join(parent)).and_then(
+                        |below| match files_alike(&below).as_slice() {
+                            [only] if any_case => name_in(directory, only),
+                            _ => name_in(directory, &below),
+                        },
+                    );
                 let image = Image { format, has_parent: parent.is_some(), parent: inside };
                 found.images.insert(name.to_owned(), image);
             }

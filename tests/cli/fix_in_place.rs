@@ -182,6 +182,30 @@ fn interrupted_by_its_user_a_repair_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_disk_that_a_machine_is_defined_with_or_has_a_disk_on_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (disk, top) = (at("web.qcow2"), at("machines/top.qcow2"));
+    fs::create_dir_all(at("settings/libvirt/qemu")).unwrap();
+    fs::create_dir(at("machines")).unwrap();
+    qemu_img(&["create", "-f", "qcow2", text(&disk), "8M"]);
+    qemu_img(&["create", "-f", "qcow2", "-b", text(&disk), "-F", "qcow2", text(&top)]);
+    for (named, why) in
+        [(&disk, "the machine web is defined with it"), (&top, "a disk of the machine web, stands on it")]
+    {
+        let definition = format!(
+            "<domain type='kvm'><name>web</name><devices><disk type='file'><source file='{}'/></disk></devices></domain>",
+            named.display()
+        );
+        fs::write(at("settings/libvirt/qemu/web.xml"), definition).unwrap();
+        let mut fix = hyper2kvm();
+        fix.args(["fix", "--in-place"]).arg(&disk).env("XDG_CONFIG_HOME", at("settings"));
+        let done: Done = fix.output().unwrap().into();
+        assert!(done.code == 1 && done.stderr.contains(why), "{}", done.stderr);
+    }
+}
+
+#[test]
 fn a_disk_that_is_used_or_cannot_be_written_to_as_it_is_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let disk = qcow2(dir.path());

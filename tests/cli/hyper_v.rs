@@ -36,7 +36,7 @@ fn is_ours(report: &Value) -> bool {
 }
 
 #[test]
-fn a_chain_of_checkpoints_becomes_one_disk_where_the_manifest_allows_it() {
+fn a_chain_of_checkpoints_becomes_one_disk_where_somebody_allows_it() {
     let site = tempfile::tempdir().unwrap();
     let at = |name: &str| site.path().join(name);
     let plain = File::create(at("plain")).unwrap();
@@ -51,6 +51,13 @@ fn a_chain_of_checkpoints_becomes_one_disk_where_the_manifest_allows_it() {
     let refused = convert(site.path(), &["web.avhdx"]);
     assert_ne!(refused.code, 0);
     assert!(refused.stdout.contains("backing_chain: true") || refused.stderr.contains("backing_chain: true"));
+    let done = convert(site.path(), &["--backing-chain", "web.avhdx"]);
+    assert_eq!(done.code, 0, "{}{}", done.stdout, done.stderr);
+    assert_eq!(only_qcow2(site.path()), disks::sha256(&at("plain")));
+    let mut written = hyper2kvm();
+    written.args(["manifest", "--backing-chain", "web.avhdx", "--no-compute-checksums", "--json"]);
+    let written: Done = written.current_dir(site.path()).output().unwrap().into();
+    assert_eq!(written.json()["manifests"][0]["disks"][0]["backing_chain"], true);
     let manifest = "manifest_version: \"1.0\"\nname: web\n\
         disks:\n  - {id: boot, source_format: vhdx, local_path: web.avhdx, backing_chain: true}\n";
     fs::write(at("web.yaml"), manifest).unwrap();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::guest_disk::{GUEST, disk};
 use crate::run::{Done, hyper2kvm};
-use crate::support::appliances::{pack, vmdk, vmware};
+use crate::support::appliances::{item, on_controller, pack, system, vmdk, vmware};
 
 /// Runs it with a temporary directory of its own, which has to be empty afterwards.
 fn inspect(dir: &Path, words: &[&str]) -> Done {
@@ -76,6 +76,52 @@ fn an_appliance_is_told_with_its_machine() {
     assert_eq!(machine["nics"][0]["model"], "VmxNet3");
     assert_eq!(machine["guest_os"], "debian11_64Guest");
     assert_eq!(told["disks"][0]["member"], "web-disk1.vmdk");
+}
+
+#[test]
+fn of_an_appliance_with_several_machines_each_is_told_or_one_is_chosen() {
+    let dir = tempfile::tempdir().unwrap();
+    disk(dir.path(), &GUEST);
+    let whole = fs::read(vmdk(dir.path(), "bad.vmdk", 2)).unwrap();
+    fs::write(dir.path().join("bad.vmdk"), &whole[..whole.len() / 2]).unwrap();
+    let files = ["disk.vmdk", "bad.vmdk"];
+    let mut ovf = vmware("all", &files.map(|file| (file, 8)));
+    let only = |disk: &str| item(6, 1, "") + &on_controller(1, 0, disk);
+    ovf.systems = system("web", "", &only("ovf:/disk/disk0")) + &system("lost", "", &only("ovf:/disk/disk1"));
+    fs::write(dir.path().join("all.ovf"), ovf.text()).unwrap();
+    let ova = pack(dir.path(), "ustar", "all.ova", &["all.ovf", files[0], files[1]]);
+    let ova = ova.to_str().unwrap();
+
+    let done = inspect(dir.path(), &[ova]);
+    assert_eq!(done.code, 1, "one could not be looked into: {}", done.stderr);
+    let parts: Vec<&str> = done.stdout.split("\n\n").collect();
+    assert_eq!(parts.len(), 2, "{}{}", done.stdout, done.stderr);
+    for (part, start, within) in [
+        (parts[0], "machine      web", "Debian GNU/Linux 12 (bookworm)"),
+        (parts[0], "machine      web", "all.ova:disk.vmdk (vmdk, 32.0 MiB, scsi 0:0)"),
+        (parts[1], "machine      lost", "not seen     "),
+    ] {
+        assert!(part.starts_with(start) && part.contains(within), "{part}");
+    }
+
+    let done = inspect(dir.path(), &[ova, "--json"]);
+    assert_eq!((done.code, done.stderr.as_str()), (1, ""));
+    let told = done.json();
+    let names = |key: &str| {
+        let list = told[key].as_array().unwrap();
+        list.iter().map(|one| one["machine"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(told["machines"].as_array().unwrap().len(), 2);
+    assert_eq!((names("guests"), names("disks")), (vec!["web".to_owned()], vec!["web".to_owned()]));
+    assert_eq!(told["guests"][0]["hostname"], "web");
+    assert_eq!((names("errors"), &told["errors"][0]["kind"]), (vec!["lost".to_owned()], &"source".into()));
+
+    let done = inspect(dir.path(), &[ova, "--vm", "lost"]);
+    assert_eq!((done.code, done.stdout.as_str()), (1, ""), "as with a disk");
+    let done = inspect(dir.path(), &[ova, "--vm", "none"]);
+    assert!(done.stderr.contains("no such machine") && done.stderr.contains("web, lost"), "{}", done.stderr);
+    let done = inspect(dir.path(), &[dir.path().join("disk.vmdk").to_str().unwrap(), "--vm", "web"]);
+    assert_eq!(done.code, 2, "{}", done.stderr);
 }
 
 #[test]

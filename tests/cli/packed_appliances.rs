@@ -67,6 +67,35 @@ fn disks_in_pieces_and_packed_ones_are_read_where_they_lie() {
 }
 
 #[test]
+fn a_disk_in_dozens_of_pieces_is_read_in_their_order_wherever_they_lie() {
+    const SMALL: u64 = 32 << 10;
+    let site = site();
+    let dir = site.path();
+    let (mut ovf, disk) = (two_disks(), "web-disk1.vmdk");
+    let size = fs::metadata(dir.join(disk)).unwrap().len();
+    let file = format!(r#"ovf:href="{disk}""#);
+    let told = format!(r#"{file} ovf:size="{size}" ovf:chunkSize="{SMALL}""#);
+    ovf.references = ovf.references.replace(&file, &told);
+    write(dir, "web.ovf", &ovf.text());
+    let mut pieces = cut_up(dir, disk, SMALL);
+    assert!(pieces.len() >= 24, "{pieces:?}");
+    // Every third one first, then the others backwards.
+    let (mut mixed, mut rest): (Vec<_>, Vec<_>) =
+        pieces.drain(..).enumerate().partition(|(number, _)| number % 3 == 1);
+    rest.reverse();
+    mixed.extend(rest);
+    let mut files = vec!["web.ovf".to_owned(), "web-disk2.vmdk".to_owned()];
+    files.extend(mixed.into_iter().map(|(_, name)| name));
+    write(dir, "web.mf", &sums(dir, &named(&files)));
+    files.push("web.mf".to_owned());
+    pack(dir, "gnu", "web.ova", &named(&files));
+    for file in files {
+        fs::remove_file(dir.join(file)).unwrap();
+    }
+    converted(dir, "web.ova", &BOTH);
+}
+
+#[test]
 fn a_piece_with_a_wrong_checksum_is_named_and_nothing_is_published() {
     let site = site();
     let dir = site.path();

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use hyper2kvm::disk::{Control, Interruption, Target};
 use hyper2kvm::model::error::{Disposition, Kind};
-use hyper2kvm::model::plan::{Compression, OutputFormat, Preallocation, SourceFormat};
+use hyper2kvm::model::plan::{OutputFormat, Preallocation, SourceFormat};
 use hyper2kvm::sys::kvm;
 use hyper2kvm::sys::process::{Capture, ChildLimits, ChildSpec, ProcessError, Watch};
 use hyper2kvm::sys::sandbox::{self, Rules};
 
 use crate::support::{disks, wait_for};
-use crate::{engine, launcher, open};
+use crate::{engine, launcher, open, target};
 
 fn shell(script: &str) -> ChildSpec {
     ChildSpec::new("/bin/sh", ["-c", script])
@@ -205,12 +205,8 @@ fn a_child_that_says_more_than_is_kept_is_read_to_its_end() {
 fn large_copy(dir: &Path) -> (PathBuf, Target) {
     let disk = disks::disk(dir, "large", "raw", 600, 600, 11);
     let target = Target {
-        path: dir.join("result.qcow2"),
-        format: OutputFormat::Qcow2,
-        compress: Compression::None,
-        level: None,
         preallocation: Preallocation::Full,
-        journal: None,
+        ..target(dir.join("result.qcow2"), OutputFormat::Qcow2)
     };
     (disk, target)
 }

@@ -1,23 +1,10 @@
 //! Every source format into every target format: same content, source untouched.
 
-use std::path::Path;
-
 use hyper2kvm::disk::{Control, Target};
 use hyper2kvm::model::plan::{Compression, OutputFormat, Preallocation, SourceFormat};
 
 use crate::support::disks;
-use crate::{engine, open};
-
-fn target(path: &Path, format: OutputFormat, compress: Compression) -> Target {
-    Target {
-        path: path.to_owned(),
-        format,
-        compress,
-        level: None,
-        preallocation: Preallocation::Off,
-        journal: None,
-    }
-}
+use crate::{copy_to, engine, open, target};
 
 #[test]
 fn a_raw_disk_that_is_laid_out_beforehand_takes_all_its_room_and_holds_the_same() {
@@ -27,9 +14,8 @@ fn a_raw_disk_that_is_laid_out_beforehand_takes_all_its_room_and_holds_the_same(
     let source = open(&path, SourceFormat::Vmdk).unwrap();
     for preallocation in [Preallocation::Falloc, Preallocation::Full] {
         let result = dir.path().join("result.raw");
-        let wanted = Target { preallocation, ..target(&result, OutputFormat::Raw, Compression::None) };
-        let measure = engine.measure(&source, &wanted, &control).unwrap();
-        let copied = engine.copy(&source, &wanted, &measure, &control, &mut |_| ()).unwrap();
+        let wanted = Target { preallocation, ..target(&result, OutputFormat::Raw) };
+        let copied = copy_to(&engine, &source, &wanted).unwrap();
         assert!(copied.engine.starts_with("hyper2kvm "), "{preallocation:?}: {copied:?}");
         assert!(copied.allocated_bytes >= 40 << 20, "{preallocation:?}: {copied:?}");
         engine.compare(&source, &result, OutputFormat::Raw, &control, &mut |_| ()).unwrap();
@@ -52,9 +38,8 @@ fn a_level_is_heeded() {
     ] {
         let sizes = levels.map(|level| {
             let result = dir.path().join("result");
-            let wanted = Target { level: Some(level), ..target(&result, format, compress) };
-            let measure = engine.measure(&source, &wanted, &control).unwrap();
-            let copied = engine.copy(&source, &wanted, &measure, &control, &mut |_| ()).unwrap();
+            let wanted = Target { level: Some(level), compress, ..target(&result, format) };
+            let copied = copy_to(&engine, &source, &wanted).unwrap();
             engine.compare(&source, &result, format, &control, &mut |_| ()).unwrap();
             std::fs::remove_file(&result).unwrap();
             copied.file_size
@@ -76,7 +61,7 @@ fn every_source_format_becomes_every_target_format_with_the_same_content() {
         for to in OutputFormat::ALL {
             for packed in [Compression::None, Compression::Zlib, Compression::Zstd] {
                 let result = dir.path().join(format!("result.{}", to.name()));
-                let wanted = target(&result, to, packed);
+                let wanted = Target { compress: packed, ..target(&result, to) };
                 let measure = engine.measure(&source, &wanted, &control).unwrap();
                 let mut last = 0;
                 engine

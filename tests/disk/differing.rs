@@ -5,40 +5,21 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hyper2kvm::disk::{
-    Control, OpenPolicy, SourceDisk, Target, estimate_virtual_size, names_in, open_source,
-};
-use hyper2kvm::model::error::{Kind, Result};
-use hyper2kvm::model::plan::{Compression, OutputFormat, Preallocation, SourceFormat};
+use hyper2kvm::disk::{Control, SourceDisk, Target, estimate_virtual_size, names_in, stands_on};
+use hyper2kvm::model::error::Kind;
+use hyper2kvm::model::plan::{OutputFormat, Preallocation, SourceFormat};
 
 use crate::support::disks::{content_sha256, sha256};
 use crate::support::vhd::{Parent, Pieces, Vhd};
 use crate::support::vhdx::{Block, Change, Entry, MIB, TABLE, Vhdx, leave_open, linkage, write_unfinished};
-use crate::{engine, open};
-
-fn chain(path: &Path, format: SourceFormat, allowed: &[PathBuf]) -> Result<SourceDisk> {
-    let policy = OpenPolicy { backing_chain: true, allowed_paths: allowed, ..OpenPolicy::default() };
-    open_source(path, format, &policy, &engine(), &Control::new())
-}
-
-fn target(path: PathBuf, format: OutputFormat) -> Target {
-    Target {
-        path,
-        format,
-        compress: Compression::None,
-        level: None,
-        preallocation: Preallocation::Off,
-        journal: None,
-    }
-}
+use crate::{copy_to, engine, open, open_chain, target};
 
 /// The SHA-256 of what is copied of a disk by ourselves, to raw and to qcow2.
 fn content(source: &SourceDisk) -> String {
     let (engine, control, dir) = (engine(), Control::new(), tempfile::tempdir().unwrap());
     let sums = [OutputFormat::Raw, OutputFormat::Qcow2].map(|format| {
         let target = target(dir.path().join(format.name()), format);
-        let measure = engine.measure(source, &target, &control).unwrap();
-        let copied = engine.copy(source, &target, &measure, &control, &mut |_| ()).unwrap();
+        let copied = copy_to(&engine, source, &target).unwrap();
         assert!(copied.engine.starts_with("hyper2kvm "));
         engine.check(&target.path, format, &control).unwrap();
         engine.compare(source, &target.path, format, &control, &mut |_| ()).unwrap();
@@ -124,7 +105,7 @@ fn differing_vhdx_show_their_own_sectors_and_below_them_those_of_their_parents()
             let path = dir.path().join(&name);
             image.write(&path);
             images.push(image);
-            let source = chain(&path, SourceFormat::Vhdx, &[])
+            let source = open_chain(&path, SourceFormat::Vhdx, &[])
                 .unwrap_or_else(|error| panic!("{round} {name}: {error}"));
             assert_eq!(source.facts.virtual_size, size);
             assert_eq!(estimate_virtual_size(&path, SourceFormat::Vhdx).unwrap(), size);
@@ -154,7 +135,7 @@ fn differing_vhd_show_their_own_sectors_and_below_them_those_of_their_parents() 
             let path = dir.path().join(&name);
             image.write(&path);
             images.push(image);
-            let source = chain(&path, SourceFormat::Vhd, &[])
+            let source = open_chain(&path, SourceFormat::Vhd, &[])
                 .unwrap_or_else(|error| panic!("{block} {name}: {error}"));
             assert_eq!(source.facts.virtual_size, size);
             let expected = shown(&|plain| images.iter().for_each(|image| image.show(plain)));
@@ -183,7 +164,7 @@ fn a_differing_vhd_stands_on_a_fixed_one_as_well() {
     let below = Vhd::new(8 * MIB, 1, Vec::new());
     let image = below.on("base.vhd", 2, vec![(2, vec![(512, vec![9; 1024])])]);
     image.write(&top);
-    let source = chain(&top, SourceFormat::Vhd, &[]).unwrap();
+    let source = open_chain(&top, SourceFormat::Vhd, &[]).unwrap();
     image.show(&File::options().write(true).open(&flat).unwrap());
     assert_eq!(content(&source), sha256(&flat));
 }
@@ -193,7 +174,7 @@ fn base() -> Vhdx {
 }
 
 fn refused(path: &Path, format: SourceFormat, word: &str) {
-    let error = chain(path, format, &[]).unwrap_err();
+    let error = open_chain(path, format, &[]).unwrap_err();
     assert_eq!(error.kind(), Kind::Source, "{}: {error}", path.display());
     assert!(error.to_string().contains(word), "{}: {error}", path.display());
     assert!(error.details().advice.is_some());
@@ -209,11 +190,11 @@ fn a_chain_of_hyper_v_is_read_only_when_it_is_allowed_whole_and_what_it_was() {
     let error = open(&at("child.avhdx"), SourceFormat::Vhdx).unwrap_err();
     assert!(error.to_string().contains("backing_chain: true"), "{error}");
     assert_eq!(names_in(&at("child.avhdx")).unwrap().1.parent.as_deref(), Some("base.vhdx"));
-    chain(&at("child.avhdx"), SourceFormat::Vhdx, &[]).unwrap();
+    open_chain(&at("child.avhdx"), SourceFormat::Vhdx, &[]).unwrap();
     // The parent was written since; a second id is there while a disk is merged into its parent.
     Vhdx { id: 6, ..base() }.write(&at("base.vhdx"));
     refused(&at("child.avhdx"), SourceFormat::Vhdx, "changed after");
-    let error = chain(&at("child.avhdx"), SourceFormat::Vhdx, &[]).unwrap_err().to_string();
+    let error = open_chain(&at("child.avhdx"), SourceFormat::Vhdx, &[]).unwrap_err().to_string();
     assert!(
         error.contains("child.avhdx was made on it") && error.contains("base.vhdx was changed"),
         "{error}"
@@ -221,7 +202,7 @@ fn a_chain_of_hyper_v_is_read_only_when_it_is_allowed_whole_and_what_it_was() {
     let mut merged = child.clone();
     merged.locator.push(("parent_linkage2", linkage(6)));
     merged.write(&at("merged.avhdx"));
-    chain(&at("merged.avhdx"), SourceFormat::Vhdx, &[]).unwrap();
+    open_chain(&at("merged.avhdx"), SourceFormat::Vhdx, &[]).unwrap();
     // Gone, in a circle, without an end, without an id, and on something else.
     base().on("gone.vhdx", 2, vec![]).write(&at("gap.avhdx"));
     refused(&at("gap.avhdx"), SourceFormat::Vhdx, "missing");
@@ -237,7 +218,7 @@ fn a_chain_of_hyper_v_is_read_only_when_it_is_allowed_whole_and_what_it_was() {
         base().on(&format!("deep-{}.vhdx", number - 1), 1, vec![]).write(&at(&format!("deep-{number}.vhdx")));
     }
     refused(&at("deep-32.vhdx"), SourceFormat::Vhdx, "longer than");
-    chain(&at("deep-31.vhdx"), SourceFormat::Vhdx, &[]).unwrap();
+    open_chain(&at("deep-31.vhdx"), SourceFormat::Vhdx, &[]).unwrap();
     let nameless = Vhdx { locator: vec![("relative_path", "base.vhdx".to_owned())], ..child.clone() };
     nameless.write(&at("nameless.avhdx"));
     refused(&at("nameless.avhdx"), SourceFormat::Vhdx, "which disk it stands on");
@@ -254,7 +235,7 @@ fn a_differing_vhd_is_held_against_the_id_of_its_parent() {
     base.write(&at("base.vhd"));
     let child = base.on("base.vhd", 2, vec![(1, vec![(512, vec![4; 512])])]);
     child.write(&at("child.avhd"));
-    chain(&at("child.avhd"), SourceFormat::Vhd, &[]).unwrap();
+    open_chain(&at("child.avhd"), SourceFormat::Vhd, &[]).unwrap();
     assert_eq!(names_in(&at("child.avhd")).unwrap().1.parent.as_deref(), Some("base.vhd"));
     // Only the name in the header, and only a path of the whole machine.
     for paths in
@@ -262,7 +243,7 @@ fn a_differing_vhd_is_held_against_the_id_of_its_parent() {
     {
         let parent = Parent { id: 1, name: "base.vhd".to_owned(), paths };
         Vhd { parent: Some(parent), ..child.clone() }.write(&at("named.avhd"));
-        chain(&at("named.avhd"), SourceFormat::Vhd, &[]).unwrap();
+        open_chain(&at("named.avhd"), SourceFormat::Vhd, &[]).unwrap();
     }
     Vhd { id: 9, ..base }.write(&at("base.vhd"));
     refused(&at("child.avhd"), SourceFormat::Vhd, "changed after");
@@ -271,6 +252,39 @@ fn a_differing_vhd_is_held_against_the_id_of_its_parent() {
     assert!(
         open(&at("child.avhd"), SourceFormat::Vhd).unwrap_err().to_string().contains("backing_chain: true")
     );
+}
+
+#[test]
+fn a_parent_may_be_written_in_other_letters_as_windows_allows_it_if_only_one_file_is_meant() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    base().write(&at("base.vhdx"));
+    base().on("BASE.VhdX", 2, vec![]).write(&at("child.avhdx"));
+    let vhd = Vhd::new(4 * MIB, 1, vec![(0, vec![(0, vec![3; 512])])]);
+    vhd.write(&at("disk.vhd"));
+    vhd.on("Disk.VHD", 2, vec![]).write(&at("child.avhd"));
+    let source = open_chain(&at("child.avhdx"), SourceFormat::Vhdx, &[]).unwrap();
+    assert!(source.paths().contains(&at("base.vhdx").canonicalize().unwrap()));
+    open_chain(&at("child.avhd"), SourceFormat::Vhd, &[]).unwrap();
+    assert_eq!(stands_on(&at("child.avhdx")), at("base.vhdx").canonicalize().ok());
+    // Of several the one that is named to the letter, or none.
+    fs::copy(at("base.vhdx"), at("Base.VHDX")).unwrap();
+    refused(&at("child.avhdx"), SourceFormat::Vhdx, "BASE.VhdX` may be any of");
+    refused(&at("child.avhdx"), SourceFormat::Vhdx, "base.vhdx");
+    fs::rename(at("Base.VHDX"), at("BASE.VhdX")).unwrap();
+    open_chain(&at("child.avhdx"), SourceFormat::Vhdx, &[]).unwrap();
+    // Where it may lie elsewhere, too; but no qcow2 is meant so.
+    let elsewhere = at("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::remove_file(at("BASE.VhdX")).unwrap();
+    fs::rename(at("base.vhdx"), elsewhere.join("Base.vhdx")).unwrap();
+    open_chain(&at("child.avhdx"), SourceFormat::Vhdx, std::slice::from_ref(&elsewhere)).unwrap();
+    let img = |words: &[&str]| {
+        assert!(Command::new("qemu-img").args(words).current_dir(dir.path()).status().unwrap().success());
+    };
+    img(&["create", "-q", "-f", "qcow2", "lower.qcow2", "1M"]);
+    img(&["create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "LOWER.qcow2", "top.qcow2", "1M"]);
+    refused(&at("top.qcow2"), SourceFormat::Qcow2, "missing");
 }
 
 #[test]
@@ -286,7 +300,7 @@ fn a_parent_is_looked_for_by_its_name_beside_the_disk_and_where_it_may_lie() {
         image.locator.extend(paths.iter().map(|(key, path)| (*key, (*path).to_owned())));
         image.write(&child);
     };
-    let works = |allowed: &[PathBuf]| chain(&child, SourceFormat::Vhdx, allowed).is_ok();
+    let works = |allowed: &[PathBuf]| open_chain(&child, SourceFormat::Vhdx, allowed).is_ok();
     base().write(&here.join("base.vhdx"));
     for path in [
         r"\\?\C:\VMs\web\base.vhdx",
@@ -362,7 +376,7 @@ fn one_bitmap_tells_of_some_blocks_and_the_next_of_those_behind() {
     below.write(&dir.path().join("base.vhdx"));
     let path = dir.path().join("top.avhdx");
     top.write(&path);
-    let source = chain(&path, SourceFormat::Vhdx, &[]).unwrap();
+    let source = open_chain(&path, SourceFormat::Vhdx, &[]).unwrap();
     let plain = dir.path().join("plain.raw");
     let file = File::create(&plain).unwrap();
     below.show(&file);
@@ -388,8 +402,7 @@ fn a_result_of_a_disk_that_only_we_read_is_compared_by_ourselves() {
     let source = open(&path, SourceFormat::Vhdx).unwrap();
     let target = target(dir.path().join("result"), OutputFormat::Raw);
     let (engine, control) = (engine(), Control::new());
-    let measure = engine.measure(&source, &target, &control).unwrap();
-    engine.copy(&source, &target, &measure, &control, &mut |_| ()).unwrap();
+    copy_to(&engine, &source, &target).unwrap();
     let compare = || engine.compare(&source, &target.path, OutputFormat::Raw, &control, &mut |_| ());
     compare().unwrap();
     let result = File::options().write(true).open(&target.path).unwrap();
@@ -426,7 +439,7 @@ fn the_log_of_a_parent_counts_and_so_does_what_a_log_says_of_sectors() {
     file.write_all_at(&[0; 4096], bitmap).unwrap();
     leave_open(&at("child.avhdx"), 9);
     Entry::new(0, 1, vec![Change::Page { from: bitmap, bytes }]).write(&at("child.avhdx"));
-    let source = chain(&at("child.avhdx"), SourceFormat::Vhdx, &[]).unwrap();
+    let source = open_chain(&at("child.avhdx"), SourceFormat::Vhdx, &[]).unwrap();
     let expected = shown(&|plain| {
         after.show(plain);
         child.show(plain);
@@ -445,9 +458,8 @@ fn a_disk_that_only_we_read_is_not_given_to_qemu() {
     // A layout that only QEMU writes.
     let target =
         Target { preallocation: Preallocation::Metadata, ..target(result.clone(), OutputFormat::Qcow2) };
-    let (engine, control) = (engine(), Control::new());
-    let measure = engine.measure(&source, &target, &control).unwrap();
-    let error = engine.copy(&source, &target, &measure, &control, &mut |_| ()).unwrap_err();
+    let engine = engine();
+    let error = copy_to(&engine, &source, &target).unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported, "{error}");
     assert!(error.to_string().contains("QEMU cannot read"), "{error}");
     assert!(!result.exists());

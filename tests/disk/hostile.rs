@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hyper2kvm::disk::{Control, OpenPolicy, Target, detect, open_source};
+use hyper2kvm::disk::{Control, OpenPolicy, detect, open_source};
 use hyper2kvm::model::error::Kind;
-use hyper2kvm::model::plan::{Compression, OutputFormat, Preallocation, SourceFormat};
+use hyper2kvm::model::plan::{OutputFormat, SourceFormat};
 
 use crate::support::bad_disks;
 use crate::support::disks;
-use crate::{engine, open};
+use crate::{copy_to, engine, open, target};
 
 fn format(name: &str) -> SourceFormat {
     SourceFormat::ALL.into_iter().find(|format| format.name() == name).unwrap()
@@ -86,16 +86,8 @@ fn a_raw_disk_that_begins_like_a_qcow2_is_copied_byte_for_byte() {
     let control = Control::new();
     let source = open(&disk, SourceFormat::Raw).unwrap();
     assert_eq!(source.facts.virtual_size, 8 << 20);
-    let target = Target {
-        path: dir.path().join("result.raw"),
-        format: OutputFormat::Raw,
-        compress: Compression::None,
-        level: None,
-        preallocation: Preallocation::Off,
-        journal: None,
-    };
-    let measure = engine.measure(&source, &target, &control).unwrap();
-    engine.copy(&source, &target, &measure, &control, &mut |_| ()).unwrap();
+    let target = target(dir.path().join("result.raw"), OutputFormat::Raw);
+    copy_to(&engine, &source, &target).unwrap();
     assert_eq!(disks::sha256(&target.path), disks::sha256(&disk));
     engine.compare(&source, &target.path, OutputFormat::Raw, &control, &mut |_| ()).unwrap();
 }

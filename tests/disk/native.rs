@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use hyper2kvm::disk::{Control, Target};
 use hyper2kvm::model::error::Kind;
-use hyper2kvm::model::plan::{Compression, OutputFormat, Preallocation, SourceFormat};
+use hyper2kvm::model::plan::{Compression, OutputFormat, SourceFormat};
 
 use crate::support::within;
-use crate::{engine, open};
+use crate::{engine, open, target};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -119,17 +119,6 @@ fn is_flat(options: &str) -> bool {
     ["fixed", "Flat"].iter().any(|word| options.contains(word))
 }
 
-fn target(dir: &Path, format: OutputFormat) -> Target {
-    Target {
-        path: dir.join("result"),
-        format,
-        compress: Compression::None,
-        level: None,
-        preallocation: Preallocation::Off,
-        journal: None,
-    }
-}
-
 #[test]
 fn what_is_copied_of_an_image_is_what_went_into_it() {
     let (engine, control) = (engine(), Control::new());
@@ -156,7 +145,7 @@ fn what_is_copied_of_an_image_is_what_went_into_it() {
                 open(&path, format).unwrap_or_else(|error| panic!("{driver} {options} {what}: {error}"));
             for to in [OutputFormat::Raw, OutputFormat::Qcow2] {
                 let case = format!("{driver} {options} {what} to {}", to.name());
-                let target = target(dir.path(), to);
+                let target = target(dir.path().join("result"), to);
                 let measure = engine.measure(&source, &target, &control).unwrap();
                 let copied = engine.copy(&source, &target, &measure, &control, &mut |_| ());
                 let copied = copied.unwrap_or_else(|error| panic!("{case}: {error}"));
@@ -183,7 +172,7 @@ fn whatever_lies_on_a_disk_is_in_every_target_that_is_made_of_it() {
         let source = open(&disk, SourceFormat::Raw).unwrap();
         for (format, compress, most) in TARGETS {
             let case = format!("{what} to {} {compress:?}", format.name());
-            let target = Target { compress, ..target(dir.path(), format) };
+            let target = Target { compress, ..target(dir.path().join("result"), format) };
             let measure = engine.measure(&source, &target, &control).unwrap();
             let copy = || engine.copy(&source, &target, &measure, &control, &mut |_| ());
             if bytes > most {
@@ -235,7 +224,7 @@ fn no_machine_starts_on_a_disk_while_it_is_copied() {
     let disk = crate::support::disks::disk(dir.path(), "disk", "qcow2", 300, 256, 1);
     let (engine, control) = (engine(), Control::new());
     let source = open(&disk, SourceFormat::Qcow2).unwrap();
-    let target = target(dir.path(), OutputFormat::Raw);
+    let target = target(dir.path().join("result"), OutputFormat::Raw);
     let measure = engine.measure(&source, &target, &control).unwrap();
     let write = || Command::new("qemu-io").args(["-f", "qcow2", "-c", "quit"]).arg(&disk).output().unwrap();
     assert!(write().status.success());
@@ -264,7 +253,7 @@ fn a_disk_that_a_machine_opened_after_it_was_looked_at_is_not_copied() {
     let disk = crate::support::disks::disk(dir.path(), "disk", "qcow2", 8, 4, 1);
     let (engine, control) = (engine(), Control::new());
     let source = open(&disk, SourceFormat::Qcow2).unwrap();
-    let target = target(dir.path(), OutputFormat::Raw);
+    let target = target(dir.path().join("result"), OutputFormat::Raw);
     let measure = engine.measure(&source, &target, &control).unwrap();
     let mut machine = Command::new("qemu-io")
         .args(["-f", "qcow2"])

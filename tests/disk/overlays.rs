@@ -6,10 +6,10 @@ use std::process::Command;
 
 use hyper2kvm::disk::{Control, Depth, Engine, SourceDisk, Target};
 use hyper2kvm::model::error::Kind;
-use hyper2kvm::model::plan::{Compression, OutputFormat, Preallocation, SourceFormat};
+use hyper2kvm::model::plan::{Compression, OutputFormat, SourceFormat};
 
 use crate::support::disks;
-use crate::{engine, open};
+use crate::{engine, open, target};
 
 const MIB: u64 = 1 << 20;
 
@@ -43,9 +43,7 @@ impl Changed {
 
     fn copy(&self, from: &SourceDisk, format: OutputFormat, compress: Compression) -> PathBuf {
         let path = self.dir.path().join("result");
-        let preallocation = Preallocation::Off;
-        let journal = Some(self.journal());
-        let target = Target { path: path.clone(), format, compress, level: None, preallocation, journal };
+        let target = Target { compress, journal: Some(self.journal()), ..target(&path, format) };
         let control = Control::new();
         let measure = self.engine.measure(from, &target, &control).unwrap();
         self.engine.copy(from, &target, &measure, &control, &mut |_| {}).unwrap();

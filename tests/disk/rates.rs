@@ -1,17 +1,16 @@
 //! Copies that keep to a rate: never faster, however slow not given up, and obeying at once whoever changes, pauses or ends them.
 
 use std::num::NonZeroU64;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use hyper2kvm::disk::{Control, CopyOutcome, Target};
 use hyper2kvm::model::error::{Kind, Result};
-use hyper2kvm::model::plan::{Compression, OutputFormat, Preallocation, SourceFormat};
+use hyper2kvm::model::plan::{OutputFormat, Preallocation, SourceFormat};
 
 use crate::support::{disks, wait_for};
-use crate::{engine, open};
+use crate::{engine, open, target};
 
 const MIB: u64 = 1 << 20;
 
@@ -40,7 +39,7 @@ fn copy(
     let mut engine = engine();
     engine.stall_timeout_s = STALL_S;
     let source = open(&disk, SourceFormat::Raw).unwrap();
-    let target = Target { preallocation, ..target(dir.path(), format) };
+    let target = Target { preallocation, ..target(dir.path().join("result"), format) };
     let measure = engine.measure(&source, &target, &Control::new()).unwrap();
     let copied = engine.copy(&source, &target, &measure, control, &mut |told| on_progress(told.bytes_done));
     if copied.is_ok() {
@@ -48,17 +47,6 @@ fn copy(
         compared.expect("what was copied slowly is copied right");
     }
     copied
-}
-
-fn target(dir: &Path, format: OutputFormat) -> Target {
-    Target {
-        path: dir.join("result"),
-        format,
-        compress: Compression::None,
-        level: None,
-        preallocation: Preallocation::Off,
-        journal: None,
-    }
 }
 
 #[test]

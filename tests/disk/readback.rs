@@ -7,10 +7,10 @@ use std::process::Command;
 
 use hyper2kvm::disk::{Control, Depth, SourceDisk, Target};
 use hyper2kvm::model::error::{Kind, Result};
-use hyper2kvm::model::plan::{Compression, OutputFormat, Preallocation, SourceFormat};
+use hyper2kvm::model::plan::{Compression, OutputFormat, SourceFormat};
 
 use crate::support::disks;
-use crate::{engine, open};
+use crate::{copy_to, engine, open, target};
 
 const MIB: u64 = 1 << 20;
 const SIZE_MIB: u64 = 40;
@@ -31,17 +31,10 @@ impl Copy {
         let dir = tempfile::tempdir().unwrap();
         let path = disks::disk(dir.path(), "disk", from.name(), SIZE_MIB, 5, 3);
         let copy = Copy { source: open(&path, from).unwrap(), dir, format };
-        let (engine, control) = (engine(), Control::new());
-        let target = Target {
-            path: copy.path("result"),
-            format,
-            compress,
-            level: None,
-            preallocation: Preallocation::Off,
-            journal: Some(copy.path("extents")),
-        };
-        let measure = engine.measure(&copy.source, &target, &control).unwrap();
-        engine.copy(&copy.source, &target, &measure, &control, &mut |_| ()).unwrap();
+        let engine = engine();
+        let target =
+            Target { compress, journal: Some(copy.path("extents")), ..target(copy.path("result"), format) };
+        copy_to(&engine, &copy.source, &target).unwrap();
         copy
     }
 
@@ -140,18 +133,10 @@ fn what_was_not_looked_at_when_it_was_written_is_not_believed() {
     let copy = Copy::new(SourceFormat::Raw, OutputFormat::Qcow2);
     fs::remove_file(copy.path("result")).unwrap();
     fs::remove_file(copy.path("extents")).unwrap();
-    let (mut engine, control) = (engine(), Control::new());
+    let mut engine = engine();
     engine.looks_again = false;
-    let target = Target {
-        path: copy.path("result"),
-        format: copy.format,
-        compress: Compression::None,
-        level: None,
-        preallocation: Preallocation::Off,
-        journal: Some(copy.path("extents")),
-    };
-    let measure = engine.measure(&copy.source, &target, &control).unwrap();
-    engine.copy(&copy.source, &target, &measure, &control, &mut |_| ()).unwrap();
+    let target = Target { journal: Some(copy.path("extents")), ..target(copy.path("result"), copy.format) };
+    copy_to(&engine, &copy.source, &target).unwrap();
     assert!(!copy.looked_into(Depth::Tables).unwrap());
     assert!(!copy.looked_into(Depth::Medium).unwrap());
 }

@@ -9,22 +9,15 @@ use std::time::{Duration, Instant};
 
 use hyper2kvm::disk::{Control, CopyOutcome, Depth, Engine, OpenPolicy, Target, open_source};
 use hyper2kvm::model::error::{Disposition, Error, Kind, Result};
-use hyper2kvm::model::plan::{Compression, OutputFormat, Preallocation, SourceFormat};
+use hyper2kvm::model::plan::{OutputFormat, SourceFormat};
 
 use crate::support::{disks, rare_vmdks};
-use crate::{engine, open};
+use crate::{copy_to, engine, open, target};
 
 const MIB: u64 = 1 << 20;
 
-fn target(dir: &Path, format: OutputFormat) -> Target {
-    Target {
-        path: dir.join("result"),
-        format,
-        compress: Compression::None,
-        level: None,
-        preallocation: Preallocation::Off,
-        journal: Some(dir.join("journal")),
-    }
+fn with_journal(dir: &Path, format: OutputFormat) -> Target {
+    Target { journal: Some(dir.join("journal")), ..target(dir.join("result"), format) }
 }
 
 /// A raw disk with holes, noise, and a last part that no piece fills.
@@ -50,7 +43,8 @@ fn what_only_qemu_reads_is_copied_by_ourselves_and_holds_what_went_in() {
     let dir = tempfile::tempdir().unwrap();
     let (engine, control, raw) = (engine(), Control::new(), model(dir.path(), 40));
     let original = open(&raw, SourceFormat::Raw).unwrap();
-    let allocated = engine.measure(&original, &target(dir.path(), OutputFormat::Qcow2), &control).unwrap();
+    let allocated =
+        engine.measure(&original, &with_journal(dir.path(), OutputFormat::Qcow2), &control).unwrap();
     for (path, format) in [
         (extended(&raw), SourceFormat::Qcow2),
         (rare_vmdks::se_sparse(&raw), SourceFormat::Vmdk),
@@ -60,7 +54,7 @@ fn what_only_qemu_reads_is_copied_by_ourselves_and_holds_what_went_in() {
         let source = open(&path, format).unwrap_or_else(|error| panic!("{case}: {error}"));
         assert_eq!(source.facts.virtual_size, 40 * MIB, "{case}");
         for to in [OutputFormat::Raw, OutputFormat::Qcow2] {
-            let target = target(dir.path(), to);
+            let target = with_journal(dir.path(), to);
             let measure = engine.measure(&source, &target, &control).unwrap();
             assert!(measure.bytes_to_copy <= allocated.bytes_to_copy + MIB, "{case}: {measure:?}");
             let copied = engine.copy(&source, &target, &measure, &control, &mut |_| ()).unwrap();
@@ -96,9 +90,8 @@ fn a_snapshot_that_only_qemu_reads_is_read_through_to_what_it_stands_on() {
     assert!(written.status.success());
     let policy = OpenPolicy { backing_chain: true, ..OpenPolicy::default() };
     let source = open_source(&snapshot, SourceFormat::Qcow2, &policy, &engine, &control).unwrap();
-    let target = target(dir.path(), OutputFormat::Raw);
-    let measure = engine.measure(&source, &target, &control).unwrap();
-    let copied = engine.copy(&source, &target, &measure, &control, &mut |_| ()).unwrap();
+    let target = with_journal(dir.path(), OutputFormat::Raw);
+    let copied = copy_to(&engine, &source, &target).unwrap();
     assert!(copied.engine.contains("qemu-storage-daemon"), "{}", copied.engine);
     assert_eq!(disks::sha256(&target.path), disks::content_sha256(&snapshot, "qcow2"));
 }
@@ -106,12 +99,11 @@ fn a_snapshot_that_only_qemu_reads_is_read_through_to_what_it_stands_on() {
 #[test]
 fn where_there_is_no_storage_daemon_qemu_copies() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut engine, control, raw) = (engine(), Control::new(), model(dir.path(), 8));
+    let (mut engine, raw) = (engine(), model(dir.path(), 8));
     engine.storage_daemon = None;
     let source = open(&extended(&raw), SourceFormat::Qcow2).unwrap();
-    let target = target(dir.path(), OutputFormat::Raw);
-    let measure = engine.measure(&source, &target, &control).unwrap();
-    let copied = engine.copy(&source, &target, &measure, &control, &mut |_| ()).unwrap();
+    let target = with_journal(dir.path(), OutputFormat::Raw);
+    let copied = copy_to(&engine, &source, &target).unwrap();
     assert!(copied.engine.starts_with("qemu-img "), "{}", copied.engine);
     assert_eq!(disks::sha256(&target.path), disks::sha256(&raw));
 }
@@ -122,7 +114,7 @@ fn copied_by(script: &str, control: &Control) -> Result<CopyOutcome> {
     let mut engine = engine();
     engine.stall_timeout_s = 2.0;
     let source = open(&extended(&model(dir.path(), 64)), SourceFormat::Qcow2).unwrap();
-    let target = target(dir.path(), OutputFormat::Raw);
+    let target = with_journal(dir.path(), OutputFormat::Raw);
     let measure = engine.measure(&source, &target, &Control::new()).unwrap();
     let bin = tempfile::tempdir().unwrap();
     put_in(&mut engine, bin.path(), script);

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use hyper2kvm::disk::{Control, CopyOutcome, CopyProgress, SourceDisk, Target};
 use hyper2kvm::model::error::{Kind, Result};
-use hyper2kvm::model::plan::{Compression, OutputFormat, Preallocation, SourceFormat};
+use hyper2kvm::model::plan::{Compression, OutputFormat, SourceFormat};
 
 use crate::support::disks;
-use crate::{engine, open};
+use crate::{engine, open, target};
 
 const MIB: u64 = 1 << 20;
 /// More of a source is never read again.
@@ -62,12 +62,9 @@ impl Site {
 
     fn target(&self) -> Target {
         Target {
-            path: self.path("result"),
-            format: self.format,
             compress: self.compress,
-            level: None,
-            preallocation: Preallocation::Off,
             journal: Some(self.path("journal")),
+            ..target(self.path("result"), self.format)
         }
     }
 
@@ -265,8 +262,40 @@ fn a_result_that_is_to_be_packed_otherwise_is_made_anew() {
     site.cut();
     site.compress = other;
     let second = site.copy();
-    assert!(second.restarted.is_some() && second.kept_bytes == 0, "{second:?}");
+    assert!(second.kept_bytes == 0, "{second:?}");
+    assert!(second.restarted.unwrap().contains("made in another way"));
     site.assert_same();
+}
+
+/// What the first frame of a journal says, put through `change`.
+fn rewrite(journal: &Path, change: impl FnOnce(&str) -> String) {
+    let bytes = fs::read(journal).unwrap();
+    let end = 12 + u32::from_le_bytes(bytes[..4].try_into().unwrap()) as usize;
+    let payload = change(std::str::from_utf8(&bytes[12..end]).unwrap()).into_bytes();
+    let mut changed = u32::try_from(payload.len()).unwrap().to_le_bytes().to_vec();
+    changed.extend(twox_hash::XxHash3_64::oneshot_with_seed(0, &payload).to_le_bytes());
+    changed.extend(&payload);
+    changed.extend(&bytes[end..]);
+    fs::write(journal, changed).unwrap();
+}
+
+#[test]
+fn why_a_journal_is_of_no_use_is_told_as_it_is() {
+    let version = |text: &str| {
+        let at = text.find("\"version\":").unwrap() + 10;
+        let number = text[at..].find(',').unwrap();
+        format!("{}99{}", &text[..at], &text[at + number..])
+    };
+    let other = |what: &dyn Fn(&str) -> String| restarted(|site| rewrite(&site.path("journal"), what)).1;
+    for (expected, why) in [
+        ("begun by another version of hyper2kvm", other(&version)),
+        ("none of ours", other(&|_| "[]".to_owned())),
+        ("made in another way", other(&|text| text.replace("\"qcow2\"", "\"raw\""))),
+        ("damaged", restarted(|site| fs::write(site.path("journal"), b"x").unwrap()).1),
+    ] {
+        let why = why.unwrap();
+        assert!(why.contains(expected) && !why.contains("source"), "{expected}: {why}");
+    }
 }
 
 #[test]

@@ -9,10 +9,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use hyper2kvm::disk::{Control, Served, Target};
-use hyper2kvm::model::plan::{Compression, OutputFormat, Preallocation, SourceFormat};
+use hyper2kvm::model::plan::{OutputFormat, Preallocation, SourceFormat};
 
 use crate::support::{disks, wait_for};
-use crate::{engine, open};
+use crate::{engine, open, target};
 
 const MIB: u64 = 1 << 20;
 
@@ -76,17 +76,11 @@ fn everything_that_qemu_does_with_a_source_it_does_through_the_socket_too() {
     let hidden = dir.path().join("hidden");
     fs::rename(&path, &hidden).unwrap();
     fs::write(&path, "not the disk").unwrap();
-    let target = |name: &str, format| Target {
-        path: dir.path().join(name),
-        format,
-        compress: Compression::None,
-        level: None,
-        preallocation: Preallocation::Off,
-        journal: None,
-    };
     // A layout that QEMU writes, and its comparison with the source.
-    let laid_out =
-        Target { preallocation: Preallocation::Metadata, ..target("result.qcow2", OutputFormat::Qcow2) };
+    let laid_out = Target {
+        preallocation: Preallocation::Metadata,
+        ..target(dir.path().join("result.qcow2"), OutputFormat::Qcow2)
+    };
     let original = open(&hidden, SourceFormat::Vmdk).unwrap();
     let measure = engine.measure(&original, &laid_out, &control).unwrap();
     let copied = engine.copy(served.disk(), &laid_out, &measure, &control, &mut |_| ()).unwrap();

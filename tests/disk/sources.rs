@@ -1,14 +1,14 @@
 //! Sources of more than one file, of odd sizes, in every variant of their format; and chains, where allowed.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use hyper2kvm::disk::{Control, Engine, OpenPolicy, SourceDisk, Target, estimate_virtual_size, open_source};
-use hyper2kvm::model::error::{Kind, Result};
-use hyper2kvm::model::plan::{Compression, OutputFormat, Preallocation, SourceFormat};
+use hyper2kvm::disk::{Control, Engine, SourceDisk, estimate_virtual_size};
+use hyper2kvm::model::error::Kind;
+use hyper2kvm::model::plan::{OutputFormat, SourceFormat};
 
 use crate::support::disks;
-use crate::{engine, open};
+use crate::{copy_to, engine, open, open_chain, target};
 
 fn qemu_img(args: &[&str]) {
     let done = Command::new("qemu-img").args(args).output().unwrap();
@@ -19,28 +19,10 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn with_chain(path: &Path, format: SourceFormat, allowed: &[PathBuf]) -> Result<SourceDisk> {
-    let policy = OpenPolicy { backing_chain: true, allowed_paths: allowed, ..OpenPolicy::default() };
-    open_source(path, format, &policy, &engine(), &Control::new())
-}
-
-fn target(path: PathBuf, format: OutputFormat) -> Target {
-    Target {
-        path,
-        format,
-        compress: Compression::None,
-        level: None,
-        preallocation: Preallocation::Off,
-        journal: None,
-    }
-}
-
 /// Copies to raw beside the source and gives the result's digest.
 fn content(engine: &Engine, source: &SourceDisk, dir: &Path) -> String {
     let wanted = target(dir.join("content.raw"), OutputFormat::Raw);
-    let control = Control::new();
-    let measure = engine.measure(source, &wanted, &control).unwrap();
-    engine.copy(source, &wanted, &measure, &control, &mut |_| ()).unwrap();
+    copy_to(engine, source, &wanted).unwrap();
     let digest = disks::sha256(&wanted.path);
     std::fs::remove_file(&wanted.path).unwrap();
     digest
@@ -140,9 +122,9 @@ fn a_chain_is_read_when_allowed_and_only_where_allowed() {
 
     let refused = open(&top, SourceFormat::Qcow2).unwrap_err();
     assert!(refused.to_string().contains("backing_chain: true"), "{refused}");
-    let outside = with_chain(&top, SourceFormat::Qcow2, &[]).unwrap_err();
+    let outside = open_chain(&top, SourceFormat::Qcow2, &[]).unwrap_err();
     assert!(outside.to_string().contains("outside"), "{outside}");
-    let source = with_chain(&top, SourceFormat::Qcow2, &[elsewhere.path().to_owned()]).unwrap();
+    let source = open_chain(&top, SourceFormat::Qcow2, &[elsewhere.path().to_owned()]).unwrap();
     assert_eq!(source.facts.backing.len(), 2);
     assert_eq!(source.identity().len(), 3);
     assert_eq!(content(&engine, &source, dir.path()), expected);
@@ -153,71 +135,18 @@ fn broken_chains_are_told_apart_from_sound_ones() {
     let dir = tempfile::tempdir().unwrap();
     let base = disks::disk(dir.path(), "base", "qcow2", 8, 1, 5);
     let path = |name: &str| dir.path().join(name);
-    // A loop, a gap, a chain without end, an unnamed format, a name that is a protocol, a false format.
-    qemu_img(&[
-        "create",
-        "-u",
-        "-f",
-        "qcow2",
-        "-b",
-        "loop-b.qcow2",
-        "-F",
-        "qcow2",
-        text(&path("loop-a.qcow2")),
-        "8M",
-    ]);
-    qemu_img(&[
-        "create",
-        "-u",
-        "-f",
-        "qcow2",
-        "-b",
-        "loop-a.qcow2",
-        "-F",
-        "qcow2",
-        text(&path("loop-b.qcow2")),
-        "8M",
-    ]);
-    qemu_img(&[
-        "create",
-        "-u",
-        "-f",
-        "qcow2",
-        "-b",
-        "gone.qcow2",
-        "-F",
-        "qcow2",
-        text(&path("gap.qcow2")),
-        "8M",
-    ]);
-    qemu_img(&[
-        "create",
-        "-u",
-        "-f",
-        "qcow2",
-        "-b",
-        "nbd:host:1",
-        "-F",
-        "raw",
-        text(&path("net.qcow2")),
-        "8M",
-    ]);
-    qemu_img(&[
-        "create",
-        "-u",
-        "-f",
-        "qcow2",
-        "-b",
-        "base.qcow2",
-        "-F",
-        "vmdk",
-        text(&path("false.qcow2")),
-        "8M",
-    ]);
+    let on = |below: &str, format: &str, name: &str| {
+        qemu_img(&["create", "-u", "-f", "qcow2", "-b", below, "-F", format, text(&path(name)), "8M"]);
+    };
+    // A loop, a gap, a name that is a protocol, a false format, a chain without end.
+    on("loop-b.qcow2", "qcow2", "loop-a.qcow2");
+    on("loop-a.qcow2", "qcow2", "loop-b.qcow2");
+    on("gone.qcow2", "qcow2", "gap.qcow2");
+    on("nbd:host:1", "raw", "net.qcow2");
+    on("base.qcow2", "vmdk", "false.qcow2");
     for number in 0..40 {
         let below = if number == 0 { "base.qcow2".to_owned() } else { format!("deep-{}.qcow2", number - 1) };
-        let name = path(&format!("deep-{number}.qcow2"));
-        qemu_img(&["create", "-u", "-f", "qcow2", "-b", &below, "-F", "qcow2", text(&name), "8M"]);
+        on(&below, "qcow2", &format!("deep-{number}.qcow2"));
     }
     for (name, word) in [
         ("loop-a.qcow2", "twice"),
@@ -226,11 +155,11 @@ fn broken_chains_are_told_apart_from_sound_ones() {
         ("false.qcow2", "declared as vmdk"),
         ("deep-39.qcow2", "longer than"),
     ] {
-        let error = with_chain(&path(name), SourceFormat::Qcow2, &[]).unwrap_err();
+        let error = open_chain(&path(name), SourceFormat::Qcow2, &[]).unwrap_err();
         assert_eq!(error.kind(), Kind::Source, "{name}: {error}");
         assert!(error.to_string().contains(word), "{name}: {error}");
     }
-    with_chain(&path("deep-20.qcow2"), SourceFormat::Qcow2, &[]).unwrap();
+    open_chain(&path("deep-20.qcow2"), SourceFormat::Qcow2, &[]).unwrap();
     assert!(base.exists());
 }
 
@@ -242,14 +171,14 @@ fn a_vmware_snapshot_is_read_on_the_disk_that_it_was_made_on_and_on_no_other() {
     let expected = disks::content_sha256(&base, "vmdk");
     let top = dir.path().join("top.vmdk");
     qemu_img(&["create", "-f", "vmdk", "-b", "base.vmdk", "-F", "vmdk", text(&top)]);
-    let source = with_chain(&top, SourceFormat::Vmdk, &[]).unwrap();
+    let source = open_chain(&top, SourceFormat::Vmdk, &[]).unwrap();
     assert_eq!(content(&engine, &source, dir.path()), expected);
     // The base's content id changes with every use: the snapshot does not fit any more.
     let mut bytes = std::fs::read(&base).unwrap();
     let at = bytes.windows(5).position(|window| window == b"\nCID=").unwrap() + 5;
     bytes[at] = if bytes[at] == b'1' { b'2' } else { b'1' };
     std::fs::write(&base, bytes).unwrap();
-    let error = with_chain(&top, SourceFormat::Vmdk, &[]).unwrap_err();
+    let error = open_chain(&top, SourceFormat::Vmdk, &[]).unwrap_err();
     assert!(error.to_string().contains("changed after"), "{error}");
 }
 
@@ -264,8 +193,7 @@ fn a_raw_disk_of_an_odd_size_is_filled_up_and_warned_about() {
     assert!(source.warnings[0].contains("multiple of 512"));
     for format in OutputFormat::ALL {
         let wanted = target(dir.path().join("result"), format);
-        let measure = engine.measure(&source, &wanted, &control).unwrap();
-        engine.copy(&source, &wanted, &measure, &control, &mut |_| ()).unwrap();
+        copy_to(&engine, &source, &wanted).unwrap();
         engine
             .compare(&source, &wanted.path, format, &control, &mut |_| ())
             .unwrap_or_else(|error| panic!("{}: {error}", format.name()));
@@ -279,11 +207,9 @@ fn a_disk_that_no_vhd_can_hold_is_refused_before_it_is_copied() {
     let disk = dir.path().join("disk.qcow2");
     qemu_img(&["create", "-f", "qcow2", text(&disk), "3T"]);
     let engine = engine();
-    let control = Control::new();
     let source = open(&disk, SourceFormat::Qcow2).unwrap();
     let wanted = target(dir.path().join("disk.vhd"), OutputFormat::Vhd);
-    let measure = engine.measure(&source, &wanted, &control).unwrap();
-    let error = engine.copy(&source, &wanted, &measure, &control, &mut |_| ()).unwrap_err();
+    let error = copy_to(&engine, &source, &wanted).unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported);
     assert!(!wanted.path.exists());
 }
@@ -310,8 +236,7 @@ fn a_changed_result_does_not_pass_for_its_source() {
     let control = Control::new();
     let source = open(&disk, SourceFormat::Raw).unwrap();
     let wanted = target(dir.path().join("result"), OutputFormat::Raw);
-    let measure = engine.measure(&source, &wanted, &control).unwrap();
-    engine.copy(&source, &wanted, &measure, &control, &mut |_| ()).unwrap();
+    copy_to(&engine, &source, &wanted).unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(&wanted.path).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, b"!", 5000).unwrap();
     let compare = || engine.compare(&source, &wanted.path, OutputFormat::Raw, &control, &mut |_| ());

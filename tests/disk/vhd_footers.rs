@@ -4,12 +4,12 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use hyper2kvm::disk::{Control, SourceDisk, Target, is_known_whole};
+use hyper2kvm::disk::{SourceDisk, is_known_whole};
 use hyper2kvm::model::error::Kind;
-use hyper2kvm::model::plan::{Compression, OutputFormat, Preallocation, SourceFormat};
+use hyper2kvm::model::plan::{OutputFormat, SourceFormat};
 
 use crate::support::{bad_disks::vhd_checksum, disks};
-use crate::{engine, open};
+use crate::{copy_to, engine, open, target};
 
 /// A disk of 16 MiB that grows, and what it holds.
 fn disk(dir: &Path) -> (PathBuf, String) {
@@ -19,17 +19,9 @@ fn disk(dir: &Path) -> (PathBuf, String) {
 }
 
 fn content(source: &SourceDisk) -> String {
-    let (engine, control, dir) = (engine(), Control::new(), tempfile::tempdir().unwrap());
-    let target = Target {
-        path: dir.path().join("result"),
-        format: OutputFormat::Raw,
-        compress: Compression::None,
-        level: None,
-        preallocation: Preallocation::Off,
-        journal: None,
-    };
-    let measure = engine.measure(source, &target, &control).unwrap();
-    engine.copy(source, &target, &measure, &control, &mut |_| ()).unwrap();
+    let (engine, dir) = (engine(), tempfile::tempdir().unwrap());
+    let target = target(dir.path().join("result"), OutputFormat::Raw);
+    copy_to(&engine, source, &target).unwrap();
     disks::sha256(&target.path)
 }
 

@@ -5,32 +5,23 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hyper2kvm::disk::{Control, Target};
 use hyper2kvm::model::error::{Kind, Result};
-use hyper2kvm::model::plan::{Compression, OutputFormat, Preallocation, SourceFormat};
+use hyper2kvm::model::plan::{OutputFormat, SourceFormat};
 
 use crate::support::disks::sha256;
 use crate::support::vhdx::{
     Block, Change, Entry, LOG, LOG_BYTES, MIB, PAGE, TABLE, Vhdx, leave_open, summed, write_unfinished,
 };
-use crate::{engine, open};
+use crate::{copy_to, engine, open, target};
 
 /// The SHA-256 of what is copied of a disk, by ourselves.
 fn content(path: &Path) -> Result<String> {
-    let (engine, control) = (engine(), Control::new());
+    let engine = engine();
     let before = sha256(path);
     let source = open(path, SourceFormat::Vhdx)?;
     let dir = tempfile::tempdir().unwrap();
-    let target = Target {
-        path: dir.path().join("result"),
-        format: OutputFormat::Raw,
-        compress: Compression::None,
-        level: None,
-        preallocation: Preallocation::Off,
-        journal: None,
-    };
-    let measure = engine.measure(&source, &target, &control)?;
-    let copied = engine.copy(&source, &target, &measure, &control, &mut |_| ())?;
+    let target = target(dir.path().join("result"), OutputFormat::Raw);
+    let copied = copy_to(&engine, &source, &target)?;
     assert!(copied.engine.starts_with("hyper2kvm "));
     source.check_unchanged()?;
     assert_eq!(sha256(path), before, "the source was written");

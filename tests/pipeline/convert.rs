@@ -221,6 +221,36 @@ fn an_interrupt_keeps_what_is_done_and_says_how_to_go_on() {
 }
 
 #[test]
+fn a_packed_disk_goes_on_after_a_kill_where_it_was() {
+    let here = Here::new();
+    let raw = disks::disk(here.path(), "data", "raw", 96, 80, 5);
+    let (size, before) = (std::fs::metadata(&raw).unwrap().len(), disks::sha256(&raw));
+    assert!(Command::new("gzip").arg("-1").arg(&raw).status().unwrap().success());
+    let manifest = format!(
+        "manifest_version: \"1.0\"\nname: web\nprofile: none\ndisks:\n  - {{id: data, source_format: raw, \
+         local_path: data.raw.gz, compression: gzip, bytes: {size}}}\n"
+    );
+    std::fs::write(here.path().join("web.yaml"), manifest).unwrap();
+    let words = ["convert", "web.yaml", "-o", "out", "-q", "--bandwidth", "16MiB/s"];
+    let mut child = here.command(&words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let journal = here.path().join("out/.data.qcow2.journal");
+    let length = || std::fs::metadata(&journal).map_or(0, |file| file.len());
+    wait_for("some of the copy", || (length() > 0).then_some(()));
+    let begun = length();
+    wait_for("more of the copy", || (length() > begun + 500).then_some(()));
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let resumed = here.run(&["convert", "--resume", "web.yaml", "-o", "out", "-q"]);
+    assert_eq!(resumed.code, Some(0), "{}", resumed.err);
+    assert_eq!(disks::content_sha256(&here.path().join("out/data.qcow2"), "qcow2"), before);
+    let report = std::fs::read_to_string(here.path().join("out/report.json")).unwrap();
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let kept = report.to_string().split("\"kept_bytes\":").nth(1).map(|rest| !rest.starts_with('0'));
+    assert_eq!(kept, Some(true), "{report:#}");
+}
+
+#[test]
 fn an_ordinary_user_without_a_home_can_convert() {
     let here = Here::new();
     here.disk("web", "vmdk");

@@ -6,10 +6,11 @@ use std::process::Command;
 use hyper2kvm::model::error::Kind;
 use hyper2kvm::model::job::Stage;
 use hyper2kvm::model::manifest::OnNoOs;
-use hyper2kvm::model::plan::{OutputFormat, PlannedGrowth, Preallocation};
+use hyper2kvm::model::plan::{OutputFormat, PlannedGrowth, Preallocation, SourceFormat};
 use hyper2kvm::model::report::Report;
 
 use crate::site::Site;
+use crate::support::vhdx::{Block, Vhdx};
 use crate::support::{disks, trees};
 
 const MIB: u64 = 1 << 20;
@@ -87,6 +88,32 @@ fn assert_grown(site: &Site, report: &Report, before: &str) {
     let result = format!("disk0.{}", site.order.plan.output.format.name());
     site.assert_only(&[&result, "report.json"]);
     site.assert_no_process();
+}
+
+#[test]
+fn a_source_that_only_we_read_grows_with_its_guest() {
+    let mut site = guest();
+    let raw = std::fs::read(site.source(0)).unwrap();
+    let root = site.root().join("in");
+    let at = |name: &str| root.join(name);
+    // The parent has other bytes where the child has the guest's.
+    let block = |number: usize| raw[number << 20..][..1 << 20].to_vec();
+    let full = |bytes: Vec<u8>| Block::Full(vec![(0, bytes)]);
+    let of_child = [0, 1, 33];
+    let blocks = (0..64).map(|number| match of_child.contains(&number) {
+        true => (number as u64, full(vec![0xee; 1 << 20])),
+        false => (number as u64, full(block(number))),
+    });
+    let base = Vhdx::new(64 * MIB, 1, blocks.collect());
+    base.write(&at("base.vhdx"));
+    let changes = of_child.map(|number| (number as u64, full(block(number))));
+    base.on("base.vhdx", 2, changes.to_vec()).write(&at("child.avhdx"));
+    let disk = &mut site.order.plan.disks[0];
+    (disk.source, disk.source_format, disk.backing_chain) = (at("child.avhdx"), SourceFormat::Vhdx, true);
+    let before = [at("base.vhdx"), at("child.avhdx")].map(|path| disks::sha256(&path));
+    let report = *site.succeed().content.unwrap();
+    assert_grown(&site, &report, &before[1]);
+    assert_eq!(disks::sha256(&at("base.vhdx")), before[0], "the parent was written to");
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod commands;
 mod convert;
 #[cfg(feature = "failpoints")]
 mod crashes;
+mod deep;
 mod growth;
 mod guests;
 mod hostile;

@@ -1,13 +1,16 @@
 //! What happens when a result of that name is there.
 
 use std::os::fd::AsFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use hyper2kvm::model::error::Kind;
+use hyper2kvm::model::job::Stage;
 use hyper2kvm::model::plan::OnExists;
-use hyper2kvm::model::protocol::WorkerEvent;
+use hyper2kvm::model::protocol::{WorkerEvent, WorkerOutcome};
 
-use crate::site::Site;
+use crate::site::{Site, drive};
 
 #[test]
 fn a_result_that_is_there_is_refused_before_anything_is_copied() {
@@ -100,6 +103,76 @@ fn a_disk_that_a_machine_has_open_is_never_replaced() {
     assert_eq!(error.kind(), Kind::Exists);
     assert!(error.to_string().contains("in use"), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "in use");
+}
+
+/// A program that works as if this were the directory with the settings of its user.
+fn with_settings_in(site: &Site) -> PathBuf {
+    let script = site.root().join("with-settings");
+    let (program, settings) = (env!("CARGO_BIN_EXE_hyper2kvm"), site.root().join("settings"));
+    let text = format!("#!/bin/sh\nXDG_CONFIG_HOME='{}' exec {program} \"$@\"\n", settings.display());
+    std::fs::create_dir_all(settings.join("libvirt/qemu")).unwrap();
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    script
+}
+
+/// Defines a machine of the user's session with this disk, as libvirt writes it down.
+fn define(site: &Site, disk: &Path) {
+    let text = format!(
+        "<!--\nWARNING: THIS IS AN AUTO-GENERATED FILE: virsh edit web\n-->\n\n<domain type='kvm'><name>web</name><devices>\
+         <disk type='file'><source file='{}'/></disk></devices></domain>",
+        disk.display()
+    );
+    std::fs::write(site.root().join("settings/libvirt/qemu/web.xml"), text).unwrap();
+}
+
+#[test]
+fn a_disk_that_a_machine_is_defined_with_is_never_replaced() {
+    let mut site = Site::new(&["raw"]);
+    site.order.plan.output.on_exists = OnExists::Replace;
+    let program = with_settings_in(&site);
+    std::fs::create_dir(site.out()).unwrap();
+    std::fs::create_dir(site.root().join("machines")).unwrap();
+    let (path, top) = (site.out().join("disk0.qcow2"), site.root().join("machines/top.qcow2"));
+    let img = |words: &[&str]| {
+        assert!(Command::new("qemu-img").args(words).status().unwrap().success());
+    };
+    let text = path.to_str().unwrap();
+    img(&["create", "-q", "-f", "qcow2", text, "1M"]);
+    img(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", text, top.to_str().unwrap()]);
+    let link = site.root().join("link");
+    symlink(&path, &link).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    for (disk, why) in
+        [(&path, "the machine web is defined with it"), (&link, "is defined with it"), (&top, "stands on it")]
+    {
+        define(&site, disk);
+        let told = drive(&program, &site.order, &site.log(), |_, _| {});
+        let WorkerOutcome::Failed { error } = told.outcome else { panic!("{:?}", told.outcome) };
+        assert_eq!(error.kind(), Kind::Exists);
+        assert!(error.to_string().contains(why), "{error}");
+        let copied = told.events.iter().any(|event| matches!(event, WorkerEvent::Disk { .. }));
+        assert!(!copied, "it is told before anything is copied");
+    }
+    define(&site, Path::new("/srv/other.qcow2"));
+    // One that is defined while the copy is made.
+    let told = drive(&program, &site.order, &site.log(), |event, _| {
+        if matches!(event, WorkerEvent::StageFinished { stage: Stage::Load, .. }) {
+            define(&site, &path);
+        }
+    });
+    let WorkerOutcome::Failed { error } = told.outcome else { panic!("{:?}", told.outcome) };
+    assert!(error.to_string().contains("the machine web is defined with it"), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    // What cannot be told is no permission.
+    std::fs::write(site.root().join("settings/libvirt/qemu/web.xml"), "<domain>").unwrap();
+    let told = drive(&program, &site.order, &site.log(), |_, _| {});
+    let WorkerOutcome::Failed { error } = told.outcome else { panic!("{:?}", told.outcome) };
+    assert!(error.to_string().contains("cannot be told"), "{error}");
+    std::fs::remove_file(site.root().join("settings/libvirt/qemu/web.xml")).unwrap();
+    let told = drive(&program, &site.order, &site.log(), |_, _| {});
+    assert!(matches!(told.outcome, WorkerOutcome::Succeeded(_)), "{:?}", told.outcome);
+    assert_ne!(std::fs::read(&path).unwrap(), before);
 }
 
 #[test]

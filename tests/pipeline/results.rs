@@ -185,16 +185,3 @@ fn blur(value: &mut serde_json::Value) {
         _ => {}
     }
 }
-
-#[test]
-fn a_disk_that_qemu_cannot_read_is_copied_however_deep_the_working_directory_lies() {
-    let mut site = Site::new(&["raw"]);
-    let disk = &mut site.order.plan.disks[0];
-    disk.bytes = Some(std::fs::metadata(&disk.source).unwrap().len());
-    assert!(std::process::Command::new("gzip").arg("-1").arg(&disk.source).status().unwrap().success());
-    disk.source = disk.source.with_extension("raw.gz");
-    disk.packing = Some(hyper2kvm::model::plan::Packing::Gzip);
-    site.order.limits.work_dir = site.root().join("deep".repeat(25));
-    site.succeed();
-    site.assert_only(&["disk0.qcow2", "report.json"]);
-}

@@ -127,7 +127,8 @@ fn a_disk_of_hyper_v_with_its_checkpoints_is_one_drop() {
     let aside = daemon.scratch();
     let base = Vhdx::new(8 << 20, 1, vec![(2, Block::Full(vec![(0, vec![7; 1 << 20])]))]);
     let first = base.on("base.vhdx", 2, vec![(2, Block::Partly(vec![(512, vec![8; 512])]))]);
-    let second = first.on("first.avhdx", 3, vec![(0, Block::Partly(vec![(4096, vec![9; 1024])]))]);
+    // Windows knows no upper and lower case.
+    let second = first.on("First.AVHDX", 3, vec![(0, Block::Partly(vec![(4096, vec![9; 1024])]))]);
     let plain = fs::File::create(aside.join("plain.raw")).unwrap();
     for (image, name) in [(&base, "base.vhdx"), (&first, "first.avhdx"), (&second, "web.avhdx")] {
         image.write(&aside.join(name));

@@ -317,6 +317,11 @@ fn put_options(document: &mut Value, args: &ConvertArgs) {
         let value = if how == "best" { json!(true) } else { json!(how) };
         put(document, &["output", "compress"], value);
     }
+    if args.backing_chain {
+        for disk in document["disks"].as_array_mut().into_iter().flatten() {
+            put(disk, &["backing_chain"], json!(true));
+        }
+    }
     let mut off = Vec::new();
     if args.no_fix {
         off.extend(["inspect", "fix", "boot_test"]);

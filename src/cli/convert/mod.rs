@@ -51,6 +51,9 @@ pub(super) struct ConvertArgs {
     /// Make a disk larger, with what is in it: by (+10GiB) or to (50GiB) a size; of several disks, name the one by its id
     #[arg(long, value_name = "[DISK=]SIZE")]
     resize: Vec<String>,
+    /// Take disks with all that they stand on (snapshots, checkpoints), which has to lie beside them
+    #[arg(long)]
+    backing_chain: bool,
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,

@@ -31,6 +31,7 @@ pub(crate) use qcow2::Qcow2Facts;
 pub(crate) use raw::tells_its_end;
 pub(crate) use size::virtual_size;
 pub(crate) use vmdk_sparse::SparseHeader;
+pub use windows::{alike, files_alike};
 
 use crate::disk::control::Control;
 use crate::disk::format::Format;
@@ -69,7 +70,7 @@ pub(crate) struct Parent {
     pub(crate) format: Option<SourceFormat>,
     /// What its id has to be: one of these, if there are any.
     pub(crate) ids: Vec<String>,
-    /// Whether the name is from a machine with other directories: then it is looked for in all that are allowed.
+    /// Whether the name is from a Windows with other directories: then it is looked for in all that are allowed, in upper or lower case.
     pub(crate) is_moved: bool,
 }
 

@@ -15,6 +15,8 @@ pub struct Needs {
     pub extents: Vec<String>,
     /// What it stands on, as it names that.
     pub parent: Option<String>,
+    /// Whether that name is from Windows, to which upper and lower case are the same.
+    pub any_case: bool,
     /// It is one extent of a disk whose descriptor is another file.
     pub is_extent: bool,
 }
@@ -31,7 +33,7 @@ pub(crate) fn needs(image: &Image<'_>, found: Format) -> Result<Needs> {
             Needs {
                 extents: others.into_iter().flatten().filter_map(|extent| extent.file.clone()).collect(),
                 parent: descriptor.has_parent().then(|| descriptor.parent.unwrap_or_default()),
-                is_extent: false,
+                ..Needs::default()
             }
         }
         Format::VmdkCowd | Format::VmdkSeSparse => Needs { is_extent: true, ..Needs::default() },
@@ -43,5 +45,6 @@ pub(crate) fn needs(image: &Image<'_>, found: Format) -> Result<Needs> {
 }
 
 fn on(parent: Option<Parent>) -> Needs {
-    Needs { parent: parent.map(|parent| parent.name), ..Needs::default() }
+    let any_case = parent.as_ref().is_some_and(|parent| parent.is_moved);
+    Needs { parent: parent.map(|parent| parent.name), any_case, ..Needs::default() }
 }

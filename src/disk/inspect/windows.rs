@@ -1,7 +1,12 @@
 //! Names as Windows writes them into images, and what of them is of use elsewhere.
 //!
 //! An image says where its parent lay on the machine that it comes from. Of a drive, a share or a directory above nothing is left here:
-//! what can still be right is a place below the image's own directory, and the name of the file.
+//! what can still be right is a place below the image's own directory, and the name of the file; and that in upper or lower case, which are the
+//! same to Windows.
+
+use std::path::{Path, PathBuf};
+
+use crate::sys::fs::parent_of;
 
 /// Longer than any path that Windows knows, in bytes.
 pub(super) const MOST_BYTES: u64 = 128 << 10;
@@ -15,6 +20,29 @@ pub(super) fn name(path: &str) -> Option<String> {
     Some(if is_below { parts.join("/") } else { last.to_owned() })
 }
 
+/// Those of these names that Windows takes for this one: itself, or else all that differ from it only in upper and lower case.
+pub fn alike<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Vec<&'n str> {
+    let wanted = name.to_lowercase();
+    let alike: Vec<&str> = names.filter(|other| other.to_lowercase() == wanted).collect();
+    match alike.iter().find(|other| **other == name) {
+        Some(itself) => vec![itself],
+        None => alike,
+    }
+}
+
+/// The files that Windows takes for this one: itself, or else all in its directory whose names differ only in upper and lower case.
+pub fn files_alike(path: &Path) -> Vec<PathBuf> {
+    if path.symlink_metadata().is_ok() {
+        return vec![path.to_owned()];
+    }
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Vec::new() };
+    let entries = parent_of(path).read_dir().into_iter().flatten().flatten();
+    let names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let mut alike = alike(name, names.iter().map(String::as_str));
+    alike.sort_unstable();
+    alike.into_iter().map(|name| path.with_file_name(name)).collect()
+}
+
 /// Text in UTF-16, up to its first NUL; what is none shows as such.
 pub(super) fn text(units: impl Iterator<Item = u16>) -> String {
     let units: Vec<u16> = units.take_while(|unit| *unit != 0).collect();
@@ -24,6 +52,16 @@ pub(super) fn text(units: impl Iterator<Item = u16>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn upper_and_lower_case_are_the_same_where_nothing_fits_better() {
+        let names = ["base.vhdx", "Base.VHDX", "GRÖSSE.vhd", "other"];
+        let alike = |name: &str| alike(name, names.into_iter());
+        assert_eq!(alike("Base.VHDX"), ["Base.VHDX"]);
+        assert_eq!(alike("BASE.vhdx"), ["base.vhdx", "Base.VHDX"]);
+        assert_eq!(alike("Größe.VHD"), Vec::<&str>::new());
+        assert_eq!(alike("grösse.VHD"), ["GRÖSSE.vhd"]);
+    }
 
     #[test]
     fn of_a_windows_path_is_kept_what_may_be_right_here() {

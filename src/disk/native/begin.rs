@@ -8,6 +8,7 @@ use std::io;
 use std::path::Path;
 
 use super::journal::{Journal, Record, Subject, is_there};
+use super::objection::objection;
 use crate::disk::copy::{Target, create};
 use crate::disk::facts::SourceDisk;
 use crate::disk::read;
@@ -56,7 +57,7 @@ pub(crate) fn begin(source: &SourceDisk, target: &Target, looks_again: bool) -> 
                 tracing::info!(path = %path.display(), kept_bytes = begun.done.bytes, "an earlier copy goes on");
                 return Ok(begun);
             }
-            Ok(None) => restarted = Some("its source was changed since the earlier attempt".to_owned()),
+            Ok(None) => restarted = Some(objection_of(source, target, looks_again, journal)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => restarted = Some(format!("its partial result cannot be gone on from: {error}")),
         }
@@ -112,6 +113,14 @@ fn subject(source: &SourceDisk, target: &Target, file: &File, is_looked_at: bool
     let size = source.facts.virtual_size;
     let subject = Subject::new(source.lasting_identity(), size, target.format, file, is_looked_at)?;
     Ok(subject.made_as(target))
+}
+
+/// What speaks against the journal that is there.
+fn objection_of(source: &SourceDisk, target: &Target, looks_again: bool, journal: &Path) -> String {
+    let found = open_to_go_on(&target.path)
+        .and_then(|file| subject(source, target, &file, looks_again))
+        .and_then(|subject| objection(journal, &subject));
+    found.map_or_else(|error| format!("its partial result cannot be gone on from: {error}"), str::to_owned)
 }
 
 fn go_on(

@@ -34,7 +34,7 @@ use crate::model::plan::{Compression, OutputFormat, Preallocation};
 use crate::sys::fs::open_to_go_on;
 
 /// The version of the format. An unknown one is not gone on from.
-const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 2;
 const BLOCK: u64 = BLOCK_BYTES as u64;
 /// Of a record, before the places.
 const RECORD_BYTES: usize = 22;
@@ -47,14 +47,14 @@ const SHARED: u8 = b'S';
 /// What the journal of a copy is about. It is gone on with only where all of this is still so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Subject {
-    version: u32,
-    source: Vec<FileIdentity>,
-    virtual_size: u64,
+    pub(super) version: u32,
+    pub(super) source: Vec<FileIdentity>,
+    pub(super) virtual_size: u64,
     format: OutputFormat,
     /// How it is packed and laid out: another choice makes another file, with the same in it.
     made: Option<Made>,
     block_bytes: u64,
-    target_inode: u64,
+    pub(super) target_inode: u64,
     /// Whether every piece was looked at in the target before it was told.
     is_looked_at: bool,
 }

@@ -15,6 +15,7 @@ mod begin;
 mod frames;
 mod journal;
 mod ledger;
+mod objection;
 mod pieces;
 mod places;
 mod readback;

@@ -17,4 +17,4 @@ mod tests;
 mod wire;
 
 pub(crate) use daemon::open;
-pub use serve::Served;
+pub use serve::{Served, remove_leavings, serves_in};

@@ -1,7 +1,7 @@
 //! A source that QEMU opens although only we can read it: served on a socket, by threads of this process, as long as the work lasts.
 //!
 //! The socket lies in a directory that nobody else may enter, and is gone with the [`Served`]. QEMU opens it like any other node, and as
-//! often as it likes. What is not here: what is said on a connection (see [`super::session`]).
+//! often as it likes. A socket's path may have 107 bytes: where the directory for temporary files lies deeper, it is in /tmp. What is not here: what is said on a connection (see [`super::session`]).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,16 +20,34 @@ use crate::disk::control::Control;
 use crate::disk::facts::SourceDisk;
 use crate::disk::read::{self, Reader};
 use crate::model::error::{Error, Kind, Result};
-use crate::sys::scratch::Scratch;
+use crate::sys::scratch::{Scratch, for_sockets, remove_dead};
 
 /// An appliance, a test machine and a tool or two: QEMU has a few connections for each.
 const MOST_CONNECTIONS: usize = 16;
 /// A kernel that has no more to give is asked again after this.
 const BREATH: Duration = Duration::from_millis(50);
-/// What fits into a socket's address.
-const MOST_PATH_BYTES: usize = 107;
-/// The socket in its directory.
+/// The socket in its directory, …
 const SOCKET: &str = "disk";
+/// … until somebody listens at it: a socket at which nobody does is taken for that of a dead process.
+const UNHEARD: &str = "new";
+/// How its directory is called, with a number behind it.
+const KIND: &str = "hyper2kvm-nbd";
+/// What comes behind the directory for temporary files: two slashes, a dash, and a number of sixteen digits.
+const NAME_BYTES: usize = KIND.len() + SOCKET.len() + 19;
+
+/// Where a process serves disks that has this directory for temporary files.
+#[must_use]
+pub fn serves_in(temporary: &Path) -> PathBuf {
+    for_sockets(temporary, NAME_BYTES)
+}
+
+/// Removes what processes left that were killed while they served disks from outside of their directory for temporary files.
+pub fn remove_leavings(temporary: &Path) {
+    let place = serves_in(temporary);
+    if place != temporary {
+        remove_dead(&place, KIND, SOCKET);
+    }
+}
 
 /// A source that is served. Dropping it ends that.
 #[derive(Debug)]
@@ -60,16 +78,19 @@ impl SourceDisk {
                 .advice("TMPDIR names the directory for temporary files; it has to be writable")
         };
         let temp = std::env::temp_dir();
+        remove_leavings(&temp);
+        let place = serves_in(&temp);
         let scratch =
-            Scratch::make(&temp, "nbd").map_err(|error| failed("make a directory in", &temp, &error))?;
-        let socket = scratch.file(SOCKET);
-        let Some(name) = socket.to_str().filter(|name| name.len() <= MOST_PATH_BYTES) else {
-            return Err(Error::new(Kind::Output, format!("{} is too long for a socket", socket.display()))
-                .advice("choose a shorter directory: for the results (`convert -o`), `work_dir` of the configuration, or TMPDIR")
-                .output(temp));
-        };
-        let listener =
-            UnixListener::bind(&socket).map_err(|error| failed("make a socket at", &socket, &error))?;
+            Scratch::make(&place, KIND).map_err(|error| failed("make a directory in", &place, &error))?;
+        let (unheard, socket) = (scratch.file(UNHEARD), scratch.file(SOCKET));
+        let listener = UnixListener::bind(&unheard)
+            .and_then(|listener| std::fs::rename(&unheard, &socket).map(|()| listener))
+            .map_err(|error| failed("make a socket at", &socket, &error))?;
+        let name = socket.to_str().ok_or_else(|| {
+            Error::new(Kind::Output, format!("{} is not UTF-8, as QEMU wants it", socket.display()))
+                .advice("choose another directory for temporary files: TMPDIR, or `work_dir` of the configuration")
+                .output(&place)
+        })?;
         let node = json!({
             "driver": "raw",
             "file": { "driver": "nbd", "server": { "type": "unix", "path": name } },

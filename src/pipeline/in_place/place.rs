@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::record::Pending;
 use crate::disk::stands_on;
-use crate::libvirt;
 use crate::model::error::{Error, Kind, Result};
+use crate::pipeline::users::{User, user_of};
 use crate::sys::dir::{Dir, LockFile};
 use crate::sys::fs::parent_of;
 
@@ -86,15 +86,19 @@ impl Place {
                     .advice("repair a copy: `--output DIR`; or consolidate the snapshots first"));
             }
         }
-        match libvirt::user_of(libvirt::SYSTEM, &path) {
-            libvirt::User::Domain(name) => {
-                Err(self.used(&format!("the machine {name} is defined with it")).advice(
-                    "repair a copy (`--output DIR`), or `virsh undefine` the machine while it is repaired",
-                ))
+        let used = |why: &str| {
+            let advice =
+                "repair a copy (`--output DIR`), or `virsh undefine` the machine while it is repaired";
+            Err(self.used(why).advice(advice))
+        };
+        match user_of(&path) {
+            User::Names(name) => used(&format!("the machine {name} is defined with it")),
+            User::StandsOn { machine, disk } => {
+                used(&format!("{}, a disk of the machine {machine}, stands on it", disk.display()))
             }
-            libvirt::User::Nobody => Ok(None),
-            libvirt::User::Unknown { why } => Ok(Some(format!(
-                "libvirt does not tell whether a machine is defined with {}: {why}",
+            User::Nobody => Ok(None),
+            User::Unknown { why } => Ok(Some(format!(
+                "whether a machine is defined with {} cannot be told: {why}",
                 path.display()
             ))),
         }

@@ -276,6 +276,7 @@ impl Worker {
             known.insert(text.to_owned(), (identity, needs.clone()));
             neighbours.insert(text.to_owned(), needs);
         }
+        lot::settle_cases(&mut neighbours);
         self.gathering.known = known;
         self.gathering.opened.retain(|name| neighbours.contains_key(name));
         self.gathering.waits.retain(|name, _| neighbours.contains_key(name));

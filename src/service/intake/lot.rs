@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use super::kind::DropKind;
-use crate::disk::Needs;
+use crate::disk::{Needs, alike};
 use crate::service::queue::DroppedFile;
 
 /// What each file that is no manifest names, by its name.
@@ -27,6 +27,18 @@ pub(super) struct Lot<'a> {
     pub(super) checksum: Option<&'a str>,
     /// The profile by which it is converted.
     pub(super) profile: &'a str,
+}
+
+/// Where an image of Windows names a file that is there only in other upper and lower case, it is taken to name that.
+pub(super) fn settle_cases(neighbours: &mut Neighbours) {
+    let names: Vec<String> = neighbours.keys().cloned().collect();
+    for needs in neighbours.values_mut().filter(|needs| needs.any_case) {
+        if let Some(parent) = &mut needs.parent
+            && let [only] = alike(parent, names.iter().map(String::as_str)).as_slice()
+        {
+            *parent = (*only).to_owned();
+        }
+    }
 }
 
 /// The companions of a file.
@@ -114,12 +126,30 @@ mod tests {
         Needs {
             extents: extents.iter().map(|&name| name.to_owned()).collect(),
             parent: parent.map(str::to_owned),
-            is_extent: false,
+            ..Needs::default()
         }
     }
 
     fn neighbours(files: &[(&str, Needs)]) -> Neighbours {
         files.iter().map(|(name, needs)| ((*name).to_owned(), needs.clone())).collect()
+    }
+
+    #[test]
+    fn windows_knows_no_upper_and_lower_case() {
+        let of_windows = |parent: &str| Needs { any_case: true, ..needs(&[], Some(parent)) };
+        let plain = needs(&[], None);
+        let mut files = neighbours(&[
+            ("child.avhdx", of_windows("Base.VHDX")),
+            ("other.avhdx", of_windows("TWICE.vhdx")),
+            ("one.qcow2", needs(&[], Some("BASE.vhdx"))),
+            ("base.vhdx", plain.clone()),
+            ("twice.vhdx", plain.clone()),
+            ("Twice.vhdx", plain),
+        ]);
+        settle_cases(&mut files);
+        assert_eq!(companions("child.avhdx", &files).there, ["base.vhdx"]);
+        assert_eq!(companions("other.avhdx", &files).missing, ["TWICE.vhdx"]);
+        assert_eq!(companions("one.qcow2", &files).missing, ["BASE.vhdx"]);
     }
 
     fn mains(name: &str, files: &Neighbours) -> Vec<String> {
