@@ -17,4 +17,5 @@ pub mod sandbox;
 pub mod scratch;
 pub mod stub;
 pub mod time;
+pub mod trusted;
 pub mod users;
