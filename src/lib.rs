@@ -61,7 +61,12 @@ pub use pipeline::{DiskProcessor, Migration};
 /// becomes the child: this is where that happens. In any other process it does nothing. A
 /// program that cannot do this names a hyper2kvm binary instead (`with_program`).
 pub fn init() {
-    if std::env::args_os().nth(1).is_some_and(|word| word == "stub") {
+    let word = std::env::args_os().nth(1);
+    if word.as_ref().is_some_and(|word| word == "hooks") {
+        let _ = pipeline::hooks::process_main();
+        std::process::exit(0);
+    }
+    if word.is_some_and(|word| word == "stub") {
         // Comes back only where it could not become the child, having said why.
         let _ = sys::stub::main();
         std::process::exit(i32::from(sys::process::STUB_FAILURE_CODE));

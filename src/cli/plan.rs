@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::input::Input;
 use super::table::{Paint, Table, cell, printable};
 use super::{Exit, Failure, StateArgs, Ui, convert};
+use crate::model::hook::HookCall;
 use crate::model::machine::{Firmware, Machine};
 use crate::model::plan::{Plan, PlannedGrowth, PlannedNic};
 use crate::model::planner::VmOrigins;
@@ -87,6 +88,7 @@ pub(super) fn describe(plan: &Plan, color: bool) -> String {
         }
     }
     text.push_str(&addresses(&plan.guest.nics));
+    text.push_str(&hooks(plan));
     if !plan.lacking.is_empty() {
         let lacking: Vec<&str> = plan.lacking.iter().map(|stage| stage.name()).collect();
         let _ = writeln!(text, "\nthis version lacks: {}", lacking.join(", "));
@@ -134,6 +136,47 @@ fn addresses(nics: &[PlannedNic]) -> String {
         text.push('\n');
     }
     if text.is_empty() { text } else { format!("\naddresses in the guest\n{text}") }
+}
+
+/// What is run when and with what, as far as that is known by now; nothing where nothing is.
+fn hooks(plan: &Plan) -> String {
+    let mut text = String::new();
+    for hook in &plan.hooks {
+        let off = hook.stage.of().is_some_and(|stage| !plan.runs(stage));
+        let what = match &hook.call {
+            HookCall::Script { path, args, .. } => {
+                let args = args.iter().map(|arg| format!(" {}", quoted(&arg.to_string())));
+                format!("{}{}", path.display(), args.collect::<String>())
+            }
+            HookCall::Python { module, function, args } => {
+                let args: Vec<&str> = args.keys().map(String::as_str).collect();
+                format!("{}: {function}({})", module.display(), args.join(", "))
+            }
+            HookCall::Http { url, method, .. } => format!("{method} {url}"),
+        };
+        let mut notes = vec![format!("at most {} s", hook.timeout_s)];
+        notes.extend(
+            (hook.retry.max_retries > 0)
+                .then(|| format!("tried again up to {} times", hook.retry.max_retries)),
+        );
+        notes.extend(hook.beside.then(|| "beside the next stage".to_owned()));
+        notes.extend(hook.continue_on_error.then(|| "its failure is a warning".to_owned()));
+        notes.extend(off.then(|| "will not run: its stage is off".to_owned()));
+        let kind = hook.call.hook_type().name();
+        let _ = writeln!(text, "  {:<15} {}", hook.stage.name(), printable(&format!("{kind} {}", hook.name)));
+        let _ = writeln!(text, "    {}", printable(&what));
+        let _ = writeln!(text, "    {}", notes.join(", "));
+    }
+    if text.is_empty() { text } else { format!("\nhooks\n{text}") }
+}
+
+/// An argument as it is told apart from the next.
+fn quoted(argument: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    match !argument.is_empty() && argument.chars().all(plain) {
+        true => argument.to_owned(),
+        false => format!("'{argument}'"),
+    }
 }
 
 fn describe_origins(vm: &VmOrigins, color: bool) -> String {

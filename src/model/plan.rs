@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::boot::BootOptions;
+use super::hook::PlannedHook;
 use super::job::Stage;
 use super::machine::Machine;
 use super::manifest::{FixEngine, FstabMode, OnNoOs, OnUnsupportedGuest};
@@ -344,6 +345,9 @@ pub struct Plan {
     /// How it is tried whether the result boots.
     #[serde(default)]
     pub boot_test: BootOptions,
+    /// What is run between the stages, in that order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<PlannedHook>,
     /// The results.
     pub output: PlannedOutput,
     /// What is checked first.

@@ -54,6 +54,12 @@ pub struct WorkLimits {
     pub child_memory_bytes: u64,
     /// Partial results are kept after a cancel.
     pub keep_partial: bool,
+    /// Roots below which lies what hooks may run; empty: nothing.
+    #[serde(default)]
+    pub hook_roots: Vec<PathBuf>,
+    /// Whether a failure that could pass would be the job's end all the same.
+    #[serde(default)]
+    pub gives_up: bool,
     /// The attempt's log, beside which lies what else is to be kept of it; none: nothing is kept. Set by whoever starts the worker.
     #[serde(default)]
     pub log: Option<PathBuf>,
@@ -77,6 +83,8 @@ impl WorkLimits {
             sandbox_required: false,
             child_memory_bytes: CHILD_MEMORY_BYTES,
             keep_partial: false,
+            hook_roots: Vec::new(),
+            gives_up: true,
             log: None,
         }
     }

@@ -7,7 +7,7 @@
 use super::parse::{Node, Value, parse};
 
 /// What stands in a secret's place.
-const GONE: &str = "[redacted]";
+pub const REDACTED: &str = "[redacted]";
 
 /// A key that holds one of these holds a secret.
 const SECRET_KEYS: [&str; 8] =
@@ -34,7 +34,7 @@ pub fn redact(text: &str) -> String {
                     block_indent = Some(indent);
                 }
                 let tail = if line[at..].trim_end().ends_with(',') { "," } else { "" };
-                out.push_str(&format!("{} \"{GONE}\"{tail}\n", line[..at].trim_end()));
+                out.push_str(&format!("{} \"{REDACTED}\"{tail}\n", line[..at].trim_end()));
             }
             None => out.push_str(&without_logins(line)),
         }
@@ -109,7 +109,7 @@ fn collect<'a>(node: &'a Node, secrets: &mut Vec<&'a str>) {
 
 fn texts<'a>(node: &'a Node, found: &mut Vec<&'a str>) {
     match &node.value {
-        Value::Text(text) if text != GONE && !text.is_empty() => found.push(text),
+        Value::Text(text) if text != REDACTED && !text.is_empty() => found.push(text),
         Value::List(items) => items.iter().for_each(|item| texts(item, found)),
         Value::Map(entries) => entries.iter().for_each(|(_, value)| texts(value, found)),
         Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) => {}
@@ -129,7 +129,7 @@ fn replace(node: &mut Node) {
         Value::Map(entries) => {
             for (key, value) in entries {
                 if names_secret(&key.name) && value.value != Value::Null {
-                    value.value = Value::Text(GONE.to_owned());
+                    value.value = Value::Text(REDACTED.to_owned());
                 } else {
                     replace(value);
                 }
@@ -179,7 +179,7 @@ fn without_logins(line: &str) -> String {
             after.find(|c: char| c == '/' || c.is_whitespace() || c == '"').unwrap_or(after.len());
         match after[..authority].rfind('@') {
             Some(login) => {
-                out.push_str(GONE);
+                out.push_str(REDACTED);
                 rest = &after[login..];
             }
             None => rest = after,

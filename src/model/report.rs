@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Kind};
 use super::guest::GuestIdentity;
+use super::hook::HookRun;
 use super::job::Stage;
 use super::plan::{InputManifest, OutputFormat};
 
@@ -143,6 +144,9 @@ pub struct Report {
     pub guest: Option<GuestIdentity>,
     /// What was changed inside the guest.
     pub fixes: Vec<FixReport>,
+    /// Which hooks have run and how they ended; those of `on_success` are not yet among them when the file is written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookRun>,
     /// Stages of the profile that this version lacks.
     pub lacking_stages: Vec<Stage>,
     /// What a person should know.

@@ -5,9 +5,11 @@
 use std::io;
 
 use super::checkpoint::{Checkpoint, journal_name, lock_name};
+use super::hooks::{Ledger, ledger_name};
 use super::publish::{Progress, discard, failed, partial_names, progress};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
+use crate::model::manifest::HookStage;
 use crate::model::plan::Plan;
 use crate::sys::dir::Dir;
 
@@ -17,6 +19,7 @@ pub fn forget(plan: &Plan) -> Result<()> {
     let Some(checkpoint) = Checkpoint::read(&dir, &plan.vm_id)? else { return Ok(()) };
     match &checkpoint.intent {
         Some(intent) if progress(&dir, intent)? == Progress::Complete => {
+            dir.remove(&ledger_name(&plan.vm_id)).map_err(failed("remove", &dir, "the record of hooks"))?;
             dir.remove(&journal_name(&plan.vm_id)).map_err(failed("remove", &dir, "the journal"))?;
             dir.sync().map_err(failed("make durable", &dir, "."))
         }
@@ -65,6 +68,7 @@ pub fn rewind(plan: &Plan, stage: Stage) -> Result<()> {
         disk.validated = false;
         disk.sha256 = None;
     }
+    Ledger::open(&dir, plan)?.forget(&[HookStage::PostValidate])?;
     checkpoint.write(&dir, &plan.vm_id)
 }
 

@@ -9,6 +9,7 @@
 use std::io;
 
 use super::checkpoint::{Checkpoint, Digests, Intent, Rename, lock_name, vm_of_journal};
+use super::hooks::ledger_name;
 use super::users::{User, user_of};
 use crate::model::error::{Disposition, Error, Kind, Result};
 use crate::model::job::Stage;
@@ -77,7 +78,8 @@ pub fn partial_names(plan: &Plan) -> Vec<String> {
     let copies = plan.disks.iter().flat_map(|disk| copy_names(plan, &disk.id));
     let overlays = plan.disks.iter().filter(|_| plan.opens_guest()).map(|disk| overlay_name(&disk.id));
     let grown = plan.disks.iter().filter(|disk| disk.resize.is_some()).map(|disk| grown_name(&disk.id));
-    copies.chain(overlays).chain(grown).collect()
+    let hooks = (!plan.hooks.is_empty()).then(|| ledger_name(&plan.vm_id));
+    copies.chain(overlays).chain(grown).chain(hooks).collect()
 }
 
 /// The names that results get.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use super::checkpoint::Checkpoint;
 use crate::model::error::{Error, Result};
+use crate::model::hook::HookRun;
 use crate::model::job::Stage;
 use crate::model::plan::{Compression, Plan};
 use crate::model::report::{Artifact, Notice, PipelineReport, REPORT_VERSION, Report, StageReport, Summary};
@@ -24,6 +25,7 @@ pub(super) fn compose(
     attempt: u32,
     checkpoint: &Checkpoint,
     mut results: StageResults,
+    hooks: Vec<HookRun>,
     paths: &[PathBuf],
     now: f64,
 ) -> Report {
@@ -64,6 +66,7 @@ pub(super) fn compose(
         artifacts,
         guest: checkpoint.guest.as_ref().and_then(|guest| guest.identity.clone()),
         fixes: checkpoint.guest.as_ref().map(|guest| guest.fixes.clone()).unwrap_or_default(),
+        hooks,
         lacking_stages: plan.lacking.clone(),
         warnings,
         errors: Vec::new(),

@@ -5,14 +5,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::checkpoint::lock_name;
 use super::guest_child::{GuestPlace, KVM_DEVICE};
-use super::keys;
 use super::launch::appliance_log;
 use super::publish::DIRECTORY_MODE;
 use super::users;
+use super::{hooks, keys};
 use crate::disk::serves_in;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
@@ -20,6 +21,7 @@ use crate::model::plan::{OnExists, PlannedDisk, SourceFormat};
 use crate::model::protocol::WorkOrder;
 use crate::model::units::is_id;
 use crate::sys::dir::{Dir, LockFile};
+use crate::sys::process::Launcher;
 use crate::sys::sandbox::Rules;
 use crate::sys::users::group_id;
 
@@ -41,6 +43,10 @@ pub(super) struct Workplace {
     pub(super) guest: Option<GuestPlace>,
     /// The keys that the plan names, in its order; read before the sandbox closes, which does not know their files.
     pub(super) passphrases: Vec<String>,
+    /// Who runs the hooks, if there are any; started before the sandbox closes, which would confine them.
+    pub(super) hooks: Option<Arc<hooks::Host>>,
+    /// Why a hook cannot be run, looked at where its file can be seen. It is of interest only if there is work to do.
+    pub(super) unfit: Option<Error>,
     /// What the guest says when it is tried.
     pub(super) console: Option<PathBuf>,
     /// What it shows then.
@@ -51,7 +57,7 @@ pub(super) struct Workplace {
 
 impl Workplace {
     /// Makes and checks everything that the work needs to be there.
-    pub(super) fn prepare(order: &WorkOrder) -> Result<Workplace> {
+    pub(super) fn prepare(order: &WorkOrder, launcher: &Launcher) -> Result<Workplace> {
         let output = &order.plan.output;
         refuse_unsafe_names(order)?;
         within_roots(&output.directory, &order.limits.write_roots)?;
@@ -82,7 +88,21 @@ impl Workplace {
         let (console, screenshot) = (kept("console.txt")?, kept("screen.png")?);
         let named = order.plan.guest.keys.iter().filter(|_| opens_guest || tries);
         let passphrases = named.map(|key| keys::planned(&key.source)).collect::<Result<_>>()?;
-        Ok(Workplace { results, group, guest, passphrases, console, screenshot, tries, private })
+        let unfit = hooks::check(&order.plan, &order.limits.hook_roots).err();
+        let wanted = !order.plan.hooks.is_empty();
+        let hooks = wanted.then(|| hooks::Host::start(launcher.stub()).map(Arc::new)).transpose()?;
+        Ok(Workplace {
+            results,
+            group,
+            guest,
+            passphrases,
+            hooks,
+            unfit,
+            console,
+            screenshot,
+            tries,
+            private,
+        })
     }
 
     /// A directory of this job's own.

@@ -115,7 +115,8 @@ fn old_workers(state_dir: &Path) -> Vec<i32> {
 
 fn works_for(process: &Path, state_dir: &Path) -> bool {
     let arguments = std::fs::read(process.join("cmdline")).unwrap_or_default();
-    let is_worker = arguments.split(|byte| *byte == 0).nth(1) == Some(b"worker");
+    // What runs a worker's hooks outlives it by the moment that it takes to end them.
+    let is_worker = matches!(arguments.split(|byte| *byte == 0).nth(1), Some(b"worker" | b"hooks"));
     is_worker && logs_below(process, &state_dir.join("logs"))
 }
 

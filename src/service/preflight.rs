@@ -11,7 +11,9 @@ use crate::model::parse;
 use crate::model::plan::Plan;
 use crate::model::planner::BatchName;
 use crate::model::schema::{SchemaKind, schema};
+use crate::pipeline::hooks;
 use crate::pipeline::publish::Names;
+
 use crate::source;
 use crate::sys::dir::Dir;
 use crate::sys::process::Launcher;
@@ -83,7 +85,9 @@ pub fn plans(
 ) -> Result<Vec<Plan>, Error> {
     let submission = source::submission(bytes, filename, base_directory, settings)?;
     let (BatchName::Named(batch_id) | BatchName::Stem(batch_id)) = &submission.name;
-    submission.plans(batch_id, "", settings)
+    let plans = submission.plans(batch_id, "", settings)?;
+    plans.iter().try_for_each(|plan| hooks::check(plan, &settings.hooks.allowed_dirs))?;
+    Ok(plans)
 }
 
 /// What a file is meant to be, by the keys at its top. What cannot be told is taken as a manifest, whose
@@ -98,8 +102,10 @@ fn kind_of(bytes: &[u8], filename: &str) -> SchemaKind {
         return SchemaKind::Profile;
     }
     let known = schema(SchemaKind::Config);
-    let is_setting = |key: &str| known["properties"].get(key).is_some();
-    let has_setting = tree.root.entries().iter().any(|(key, _)| is_setting(&key.name));
+    // `hooks` is a manifest's word too; what stands in it differs.
+    let is_setting = |key: &str| key != "hooks" && known["properties"].get(key).is_some();
+    let has_setting = tree.root.entries().iter().any(|(key, _)| is_setting(&key.name))
+        || tree.node("hooks.allowed_dirs").is_some();
     match has_setting || names_what_comes_later(&tree) {
         true => SchemaKind::Config,
         false => SchemaKind::Manifest,

@@ -67,6 +67,11 @@ impl Dir {
         Dir::open(path)
     }
 
+    /// The same directory, held open a second time.
+    pub fn try_clone(&self) -> io::Result<Dir> {
+        Ok(Dir { fd: self.fd.try_clone()?, path: self.path.clone() })
+    }
+
     /// The path that it was opened by.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -8,14 +8,17 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 
 use rustix::fs::MemfdFlags;
+use rustix::io::FdFlags;
 use rustix::process::{Resource, Rlimit, Signal};
 
-use crate::sys::process::{ChildLimits, ChildSpec, STUB_FAILURE, STUB_FAILURE_CODE, StubOrder};
+use crate::sys::process::{ChildLimits, ChildSpec, Foreign, STUB_FAILURE, STUB_FAILURE_CODE, StubOrder};
 use crate::sys::sandbox;
+use crate::sys::trusted::{self, Kind, Use};
 
 /// An order is a command line and a few paths; more than this is not one of ours.
 const ORDER_BYTES: u64 = 4 << 20;
@@ -31,13 +34,19 @@ const KEPT_ENVIRONMENT: [&str; 4] = ["PATH", "HOME", "TMPDIR", "USER"];
 /// What `main` calls for the hidden subcommand `stub`; returns only if it failed.
 #[must_use]
 pub fn main() -> ExitCode {
-    let detail = become_the_child();
-    eprintln!("{STUB_FAILURE}{detail}");
+    // Before any descriptor of our own is opened.
+    let inherited = descriptors();
+    // A child whose outputs are one has no standard error of ours any more when it cannot become what it should.
+    let complaints = io::stderr().as_fd().try_clone_to_owned().map(File::from);
+    let detail = become_the_child(&inherited);
+    if let Ok(mut complaints) = complaints {
+        let _ = writeln!(complaints, "{STUB_FAILURE}{detail}");
+    }
     ExitCode::from(STUB_FAILURE_CODE)
 }
 
 /// Says why it could not.
-fn become_the_child() -> String {
+fn become_the_child(inherited: &[RawFd]) -> String {
     let order = match read_order() {
         Ok(order) => order,
         Err(detail) => return detail,
@@ -46,10 +55,31 @@ fn become_the_child() -> String {
         return detail;
     }
     let spec = order.spec;
-    match command(&spec) {
+    let made = match &spec.foreign {
+        Some(foreign) => {
+            // Whatever whoever started the service forgot to close is no business of a program that others wrote.
+            for fd in inherited {
+                let _ = nix::unistd::close(*fd);
+            }
+            foreign_command(&spec, foreign)
+        }
+        None => command(&spec).map_err(|error| format!("standard input: {error}")),
+    };
+    match made {
         Ok(mut command) => format!("exec: {}", command.exec()),
-        Err(error) => format!("standard input: {error}"),
+        Err(detail) => detail,
     }
+}
+
+/// What is open besides standard input and outputs.
+fn descriptors() -> Vec<RawFd> {
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let mut numbers: Vec<RawFd> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    // The directory that was just read is among them, and closed by now.
+    numbers.retain(|fd| {
+        *fd > rustix::stdio::raw_stderr() && std::fs::read_link(format!("/proc/self/fd/{fd}")).is_ok()
+    });
+    numbers
 }
 
 fn read_order() -> Result<StubOrder, String> {
@@ -112,6 +142,40 @@ fn command(spec: &ChildSpec) -> io::Result<Command> {
     }
     // Messages are parsed and shown: one language for all machines.
     command.env("LC_ALL", "C").envs(spec.env.iter().map(|(name, value)| (name, value)));
+    Ok(command)
+}
+
+/// The same around a file that others wrote: by its descriptor, so that what is run is what was looked at.
+fn foreign_command(spec: &ChildSpec, foreign: &Foreign) -> Result<Command, String> {
+    let wanted = if foreign.is_argument { Use::Text } else { Use::Program };
+    let (file, kind) =
+        trusted::open(&foreign.file, &foreign.roots, wanted).map_err(|error| error.to_string())?;
+    let opened = format!("/proc/self/fd/{}", file.as_raw_fd());
+    if foreign.is_argument || kind == Kind::Script {
+        // Its reader opens it by that name.
+        rustix::io::fcntl_setfd(&file, FdFlags::empty())
+            .map_err(|error| format!("the file cannot be handed on: {error}"))?;
+    }
+    let mut command = match foreign.is_argument {
+        true => Command::new(&spec.program),
+        false => Command::new(&opened),
+    };
+    command.args(&spec.args);
+    match foreign.is_argument {
+        true => command.arg(&opened),
+        false => command.arg0(&foreign.file),
+    };
+    let one_output = io::stdout().as_fd().try_clone_to_owned();
+    command
+        .env_clear()
+        .envs(spec.env.iter().map(|(name, value)| (name, value)))
+        .stdin(input(&spec.input).map_err(|error| format!("standard input: {error}"))?)
+        .stderr(one_output.map_err(|error| format!("standard error: {error}"))?);
+    if let Some(directory) = &spec.directory {
+        command.current_dir(directory);
+    }
+    // It stays open until it is executed.
+    let _ = file.into_raw_fd();
     Ok(command)
 }
 

@@ -26,6 +26,19 @@ pub fn effective_uid() -> u32 {
     Uid::effective().as_raw()
 }
 
+/// What that user is called; its number where it has no name.
+#[must_use]
+pub fn effective_name() -> String {
+    let uid = Uid::effective();
+    User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
+}
+
+/// What this machine calls itself.
+#[must_use]
+pub fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

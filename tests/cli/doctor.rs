@@ -2,7 +2,7 @@
 
 use crate::run::{hyper2kvm, run_at};
 
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "kvm",
     "qemu-img",
     "qemu-system",
@@ -13,6 +13,7 @@ const NAMES: [&str; 13] = [
     "ssh",
     "virt-v2v",
     "nbdkit-vddk",
+    "python",
     "state-dir",
     "disk-space",
     "network",

@@ -17,6 +17,7 @@ mod fix;
 mod fix_in_place;
 mod guest_disk;
 mod help;
+mod hooks;
 mod hyper_v;
 mod inspect;
 mod limits;

@@ -5,6 +5,7 @@
 mod bad;
 mod configuration;
 mod golden;
+mod hooks;
 mod plans;
 mod properties;
 mod schemas;

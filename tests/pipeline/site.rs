@@ -68,6 +68,8 @@ impl Site {
                 sandbox_required: true,
                 child_memory_bytes: 4 << 30,
                 keep_partial: false,
+                hook_roots: Vec::new(),
+                gives_up: true,
                 log: None,
             },
         };
@@ -218,6 +220,7 @@ fn plan(disks: Vec<PlannedDisk>, out: &Path) -> Plan {
         machine: None,
         guest: PlannedGuest::default(),
         boot_test: BootOptions::default(),
+        hooks: Vec::new(),
         output: PlannedOutput {
             directory: out.to_owned(),
             format: OutputFormat::Qcow2,

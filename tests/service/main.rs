@@ -13,6 +13,7 @@ mod daemon;
 mod dropped_appliances;
 mod dropped_disks;
 mod full_disk;
+mod hooks;
 mod intake;
 mod intake_support;
 mod queue;

@@ -77,6 +77,7 @@ pub(crate) fn plan(vm: &VmSubmission, directory: PathBuf) -> Plan {
         vm_id: vm.vm_id.clone(),
         name: format!("name of {}", vm.vm_id),
         profile: "none".to_owned(),
+        hooks: Vec::new(),
         stages: Stage::ALL
             .into_iter()
             .map(|stage| PlannedStage {

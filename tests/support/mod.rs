@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod disks;
 pub mod guests;
 pub mod hive;
+pub mod hooks;
 pub mod rare_vmdks;
 pub mod small_disk;
 pub mod trees;

@@ -219,7 +219,8 @@ fn one(input: &Path, item: &Item, args: &ConvertArgs, base: &Path, several: bool
                 Ok(planned) => planned,
                 Err(merged) => {
                     // The file as it was written knows its lines: what is wrong in it is better told from there.
-                    let settings = Settings::defaults(base, cores()).for_a_person();
+                    let settings =
+                        settings(base, args, &parse::parse(&file.bytes, &file.filename)?.root.canonical())?;
                     let written =
                         source::submission(&file.bytes, &file.filename, &file.base_directory, &settings);
                     return Err(written.err().unwrap_or(merged).file(&file.given));
@@ -264,9 +265,27 @@ fn work(
             batch_id,
             attempt: 1,
             plan,
-            limits: WorkLimits::unbound(work_dir, settings.stall_timeout_s),
+            limits: WorkLimits {
+                hook_roots: settings.hooks.allowed_dirs,
+                ..WorkLimits::unbound(work_dir, settings.stall_timeout_s)
+            },
         },
     })
+}
+
+/// What binds a person: permissions alone, and of the configuration what may be run for somebody else's manifest.
+fn settings(base: &Path, args: &ConvertArgs, document: &Value) -> Result<Settings> {
+    let mut settings = Settings::defaults(base, cores()).for_a_person();
+    let names = |pointer: &str| document.pointer(pointer).is_some_and(|hooks| !hooks.is_null());
+    if names("/hooks") || names("/profile_overrides/hooks") {
+        let configured = args.state.settings_or_defaults();
+        settings.hooks = configured
+            .map_err(|failure| {
+                failure.error.unwrap_or_else(|| Error::internal("the configuration is not known"))
+            })?
+            .hooks;
+    }
+    Ok(settings)
 }
 
 /// A document with the options put into it; also says whether it names its directory itself.
@@ -298,7 +317,7 @@ fn plan_document(
     several: bool,
 ) -> Result<(Submission, Settings, bool)> {
     let (document, named) = with_options(document, args, base, several)?;
-    let settings = Settings::defaults(base, cores()).for_a_person();
+    let settings = settings(base, args, &document)?;
     let submission = source::submission(document.to_string().as_bytes(), filename, directory, &settings)?;
     Ok((submission, settings, named))
 }

@@ -11,7 +11,7 @@ mod running;
 use std::path::{Path, PathBuf};
 
 use super::plan;
-use super::{Exit, Failure, Ui};
+use super::{Exit, Failure, StateArgs, Ui};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::manifest::values::Rate;
 use crate::model::plan::{OutputFormat, Plan};
@@ -72,6 +72,8 @@ pub(super) struct ConvertArgs {
     /// Begin no other VM once one has failed
     #[arg(long)]
     fail_fast: bool,
+    #[command(flatten)]
+    state: StateArgs,
 }
 
 /// Converts what it is given, here and now.

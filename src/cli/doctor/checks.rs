@@ -17,6 +17,7 @@ use crate::libvirt::{self, LibvirtPresence};
 use crate::model::config::Settings;
 use crate::model::error::Kind;
 use crate::model::units::human_size;
+use crate::pipeline::hooks;
 use crate::service::network::NetworkMonitor;
 use crate::sys::fs::free_bytes;
 use crate::sys::kvm;
@@ -26,7 +27,7 @@ use crate::sys::users;
 type Part = fn(&Settings) -> Check;
 
 /// Every part by the name that scripts know.
-pub(super) const ALL: [(&str, Part); 13] = [
+pub(super) const ALL: [(&str, Part); 14] = [
     ("kvm", kvm),
     ("qemu-img", qemu_img),
     ("qemu-system", qemu_system),
@@ -37,6 +38,7 @@ pub(super) const ALL: [(&str, Part); 13] = [
     ("ssh", ssh),
     ("virt-v2v", virt_v2v),
     ("nbdkit-vddk", nbdkit_vddk),
+    ("python", python),
     ("state-dir", state_dir),
     ("disk-space", disk_space),
     ("network", network),
@@ -82,6 +84,7 @@ pub(super) fn disables(check: &Check) -> Option<&'static str> {
         "ssh" => "reading disks from ESXi over SSH (a later version)",
         "virt-v2v" => "`pipeline.fix.engine: virt-v2v`, and `auto` for guests that only it can repair",
         "nbdkit-vddk" => "the VDDK transport of vSphere (a later version); HTTPS works without it",
+        "python" => "hooks of type python; scripts and requests work without it",
         "state-dir" => "the service; `convert` works without it",
         "disk-space" => "jobs wait until there is room",
         "network" => "jobs wait while the network is down (see `network_monitor`)",
@@ -203,6 +206,12 @@ fn ssh(_: &Settings) -> Check {
 
 fn virt_v2v(_: &Settings) -> Check {
     programs::check("virt-v2v", &["virt-v2v-in-place"], &["--version"], &install("virt-v2v", "virt-v2v"))
+}
+
+fn python(_: &Settings) -> Check {
+    let found = hooks::interpreter().map(|path| path.to_string_lossy().into_owned());
+    let candidates: Vec<&str> = found.iter().map(String::as_str).collect();
+    programs::check("python", &candidates, &["--version"], &install("python3", "python3"))
 }
 
 fn nbdkit_vddk(_: &Settings) -> Check {

@@ -35,6 +35,8 @@ pub struct ConfigFile {
     pub paths: Option<PathsFile>,
     /// Which secrets drops may name.
     pub credentials: Option<CredentialsFile>,
+    /// What drops may have run.
+    pub hooks: Option<HooksFile>,
     /// When to try again.
     pub retry: Option<RetryFile>,
     /// How long things are kept.
@@ -97,6 +99,14 @@ pub struct CredentialsFile {
     pub allowed_dirs: Option<Vec<AbsolutePath>>,
     /// Whether drops may hold passwords in clear text. Default false.
     pub allow_inline: Option<bool>,
+}
+
+/// `hooks`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HooksFile {
+    /// Scripts and Python files that hooks name must lie below one of these, owned by root. Default: none may be named.
+    pub allowed_dirs: Option<Vec<AbsolutePath>>,
 }
 
 /// `retry`

@@ -4,9 +4,8 @@ use crate::model::error::{Error, Kind};
 use crate::model::parse::{Tree, Value};
 
 /// A key (or all keys below it) and what it belongs to.
-const LATER: [(&str, &str); 18] = [
+const LATER: [(&str, &str); 17] = [
     ("profiles_dir", "custom profiles"),
-    ("hooks", "hooks"),
     ("credentials.allowed_env", "passwords in variables"),
     ("sources", "sources that can be shut down"),
     ("notifications", "notifications"),
@@ -82,12 +81,8 @@ pub(super) fn take_out(tree: &mut Tree) -> Vec<Error> {
 /// Whether a file says something that only a configuration could, by its names alone.
 #[must_use]
 pub fn is_named_in(tree: &Tree) -> bool {
-    // `hooks` is a manifest's word too; what stands in it differs.
-    let names = LATER.iter().map(|(field, _)| *field).filter(|field| *field != "hooks");
-    names
-        .chain(["hooks.allowed_dirs"])
-        .chain(RENAMED.iter().map(|(key, _)| *key))
-        .any(|field| tree.node(field).is_some())
+    let names = LATER.iter().map(|(field, _)| *field);
+    names.chain(RENAMED.iter().map(|(key, _)| *key)).any(|field| tree.node(field).is_some())
 }
 
 fn refusal(tree: &Tree, field: &str, feature: &str) -> Error {

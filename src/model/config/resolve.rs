@@ -128,6 +128,10 @@ fn apply(file: &ConfigFile, settings: &mut Settings) {
     if let Some(credentials) = &file.credentials {
         apply_credentials(credentials, &mut settings.credentials);
     }
+    if let Some(hooks) = &file.hooks {
+        settings.hooks.allowed_dirs =
+            hooks.allowed_dirs.iter().flatten().map(AbsolutePath::to_path).collect();
+    }
     if let Some(retry) = &file.retry {
         apply_retry(retry, &mut settings.retry);
     }

@@ -33,6 +33,9 @@ pub struct Settings {
     /// Which secrets drops may name.
     #[serde(default)]
     pub credentials: CredentialSettings,
+    /// What drops may have run.
+    #[serde(default)]
+    pub hooks: HookSettings,
     /// When to try again.
     pub retry: RetrySettings,
     /// How long things are kept.
@@ -94,6 +97,13 @@ impl Default for CredentialSettings {
             allow_inline: false,
         }
     }
+}
+
+/// `hooks.*`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookSettings {
+    /// Scripts and modules must lie below one of these; empty: none is run.
+    pub allowed_dirs: Vec<PathBuf>,
 }
 
 /// `retry.*`
@@ -237,6 +247,7 @@ impl Settings {
             },
             paths: PathSettings::default(),
             credentials: CredentialSettings::default(),
+            hooks: HookSettings::default(),
             retry: RetrySettings {
                 max_attempts: 5,
                 base_delay_s: 10.0,

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::values::{Free, HttpUrl, Line, PathText, Seconds, Whole};
+use super::values::{Free, HookUrl, Line, PathText, Seconds, Whole};
 use crate::model::job::Stage;
 
 /// `hooks`: by stage, in the order in which they run.
@@ -14,7 +14,7 @@ use crate::model::job::Stage;
 pub struct Hooks(pub BTreeMap<HookStage, Vec<Hook>>);
 
 /// When a hook runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HookStage {
     /// Before the source is read.
@@ -67,6 +67,14 @@ impl HookStage {
         }
     }
 
+    /// The stage that it belongs to; none of the two at the end.
+    #[must_use]
+    pub fn of(self) -> Option<Stage> {
+        Stage::ALL
+            .into_iter()
+            .find(|stage| HookStage::before(*stage) == Some(self) || HookStage::after(*stage) == Some(self))
+    }
+
     /// The point before a stage, if it has one.
     #[must_use]
     pub fn before(stage: Stage) -> Option<HookStage> {
@@ -104,6 +112,9 @@ pub struct Hook {
     pub timeout: Option<Seconds>,
     /// Whether its failure is only a warning.
     pub continue_on_error: Option<bool>,
+    /// Whether the next stage begins while it runs.
+    #[serde(rename = "async")]
+    pub beside: Option<bool>,
     /// When it is tried again.
     pub retry: Option<HookRetry>,
     /// The same as `retry.max_retries`.
@@ -114,7 +125,7 @@ pub struct Hook {
     pub retry_strategy: Option<RetryStrategy>,
     /// The same as `retry.max_delay`.
     pub max_delay: Option<Seconds>,
-    /// `script`: the program.
+    /// `script`: the program, below `hooks.allowed_dirs`.
     pub path: Option<PathText>,
     /// `script`: a list of arguments; `python`: a map of them.
     pub args: Option<Free>,
@@ -127,17 +138,17 @@ pub struct Hook {
     /// `python`: what is called in it.
     pub function: Option<Line>,
     /// `http`: where to.
-    pub url: Option<HttpUrl>,
+    pub url: Option<HookUrl>,
     /// `http`: default POST.
     pub method: Option<Line>,
     /// `http`: headers.
     pub headers: Option<BTreeMap<String, String>>,
-    /// `http`: JSON.
+    /// `http`: JSON; of a GET its query.
     pub body: Option<Free>,
 }
 
 /// What a hook is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HookType {
     /// A program.
@@ -164,8 +175,20 @@ pub struct HookRetry {
     pub retry_on_timeout: Option<bool>,
 }
 
+impl HookType {
+    /// The name in manifests.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            HookType::Script => "script",
+            HookType::Python => "python",
+            HookType::Http => "http",
+        }
+    }
+}
+
 /// How a delay grows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RetryStrategy {
     /// It doubles.

@@ -7,7 +7,7 @@ use super::{Submission, VmSubmission, stem};
 use crate::model::config::Settings;
 use crate::model::error::Result;
 use crate::model::job::Stage;
-use crate::model::machine::Machine;
+use crate::model::machine::{Firmware, Machine};
 use crate::model::manifest::{Compress, Disk, Manifest, Source};
 use crate::model::parse::{Node, Tree, Value};
 use crate::model::plan::{
@@ -53,6 +53,9 @@ pub(super) fn plan(
         (disk.id.clone(), path, output.format.into())
     });
     let machine = Machine::of_manifest(&name, manifest, images);
+    let known = known(submission, &name, &vm.vm_id, batch_id, &disks, output.format, &machine);
+    let hooks = super::hooks::planned(tree, manifest, &known)?;
+    warnings.extend(super::hooks::warnings(tree, manifest));
     Ok(Plan {
         vm_id: vm.vm_id.clone(),
         name,
@@ -62,6 +65,7 @@ pub(super) fn plan(
         machine: Some(machine),
         guest: PlannedGuest { setup: vm.setup.clone(), ..super::guest::planned(manifest, settings) },
         boot_test: super::guest::boot_test(manifest)?,
+        hooks,
         output,
         preflight: manifest.preflight.unwrap_or_default(),
         lacking,
@@ -72,6 +76,33 @@ pub(super) fn plan(
         content_sha256: vm.content_sha256.clone(),
         input: input(submission, manifest, tree),
     })
+}
+
+/// What hooks may name.
+fn known(
+    submission: &Submission,
+    name: &str,
+    vm_id: &str,
+    batch_id: &str,
+    disks: &[PlannedDisk],
+    format: OutputFormat,
+    machine: &Machine,
+) -> super::hooks::Known {
+    let text = |path: Option<&Path>| path.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+    let boot = disks.first().map(|disk| disk.source.as_path());
+    let filename = boot.and_then(Path::file_name).map(Path::new);
+    let manifest = submission.base_directory.join(&submission.filename);
+    super::hooks::Known::from([
+        ("vm_name", name.to_owned()),
+        ("vm_id", vm_id.to_owned()),
+        ("batch_id", batch_id.to_owned()),
+        ("source_path", text(boot)),
+        ("source_dir", text(boot.and_then(Path::parent))),
+        ("source_filename", text(filename)),
+        ("output_format", format.name().to_owned()),
+        ("firmware", machine.firmware.map_or("auto", Firmware::name).to_owned()),
+        ("manifest_path", text(Some(&manifest))),
+    ])
 }
 
 /// What the VM is called: by its manifest, at its source, or like the file.

@@ -27,6 +27,7 @@ pub(super) fn complaints(effective: &Effective, settings: &Settings) -> Vec<Erro
         super::guest::check(tree, manifest, settings),
         super::setup::check(tree, manifest, settings),
         super::nics::check(tree, manifest),
+        super::hooks::check(tree, manifest, settings),
         check_machine(tree, manifest),
         check_output(tree, manifest),
         check_disks(tree, disks, &settings.paths.read),
@@ -229,7 +230,6 @@ pub(super) fn unsupported(tree: &Tree, field: &str, what: &str) -> Error {
 fn check_features(tree: &Tree, manifest: &Manifest) -> Result<()> {
     let wanted = [
         ("profiles_directory", "custom profiles"),
-        ("hooks", "hooks"),
         ("network_mapping", "network mapping"),
         ("storage_mapping", "storage mapping"),
         ("output.pool", "libvirt storage pools"),

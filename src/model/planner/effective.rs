@@ -246,6 +246,21 @@ fn make_absolute(root: &mut Node, base: &Path) {
             }
         }
     }
+    if let Some(Value::Map(stages)) = root.get_mut("hooks").map(|hooks| &mut hooks.value) {
+        for (_, hooks) in stages {
+            let Value::List(hooks) = &mut hooks.value else { continue };
+            for hook in hooks {
+                for key in ["path", "working_directory"] {
+                    // One that begins with a name is absolute by that.
+                    if let Some(path) = hook.get_mut(key)
+                        && !path.text().is_some_and(|text| text.starts_with("{{"))
+                    {
+                        make_path_absolute(path, base);
+                    }
+                }
+            }
+        }
+    }
     let Some(Value::List(disks)) = root.get_mut("disks").map(|disks| &mut disks.value) else { return };
     for disk in disks {
         if let Some(path) = disk.get_mut("local_path") {

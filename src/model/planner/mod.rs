@@ -16,6 +16,7 @@ mod check;
 mod effective;
 mod growth;
 mod guest;
+mod hooks;
 mod nics;
 mod origin;
 mod setup;

@@ -21,7 +21,7 @@ pub use process::process_main;
 use super::checkpoint::{Checkpoint, Digests, GuestRecord, Intent};
 use super::digests;
 use super::guest_child::GuestChild;
-use super::hooks;
+use super::hooks::{self, Beside, Ledger};
 use super::meter::Meter;
 use super::publish::{self, Names, Progress, Publication};
 use super::report::{self, StageResults};
@@ -62,7 +62,7 @@ pub fn run(
     if order.limits.reading.is_some() {
         control.limit_reading(order.limits.reading);
     }
-    match Workplace::prepare(order) {
+    match Workplace::prepare(order, &bench.launcher) {
         Ok(place) => {
             let outcome = work(&place, bench, order, control, emit);
             place.clear();
@@ -90,7 +90,11 @@ fn work(
         Ok(lock) => lock,
         Err(error) => return failed(error),
     };
-    let begun = match begin(place, order, emit) {
+    let ledger = match Ledger::open(&place.results, &order.plan) {
+        Ok(ledger) => ledger,
+        Err(error) => return failed(error),
+    };
+    let begun = match begin(place, order, &ledger, emit) {
         Ok(Begun::Published(published)) => return WorkerOutcome::Succeeded(*published),
         Ok(Begun::At(checkpoint)) => *checkpoint,
         Err(error) => return failed(error),
@@ -107,6 +111,9 @@ fn work(
         sources: Vec::new(),
         guest: None,
         copied: BTreeSet::new(),
+        ledger,
+        beside: Vec::new(),
+        reached: None,
         results: StageResults::new(),
     };
     match job.all_stages().and_then(|()| job.publish()) {
@@ -123,7 +130,12 @@ enum Begun {
 }
 
 /// Finds out what earlier attempts left, and claims the names of the partial results.
-fn begin(place: &Workplace, order: &WorkOrder, emit: &mut dyn FnMut(WorkerEvent)) -> Result<Begun> {
+fn begin(
+    place: &Workplace,
+    order: &WorkOrder,
+    ledger: &Ledger,
+    emit: &mut dyn FnMut(WorkerEvent),
+) -> Result<Begun> {
     let (dir, plan) = (&place.results, &order.plan);
     let claim = || -> Result<Begun> {
         let fresh = Checkpoint::new(order.job_id, &order.batch_id, plan);
@@ -138,7 +150,7 @@ fn begin(place: &Workplace, order: &WorkOrder, emit: &mut dyn FnMut(WorkerEvent)
         }
         let checkpoint = match Checkpoint::read(dir, &plan.vm_id)? {
             None => fresh,
-            Some(found) => match go_on_from(dir, found, &fresh)? {
+            Some(found) => match go_on_from(dir, found, &fresh, hooks::are_due(plan, ledger))? {
                 Begun::At(checkpoint) => *checkpoint,
                 published @ Begun::Published(_) => return Ok(published),
             },
@@ -157,15 +169,16 @@ fn begin(place: &Workplace, order: &WorkOrder, emit: &mut dyn FnMut(WorkerEvent)
     Ok(begun)
 }
 
-/// What an earlier attempt's journal is worth.
-fn go_on_from(dir: &crate::sys::dir::Dir, found: Checkpoint, fresh: &Checkpoint) -> Result<Begun> {
+/// What an earlier attempt's journal is worth; `due`: something is to be run once all is published.
+fn go_on_from(dir: &crate::sys::dir::Dir, found: Checkpoint, fresh: &Checkpoint, due: bool) -> Result<Begun> {
     let progress = found.intent.as_ref().map(|intent| publish::progress(dir, intent)).transpose()?;
     let same_plan = found.plan_sha256 == fresh.plan_sha256;
     let same_job = found.job_id == fresh.job_id && found.batch_id == fresh.batch_id;
     match (progress, found.intent.as_ref()) {
-        (Some(found_as), Some(intent)) if same_plan && same_job && is_over(found_as, intent) => {
-            Ok(Begun::Published(Box::new(intent.outcome.clone())))
-        }
+        (Some(found_as), Some(intent)) if same_plan && same_job && is_over(found_as, intent) => match due {
+            true => Ok(Begun::At(Box::new(found.taken_over_by(fresh)))),
+            false => Ok(Begun::Published(Box::new(intent.outcome.clone()))),
+        },
         // Its digests are still to be made.
         (Some(Progress::Complete), _) if same_plan && same_job => {
             Ok(Begun::At(Box::new(found.taken_over_by(fresh))))
@@ -237,6 +250,12 @@ pub(super) struct Job<'a> {
     pub(super) guest: Option<GuestWork>,
     /// Disks that this very run has copied from their beginning to their end.
     pub(super) copied: BTreeSet<String>,
+    /// Which hooks have run.
+    pub(super) ledger: Ledger,
+    /// Hooks that run while the next stage does.
+    pub(super) beside: Vec<Beside>,
+    /// The stage that began last.
+    pub(super) reached: Option<Stage>,
     results: StageResults,
 }
 
@@ -246,24 +265,27 @@ impl Job<'_> {
             // All stages had ended when publishing began.
             return Ok(());
         }
+        hooks::ready(self)?;
         for stage in Stage::ALL {
             if !self.plan.runs(stage) {
                 continue;
             }
             if let Some(point) = HookStage::before(stage) {
-                hooks::reached(point)?;
+                hooks::reached(self, point).map_err(|error| error.stage(stage))?;
             }
+            hooks::begins(self, stage)?;
             self.one_stage(stage).map_err(|error| error.stage(stage))?;
             if let Some(point) = HookStage::after(stage) {
-                hooks::reached(point)?;
+                hooks::reached(self, point).map_err(|error| error.stage(stage))?;
             }
         }
-        Ok(())
+        hooks::collect(self)
     }
 
     fn one_stage(&mut self, stage: Stage) -> Result<()> {
         self.control.checkpoint()?;
         tracing::info!(%stage, "stage begins");
+        self.reached = Some(stage);
         self.meter.tell(WorkerEvent::StageStarted { stage });
         let start = Instant::now();
         let result = stages::run(stage, self);
@@ -291,6 +313,7 @@ impl Job<'_> {
                 self.order.attempt,
                 &self.checkpoint,
                 std::mem::take(&mut self.results),
+                hooks::runs(self),
                 &paths,
                 now_epoch(),
             );
@@ -308,6 +331,9 @@ impl Job<'_> {
         let Some(intent) = self.checkpoint.intent.clone() else {
             return Err(Error::internal("nothing was declared for publishing"));
         };
+        if is_over(publish::progress(dir, &intent)?, &intent) {
+            return hooks::succeeded(self, intent.outcome);
+        }
         if let Err(error) = publish::carry_out(dir, &intent) {
             // While a file has its final name, the intent is the only proof that it is ours: the
             // next attempt finishes it.
@@ -324,9 +350,7 @@ impl Job<'_> {
             }
             published => published?,
         };
-        self.meter.complete();
-        hooks::reached(HookStage::OnSuccess)?;
-        Ok(published)
+        hooks::succeeded(self, published)
     }
 
     /// What was published cannot be read: it is to be looked at anew, if there is a next attempt.
@@ -334,6 +358,7 @@ impl Job<'_> {
         publish::withdraw(&self.place.results, intent)?;
         self.checkpoint.intent = None;
         self.checkpoint.disks.values_mut().for_each(|disk| disk.validated = false);
+        self.ledger.forget(&[HookStage::PostValidate])?;
         self.save()
     }
 
@@ -367,6 +392,10 @@ impl Job<'_> {
     fn end(mut self, error: Error) -> WorkerOutcome {
         // Nothing may be written any more while it is decided what stays.
         self.guest = None;
+        // What runs beside is over before anything is removed: a hook that was cut says nothing more.
+        if let Err(error) = hooks::collect(&mut self) {
+            tracing::warn!(%error, "what ran beside the stages");
+        }
         match self.control.interruption() {
             Some(Interruption::Stop) => {
                 self.save_quietly();
@@ -382,10 +411,8 @@ impl Job<'_> {
             }
             None => {
                 tracing::error!(kind = %error.kind(), %error, "failed");
+                hooks::failed(&mut self, &error);
                 self.keep(Cut::after(&error));
-                if let Err(error) = hooks::reached(HookStage::OnFailure) {
-                    tracing::warn!(%error, "on_failure");
-                }
                 failed(error)
             }
         }
@@ -400,7 +427,11 @@ impl Job<'_> {
         let disks = self.plan.disks.iter().filter(is_kept);
         let names = disks.flat_map(|disk| publish::copy_names(self.plan, &disk.id));
         let overlays = self.checkpoint.guest.iter().flat_map(|guest| guest.overlays.values());
-        let kept: Vec<String> = names.chain(overlays.map(|overlay| overlay.name.clone())).collect();
+        let mut kept: Vec<String> = names.chain(overlays.map(|overlay| overlay.name.clone())).collect();
+        let goes_on = cut == Cut::Stays || !kept.is_empty() || self.checkpoint.intent.is_some();
+        if goes_on && self.ledger.says_something() {
+            kept.push(self.ledger.name().to_owned());
+        }
         for name in self.checkpoint.partials.iter().filter(|name| !kept.contains(name)) {
             if let Err(error) = self.place.results.remove(name) {
                 tracing::warn!(name, %error, "a partial result that is of no use stays");

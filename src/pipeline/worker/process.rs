@@ -93,7 +93,7 @@ fn carry_out(order: &WorkOrder, input: BufReader<Stdin>) -> ExitCode {
 
 /// Makes the directories and closes the sandbox. From here on nothing can be opened that the order does not name.
 fn prepare(order: &WorkOrder, events: &EventLine) -> Result<Workplace> {
-    let place = Workplace::prepare(order)?;
+    let place = Workplace::prepare(order, &Bench::default().launcher)?;
     let rules = place.rules(order);
     match sandbox::apply(&rules) {
         Ok(Enforcement::Nothing) => {

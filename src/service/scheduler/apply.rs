@@ -244,6 +244,8 @@ impl Scheduler {
                 sandbox_required: watchdog::is_supervised(),
                 child_memory_bytes: CHILD_MEMORY_BYTES,
                 keep_partial: false,
+                hook_roots: settings.hooks.allowed_dirs.clone(),
+                gives_up: self.core.would_give_up(now_epoch(), counters),
                 log: None,
             },
         }

@@ -265,6 +265,23 @@ fn a_transient_failure_is_tried_again_after_growing_delays_until_attempts_are_us
 }
 
 #[test]
+fn a_start_tells_whether_one_more_failure_would_be_the_last() {
+    let mut core = core(1);
+    load_each(&mut core, vec![job(1)]);
+    let mut now = 0.0;
+    for last in [false, false, false, false, true] {
+        let counters = run(&mut core, now).into_iter().find_map(|action| match action {
+            Action::Start { counters, .. } => Some(counters),
+            _ => None,
+        });
+        assert_eq!(core.would_give_up(now, &counters.unwrap()), last);
+        core.worker_ended(now, 1, crash());
+        run(&mut core, now);
+        now = core.next_deadline().unwrap_or(now);
+    }
+}
+
+#[test]
 fn progress_resets_the_count_of_failures() {
     let mut core = core(1);
     load_each(&mut core, vec![job(1)]);

@@ -3,7 +3,7 @@
 
 use super::action::Action;
 use super::core::{BatchKey, Core, JobId, millis};
-use super::job::{Job, Phase};
+use super::job::{Counters, Job, Phase};
 use super::policy::SPACE_RECHECK_S;
 use crate::model::config::OnNetworkTimeout;
 use crate::model::error::{Disposition, Error, Kind};
@@ -64,6 +64,12 @@ impl Core {
         }
         let due = now + self.policy.backoff_s(failures, (self.random)());
         self.retry_later(now, id, due, format!("attempt {attempt} failed: {}", error.details().cause));
+    }
+
+    /// Whether a failure that may pass would be a job's last, as things are now.
+    pub(super) fn would_give_up(&self, now: f64, counters: &Counters) -> bool {
+        let first = counters.first_failure_at.unwrap_or(now);
+        self.policy.gives_up(counters.failures + 1, first, now)
     }
 
     pub(super) fn fail(&mut self, now: f64, id: JobId, error: Error) {

@@ -11,6 +11,7 @@
 //! [`Group`], which is safe against reused process ids because the child is only reaped under its lock.
 
 mod group;
+pub mod strays;
 mod supervise;
 
 use std::io::{self, Write};
@@ -50,9 +51,25 @@ pub struct ChildSpec {
     /// What it reads on its standard input, which else is empty. Shows nowhere: it may hold secrets.
     #[serde(default)]
     pub input: String,
+    /// What others wrote, and is run or read all the same.
+    #[serde(default)]
+    pub foreign: Option<Foreign>,
     /// Where it works: relative names count from there, sockets too (whose paths are short). None: where we work.
     #[serde(default)]
     pub directory: Option<PathBuf>,
+}
+
+/// A file that only root can have put where it is (see [`crate::sys::trusted`]), looked at and opened by the child itself.
+///
+/// Such a child gets no variables but those of its [`ChildSpec`], and both its outputs are one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Foreign {
+    /// Which.
+    pub file: PathBuf,
+    /// Below one of these.
+    pub roots: Vec<PathBuf>,
+    /// Whether it is the program's last argument, and not the program.
+    pub is_argument: bool,
 }
 
 /// What a child may use; none: unlimited.

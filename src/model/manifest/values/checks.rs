@@ -230,13 +230,24 @@ pub(super) fn check_libvirt_uri(text: &str) -> Result<String, Refusal> {
     }
 }
 
-pub(super) fn check_http_url(text: &str) -> Result<String, Refusal> {
+fn check_http_url(text: &str) -> Result<String, Refusal> {
     no_breaks(text, "a URL")?;
     let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
     match rest {
         Some(rest) if !rest.is_empty() && !text.contains(char::is_whitespace) => Ok(text.to_owned()),
         _ => Err(refuse(format!("`{text}` is not an http or https URL"), "as https://host/path")),
     }
+}
+
+/// Names that stand for values may have spaces around them; nothing else in a URL may.
+pub(super) fn check_hook_url(text: &str) -> Result<String, Refusal> {
+    let mut plain = String::new();
+    for piece in text.split("}}") {
+        let (before, name) = piece.split_once("{{").unwrap_or((piece, ""));
+        plain.push_str(before);
+        plain.push_str(name.trim());
+    }
+    check_http_url(&plain).map(|_| text.to_owned())
 }
 
 pub(super) fn check_week_time(text: &str) -> Result<String, Refusal> {

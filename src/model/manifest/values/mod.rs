@@ -129,8 +129,8 @@ checked_text!(
     LibvirtUri, checks::check_libvirt_uri, "^[a-z]+(\\+[a-z]+)?://[^?#\\s]*$"
 );
 checked_text!(
-    /// An http or https URL.
-    HttpUrl, checks::check_http_url, "^https?://[^\\s]+$"
+    /// An http or https URL, in which names such as `{{ vm_name }}` may stand for values.
+    HookUrl, checks::check_hook_url, "^https?://.+$"
 );
 checked_text!(
     /// A point in a week: `Sat 22:00`.
