@@ -12,6 +12,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::journal::{Journal, Record};
+use crate::model::error::{Error, Result};
 use crate::sys::failpoint;
 
 /// What may be read and not yet be written down.
@@ -24,6 +25,31 @@ const LONGEST: Duration = Duration::from_millis(500);
 const MUCH_BYTES: u64 = 2 << 30;
 /// … and with less, after so long.
 const SELDOM: Duration = Duration::from_secs(20);
+
+/// Why no more is written down.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// It cannot be.
+    Failed(io::Error),
+    /// It must not be.
+    Refused(Error),
+}
+
+impl Stop {
+    /// As an error, with words for what failed.
+    pub(super) fn told(self, failed: impl FnOnce(io::Error) -> Error) -> Error {
+        match self {
+            Stop::Failed(error) => failed(error),
+            Stop::Refused(error) => error,
+        }
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Stop {
+        Stop::Failed(error)
+    }
+}
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -75,12 +101,17 @@ impl Ledger {
         self.changed.notify_all();
     }
 
-    /// Writes down what comes, until it is closed.
-    pub(super) fn keep(&self, journal: Option<&Mutex<Journal>>) -> io::Result<()> {
+    /// Writes down what comes, until it is closed, or may not be any more.
+    pub(super) fn keep(
+        &self,
+        journal: Option<&Mutex<Journal>>,
+        may_write: &dyn Fn() -> Result<()>,
+    ) -> Result<(), Stop> {
         loop {
             let (records, is_last) = self.next();
             if !records.is_empty() {
                 failpoint::hit("copy.before-journal");
+                may_write().map_err(Stop::Refused)?;
                 if let Some(journal) = journal {
                     locked(journal).record(&records)?;
                 }
@@ -97,13 +128,14 @@ impl Ledger {
     }
 
     /// Makes durable what was written down, from time to time, until it is closed.
-    pub(super) fn harden(&self, target: &File, journal: &Mutex<Journal>) -> io::Result<()> {
+    pub(super) fn harden(
+        &self,
+        target: &File,
+        journal: &Mutex<Journal>,
+        may_write: &dyn Fn() -> Result<()>,
+    ) -> Result<(), Stop> {
         while let Some(bytes) = self.next_volatile() {
-            let until = locked(journal).end();
-            target.sync_data()?;
-            let said = locked(journal).durable(until)?;
-            // Others add to it meanwhile.
-            said.sync_data()?;
+            harden_once(target, journal, may_write)?;
             self.lock().volatile_bytes -= bytes;
         }
         Ok(())
@@ -147,6 +179,20 @@ impl Ledger {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Makes durable what is written down now.
+pub(super) fn harden_once(
+    target: &File,
+    journal: &Mutex<Journal>,
+    may_write: &dyn Fn() -> Result<()>,
+) -> Result<(), Stop> {
+    let until = locked(journal).end();
+    target.sync_data()?;
+    may_write().map_err(Stop::Refused)?;
+    let said = locked(journal).durable(until)?;
+    // Others add to it meanwhile.
+    Ok(said.sync_data()?)
 }
 
 fn locked(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {
