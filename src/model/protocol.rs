@@ -57,6 +57,20 @@ pub struct WorkLimits {
     /// The attempt's log, beside which lies what else is to be kept of it; none: nothing is kept. Set by whoever starts the worker.
     #[serde(default)]
     pub log: Option<PathBuf>,
+    /// The lock under which it writes its results; none: nobody else can.
+    #[serde(default)]
+    pub lock: Option<HeldLock>,
+}
+
+/// A lock of this host on a directory with results, as whoever writes there holds it against the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldLock {
+    /// Where it lies.
+    pub directory: PathBuf,
+    /// What tells this holding of it from every other.
+    pub token: String,
+    /// What tells this host from every other.
+    pub host: String,
 }
 
 /// Address space for one child: qemu-img needs little, but maps much.
@@ -78,6 +92,7 @@ impl WorkLimits {
             child_memory_bytes: CHILD_MEMORY_BYTES,
             keep_partial: false,
             log: None,
+            lock: None,
         }
     }
 }

@@ -5,13 +5,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::checkpoint::lock_name;
+use super::checkpoint::{Checkpoint, lock_name};
 use super::guest_child::{GuestPlace, KVM_DEVICE};
+use super::host_lock::HostFence;
 use super::keys;
 use super::launch::appliance_log;
 use super::publish::DIRECTORY_MODE;
+use crate::disk::Fence as _;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::plan::{PlannedDisk, SourceFormat};
@@ -43,6 +46,8 @@ pub(super) struct Workplace {
     pub(super) console: Option<PathBuf>,
     /// What it shows then.
     pub(super) screenshot: Option<PathBuf>,
+    /// What says that no other host works here.
+    pub(super) fence: Option<Arc<HostFence>>,
     tries: bool,
     private: PathBuf,
 }
@@ -53,6 +58,8 @@ impl Workplace {
         let output = &order.plan.output;
         refuse_unsafe_names(order)?;
         within_roots(&output.directory, &order.limits.write_roots)?;
+        let fence = order.limits.lock.clone().map(HostFence::of);
+        fence.as_ref().map_or(Ok(()), |fence| fence.check())?;
         let results = Dir::create_all(&output.directory, DIRECTORY_MODE).map_err(|error| {
             Error::io(Kind::Output, "use the result directory", &output.directory, &error)
                 .output(&output.directory)
@@ -63,6 +70,7 @@ impl Workplace {
             .real_path()
             .map_err(|error| Error::io(Kind::Output, "look at", &output.directory, &error))?;
         within_roots(&real, &order.limits.write_roots)?;
+        let results = results.guarded(fence.as_ref().map(HostFence::guard));
         let group = output.group.as_deref().map(group_number).transpose()?;
         let private = order.limits.work_dir.clone();
         Dir::create_all(&private, PRIVATE_MODE)
@@ -80,7 +88,7 @@ impl Workplace {
         let (console, screenshot) = (kept("console.txt")?, kept("screen.png")?);
         let named = order.plan.guest.keys.iter().filter(|_| opens_guest || tries);
         let passphrases = named.map(|key| keys::planned(&key.source)).collect::<Result<_>>()?;
-        Ok(Workplace { results, group, guest, passphrases, console, screenshot, tries, private })
+        Ok(Workplace { results, group, guest, passphrases, console, screenshot, fence, tries, private })
     }
 
     /// A directory of this job's own.
@@ -102,6 +110,10 @@ impl Workplace {
     pub(super) fn lock(&self, vm_id: &str) -> Result<LockFile<'_>> {
         let name = lock_name(vm_id);
         let path = self.results.path().join(&name);
+        if self.is_of_another_host(vm_id) {
+            // Whoever holds it there writes nothing any more, and may never let go of it.
+            self.results.remove(&name).map_err(|error| Error::io(Kind::Output, "remove", &path, &error))?;
+        }
         let deadline = Instant::now() + LOCK_PATIENCE;
         loop {
             match self.results.try_lock(&name) {
@@ -124,6 +136,13 @@ impl Workplace {
         }
     }
 
+    /// Whether the VM was last worked on by another host.
+    fn is_of_another_host(&self, vm_id: &str) -> bool {
+        let host = self.fence.as_ref().map(|fence| fence.host());
+        let journal = Checkpoint::read(&self.results, vm_id).ok().flatten();
+        journal.is_some_and(|journal| journal.is_of_another_host(host))
+    }
+
     /// What the worker and everything below it may open.
     pub(super) fn rules(&self, order: &WorkOrder) -> Rules {
         // A child's counters tell whether it makes progress; its own sandbox does not let it read this.
@@ -131,6 +150,8 @@ impl Workplace {
         for disk in &order.plan.disks {
             read.extend(readable_for(disk));
         }
+        // Each sign of life may come from a new file: it is found by its name.
+        read.extend(order.limits.lock.iter().map(|lock| lock.directory.clone()));
         let mut write = vec![self.results.path().to_owned(), self.private.clone()];
         if let Some(guest) = &self.guest {
             let rules = guest.rules();
@@ -193,7 +214,7 @@ fn refuse_unsafe_names(order: &WorkOrder) -> Result<()> {
 }
 
 /// Whether a directory that may not exist yet lies below one of the roots, links resolved.
-fn within_roots(directory: &Path, roots: &[PathBuf]) -> Result<()> {
+pub(crate) fn within_roots(directory: &Path, roots: &[PathBuf]) -> Result<()> {
     if roots.is_empty() {
         return Ok(());
     }

@@ -69,6 +69,7 @@ impl Site {
                 child_memory_bytes: 4 << 30,
                 keep_partial: false,
                 log: None,
+                lock: None,
             },
         };
         Site { temp, order }

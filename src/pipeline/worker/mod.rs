@@ -14,6 +14,7 @@
 mod process;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 pub use process::process_main;
@@ -28,7 +29,7 @@ use super::report::{self, StageResults};
 use super::stages;
 use super::target;
 use super::workplace::Workplace;
-use crate::disk::{Control, Engine, Interruption, Measure, Served, SourceDisk};
+use crate::disk::{Control, Engine, Fence, Interruption, Measure, Served, SourceDisk};
 use crate::libvirt::xml::domain_xml;
 use crate::model::error::{Disposition, Error, Kind, Result};
 use crate::model::job::Stage;
@@ -76,8 +77,26 @@ fn failed(error: Error) -> WorkerOutcome {
     WorkerOutcome::Failed { error }
 }
 
-/// The work in a prepared place.
+/// The work in a prepared place. Whatever it came to: where another host works by now, that is why.
 fn work(
+    place: &Workplace,
+    bench: &Bench,
+    order: &WorkOrder,
+    control: &Control,
+    emit: &mut dyn FnMut(WorkerEvent),
+) -> WorkerOutcome {
+    if let Some(fence) = &place.fence {
+        control.fence(Arc::clone(fence) as Arc<dyn Fence>);
+    }
+    let outcome = work_unless_lost(place, bench, order, control, emit);
+    match (outcome, place.fence.as_ref().and_then(|fence| fence.lost())) {
+        (WorkerOutcome::Succeeded(published), _) => WorkerOutcome::Succeeded(published),
+        (_, Some(lost)) => failed(lost.clone()),
+        (outcome, None) => outcome,
+    }
+}
+
+fn work_unless_lost(
     place: &Workplace,
     bench: &Bench,
     order: &WorkOrder,
@@ -126,7 +145,8 @@ enum Begun {
 fn begin(place: &Workplace, order: &WorkOrder, emit: &mut dyn FnMut(WorkerEvent)) -> Result<Begun> {
     let (dir, plan) = (&place.results, &order.plan);
     let claim = || -> Result<Begun> {
-        let fresh = Checkpoint::new(order.job_id, &order.batch_id, plan);
+        let host = order.limits.lock.as_ref().map(|lock| lock.host.clone());
+        let fresh = Checkpoint::new(order.job_id, &order.batch_id, plan).on(host);
         if let Some(rival) = publish::rival(dir, &plan.vm_id, &fresh.partials)? {
             return Err(Error::new(
                 Kind::Output,
@@ -161,7 +181,9 @@ fn begin(place: &Workplace, order: &WorkOrder, emit: &mut dyn FnMut(WorkerEvent)
 fn go_on_from(dir: &crate::sys::dir::Dir, found: Checkpoint, fresh: &Checkpoint) -> Result<Begun> {
     let progress = found.intent.as_ref().map(|intent| publish::progress(dir, intent)).transpose()?;
     let same_plan = found.plan_sha256 == fresh.plan_sha256;
-    let same_job = found.job_id == fresh.job_id && found.batch_id == fresh.batch_id;
+    // Another host counts its jobs by itself; what it had published of this batch is this job's.
+    let is_elsewhere = found.is_of_another_host(fresh.host.as_deref());
+    let same_job = found.batch_id == fresh.batch_id && (found.job_id == fresh.job_id || is_elsewhere);
     match (progress, found.intent.as_ref()) {
         (Some(found_as), Some(intent)) if same_plan && same_job && is_over(found_as, intent) => {
             Ok(Begun::Published(Box::new(intent.outcome.clone())))
@@ -367,6 +389,10 @@ impl Job<'_> {
     fn end(mut self, error: Error) -> WorkerOutcome {
         // Nothing may be written any more while it is decided what stays.
         self.guest = None;
+        if self.place.fence.as_ref().is_some_and(|fence| fence.check().is_err()) {
+            // What lies there is another host's.
+            return failed(error);
+        }
         match self.control.interruption() {
             Some(Interruption::Stop) => {
                 self.save_quietly();
