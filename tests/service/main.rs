@@ -23,3 +23,4 @@ mod queue_support;
 mod redrops;
 mod scheduler;
 mod site;
+mod takeover;
