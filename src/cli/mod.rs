@@ -32,6 +32,7 @@ mod plan;
 mod priority;
 mod progress;
 mod prune;
+mod release;
 mod resume;
 mod retry;
 mod schema;
@@ -106,6 +107,8 @@ enum Command {
     Logs(logs::LogsArgs),
     /// End jobs and clean up after them
     Cancel(cancel::CancelArgs),
+    /// Give batches away: their jobs end here, and another host may go on with them
+    Release(release::ReleaseArgs),
     /// Try ended jobs again, going on from what is left of them
     Retry(retry::RetryArgs),
     /// Move a job in the queue
@@ -137,8 +140,8 @@ enum Command {
 }
 
 /// Commands of the manual that a later version brings. They do not exist here; who tries one is told.
-pub const LATER: [&str; 10] =
-    ["live-fix", "vsphere", "esxi", "azure", "ami", "cutover", "rollback", "libvirt", "release", "profiles"];
+pub const LATER: [&str; 9] =
+    ["live-fix", "vsphere", "esxi", "azure", "ami", "cutover", "rollback", "libvirt", "profiles"];
 
 /// Runs the command line of this process.
 #[must_use]
@@ -171,6 +174,7 @@ fn run(cli: &Cli) -> Exit {
         Command::Watch(args) => watch::run(args, &ui),
         Command::Logs(args) => logs::run(args, &ui),
         Command::Cancel(args) => cancel::run(args, &ui),
+        Command::Release(args) => release::run(args, &ui),
         Command::Retry(args) => retry::run(args, &ui),
         Command::Priority(args) => priority::run(args, &ui),
         Command::Pause(args) => pause::run(args, &ui),

@@ -26,6 +26,9 @@ pub(super) struct SubmitArgs {
     /// Only check, as the service would, with its settings and its permissions
     #[arg(long)]
     check: bool,
+    /// Go on with what another host has begun, if it was released there or that host gives no sign of life
+    #[arg(long, conflicts_with = "check")]
+    takeover: bool,
     #[command(flatten)]
     state: StateArgs,
 }
@@ -42,6 +45,7 @@ pub(super) fn run(args: &SubmitArgs, ui: &Ui) -> Result<Exit, Failure> {
     for path in &args.inputs {
         let accepted = request(path)
             .map_err(Failure::from)
+            .map(|request| SubmitRequest { takeover: args.takeover, ..request })
             .and_then(|request| client.post::<JobList>("/v1/jobs", &request));
         match accepted {
             Ok(list) => jobs.extend(list.jobs),
@@ -73,6 +77,7 @@ fn request(path: &std::path::Path) -> Result<SubmitRequest, Error> {
         content: input.text()?,
         filename: input.filename,
         base_directory: input.base_directory.to_string_lossy().into_owned(),
+        takeover: false,
     })
 }
 

@@ -5,9 +5,10 @@
 //! time; work without a child asks [`Control::checkpoint`] between blocks. Work that goes on beside other
 //! work can end all of it with [`Control::give_up`]. What is not here: how a rate is counted (see [`super::pace`]).
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::disk::fence::Fence;
 use crate::disk::pace::{Pace, Place};
 use crate::model::bandwidth::Rate;
 use crate::model::error::{Error, Kind, Result};
@@ -36,6 +37,7 @@ pub struct Control(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    fence: OnceLock<Arc<dyn Fence>>,
 }
 
 #[derive(Debug)]
@@ -116,6 +118,21 @@ impl Control {
         state.failure.get_or_insert(error);
         state.end_children();
         self.0.changed.notify_all();
+    }
+
+    /// Targets are written only as long as this allows it. Said once, before the work begins.
+    pub fn fence(&self, fence: Arc<dyn Fence>) {
+        let _ = self.0.fence.set(fence);
+    }
+
+    /// Whether a target, and what is known of it, may be written now.
+    pub(crate) fn may_write(&self) -> Result<()> {
+        self.0.fence.get().map_or(Ok(()), |fence| fence.check())
+    }
+
+    /// The same, asked so often that it has to be cheap.
+    pub(crate) fn may_write_on(&self) -> Result<()> {
+        self.0.fence.get().map_or(Ok(()), |fence| fence.glance())
     }
 
     /// Whether it stands still.

@@ -100,6 +100,7 @@ pub(crate) fn run(
         Preallocation::Full => reader.map(read::with_zeros_as_data),
         _ => reader,
     };
+    control.may_write()?;
     let (file, copied_by, copied) = match reader {
         Some(reader) => {
             let begun = native::begin(source, target, engine.looks_again)?;

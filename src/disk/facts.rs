@@ -44,6 +44,12 @@ impl FileIdentity {
         }
     }
 
+    /// Whether it is the same file for another host, or another run of this one: there the device has another number.
+    #[must_use]
+    pub fn is_same_elsewhere(&self, other: &FileIdentity) -> bool {
+        FileIdentity { dev: other.dev, ..self.clone() } == *other
+    }
+
     /// Of the file at a path.
     pub fn read(path: &Path) -> Result<FileIdentity> {
         let metadata = std::fs::metadata(path).map_err(|error| {

@@ -101,6 +101,9 @@ pub struct SubmitRequest {
     pub base_directory: String,
     /// The content.
     pub content: String,
+    /// Go on with what another host has begun in its output directory, if that host has released it or gives no sign of life.
+    #[serde(default)]
+    pub takeover: bool,
 }
 
 /// What happened to jobs that a command acted on.

@@ -63,6 +63,20 @@ pub struct WorkLimits {
     /// The attempt's log, beside which lies what else is to be kept of it; none: nothing is kept. Set by whoever starts the worker.
     #[serde(default)]
     pub log: Option<PathBuf>,
+    /// The lock under which it writes its results; none: nobody else can.
+    #[serde(default)]
+    pub lock: Option<HeldLock>,
+}
+
+/// A lock of this host on a directory with results, as whoever writes there holds it against the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldLock {
+    /// Where it lies.
+    pub directory: PathBuf,
+    /// What tells this holding of it from every other.
+    pub token: String,
+    /// What tells this host from every other.
+    pub host: String,
 }
 
 /// Address space for one child: qemu-img needs little, but maps much.
@@ -86,6 +100,7 @@ impl WorkLimits {
             hook_roots: Vec::new(),
             gives_up: true,
             log: None,
+            lock: None,
         }
     }
 }

@@ -213,6 +213,9 @@ pub struct Checkpoint {
     pub job_id: i64,
     /// Its batch.
     pub batch_id: String,
+    /// The host whose job that is, as its lock calls it; none: nobody else can work there.
+    #[serde(default)]
+    pub host: Option<String>,
     /// What was to be done (see [`fingerprint`]).
     pub plan_sha256: String,
     /// Names that this VM's partial results have.
@@ -238,6 +241,7 @@ impl Checkpoint {
             version: VERSION,
             job_id,
             batch_id: batch_id.to_owned(),
+            host: None,
             plan_sha256: fingerprint(plan),
             partials: super::publish::partial_names(plan),
             disks: BTreeMap::new(),
@@ -248,11 +252,29 @@ impl Checkpoint {
         }
     }
 
+    /// The same, as a job of this host.
+    #[must_use]
+    pub fn on(self, host: Option<String>) -> Checkpoint {
+        Checkpoint { host, ..self }
+    }
+
     /// The same work, now done by another job; perhaps by another version, which has names for more.
     #[must_use]
     pub fn taken_over_by(self, job: &Checkpoint) -> Checkpoint {
-        let Checkpoint { job_id, batch_id, partials, .. } = job.clone();
-        Checkpoint { job_id, batch_id, partials, ..self }
+        let is_elsewhere = self.is_of_another_host(job.host.as_deref());
+        let Checkpoint { job_id, batch_id, host, partials, .. } = job.clone();
+        let mut taken = Checkpoint { job_id, batch_id, host, partials, ..self };
+        if is_elsewhere {
+            // Should that host come back in the midst of putting repairs in, it puts them into a file that is no more.
+            taken.disks.retain(|_, disk| disk.holds != Holds::Mixed);
+        }
+        taken
+    }
+
+    /// Whether another host than this one has written it.
+    #[must_use]
+    pub fn is_of_another_host(&self, host: Option<&str>) -> bool {
+        self.host.is_some() && self.host.as_deref() != host
     }
 
     /// Reads a VM's journal. One that cannot be understood counts as none: it costs work, never a result.

@@ -6,16 +6,20 @@ use std::io;
 
 use super::checkpoint::{Checkpoint, journal_name, lock_name};
 use super::hooks::{Ledger, ledger_name};
+use super::host_lock::HostFence;
 use super::publish::{Progress, discard, failed, partial_names, progress};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::manifest::HookStage;
 use crate::model::plan::Plan;
+use crate::model::protocol::HeldLock;
 use crate::sys::dir::Dir;
 
-/// The outcome is recorded elsewhere: the journal that proved it may go. Harmless if there is none.
-pub fn forget(plan: &Plan) -> Result<()> {
+/// The outcome is recorded elsewhere: the journal that proved it may go, unless another host has the directory by now. Harmless if there is
+/// none.
+pub fn forget(plan: &Plan, lock: Option<HeldLock>) -> Result<()> {
     let Some(dir) = open_if_there(plan)? else { return Ok(()) };
+    let dir = dir.guarded(lock.map(HostFence::of).as_ref().map(HostFence::guard));
     let Some(checkpoint) = Checkpoint::read(&dir, &plan.vm_id)? else { return Ok(()) };
     match &checkpoint.intent {
         Some(intent) if progress(&dir, intent)? == Progress::Complete => {

@@ -112,7 +112,7 @@ impl Migration {
         }
         match outcome {
             WorkerOutcome::Succeeded(published) => {
-                publish::forget(&self.order.plan)?;
+                publish::forget(&self.order.plan, self.order.limits.lock.clone())?;
                 Ok(published)
             }
             WorkerOutcome::Failed { error } => Err(error),

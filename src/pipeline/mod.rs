@@ -10,6 +10,7 @@ mod digests;
 mod examine;
 pub mod guest_child;
 pub mod hooks;
+pub mod host_lock;
 mod in_place;
 pub mod keys;
 pub mod launch;
@@ -26,3 +27,4 @@ mod workplace;
 
 pub use examine::Rehearsal;
 pub use library::{DiskProcessor, Migration};
+pub(crate) use workplace::within_roots;

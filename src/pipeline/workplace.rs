@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::checkpoint::lock_name;
+use super::checkpoint::{Checkpoint, lock_name};
 use super::guest_child::{GuestPlace, KVM_DEVICE};
+use super::host_lock::HostFence;
 use super::launch::appliance_log;
 use super::publish::DIRECTORY_MODE;
 use super::users;
 use super::{hooks, keys};
+use crate::disk::Fence as _;
 use crate::disk::serves_in;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
@@ -51,6 +53,8 @@ pub(super) struct Workplace {
     pub(super) console: Option<PathBuf>,
     /// What it shows then.
     pub(super) screenshot: Option<PathBuf>,
+    /// What says that no other host works here.
+    pub(super) fence: Option<Arc<HostFence>>,
     tries: bool,
     private: PathBuf,
 }
@@ -61,6 +65,8 @@ impl Workplace {
         let output = &order.plan.output;
         refuse_unsafe_names(order)?;
         within_roots(&output.directory, &order.limits.write_roots)?;
+        let fence = order.limits.lock.clone().map(HostFence::of);
+        fence.as_ref().map_or(Ok(()), |fence| fence.check())?;
         let results = Dir::create_all(&output.directory, DIRECTORY_MODE).map_err(|error| {
             Error::io(Kind::Output, "use the result directory", &output.directory, &error)
                 .output(&output.directory)
@@ -71,6 +77,7 @@ impl Workplace {
             .real_path()
             .map_err(|error| Error::io(Kind::Output, "look at", &output.directory, &error))?;
         within_roots(&real, &order.limits.write_roots)?;
+        let results = results.guarded(fence.as_ref().map(HostFence::guard));
         let group = output.group.as_deref().map(group_number).transpose()?;
         let private = order.limits.work_dir.clone();
         Dir::create_all(&private, PRIVATE_MODE)
@@ -100,6 +107,7 @@ impl Workplace {
             unfit,
             console,
             screenshot,
+            fence,
             tries,
             private,
         })
@@ -124,6 +132,10 @@ impl Workplace {
     pub(super) fn lock(&self, vm_id: &str) -> Result<LockFile<'_>> {
         let name = lock_name(vm_id);
         let path = self.results.path().join(&name);
+        if self.is_of_another_host(vm_id) {
+            // Whoever holds it there writes nothing any more, and may never let go of it.
+            self.results.remove(&name).map_err(|error| Error::io(Kind::Output, "remove", &path, &error))?;
+        }
         let deadline = Instant::now() + LOCK_PATIENCE;
         loop {
             match self.results.try_lock(&name) {
@@ -146,6 +158,13 @@ impl Workplace {
         }
     }
 
+    /// Whether the VM was last worked on by another host.
+    fn is_of_another_host(&self, vm_id: &str) -> bool {
+        let host = self.fence.as_ref().map(|fence| fence.host());
+        let journal = Checkpoint::read(&self.results, vm_id).ok().flatten();
+        journal.is_some_and(|journal| journal.is_of_another_host(host))
+    }
+
     /// What the worker and everything below it may open.
     pub(super) fn rules(&self, order: &WorkOrder) -> Rules {
         // A child's counters tell whether it makes progress; its own sandbox does not let it read this.
@@ -156,6 +175,8 @@ impl Workplace {
         if order.plan.output.on_exists == OnExists::Replace {
             read.extend(users::readable());
         }
+        // Each sign of life may come from a new file: it is found by its name.
+        read.extend(order.limits.lock.iter().map(|lock| lock.directory.clone()));
         let mut write = vec![self.results.path().to_owned(), self.private.clone()];
         // The same but for a working directory that lies deep.
         write.push(serves_in(&self.private));
@@ -220,7 +241,7 @@ fn refuse_unsafe_names(order: &WorkOrder) -> Result<()> {
 }
 
 /// Whether a directory that may not exist yet lies below one of the roots, links resolved.
-fn within_roots(directory: &Path, roots: &[PathBuf]) -> Result<()> {
+pub(crate) fn within_roots(directory: &Path, roots: &[PathBuf]) -> Result<()> {
     if roots.is_empty() {
         return Ok(());
     }

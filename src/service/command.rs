@@ -35,6 +35,13 @@ pub enum Command {
         /// Answer.
         reply: Reply<Acted>,
     },
+    /// Give a batch away: its jobs end here, and another host may go on with them.
+    Release {
+        /// Which.
+        target: String,
+        /// Answer, when that is durable.
+        reply: Reply<Acted>,
+    },
     /// Try an ended job again.
     Retry {
         /// Which.

@@ -31,6 +31,7 @@ use super::view::metrics;
 use super::watchdog;
 use crate::model::config::{Layout, Settings};
 use crate::model::error::{Error, Kind, Result};
+use crate::pipeline::host_lock::{Holds, Who};
 
 /// Threads of the runtime: everything that takes long happens in workers or on threads of its own.
 const RUNTIME_THREADS: usize = 2;
@@ -80,6 +81,7 @@ async fn serve(
     let mut signals = Signals::listen()?;
     let leftovers = Leftovers::clear(&settings.state_dir, &settings.work_dir);
     let queue = QueueHandle::open(&layout.queue_db())?;
+    let holds = Holds::new(Who::daemon(&name_of(&queue).await?, settings.takeover_stale_s));
     let network = NetworkMonitor::start(&settings.network_monitor).await;
     let (handle, commands) = SchedulerHandle::channel(COMMANDS);
     let (settings_now, settings_seen) = watch::channel(Arc::new(settings.clone()));
@@ -117,6 +119,7 @@ async fn serve(
         results,
         logging: Some(logs),
         owner: lock.owner.clone(),
+        holds,
         leftovers,
     })
     .await?;
@@ -159,6 +162,20 @@ async fn serve(
     queue.close().await;
     tracing::info!("the service has ended");
     Ok(())
+}
+
+/// What tells this queue from every other, wherever it is moved to.
+async fn name_of(queue: &QueueHandle) -> Result<String> {
+    const KEY: &str = "name";
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|error| Error::internal(format!("no random number: {error}")))?;
+    let new: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    queue
+        .with(move |db| match db.flag(KEY)? {
+            Some(name) => Ok(name),
+            None => db.set_flag(KEY, Some(&new)).map(|()| new),
+        })
+        .await
 }
 
 enum Told {

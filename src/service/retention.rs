@@ -4,20 +4,23 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::queue::{JobRow, QueueHandle};
+use super::places::{batch_directory, where_it_lies};
+use super::queue::{BatchRow, JobRow, QueueHandle};
 use crate::model::api::Pruned;
 use crate::model::config::Settings;
-use crate::model::error::{Error, Result};
+use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::Plan;
+use crate::pipeline::host_lock::Holds;
 use crate::pipeline::publish;
 use crate::sys::fs::allocated_bytes;
 use crate::sys::time::now_epoch;
 
 /// Removes (or with `dry_run` only counts) what the settings let go.
-pub async fn prune(queue: &QueueHandle, settings: &Settings, dry_run: bool) -> Result<Pruned> {
+pub async fn prune(queue: &QueueHandle, settings: &Settings, holds: &Holds, dry_run: bool) -> Result<Pruned> {
     let now = now_epoch();
     let mut pruned = Pruned { dry_run, ..Pruned::default() };
-    prune_partials(queue, now - settings.retention.failed_partial_s, &mut pruned).await?;
+    let before = now - settings.retention.failed_partial_s;
+    prune_partials(queue, before, (holds, &settings.output_dir), &mut pruned).await?;
     let layout = settings.layout();
     let busy: Vec<String> =
         queue.with(|db| db.unfinished_batches()).await?.into_iter().map(|batch| batch.batch_id).collect();
@@ -37,23 +40,43 @@ pub async fn prune(queue: &QueueHandle, settings: &Settings, dry_run: bool) -> R
     Ok(pruned)
 }
 
-async fn prune_partials(queue: &QueueHandle, before: f64, pruned: &mut Pruned) -> Result<()> {
+async fn prune_partials(
+    queue: &QueueHandle,
+    before: f64,
+    (holds, output_dir): (&Holds, &Path),
+    pruned: &mut Pruned,
+) -> Result<()> {
     let dry_run = pruned.dry_run;
-    let old: Vec<(JobRow, Plan)> = queue
+    let old: Vec<(JobRow, Option<BatchRow>, Plan)> = queue
         .with(move |db| {
             let rows = db.jobs_with_old_partials(before)?;
-            rows.into_iter().map(|row| db.plan(row.job_id).map(|plan| (row, plan))).collect()
+            let each = |row: JobRow| {
+                let (run, plan) = (db.batch_run(row.batch_key)?, db.plan(row.job_id)?);
+                Ok((row, run, plan))
+            };
+            rows.into_iter().map(each).collect()
         })
         .await?;
-    for (row, plan) in old {
-        let job = row.job_id;
+    for (row, run, plan) in old {
+        let (job, batch_id) = (row.job_id, row.batch_id);
+        let above = run.map(|run| batch_directory(output_dir, &run)).unwrap_or_default();
+        let holds = holds.clone();
         let removed = off_thread(move || {
             let found = partials(&plan);
-            if !dry_run && let Err(error) = publish::abandon(&plan) {
-                tracing::warn!(job, %error, "its partial results could not be removed; tried again next time");
-                return None;
+            if dry_run {
+                return Some(found);
             }
-            Some(found)
+            match where_it_lies(&holds, (&batch_id, &above), &plan, || publish::abandon(&plan)) {
+                Ok(()) => Some(found),
+                Err(error) if error.kind() == Kind::Exists => {
+                    tracing::info!(job, %error, "its partial results are another host's");
+                    Some((0, 0))
+                }
+                Err(error) => {
+                    tracing::warn!(job, %error, "its partial results could not be removed; tried again next time");
+                    None
+                }
+            }
         })
         .await?;
         let Some((count, bytes)) = removed else { continue };

@@ -12,13 +12,16 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::kept;
+use super::places;
 use super::queue::{BatchRow, DropRow, JobRow};
 use super::view::batch_report::{batch_report, summary};
+use super::view::checkpoint::{batch_checkpoint, checkpoint_name};
 use crate::model::config::Layout;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::{BatchState, JobState};
 use crate::model::plan::Plan;
 use crate::model::report::{ErrorReport, FailedVm};
+use crate::pipeline::host_lock::{Holds, directory_of};
 use crate::pipeline::publish;
 use crate::sys::failpoint;
 use crate::sys::fs;
@@ -45,6 +48,12 @@ pub struct Settlement {
     pub layout: Layout,
     /// The batch's output directory.
     pub output_directory: PathBuf,
+    /// The locks of this host.
+    pub holds: Holds,
+    /// Another host is to go on with what is not finished.
+    pub is_released: bool,
+    /// It was to go on with what another host had begun.
+    pub takes_over: bool,
     /// Epoch seconds.
     pub now: f64,
 }
@@ -52,11 +61,10 @@ pub struct Settlement {
 impl Settlement {
     /// Writes the reports and moves the drop; answers where it lies now, if there is a file.
     pub fn carry_out(&self) -> Result<Option<PathBuf>> {
-        self.forget_journals();
         let report =
             batch_report(&self.batch.batch_id, &self.dropped.name, &self.rows, self.vm_reports(), self.now);
-        // An output directory that went away does not keep the drop from being moved.
-        if let Err(error) = self.write_beside_results(&encode(&report)?, &summary(&report)) {
+        // An output directory that went away, or that another host has by now, does not keep the drop from being moved.
+        if let Err(error) = self.close_results(&encode(&report)?, &summary(&report)) {
             tracing::warn!(batch = %self.batch.batch_id, %error, "the batch's report is only beside its drop");
         }
         let Some(found) = self.find_file() else { return Ok(None) };
@@ -73,11 +81,39 @@ impl Settlement {
         Ok(Some(place))
     }
 
+    /// The last that this host writes beside the results; then it gives up their locks, or says that another host may go on.
+    fn close_results(&self, report: &[u8], summary: &str) -> Result<()> {
+        let (batch_id, holds) = (&self.batch.batch_id, &self.holds);
+        let directories = places::directories(&self.output_directory, &self.rows);
+        let written = places::during(holds, batch_id, &directories, self.takes_over, || {
+            self.forget_journals();
+            self.write_checkpoints(&directories)?;
+            self.write_beside_results(report, summary)?;
+            // Nothing is left to give away where all is done.
+            if self.is_released && !self.is_good() {
+                holds.leave(batch_id, true)?;
+            }
+            Ok(())
+        });
+        written.and(holds.leave(batch_id, false))
+    }
+
+    fn write_checkpoints(&self, directories: &[PathBuf]) -> Result<()> {
+        let host = (self.holds.who().id(), self.holds.who().name());
+        let bytes = encode(&batch_checkpoint(&self.batch.batch_id, &self.rows, host, self.now))?;
+        directories.iter().try_for_each(|directory| {
+            let path = directory.join(checkpoint_name(&self.batch.batch_id));
+            fs::atomic_write(&path, &bytes, FILE_MODE)
+                .map_err(|error| Error::io(Kind::Output, "write", &path, &error))
+        })
+    }
+
     /// A worker keeps its journal until the outcome is recorded. It is now; but a daemon that died
     /// right after could not tell its worker any more.
     fn forget_journals(&self) {
         for plan in &self.succeeded {
-            if let Err(error) = publish::forget(plan) {
+            let lock = self.holds.lock_of(directory_of(&self.output_directory, &plan.output.directory));
+            if let Err(error) = publish::forget(plan, lock) {
                 tracing::warn!(batch = %self.batch.batch_id, vm = %plan.vm_id, %error, "a journal stays beside a result");
             }
         }

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -21,6 +22,24 @@ use crate::sys::record_lock::is_locked;
 pub struct Dir {
     fd: OwnedFd,
     path: PathBuf,
+    guard: Option<Guard>,
+}
+
+/// Asked before each change of what is in a directory; an error keeps it from being made.
+#[derive(Clone)]
+pub struct Guard(Arc<dyn Fn() -> io::Result<()> + Send + Sync>);
+
+impl Guard {
+    /// One that asks this.
+    pub fn new(ask: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> Guard {
+        Guard(Arc::new(ask))
+    }
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Guard")
+    }
 }
 
 /// What a name in a directory is; links are never followed.
@@ -41,7 +60,17 @@ impl Dir {
     pub fn open(path: &Path) -> io::Result<Dir> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())?;
-        Ok(Dir { fd, path: path.to_owned() })
+        Ok(Dir { fd, path: path.to_owned(), guard: None })
+    }
+
+    /// The same, in which nothing is changed any more without asking.
+    #[must_use]
+    pub fn guarded(self, guard: Option<Guard>) -> Dir {
+        Dir { guard, ..self }
+    }
+
+    fn may_change(&self) -> io::Result<()> {
+        self.guard.as_ref().map_or(Ok(()), |guard| (guard.0)())
     }
 
     /// Opens a directory, making it and its parents where they are missing. Only what is made here gets `mode`.
@@ -69,7 +98,7 @@ impl Dir {
 
     /// The same directory, held open a second time.
     pub fn try_clone(&self) -> io::Result<Dir> {
-        Ok(Dir { fd: self.fd.try_clone()?, path: self.path.clone() })
+        Ok(Dir { fd: self.fd.try_clone()?, path: self.path.clone(), guard: self.guard.clone() })
     }
 
     /// The path that it was opened by.
@@ -106,6 +135,12 @@ impl Dir {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a plain file"));
         }
         Ok(file)
+    }
+
+    /// Opens a plain file to change what is in it; a link is refused.
+    pub fn open_to_change(&self, name: &str) -> io::Result<File> {
+        self.may_change()?;
+        self.open_plain(name, OFlags::RDWR)
     }
 
     /// The content of a plain file of at most `limit` bytes, or `None` if there is no such name.
@@ -149,6 +184,7 @@ impl Dir {
 
     /// Removes a name that is not a directory; says whether it was there.
     pub fn remove(&self, name: &str) -> io::Result<bool> {
+        self.may_change()?;
         match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
@@ -158,6 +194,7 @@ impl Dir {
 
     /// Gives a file another name, and fails with `AlreadyExists` if that name is taken.
     pub fn rename_noreplace(&self, from: &str, to: &str) -> io::Result<()> {
+        self.may_change()?;
         match rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE) {
             // File systems without the flag (NFS among them): a hard link never replaces either.
             Err(Errno::INVAL | Errno::NOSYS) => {
@@ -170,6 +207,7 @@ impl Dir {
 
     /// Gives a file another name, replacing what has it.
     pub fn rename_over(&self, from: &str, to: &str) -> io::Result<()> {
+        self.may_change()?;
         Ok(rustix::fs::renameat(&self.fd, from, &self.fd, to)?)
     }
 
@@ -189,6 +227,7 @@ impl Dir {
 
     /// Gives a plain file a mode and, if named, a group.
     pub fn set_access(&self, name: &str, mode: u32, group: Option<u32>) -> io::Result<()> {
+        self.may_change()?;
         let file = self.open_file(name)?;
         if let Some(group) = group {
             rustix::fs::fchown(&file, None, Some(rustix::fs::Gid::from_raw(group)))?;
@@ -212,6 +251,7 @@ impl Dir {
 
     /// Takes a lock that is the file of this name; `None` if somebody else holds it. The file goes with the lock.
     pub fn try_lock(&self, name: &str) -> io::Result<Option<LockFile<'_>>> {
+        self.may_change()?;
         loop {
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let fd = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))?;
@@ -331,6 +371,19 @@ mod tests {
         assert_eq!(std::fs::read(temp.path().join("target")).unwrap(), b"secret");
         symlink(temp.path(), temp.path().join("dirlink")).unwrap();
         assert!(Dir::open(&temp.path().join("dirlink")).is_err());
+    }
+
+    #[test]
+    fn a_guard_that_says_no_keeps_a_directory_as_it_is() {
+        let (temp, dir) = scratch();
+        dir.write_fresh("a", b"a", 0o600).unwrap();
+        let dir = dir.guarded(Some(Guard::new(|| Err(io::ErrorKind::PermissionDenied.into()))));
+        assert!(dir.write_fresh("b", b"b", 0o600).is_err() && dir.replace("a", b"b", 0o600).is_err());
+        assert!(dir.remove("a").is_err() && dir.set_access("a", 0o644, None).is_err());
+        assert!(dir.rename_over("a", "b").is_err() && dir.rename_noreplace("a", "b").is_err());
+        assert!(dir.try_lock(".x.lock").is_err() && dir.open_to_change("a").is_err());
+        assert_eq!(dir.names().unwrap(), ["a"]);
+        assert_eq!(std::fs::read(temp.path().join("a")).unwrap(), b"a");
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod boot;
 pub mod dir;
 pub mod failpoint;
 pub mod fs;
+pub mod host;
 pub mod http;
 pub mod kvm;
 pub mod mounts;

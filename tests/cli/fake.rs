@@ -154,6 +154,9 @@ impl Jobs {
             Command::Cancel { target, reply, .. } => {
                 drop(reply.send(self.act(&target, JobState::Cancelled, "cancelled")));
             }
+            Command::Release { target, reply } => {
+                drop(reply.send(self.act(&target, JobState::Cancelled, "released")));
+            }
             Command::Retry { target, reply, .. } => {
                 drop(reply.send(match self.find(&target) {
                     Ok(index) if !self.jobs[index].state.is_final() => Err(wrong_state(&self.jobs[index])),

@@ -5,7 +5,7 @@ use hyper2kvm::cli::LATER;
 use crate::run::{run, run_at};
 
 /// The commands that this version has.
-const COMMANDS: [&str; 27] = [
+const COMMANDS: [&str; 28] = [
     "daemon",
     "convert",
     "boot-test",
@@ -19,6 +19,7 @@ const COMMANDS: [&str; 27] = [
     "watch",
     "logs",
     "cancel",
+    "release",
     "retry",
     "priority",
     "pause",

@@ -4,11 +4,12 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use hyper2kvm::disk::{Control, CopyOutcome, CopyProgress, SourceDisk, Target};
-use hyper2kvm::model::error::{Kind, Result};
+use hyper2kvm::disk::{Control, CopyOutcome, CopyProgress, Fence, SourceDisk, Target};
+use hyper2kvm::model::error::{Error, Kind, Result};
 use hyper2kvm::model::plan::{Compression, OutputFormat, SourceFormat};
 
 use crate::support::disks;
@@ -182,6 +183,69 @@ fn goes_on(site: &Site, case: &str) -> CopyOutcome {
     assert_eq!(digest, site.undisturbed(), "{case}");
     println!("{case}: {} of {} MiB read again", done.saturating_sub(second.kept_bytes) / MIB, done / MIB);
     second
+}
+
+/// A fence that closes when some of a copy is written down.
+#[derive(Debug)]
+struct ClosesAt {
+    journal: PathBuf,
+    bytes: u64,
+}
+
+impl Fence for ClosesAt {
+    fn check(&self) -> Result<()> {
+        match fs::metadata(&self.journal).is_ok_and(|file| file.len() >= self.bytes) {
+            true => Err(Error::new(Kind::Exists, "somebody else works there")),
+            false => Ok(()),
+        }
+    }
+
+    fn glance(&self) -> Result<()> {
+        self.check()
+    }
+}
+
+#[test]
+fn behind_a_fence_nothing_is_written_and_what_was_written_before_is_gone_on_with() {
+    let site = Site::new(SourceFormat::Raw, OutputFormat::Qcow2);
+    let control = Control::new();
+    control.fence(Arc::new(ClosesAt { journal: site.path("journal"), bytes: 1024 }));
+    let (copied, _) = site.copy_with(&control);
+    assert_eq!(copied.unwrap_err().kind(), Kind::Exists);
+    let state = || {
+        let marks =
+            ["result", "journal"].map(|name| fs::metadata(site.path(name)).unwrap().modified().unwrap());
+        (marks, disks::sha256(&site.path("result")), disks::sha256(&site.path("journal")))
+    };
+    let before = state();
+    let control = Control::new();
+    control.fence(Arc::new(ClosesAt { journal: site.path("journal"), bytes: 0 }));
+    assert_eq!(site.copy_with(&control).0.unwrap_err().kind(), Kind::Exists);
+    assert_eq!(state(), before, "not even begun");
+    let second = site.copy();
+    assert!(second.kept_bytes > 0 && second.restarted.is_none(), "{second:?}");
+    site.assert_same();
+}
+
+#[test]
+fn a_copy_goes_on_where_the_devices_have_other_numbers() {
+    let site = Site::new(SourceFormat::Raw, OutputFormat::Qcow2);
+    site.cut();
+    // As another host, or another run of the kernel, would find it: the first frame says what is copied.
+    let mut journal = fs::read(site.path("journal")).unwrap();
+    let length = u32::from_le_bytes(journal[..4].try_into().unwrap()) as usize;
+    let text = String::from_utf8(journal[12..12 + length].to_vec()).unwrap();
+    let dev = site.source.identity()[0].dev.to_string();
+    let other = "7".repeat(dev.len());
+    let changed = text.replace(&format!("\"dev\":{dev}"), &format!("\"dev\":{other}"));
+    assert_ne!(changed, text);
+    journal[12..12 + length].copy_from_slice(changed.as_bytes());
+    let hash = twox_hash::XxHash3_64::oneshot_with_seed(0, changed.as_bytes());
+    journal[4..12].copy_from_slice(&hash.to_le_bytes());
+    fs::write(site.path("journal"), journal).unwrap();
+    let second = site.copy();
+    assert!(second.restarted.is_none(), "{second:?}");
+    site.assert_same();
 }
 
 #[test]

@@ -71,6 +71,7 @@ impl Site {
                 hook_roots: Vec::new(),
                 gives_up: true,
                 log: None,
+                lock: None,
             },
         };
         Site { temp, order }

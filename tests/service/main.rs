@@ -24,3 +24,4 @@ mod queue_support;
 mod redrops;
 mod scheduler;
 mod site;
+mod takeover;

@@ -56,6 +56,7 @@ pub(crate) fn drop_of(submission: Submission) -> NewDrop {
         identity: Some(FileIdentity { dev: 1, inode: 2, size: 3, mtime_ns: 4 }),
         submission,
         brought: None,
+        claim: None,
     }
 }
 

@@ -3,7 +3,8 @@
 //! The first interrupt tells every worker to stop, which keeps what can be gone on from; the second
 //! ends them at once. What is not here: how it is told in the end.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,6 +20,7 @@ use crate::model::error::{Error, Kind, Result};
 use crate::model::job::{BatchState, JobState};
 use crate::model::progress::{BatchProgress, Counts, PROGRESS_SCHEMA, VmProgress, VmStatus};
 use crate::model::protocol::{WorkerCommand, WorkerEvent, WorkerOutcome};
+use crate::pipeline::host_lock::{Holds, Who, directory_of};
 use crate::pipeline::launch::{WorkerHandle, WorkerProcess};
 use crate::pipeline::publish::DIRECTORY_MODE;
 use crate::sys::dir::Dir;
@@ -56,11 +58,37 @@ pub(super) fn convert(works: Vec<Work>, args: &ConvertArgs, ui: &Ui) -> Result<A
         .enable_all()
         .build()
         .map_err(|error| Error::internal(format!("cannot start: {error}")))?;
-    let most = args
-        .parallel
-        .unwrap_or_else(|| Settings::defaults(std::path::Path::new("/"), cores()).max_concurrent_jobs);
+    let (mut works, holds) = (works, Holds::new(Who::convert(unconfigured().takeover_stale_s)));
+    let held = hold(&mut works, &holds);
+    let most = args.parallel.unwrap_or_else(|| unconfigured().max_concurrent_jobs);
     let caps = Caps { total: args.bandwidth.and_then(|rate| rate.0), per_job: None };
-    runtime.block_on(Party::new(works, (most as usize, caps), args.fail_fast, ui).go())
+    let ids: BTreeSet<String> = works.iter().map(|work| work.order.batch_id.clone()).collect();
+    let ended = held
+        .and_then(|()| runtime.block_on(Party::new(works, (most as usize, caps), args.fail_fast, ui).go()));
+    for batch_id in ids {
+        if let Err(error) = holds.leave(&batch_id, false) {
+            ui.note(&format!("its lock stays: {error}"));
+        }
+    }
+    ended
+}
+
+fn unconfigured() -> Settings {
+    Settings::defaults(Path::new("/"), cores())
+}
+
+/// Takes the locks of all directories that results go to, and has each worker write under its own.
+fn hold(works: &mut [Work], holds: &Holds) -> Result<()> {
+    for work in works {
+        let directory = work.order.plan.output.directory.clone();
+        let beside = work.scratch.parent().unwrap_or(&directory);
+        let place = directory_of(beside, &directory).to_owned();
+        let (batch_id, places) = (&work.order.batch_id, std::slice::from_ref(&place));
+        holds.look_around(batch_id, &directory, places, false)?;
+        holds.take(batch_id, places, false)?;
+        work.order.limits.lock = holds.lock_of(&place);
+    }
+    Ok(())
 }
 
 /// Makes the scratch directory, and the one it lies in as a worker would.

@@ -229,11 +229,13 @@ fn run(boot: Option<&str>) -> Vec<u8> {
 /// Whether the first frame says that it is about this; however it was made, where that is not said.
 fn is_about<R: Read>(frames: &mut Frames<R>, subject: &Subject) -> io::Result<bool> {
     let found = frames.next()?.and_then(|payload| serde_json::from_slice::<Subject>(&payload).ok());
-    let made = |found: Subject| match subject.made {
-        Some(_) => found,
-        None => Subject { made: None, ..found },
-    };
-    Ok(found.map(made).as_ref() == Some(subject))
+    Ok(found.is_some_and(|found| {
+        let is_same = |(before, now): (&FileIdentity, &FileIdentity)| before.is_same_elsewhere(now);
+        let same_source = found.source.len() == subject.source.len()
+            && found.source.iter().zip(&subject.source).all(is_same);
+        let made = if subject.made.is_some() { found.made.clone() } else { None };
+        same_source && Subject { source: subject.source.clone(), made, ..found } == *subject
+    }))
 }
 
 /// Which frames count.

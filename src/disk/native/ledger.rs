@@ -15,6 +15,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::journal::{Journal, Record};
+use crate::model::error::{Error, Result};
 use crate::sys::failpoint;
 
 /// What may be read and not yet be written down.
@@ -29,6 +30,31 @@ const PUSHED_BYTES: u64 = 32 << 20;
 const MUCH_BYTES: u64 = 2 << 30;
 /// … and with less, after so long.
 const SELDOM: Duration = Duration::from_secs(20);
+
+/// Why no more is written down.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// It cannot be.
+    Failed(io::Error),
+    /// It must not be.
+    Refused(Error),
+}
+
+impl Stop {
+    /// As an error, with words for what failed.
+    pub(super) fn told(self, failed: impl FnOnce(io::Error) -> Error) -> Error {
+        match self {
+            Stop::Failed(error) => failed(error),
+            Stop::Refused(error) => error,
+        }
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Stop {
+        Stop::Failed(error)
+    }
+}
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -92,12 +118,17 @@ impl Ledger {
         self.changed.notify_all();
     }
 
-    /// Writes down what comes, until it is closed.
-    pub(super) fn keep(&self, journal: Option<&Mutex<Journal>>) -> io::Result<()> {
+    /// Writes down what comes, until it is closed, or may not be any more.
+    pub(super) fn keep(
+        &self,
+        journal: Option<&Mutex<Journal>>,
+        may_write: &dyn Fn() -> Result<()>,
+    ) -> Result<(), Stop> {
         loop {
             let (records, is_last) = self.next();
             if !records.is_empty() {
                 failpoint::hit("copy.before-journal");
+                may_write().map_err(Stop::Refused)?;
                 if let Some(journal) = journal {
                     locked(journal).record(&records)?;
                 }
@@ -117,7 +148,12 @@ impl Ledger {
     }
 
     /// Makes durable what was written down, from time to time, until it is closed.
-    pub(super) fn harden(&self, target: &File, journal: &Mutex<Journal>) -> io::Result<()> {
+    pub(super) fn harden(
+        &self,
+        target: &File,
+        journal: &Mutex<Journal>,
+        may_write: &dyn Fn() -> Result<()>,
+    ) -> Result<(), Stop> {
         let mut synced = Instant::now();
         while let Some(due) = self.next_due(synced) {
             let bytes = match due {
@@ -127,11 +163,7 @@ impl Ledger {
                 }
                 Due::Sync(bytes) => bytes,
             };
-            let until = locked(journal).end();
-            target.sync_data()?;
-            let said = locked(journal).durable(until)?;
-            // Others add to it meanwhile.
-            said.sync_data()?;
+            harden_once(target, journal, may_write)?;
             self.lock().volatile_bytes -= bytes;
             synced = Instant::now();
         }
@@ -190,6 +222,20 @@ fn push(target: &File, span: &Range<u64>) {
     if let Err(error) = rustix::fs::fadvise(target, span.start, length, rustix::fs::Advice::DontNeed) {
         tracing::debug!(%error, "the kernel does not begin to write early");
     }
+}
+
+/// Makes durable what is written down now.
+pub(super) fn harden_once(
+    target: &File,
+    journal: &Mutex<Journal>,
+    may_write: &dyn Fn() -> Result<()>,
+) -> Result<(), Stop> {
+    let until = locked(journal).end();
+    target.sync_data()?;
+    may_write().map_err(Stop::Refused)?;
+    let said = locked(journal).durable(until)?;
+    // Others add to it meanwhile.
+    Ok(said.sync_data()?)
 }
 
 fn locked(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {

@@ -29,12 +29,12 @@ use std::time::{Duration, Instant};
 
 pub(crate) use begin::{Begun, begin, make_anew};
 use journal::{Record, hash};
-use ledger::Ledger;
+use ledger::{Ledger, harden_once};
 use pieces::{PIECE_BYTES, Piece, Pieces};
 pub use readback::Depth;
 pub(crate) use readback::{ReadBack, compare, read_back};
 
-use crate::disk::control::Control;
+use crate::disk::control::{Control, Interruption};
 use crate::disk::read::{Reader, Room};
 use crate::disk::write::Writer;
 use crate::model::error::{Error, Kind, Result};
@@ -90,13 +90,15 @@ pub(crate) fn copy(
     drop(alive);
     let (alive, kept) = mpsc::channel::<()>();
     let journal = journal.map(|journal| Arc::new(Mutex::new(journal)));
+    let last = journal.clone().zip(file.try_clone().ok());
     let mut keepers = Vec::new();
     keepers.push(thread::spawn({
         let (copy, journal, alive) = (Arc::clone(&copy), journal.clone(), alive.clone());
         move || {
             let _alive = alive;
-            if let Err(error) = copy.ledger.keep(journal.as_deref()) {
-                copy.fail(copy.failed("write down the copy of", &error));
+            let may_write = || copy.control.may_write();
+            if let Err(error) = copy.ledger.keep(journal.as_deref(), &may_write) {
+                copy.fail(error.told(|error| copy.failed("write down the copy of", &error)));
             }
         }
     }));
@@ -104,8 +106,9 @@ pub(crate) fn copy(
         let (copy, alive) = (Arc::clone(&copy), alive.clone());
         thread::spawn(move || {
             let _alive = alive;
-            if let Err(error) = copy.ledger.harden(&file, &journal) {
-                copy.fail(copy.failed("make durable", &error));
+            let may_write = || copy.control.may_write();
+            if let Err(error) = copy.ledger.harden(&file, &journal, &may_write) {
+                copy.fail(error.told(|error| copy.failed("make durable", &error)));
             }
         })
     }));
@@ -134,12 +137,20 @@ pub(crate) fn copy(
     // Who hangs is not waited for.
     let is_sound = !is_ended || threads.into_iter().chain(keepers).all(|thread| thread.join().is_ok());
     on_progress(copy.done.load(Ordering::Relaxed));
+    let is_kept = copy.control.interruption() == Some(Interruption::Cancel { keep_partial: true });
+    if let Some((journal, file)) = last.filter(|_| is_kept && is_ended && is_sound) {
+        // Another host, and another run of this one, go on from what is durable.
+        if let Err(error) = harden_once(&file, &journal, &|| copy.control.may_write()) {
+            tracing::warn!(path = %target.display(), ?error, "what was copied last is not durable");
+        }
+    }
     if let Some(error) = copy.error.lock().unwrap_or_else(PoisonError::into_inner).take() {
         return Err(error);
     }
     if !is_sound {
         return Err(Error::internal("a thread of a copy ended badly"));
     }
+    copy.control.may_write()?;
     copy.writer.finish().map_err(|error| copy.failed("write", &error))?;
     Ok(Copied { kept_bytes, restarted })
 }
@@ -198,6 +209,7 @@ impl Copy {
         let buffer = &mut buffer[..length as usize];
         self.reader.read(at, buffer, room)?;
         let hash = hash(buffer);
+        self.control.may_write_on()?;
         let placed = self.writer.write(number, at, buffer).map_err(|error| self.failed("write", &error))?;
         if let Some(again) = again.get_mut(..length as usize) {
             self.writer.read(at, again).map_err(|error| self.failed("look at", &error))?;

@@ -31,6 +31,7 @@ pub fn changes(old: &Settings, new: &Settings) -> Changes {
         profiles_dir,
         max_concurrent_jobs,
         stall_timeout_s,
+        takeover_stale_s,
         verbose,
         enable_recovery,
         intake,
@@ -68,6 +69,7 @@ pub fn changes(old: &Settings, new: &Settings) -> Changes {
     for (key, differs) in [
         ("state_dir", *state_dir != new.state_dir),
         ("work_dir", *work_dir != new.work_dir),
+        ("takeover_stale_s", *takeover_stale_s != new.takeover_stale_s),
         ("intake", *intake != new.intake),
         ("control", *control != new.control),
         ("log", *log != new.log),
@@ -86,6 +88,7 @@ impl Settings {
         Settings {
             state_dir: self.state_dir.clone(),
             work_dir: self.work_dir.clone(),
+            takeover_stale_s: self.takeover_stale_s,
             intake: self.intake.clone(),
             control: self.control.clone(),
             log: self.log.clone(),

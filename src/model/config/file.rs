@@ -25,6 +25,9 @@ pub struct ConfigFile {
     pub max_concurrent_jobs: Option<Whole<1, 1024>>,
     /// No progress for this long fails a copy. Default 600.
     pub stall_timeout_s: Option<Seconds>,
+    /// Another host's lock on a directory with results that gives no sign of life for this long may be taken over. The same on all hosts
+    /// that share directories. Default 300.
+    pub takeover_stale_s: Option<Seconds>,
     /// How much is logged: 0 and 1 info, 2 debug, 3 trace. Default 0.
     pub verbose: Option<Whole<0, 3>>,
     /// Go on from partial results after a restart. Default true.

@@ -112,6 +112,7 @@ fn apply(file: &ConfigFile, settings: &mut Settings) {
     put_path(&mut settings.work_dir, file.work_dir.as_ref());
     put_u32(&mut settings.max_concurrent_jobs, file.max_concurrent_jobs.map(|number| number.get()));
     put_seconds(&mut settings.stall_timeout_s, file.stall_timeout_s);
+    put_seconds(&mut settings.takeover_stale_s, file.takeover_stale_s);
     if let Some(verbose) = file.verbose {
         settings.verbose = u8::try_from(verbose.get()).unwrap_or(u8::MAX);
     }
@@ -261,6 +262,13 @@ fn check(settings: &Settings, tree: &Tree) -> Result<()> {
             "stall_timeout_s",
             "every copy would be given up at once".to_owned(),
             "allow at least a second; 600 is the default",
+        );
+    }
+    if settings.takeover_stale_s < 1.0 {
+        return refuse(
+            "takeover_stale_s",
+            "hosts that live would be taken for gone".to_owned(),
+            "allow at least a second; 300 is the default",
         );
     }
     let profile = settings.intake.profile.as_str();

@@ -22,6 +22,8 @@ pub struct Settings {
     pub max_concurrent_jobs: u32,
     /// No progress for this long fails a copy.
     pub stall_timeout_s: f64,
+    /// Another host's lock that gives no sign of life for this long may be taken over.
+    pub takeover_stale_s: f64,
     /// More words in the log (0 and 1 info, 2 debug, 3 trace).
     pub verbose: u8,
     /// Go on from partial results after a restart (the seed's key).
@@ -235,6 +237,7 @@ impl Settings {
             profiles_dir: PathBuf::from("/etc/hyper2kvm/profiles"),
             max_concurrent_jobs: (cores / 2).clamp(1, 3),
             stall_timeout_s: 600.0,
+            takeover_stale_s: 300.0,
             verbose: 0,
             enable_recovery: true,
             intake: IntakeSettings {

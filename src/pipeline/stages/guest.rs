@@ -285,7 +285,7 @@ pub(super) fn keep_what_is_sound(job: &mut Job<'_>) -> Result<()> {
     let sound = job.checkpoint.guest.as_ref().is_some_and(|record| {
         job.plan.disks.iter().zip(&job.sources).all(|(disk, opened)| {
             let Some(overlay) = record.overlays.get(&disk.id) else { return true };
-            overlay.source == opened.source.identity()
+            super::load::same_files(&overlay.source, opened.source.identity())
                 && (is_there(job, overlay) || is_in_its_result(job, disk))
         })
     });

@@ -181,8 +181,10 @@ fn keep_what_is_finished(job: &mut Job<'_>) -> Result<()> {
     job.save()
 }
 
-fn same_files(before: &[FileIdentity], now: &[FileIdentity]) -> bool {
-    before == now
+/// Whether the files are what they were, for this host or for another one.
+pub(super) fn same_files(before: &[FileIdentity], now: &[FileIdentity]) -> bool {
+    let is_same = |(before, now): (&FileIdentity, &FileIdentity)| before.is_same_elsewhere(now);
+    before.len() == now.len() && before.iter().zip(now).all(is_same)
 }
 
 /// Tells the meter of all passes that are to come.

@@ -11,24 +11,27 @@
 //! journal; how far a copy is that was cut, in one of its own. What is not here: what a stage does (see
 //! [`super::stages`]), and whether a failed job is tried again.
 
+mod begin;
 mod process;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
+use begin::{Begun, begin, is_over};
 pub use process::process_main;
 
-use super::checkpoint::{Checkpoint, Digests, GuestRecord, Intent};
+use super::checkpoint::{Checkpoint, GuestRecord, Intent};
 use super::digests;
 use super::guest_child::GuestChild;
 use super::hooks::{self, Beside, Ledger};
 use super::meter::Meter;
-use super::publish::{self, Names, Progress, Publication};
+use super::publish::{self, Names, Publication};
 use super::report::{self, StageResults};
 use super::stages;
 use super::target;
 use super::workplace::Workplace;
-use crate::disk::{Control, Engine, Interruption, Measure, Served, SourceDisk};
+use crate::disk::{Control, Engine, Fence, Interruption, Measure, Served, SourceDisk};
 use crate::libvirt::xml::domain_xml;
 use crate::model::error::{Disposition, Error, Kind, Result};
 use crate::model::job::Stage;
@@ -76,8 +79,26 @@ fn failed(error: Error) -> WorkerOutcome {
     WorkerOutcome::Failed { error }
 }
 
-/// The work in a prepared place.
+/// The work in a prepared place. Whatever it came to: where another host works by now, that is why.
 fn work(
+    place: &Workplace,
+    bench: &Bench,
+    order: &WorkOrder,
+    control: &Control,
+    emit: &mut dyn FnMut(WorkerEvent),
+) -> WorkerOutcome {
+    if let Some(fence) = &place.fence {
+        control.fence(Arc::clone(fence) as Arc<dyn Fence>);
+    }
+    let outcome = work_unless_lost(place, bench, order, control, emit);
+    match (outcome, place.fence.as_ref().and_then(|fence| fence.lost())) {
+        (WorkerOutcome::Succeeded(published), _) => WorkerOutcome::Succeeded(published),
+        (_, Some(lost)) => failed(lost.clone()),
+        (outcome, None) => outcome,
+    }
+}
+
+fn work_unless_lost(
     place: &Workplace,
     bench: &Bench,
     order: &WorkOrder,
@@ -119,87 +140,6 @@ fn work(
     match job.all_stages().and_then(|()| job.publish()) {
         Ok(published) => WorkerOutcome::Succeeded(published),
         Err(error) => job.end(error),
-    }
-}
-
-enum Begun {
-    /// An earlier attempt had published all.
-    Published(Box<Published>),
-    /// There is work to do.
-    At(Box<Checkpoint>),
-}
-
-/// Finds out what earlier attempts left, and claims the names of the partial results.
-fn begin(
-    place: &Workplace,
-    order: &WorkOrder,
-    ledger: &Ledger,
-    emit: &mut dyn FnMut(WorkerEvent),
-) -> Result<Begun> {
-    let (dir, plan) = (&place.results, &order.plan);
-    let claim = || -> Result<Begun> {
-        let fresh = Checkpoint::new(order.job_id, &order.batch_id, plan);
-        if let Some(rival) = publish::rival(dir, &plan.vm_id, &fresh.partials)? {
-            return Err(Error::new(
-                Kind::Output,
-                format!("{rival} is being converted into {} with the same disk names", dir.path().display()),
-            )
-            .output(dir.path())
-            .advice("choose another directory, or wait until it has ended")
-            .transient());
-        }
-        let checkpoint = match Checkpoint::read(dir, &plan.vm_id)? {
-            None => fresh,
-            Some(found) => match go_on_from(dir, found, &fresh, hooks::are_due(plan, ledger))? {
-                Begun::At(checkpoint) => *checkpoint,
-                published @ Begun::Published(_) => return Ok(published),
-            },
-        };
-        checkpoint.write(dir, &plan.vm_id)?;
-        Ok(Begun::At(Box::new(checkpoint)))
-    };
-    let begun = dir
-        .exclusively(claim)
-        .map_err(|error| Error::io(Kind::Output, "lock", dir.path(), &error).output(dir.path()))??;
-    let resumed = match &begun {
-        Begun::Published(_) => true,
-        Begun::At(checkpoint) => !checkpoint.disks.is_empty() || checkpoint.intent.is_some(),
-    };
-    emit(WorkerEvent::Started { pid: std::process::id(), resumed });
-    Ok(begun)
-}
-
-/// What an earlier attempt's journal is worth; `due`: something is to be run once all is published.
-fn go_on_from(dir: &crate::sys::dir::Dir, found: Checkpoint, fresh: &Checkpoint, due: bool) -> Result<Begun> {
-    let progress = found.intent.as_ref().map(|intent| publish::progress(dir, intent)).transpose()?;
-    let same_plan = found.plan_sha256 == fresh.plan_sha256;
-    let same_job = found.job_id == fresh.job_id && found.batch_id == fresh.batch_id;
-    match (progress, found.intent.as_ref()) {
-        (Some(found_as), Some(intent)) if same_plan && same_job && is_over(found_as, intent) => match due {
-            true => Ok(Begun::At(Box::new(found.taken_over_by(fresh)))),
-            false => Ok(Begun::Published(Box::new(intent.outcome.clone()))),
-        },
-        // Its digests are still to be made.
-        (Some(Progress::Complete), _) if same_plan && same_job => {
-            Ok(Begun::At(Box::new(found.taken_over_by(fresh))))
-        }
-        // Another job's result, which nobody came back for: it stays, and this job does its own work.
-        (Some(Progress::Complete), _) => Ok(Begun::At(Box::new(fresh.clone()))),
-        (Some(Progress::Unfinished) | None, _) if same_plan => {
-            Ok(Begun::At(Box::new(found.taken_over_by(fresh))))
-        }
-        _ => {
-            publish::discard(dir, &found)?;
-            Ok(Begun::At(Box::new(fresh.clone())))
-        }
-    }
-}
-
-/// Whether nothing is left to do: all is published, with its digests, or was even taken away since.
-fn is_over(progress: Progress, intent: &Intent) -> bool {
-    match (progress, &intent.digests) {
-        (Progress::Complete, digests) => *digests == Digests::Unwanted,
-        (_, digests) => digests.is_published(),
     }
 }
 
@@ -395,6 +335,10 @@ impl Job<'_> {
         // What runs beside is over before anything is removed: a hook that was cut says nothing more.
         if let Err(error) = hooks::collect(&mut self) {
             tracing::warn!(%error, "what ran beside the stages");
+        }
+        if self.place.fence.as_ref().is_some_and(|fence| fence.check().is_err()) {
+            // What lies there is another host's.
+            return failed(error);
         }
         match self.control.interruption() {
             Some(Interruption::Stop) => {

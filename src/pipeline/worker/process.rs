@@ -18,9 +18,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::{Bench, failed, work};
-use crate::disk::Control;
+use crate::disk::{Control, Fence as _};
 use crate::model::error::{Error, Result};
 use crate::model::protocol::{WorkOrder, WorkerCommand, WorkerEvent, WorkerOutcome};
+use crate::pipeline::host_lock::HostFence;
 use crate::pipeline::publish;
 use crate::pipeline::workplace::Workplace;
 use crate::sys::failpoint;
@@ -30,6 +31,8 @@ use crate::sys::sandbox::{self, Enforcement};
 const ORDER_LIMIT_BYTES: u64 = 16 * 1024 * 1024;
 /// Something is told at least this often, also while a child says nothing or all stands still.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How often it is looked whether this host still has the directory, whatever is done there.
+const LOCK_LOOK: Duration = Duration::from_secs(1);
 /// The exit code where not even an outcome could be told.
 const NO_OUTCOME: u8 = 70;
 /// How willingly the kernel ends a worker and its children when memory is short: before the service.
@@ -64,6 +67,9 @@ fn carry_out(order: &WorkOrder, input: BufReader<Stdin>) -> ExitCode {
             control.limit_reading(order.limits.reading);
             let recorded = listen(input, &control, &events);
             obey_signals(&control);
+            if let Some(fence) = place.fence.clone() {
+                watch_the_lock(fence, &control);
+            }
             keep_beating(&events);
             let mut emit = |event: WorkerEvent| {
                 if !events.tell(&event) {
@@ -84,7 +90,7 @@ fn carry_out(order: &WorkOrder, input: BufReader<Stdin>) -> ExitCode {
     if succeeded && let Some(recorded) = recorded
         // An error means that the other end is gone: it may not have recorded anything.
         && recorded.recv().is_ok()
-        && let Err(error) = publish::forget(&order.plan)
+        && let Err(error) = publish::forget(&order.plan, order.limits.lock.clone())
     {
         tracing::warn!(%error, "the journal of a published result stays");
     }
@@ -196,6 +202,21 @@ fn obey_signals(control: &Control) {
         }
         Err(error) => tracing::warn!(%error, "signals end this worker without a word"),
     }
+}
+
+/// Ends the work, and children that do not ask, once another host has the directory.
+fn watch_the_lock(fence: Arc<HostFence>, control: &Control) {
+    let control = control.clone();
+    std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(LOCK_LOOK);
+            if let Err(error) = fence.check()
+                && fence.lost().is_some()
+            {
+                return control.give_up(error);
+            }
+        }
+    });
 }
 
 fn keep_beating(events: &EventLine) {

@@ -14,9 +14,11 @@
 //!    there is skipped; failed, cancelled and new ones run; one that succeeded with other content
 //!    is refused unless `rerun` says `changed` or `all`, and its result then lies beside the old one.
 
+mod places;
 mod results;
 mod submit;
 
+pub use places::Place;
 pub use results::{Known, Results};
 pub(in crate::service) use submit::{MAX_OFFERS, submit, unsteady};
 

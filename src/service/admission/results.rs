@@ -14,6 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::places::Place;
 use crate::model::error::{Error, Kind, Result};
 use crate::sys::mounts::Mounts;
 
@@ -24,20 +25,34 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const AGAIN: &str = "see to it that the service can look there; a drop stays where it is and is tried again by itself, \
                      what was submitted has to be submitted again";
 
-/// What has been found out about results.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Known(BTreeMap<PathBuf, bool>);
+/// What has been found out about results, and about the directories that they are put into.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Known {
+    results: BTreeMap<PathBuf, bool>,
+    places: BTreeMap<PathBuf, Place>,
+}
 
 impl Known {
     /// Whether a result is there, if that is known.
     #[must_use]
     pub fn is_there(&self, path: &Path) -> Option<bool> {
-        self.0.get(path).copied()
+        self.results.get(path).copied()
+    }
+
+    /// What there is in a directory, if that is known.
+    #[must_use]
+    pub fn place(&self, directory: &Path) -> Option<&Place> {
+        self.places.get(directory)
     }
 
     /// It was seen there, or seen to be missing.
     pub fn learn(&mut self, path: PathBuf, is_there: bool) {
-        self.0.insert(path, is_there);
+        self.results.insert(path, is_there);
+    }
+
+    /// A directory was looked at.
+    pub(super) fn learn_place(&mut self, directory: PathBuf, place: Place) {
+        self.places.insert(directory, place);
     }
 }
 
@@ -239,7 +254,7 @@ mod tests {
         }
         assert_eq!(*looks.lock().unwrap(), 1);
         results.find_out_by(&paths(&["/here/x"]), &mut known, &first_step).unwrap();
-        assert_eq!(known, Known(BTreeMap::from([("/here/x".into(), true)])));
+        assert_eq!(known, Known { results: BTreeMap::from([("/here/x".into(), true)]), ..Known::default() });
         drop(back);
         let deadline = Instant::now() + Duration::from_secs(30);
         while results.find_out_by(&paths(&["/away/a"]), &mut known, &first_step).is_err() {

@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Known, Results};
+use super::{Known, Results, places};
 use crate::model::api::{Refusal, RefusalCode, SubmitRequest};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind};
-use crate::service::queue::{Admission, NewDrop, QueueHandle};
+use crate::pipeline::host_lock::Who;
+use crate::service::queue::{Admission, Claim, NewDrop, QueueHandle};
 use crate::source;
 
 /// How often what has to be known may change while it is found out.
@@ -17,7 +18,7 @@ pub(in crate::service) const MAX_OFFERS: u32 = 4;
 pub(in crate::service) fn submit(
     request: SubmitRequest,
     queue: &QueueHandle,
-    results: &Results,
+    (results, who): (&Results, &Who),
     settings: &Arc<Settings>,
 ) -> Result<Vec<i64>, Refusal> {
     let invalid = |error| Refusal { code: RefusalCode::Invalid, error };
@@ -25,7 +26,8 @@ pub(in crate::service) fn submit(
     let base_directory = Path::new(&request.base_directory);
     let submission =
         source::submission(&bytes, &request.filename, base_directory, settings).map_err(invalid)?;
-    let drop = NewDrop::new(bytes, None, submission);
+    let takeover = request.takeover;
+    let drop = NewDrop { claim: Some(Claim { takeover }), ..NewDrop::new(bytes, None, submission) };
     let mut known = Known::default();
     for _ in 0..MAX_OFFERS {
         let (offered, settings, told) = ([drop.clone()], Arc::clone(settings), known.clone());
@@ -39,7 +41,10 @@ pub(in crate::service) fn submit(
                 };
                 return Err(Refusal { code, error });
             }
-            Some(Admission::Asks(paths)) => results.find_out(&paths, &mut known)?,
+            Some(Admission::Asks(mut paths)) => {
+                places::find_out(&mut paths, (who, takeover), &mut known)?;
+                results.find_out(&paths, &mut known)?;
+            }
             None => return Err(Error::internal("a submission was neither accepted nor refused").into()),
         }
     }

@@ -140,6 +140,10 @@ pub(super) async fn cancel(
     within(context.scheduler.ask(|reply| Command::Cancel { target, keep_partial, reply })).await.map(Json)
 }
 
+pub(super) async fn release(State(context): State<ControlContext>, Target(target): Target) -> Answer<Acted> {
+    within(context.scheduler.ask(|reply| Command::Release { target, reply })).await.map(Json)
+}
+
 pub(super) async fn retry(
     State(context): State<ControlContext>,
     Target(target): Target,

@@ -15,9 +15,12 @@ use rusqlite::params;
 use sha2::{Digest, Sha256};
 
 use super::db::Db;
+use super::drops::Brought;
+use super::elsewhere::{Claim, Done};
+use super::history::taken_over;
 use super::jobs::{Change, encode};
 use super::now;
-use super::rows::{DroppedFile, FileIdentity};
+use super::rows::FileIdentity;
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::JobState;
@@ -43,29 +46,8 @@ pub struct NewDrop {
     pub submission: Submission,
     /// The disk that was dropped, and for which the bytes were made; none for a manifest.
     pub brought: Option<Brought>,
-}
-
-/// A disk that was dropped: its files and the two directories between which they are moved.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Brought {
-    /// Its files, the one after which the drop is called first.
-    pub files: Vec<DroppedFile>,
-    /// Where they lie: the drop directory.
-    pub incoming: PathBuf,
-    /// Where they will lie while they are worked on.
-    pub processing: PathBuf,
-}
-
-impl Brought {
-    /// Each file's path now, and the one that it will have: one file under the drop's new name, several in a directory of that name.
-    fn moves(&self, processing_name: &str) -> BTreeMap<PathBuf, PathBuf> {
-        let place = self.processing.join(processing_name);
-        let to = |file: &DroppedFile| match self.files.len() {
-            1 => place.clone(),
-            _ => place.join(&file.name),
-        };
-        self.files.iter().map(|file| (self.incoming.join(&file.name), to(file))).collect()
-    }
+    /// How its output directories are looked at before it is accepted; none: its jobs find out when they start.
+    pub claim: Option<Claim>,
 }
 
 impl NewDrop {
@@ -78,7 +60,7 @@ impl NewDrop {
         let redacted = may_hold_one.then(|| redaction::without_secrets(&bytes)).flatten();
         let bytes = redacted.unwrap_or(bytes);
         let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        NewDrop { bytes, size, sha256, identity, submission, brought: None }
+        NewDrop { bytes, size, sha256, identity, submission, brought: None, claim: None }
     }
 
     /// A disk, by the manifest that was made for it.
@@ -109,7 +91,8 @@ pub enum Admission {
     },
     /// It was refused; nothing was written.
     Refused(Error),
-    /// Nothing was written: first it has to be known which of these results of earlier runs are there.
+    /// Nothing was written: first it has to be known which of these results of earlier runs are there; and of checkpoints, what another
+    /// host has left where they lie.
     Asks(BTreeSet<PathBuf>),
 }
 
@@ -136,7 +119,7 @@ impl From<Error> for Stop {
 struct Decided<'a> {
     vm: &'a VmSubmission,
     plan: Plan,
-    done_by: Option<i64>,
+    done_by: Option<Done>,
 }
 
 /// More numbers than anybody reruns one VM.
@@ -203,8 +186,14 @@ impl Db {
             _ => None,
         };
         let submission = moved.as_ref().unwrap_or(&drop.submission);
-        let decided = self.decide_vms(submission, &decision, plans, known)?;
+        let mut decided = self.decide_vms(submission, &decision, plans, known)?;
         self.check_outputs(&decided)?;
+        if let Some(claim) = drop.claim {
+            let asked = look_at(&mut decided, decision.batch_id(), claim, known)?;
+            if !asked.is_empty() {
+                return Err(Stop::Asks(asked));
+            }
+        }
 
         let at = now();
         let files = drop.brought.as_ref().map(|brought| encode(&brought.files)).transpose()?;
@@ -246,6 +235,9 @@ impl Db {
         let mut jobs = Vec::with_capacity(decided.len());
         for one in &decided {
             jobs.push(self.insert_job(batch_key, one, at)?);
+        }
+        if drop.claim.is_some_and(|claim| claim.takeover) {
+            self.set_flag(&taken_over(batch_key), Some("1"))?;
         }
         self.follow_batch(batch_key)?;
         Ok(Admission::Accepted { drop_id, batch_id, batch_key, processing_name, jobs })
@@ -302,7 +294,7 @@ impl Db {
         for (index, (vm, plan)) in submission.vms.iter().zip(planned).enumerate() {
             let one = match (decision, done_in) {
                 (BatchDecision::AllDone { .. }, Some(run)) => {
-                    Decided { vm, plan, done_by: self.job_of_content(run, vm)? }
+                    Decided { vm, plan, done_by: self.job_of_content(run, vm)?.map(Done::Job) }
                 }
                 (BatchDecision::Continue { .. }, _) => {
                     let past = past.get(index).map_or(&[][..], Vec::as_slice);
@@ -341,7 +333,7 @@ impl Db {
         };
         Ok(match decide_vm(&question).map_err(Stop::Refused)? {
             VmDecision::Run => Decided { vm, plan, done_by: None },
-            VmDecision::AlreadyDone { job_id } => Decided { vm, plan, done_by: Some(job_id) },
+            VmDecision::AlreadyDone { job_id } => Decided { vm, plan, done_by: Some(Done::Job(job_id)) },
             VmDecision::RunBeside => {
                 let plan = self.plan_beside(submission, index, batch_id, plan, plans)?;
                 Decided { vm, plan, done_by: None }
@@ -428,15 +420,23 @@ impl Db {
                 encode(plan)?,
             ],
         )?;
-        match one.done_by {
+        match &one.done_by {
             None => self.append_event(job_id, "accepted")?,
-            Some(earlier) => {
+            Some(Done::Elsewhere(outputs)) => {
+                self.execute(
+                    "UPDATE job SET outputs = ?2, progress_percentage = 100 WHERE job_id = ?1",
+                    params![job_id, encode(outputs)?],
+                )?;
+                let why = "already_done: another host made this result".to_owned();
+                self.transition(job_id, Change::Skip { why: why.clone() }, &why)?;
+            }
+            Some(Done::Job(earlier)) => {
                 // It stands for the earlier job's result, so that a later run finds that here.
                 self.execute(
                     "UPDATE job SET (outputs, report, output_directory, progress_percentage) =
                          (SELECT outputs, report, output_directory, 100 FROM job WHERE job_id = ?2)
                      WHERE job_id = ?1",
-                    [job_id, earlier],
+                    [job_id, *earlier],
                 )?;
                 let why = format!("already_done: job {earlier} made this result");
                 self.transition(job_id, Change::Skip { why: why.clone() }, &why)?;
@@ -460,6 +460,21 @@ impl Db {
         }
         Err(Error::internal("there are no names left in processing/"))
     }
+}
+
+/// Refuses what another host works at, and leaves out the VMs that it has finished; gives what has to be known for this.
+fn look_at(
+    decided: &mut [Decided<'_>],
+    batch_id: &str,
+    claim: Claim,
+    known: &Known,
+) -> Result<BTreeSet<PathBuf>, Stop> {
+    let mut asked = BTreeSet::new();
+    for one in decided.iter_mut().filter(|one| one.done_by.is_none()) {
+        let made = claim.made_elsewhere(batch_id, one.vm, &one.plan, known, &mut asked);
+        one.done_by = made.map_err(Stop::Refused)?;
+    }
+    Ok(asked)
 }
 
 /// `<batch-id>-<name>`, numbered from the second on, cut in the middle where a file name cannot be as long.

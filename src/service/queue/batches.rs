@@ -46,6 +46,15 @@ impl Db {
         )
     }
 
+    /// The run that a job belongs to.
+    pub fn run_of(&self, job_id: i64) -> Result<Option<BatchRow>> {
+        self.first(
+            &format!("SELECT {BATCH_COLUMNS} FROM batch WHERE batch_key = (SELECT batch_key FROM job WHERE job_id = ?1)"),
+            [job_id],
+            BatchRow::read,
+        )
+    }
+
     /// The runs that have a job that has not ended, oldest first.
     pub fn unfinished_batches(&self) -> Result<Vec<BatchRow>> {
         self.rows(

@@ -1,10 +1,36 @@
 //! Dropped files after their acceptance: which still have to be moved, and what was in them.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use rusqlite::params;
 
 use super::db::Db;
-use super::rows::{BatchRow, DROP_COLUMNS, DropRow, FileIdentity};
+use super::rows::{BatchRow, DROP_COLUMNS, DropRow, DroppedFile, FileIdentity};
 use crate::model::error::{Error, Result};
+
+/// A disk that was dropped: its files and the two directories between which they are moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Brought {
+    /// Its files, the one after which the drop is called first.
+    pub files: Vec<DroppedFile>,
+    /// Where they lie: the drop directory.
+    pub incoming: PathBuf,
+    /// Where they will lie while they are worked on.
+    pub processing: PathBuf,
+}
+
+impl Brought {
+    /// Each file's path now, and the one that it will have: one file under the drop's new name, several in a directory of that name.
+    pub(super) fn moves(&self, processing_name: &str) -> BTreeMap<PathBuf, PathBuf> {
+        let place = self.processing.join(processing_name);
+        let to = |file: &DroppedFile| match self.files.len() {
+            1 => place.clone(),
+            _ => place.join(&file.name),
+        };
+        self.files.iter().map(|file| (self.incoming.join(&file.name), to(file))).collect()
+    }
+}
 
 impl Db {
     /// A drop.

@@ -29,6 +29,16 @@ pub struct PrunedBatch {
     pub last_of_batch: bool,
 }
 
+/// The flag of a run that was given away to other hosts.
+pub(in crate::service) fn released(batch_key: i64) -> String {
+    format!("released:{batch_key}")
+}
+
+/// The flag of a run that may take over what another host has begun.
+pub(in crate::service) fn taken_over(batch_key: i64) -> String {
+    format!("takeover:{batch_key}")
+}
+
 impl Db {
     /// Tells a job's history.
     pub fn append_event(&mut self, job_id: i64, message: &str) -> Result<()> {
@@ -88,6 +98,7 @@ impl Db {
                         |row| row.get(0),
                     )?;
                     db.execute("DELETE FROM batch WHERE batch_key = ?1", [batch.batch_key])?;
+                    db.set_flag(&released(batch.batch_key), None)?;
                     db.execute("DELETE FROM dropped WHERE drop_id = ?1", [drop_id])?;
                 }
             }

@@ -18,6 +18,7 @@ mod accept;
 mod batches;
 mod db;
 mod drops;
+mod elsewhere;
 mod failure;
 mod history;
 mod jobs;
@@ -34,11 +35,13 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
-pub use accept::{Admission, Brought, NewDrop, PlanFn};
+pub use accept::{Admission, NewDrop, PlanFn};
 pub use batches::Target;
 pub use db::Db;
-pub use drops::MovedDrop;
+pub use drops::{Brought, MovedDrop};
+pub use elsewhere::Claim;
 pub use history::{Counts, PrunedBatch};
+pub(super) use history::{released, taken_over};
 pub use jobs::{Change, StageMark, Tries};
 pub(in crate::service) use place::network_file_system;
 pub use place::refuse_network_file_system;

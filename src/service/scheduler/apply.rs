@@ -15,7 +15,7 @@ use crate::model::protocol::{CHILD_MEMORY_BYTES, WorkLimits, WorkOrder, WorkerCo
 use crate::pipeline::publish;
 use crate::service::queue::{Change, Db, JobRow, StageMark, Tries};
 use crate::service::view::live::Live;
-use crate::service::{space, watchdog};
+use crate::service::{places, space, watchdog};
 use crate::sys::failpoint;
 use crate::sys::time::now_epoch;
 
@@ -179,19 +179,25 @@ impl Scheduler {
         }
     }
 
-    /// Measures the room for a job, elsewhere.
+    /// Takes the locks of a job's directories and measures its room, elsewhere.
     async fn probe(&mut self, job: JobId) -> Result<()> {
-        let plan = self.parts.queue.with(move |db| db.plan(job)).await?;
         let (reports, leftovers) = (self.reports.0.clone(), self.parts.leftovers.clone());
+        let wanted = self.wanted(job).await?;
         tokio::spawn(async move {
             // No job starts unasked, so none starts beside a worker of an earlier daemon.
             leftovers.gone().await;
-            let looked = tokio::task::spawn_blocking(move || space::probe(&plan));
-            let probe = match tokio::time::timeout(space::PROBE_LIMIT, looked).await {
-                Ok(Ok(probe)) => probe,
-                Ok(Err(_)) | Err(_) => None,
+            let (batch, plan) = (wanted.batch.clone(), wanted.plan.clone());
+            let outcome = match wanted.hold().await {
+                Err(error) => Err(error),
+                Ok(()) => {
+                    let looked = tokio::task::spawn_blocking(move || space::probe(&plan));
+                    Ok(match tokio::time::timeout(space::PROBE_LIMIT, looked).await {
+                        Ok(Ok(probe)) => probe,
+                        Ok(Err(_)) | Err(_) => None,
+                    })
+                }
             };
-            let _ = reports.send(Report::Probed(job, probe)).await;
+            let _ = reports.send(Report::Probed { job, batch, outcome }).await;
         });
         Ok(())
     }
@@ -211,7 +217,11 @@ impl Scheduler {
         let log = self.settings.layout().job_log(&row.batch_id, &row.vm_id, counters.attempt);
         let order = self.order(&row, plan, counters, room);
         tracing::info!(job, batch = %row.batch_id, vm = %row.vm_id, attempt = counters.attempt, "running");
-        if let Err(error) = self.supervisor.start(&order, &log).await {
+        let started = match &order.limits.lock {
+            Some(_) => self.supervisor.start(&order, &log).await,
+            None => Err(Error::new(Kind::Output, "its output directory changed hands").transient()),
+        };
+        if let Err(error) = started {
             self.core.worker_ended(now_epoch(), job, WorkerEnd::Crashed(error));
         }
         failpoint::hit("scheduler.after-spawn");
@@ -225,6 +235,7 @@ impl Scheduler {
         counters: &Counters,
         (reserved_by_others_bytes, disk_reserve_bytes): (u64, u64),
     ) -> WorkOrder {
+        let lock = self.parts.holds.lock_above(&row.batch_id, &row.output_directory);
         let reading = self.part_of_newcomer(row.job_id);
         let settings = &self.settings;
         let read_roots = read_roots(settings, &plan);
@@ -247,6 +258,7 @@ impl Scheduler {
                 hook_roots: settings.hooks.allowed_dirs.clone(),
                 gives_up: self.core.would_give_up(now_epoch(), counters),
                 log: None,
+                lock,
             },
         }
     }
@@ -278,13 +290,18 @@ impl Scheduler {
 
     /// Removes what a cancelled job left behind, elsewhere; its end is recorded after that.
     async fn discard(&mut self, job: JobId, error: Option<Error>) -> Result<()> {
-        let (plan, row) = self.parts.queue.with(move |db| Ok((db.plan(job)?, db.job(job)?))).await?;
-        let Some(batch) = row.map(|row| row.batch_key) else { return Ok(()) };
+        let (plan, run) = self.parts.queue.with(move |db| Ok((db.plan(job)?, db.run_of(job)?))).await?;
+        let Some(run) = run else { return Ok(()) };
+        let (batch, above) = (run.batch_key, self.output_directory(&run));
         self.discarding.insert(job);
         let (reports, leftovers) = (self.reports.0.clone(), self.parts.leftovers.clone());
+        let holds = self.parts.holds.clone();
         tokio::spawn(async move {
             leftovers.gone().await;
-            let removed = tokio::task::spawn_blocking(move || publish::abandon(&plan)).await;
+            let removed = tokio::task::spawn_blocking(move || {
+                places::where_it_lies(&holds, (&run.batch_id, &above), &plan, || publish::abandon(&plan))
+            });
+            let removed = removed.await;
             if let Ok(Err(error)) = removed {
                 tracing::warn!(job, %error, "its partial results could not be removed");
             }
@@ -305,10 +322,11 @@ impl Scheduler {
     /// Removes what is older than the settings keep, elsewhere.
     pub(super) fn prune_in_background(&self) {
         let (queue, settings) = (self.parts.queue.clone(), self.settings.clone());
+        let holds = self.parts.holds.clone();
         tokio::spawn(async move {
             // At once after a start there is enough to do.
             tokio::time::sleep(Duration::from_secs(1)).await;
-            match crate::service::retention::prune(&queue, &settings, false).await {
+            match crate::service::retention::prune(&queue, &settings, &holds, false).await {
                 Ok(pruned) if pruned.batches + pruned.logs + pruned.partials > 0 => {
                     tracing::info!(
                         batches = pruned.batches,

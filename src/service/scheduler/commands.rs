@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::core::JobId;
+use super::core::{BatchKey, JobId};
 use super::loading::with_jobs;
 use super::outlook_error;
 use super::{PAUSED_FLAG, Policy, Report, Scheduler};
@@ -23,9 +23,13 @@ use crate::sys::time::now_epoch;
 
 /// A command whose answer waits until its jobs have ended.
 pub(super) struct Pending {
-    jobs: Vec<JobId>,
-    all: Vec<JobId>,
-    reply: Reply<Acted>,
+    pub(super) jobs: Vec<JobId>,
+    pub(super) all: Vec<JobId>,
+    /// What is told of them then.
+    pub(super) word: &'static str,
+    /// A batch that has to be settled as well.
+    pub(super) batch: Option<BatchKey>,
+    pub(super) reply: Reply<Acted>,
 }
 
 /// What a person named, found.
@@ -46,6 +50,7 @@ impl Scheduler {
             Command::Cancel { target, keep_partial, reply } => {
                 self.cancel(&target, keep_partial, reply).await;
             }
+            Command::Release { target, reply } => self.release(&target, reply).await,
             Command::Retry { target, request, reply } => {
                 self.retry(&target, &request, reply).await;
             }
@@ -57,8 +62,9 @@ impl Scheduler {
             Command::Drain(on, reply) => drop(reply.send(Ok(self.drain(on)))),
             Command::Prune { dry_run, reply } => {
                 let (queue, settings) = (self.parts.queue.clone(), self.settings.clone());
+                let holds = self.parts.holds.clone();
                 tokio::spawn(async move {
-                    let pruned = retention::prune(&queue, &settings, dry_run).await;
+                    let pruned = retention::prune(&queue, &settings, &holds, dry_run).await;
                     let _ = reply.send(pruned.map_err(Refusal::from));
                 });
             }
@@ -77,9 +83,11 @@ impl Scheduler {
         }
         let (queue, settings) = (self.parts.queue.clone(), Arc::clone(&self.settings));
         let (results, reports) = (self.parts.results.clone(), self.reports.0.clone());
+        let who = self.parts.holds.who().clone();
         tokio::spawn(async move {
             let submitted =
-                tokio::task::spawn_blocking(move || submit(request, &queue, &results, &settings)).await;
+                tokio::task::spawn_blocking(move || submit(request, &queue, (&results, &who), &settings))
+                    .await;
             let outcome = submitted.unwrap_or_else(|_| Err(Error::internal("a submission broke off").into()));
             let _ = reports.send(Report::Submitted { reply, outcome }).await;
         });
@@ -177,7 +185,7 @@ impl Scheduler {
             Some(refusal) if told.is_empty() || !named.is_batch => drop(reply.send(Err(refusal))),
             _ => {
                 let all = named.jobs.iter().map(|row| row.job_id).collect();
-                self.pending.push(Pending { jobs: told, all, reply });
+                self.pending.push(Pending { jobs: told, all, word: "cancelled", batch: None, reply });
             }
         }
     }
@@ -188,12 +196,13 @@ impl Scheduler {
             return;
         }
         let is_open = |job: &JobId| self.core.knows(*job) || self.discarding.contains(job);
+        let is_unsettled = |batch: BatchKey| self.core.knows_batch(batch) || self.unsettled.has(batch);
         let (waiting, done): (Vec<Pending>, Vec<Pending>) = std::mem::take(&mut self.pending)
             .into_iter()
-            .partition(|pending| pending.jobs.iter().any(is_open));
+            .partition(|pending| pending.jobs.iter().any(is_open) || pending.batch.is_some_and(is_unsettled));
         self.pending = waiting;
         for pending in done {
-            let answer = self.acted("cancelled", pending.all).await.map(|mut acted| {
+            let answer = self.acted(pending.word, pending.all).await.map(|mut acted| {
                 let late: Vec<String> = acted
                     .jobs
                     .iter()
@@ -394,7 +403,7 @@ pub(super) fn wrong_state(row: &JobRow, verb: &str, why: &str) -> Refusal {
     Refusal { code: RefusalCode::WrongState, error: Error::new(Kind::Cancelled, cause).advice(advice) }
 }
 
-fn all_ended(target: &str, rows: &[JobRow], verb: &str) -> Refusal {
+pub(super) fn all_ended(target: &str, rows: &[JobRow], verb: &str) -> Refusal {
     match rows {
         [row] => wrong_state(row, verb, "has ended"),
         _ => {

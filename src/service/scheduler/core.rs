@@ -12,6 +12,7 @@ use super::job::{Batch, Ending, Job, Phase};
 pub use super::job::{BatchFacts, Counters, JobFacts};
 pub use super::ledger::{Ledger, SpaceProbe, Verdict};
 use super::policy::{Policy, SPACE_RECHECK_S, STOP_PATIENCE_S};
+use crate::model::error::Error;
 use crate::model::job::{JobState, WaitReason};
 use crate::model::protocol::WorkerOutcome;
 
@@ -152,6 +153,14 @@ impl Core {
         self.out.push(Action::Start { job: id, counters, reserved_by_others, kept_free });
     }
 
+    /// The directories of a job that was to be started may not be written.
+    pub fn kept_out(&mut self, now: f64, id: JobId, error: Error) {
+        if self.jobs.get(&id).is_some_and(|job| job.phase == Phase::Probing) {
+            self.set_phase(id, Phase::Idle);
+            self.failed(now, id, error);
+        }
+    }
+
     /// How far a worker is, and how many bytes it has written.
     pub fn progressed(&mut self, id: JobId, percentage: f64, written: u64) {
         if let Some(job) = self.jobs.get_mut(&id) {
@@ -199,6 +208,7 @@ impl Core {
                 self.out.push(Action::Cancel { job: id, error: None, clean: !keep_partial });
                 self.ended(now, id, JobState::Cancelled);
             }
+            (Some(Ending::Release), _) => self.given_away(now, id),
             (Some(Ending::Network), _) => self.network_wait_failed(now, id),
             (Some(Ending::Stop), WorkerEnd::Finished(WorkerOutcome::Failed { error })) => {
                 self.failed(now, id, error);
@@ -344,6 +354,23 @@ impl Core {
                 self.set_phase(id, Phase::Idle);
                 self.out.push(Action::Cancel { job: id, error: None, clean: !keep_partial });
                 self.ended(now, id, JobState::Cancelled);
+            }
+        }
+        Ok(())
+    }
+
+    /// One job ends here, so that another host goes on with it.
+    pub fn release_to_others(&mut self, now: f64, id: JobId) -> Result<(), &'static str> {
+        let job = self.jobs.get(&id).ok_or("has ended")?;
+        match job.phase {
+            Phase::Ending(Ending::Cancel { .. } | Ending::Release) => {}
+            Phase::Working | Phase::Suspended | Phase::Ending(_) => {
+                self.tell_to_end(now, id, Ending::Release);
+            }
+            Phase::Idle | Phase::Probing => {
+                self.withdraw(id);
+                self.set_phase(id, Phase::Idle);
+                self.given_away(now, id);
             }
         }
         Ok(())

@@ -86,6 +86,8 @@ pub struct BatchFacts {
 pub(super) enum Ending {
     /// The operator ended the job.
     Cancel { keep_partial: bool },
+    /// Another host is to go on with it.
+    Release,
     /// The service ends.
     Stop,
     /// The network stayed away for too long.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::Scheduler;
 use super::core::{BatchFacts, Counters, JobFacts};
 use crate::model::error::Result;
-use crate::service::queue::{BatchRow, Db, JobRow};
+use crate::service::queue::{BatchRow, Db, JobRow, released};
 use crate::sys::time::now_epoch;
 
 /// So many batches are taken in at a time, so that commands are answered in between.
@@ -20,6 +20,8 @@ pub(super) struct Run {
     used_before: BTreeMap<String, u32>,
     /// It is about a disk that was dropped and is still on its way to `processing/`.
     awaits_disk: bool,
+    /// It was being given away to another host when an earlier daemon died.
+    is_released: bool,
 }
 
 impl Scheduler {
@@ -55,8 +57,8 @@ impl Scheduler {
     ///
     /// A disk that was dropped is not worked on before it lies where the plan looks for it: intake tells when it does.
     pub(super) fn take_in(&mut self, run: Run) {
-        let Run { batch, jobs, used_before, awaits_disk } = run;
-        if awaits_disk {
+        let Run { batch, jobs, used_before, awaits_disk, is_released } = run;
+        if awaits_disk && !is_released {
             self.awaiting_disks.insert(batch.batch_key);
             return;
         }
@@ -68,9 +70,14 @@ impl Scheduler {
         };
         let used = |row: &JobRow| used_before.get(&row.vm_id).copied().unwrap_or_default();
         let open = jobs.into_iter().filter(|row| !row.state.is_final());
-        let open = open.map(|row| facts_of(used(&row), row)).collect();
+        let open: Vec<JobFacts> = open.map(|row| facts_of(used(&row), row)).collect();
         self.outlook.changed(batch.batch_key, now_epoch());
+        let released: Vec<_> = open.iter().filter(|_| is_released).map(|job| job.id).collect();
         self.core.load(now_epoch(), facts, open);
+        for job in released {
+            // One that has ended by being taken in needs nothing.
+            let _ = self.core.release_to_others(now_epoch(), job);
+        }
     }
 }
 
@@ -91,7 +98,8 @@ pub(super) fn to_load(db: &mut Db, batches: Vec<BatchRow>) -> Result<Vec<Run>> {
     let load = |(batch, jobs): (BatchRow, Vec<JobRow>)| {
         let used_before = if batch.run > 1 { db.attempts_before(&batch)? } else { BTreeMap::new() };
         let awaits_disk = db.awaits_disk(&batch)?;
-        Ok(Run { batch, jobs, used_before, awaits_disk })
+        let is_released = db.flag(&released(batch.batch_key))?.is_some();
+        Ok(Run { batch, jobs, used_before, awaits_disk, is_released })
     };
     runs.into_iter().map(load).collect()
 }

@@ -18,6 +18,7 @@ mod bandwidth;
 mod claim;
 mod commands;
 pub mod core;
+mod holding;
 mod job;
 mod ledger;
 mod loading;
@@ -57,6 +58,7 @@ use crate::model::config::Settings;
 use crate::model::error::{Error, Result};
 use crate::model::job::Stage;
 use crate::model::protocol::WorkerEvent;
+use crate::pipeline::host_lock::Holds;
 use crate::sys::fs::Space;
 use crate::sys::time::now_epoch;
 
@@ -98,13 +100,15 @@ pub struct SchedulerParts {
     pub logging: Option<Logging>,
     /// Names this daemon in the queue.
     pub owner: String,
+    /// The locks of directories with results.
+    pub holds: Holds,
     /// What an earlier daemon left: nothing touches results while that is in the way.
     pub leftovers: Leftovers,
 }
 
 /// What arrives from threads that looked something up or wrote something.
 enum Report {
-    Probed(JobId, Option<SpaceProbe>),
+    Probed { job: JobId, batch: (BatchKey, String), outcome: Result<Option<SpaceProbe>> },
     Settled { batch: BatchKey, ended_at: f64, outcome: Result<Option<PathBuf>> },
     Discarded { job: JobId, batch: BatchKey, error: Option<Error> },
     Rewound { jobs: Vec<JobId>, stage: Stage, reply: Option<Reply<Acted>> },
@@ -275,7 +279,7 @@ impl Scheduler {
 
     async fn take_report(&mut self, report: Report) {
         match report {
-            Report::Probed(job, probe) => self.core.probed(now_epoch(), job, probe),
+            Report::Probed { job, batch, outcome } => self.admitted(job, batch, outcome),
             Report::Settled { batch, ended_at, outcome } => self.settled(batch, ended_at, outcome).await,
             Report::Discarded { job, batch, error } => self.discarded(job, batch, error),
             Report::Rewound { jobs, stage, reply } => self.rewound(jobs, stage, reply).await,

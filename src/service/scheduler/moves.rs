@@ -4,7 +4,7 @@
 use super::action::Action;
 use super::core::{Core, JobId, millis};
 use super::job::{Ending, Job, Phase};
-use super::policy::{CANCEL_PATIENCE_S, STOP_PATIENCE_S};
+use super::policy::{CANCEL_PATIENCE_S, RELEASE_PATIENCE_S, STOP_PATIENCE_S};
 use crate::model::config::OnNetworkTimeout;
 use crate::model::job::{JobState, WaitReason};
 use crate::model::protocol::WorkerCommand;
@@ -100,6 +100,7 @@ impl Core {
     pub(super) fn tell_to_end(&mut self, now: f64, id: JobId, ending: Ending) {
         let (command, patience) = match ending {
             Ending::Cancel { keep_partial } => (WorkerCommand::Cancel { keep_partial }, CANCEL_PATIENCE_S),
+            Ending::Release => (WorkerCommand::Cancel { keep_partial: true }, RELEASE_PATIENCE_S),
             Ending::Stop | Ending::Network => (WorkerCommand::Stop, STOP_PATIENCE_S),
         };
         self.withdraw(id);

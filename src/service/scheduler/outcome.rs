@@ -79,6 +79,15 @@ impl Core {
         self.ended(now, id, JobState::Failed);
     }
 
+    /// It goes on elsewhere.
+    pub(super) fn given_away(&mut self, now: f64, id: JobId) {
+        let error =
+            Error::new(Kind::Cancelled, "released by the operator, for another host to go on with it")
+                .advice("`hyper2kvm submit --takeover` there, with the same manifest");
+        self.out.push(Action::Cancel { job: id, error: Some(error), clean: false });
+        self.ended(now, id, JobState::Cancelled);
+    }
+
     pub(super) fn retry_later(&mut self, now: f64, id: JobId, due: f64, detail: String) {
         self.job(id).facts.counters.retry_at = Some(due);
         self.wait(now, id, WaitReason::Retry, detail);

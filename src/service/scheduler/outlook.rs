@@ -13,8 +13,9 @@ use crate::model::error::Result;
 use crate::model::job::JobState;
 use crate::model::progress::{FilesystemStatus, Status};
 use crate::service::network::NetworkState;
+use crate::service::places;
 use crate::service::queue::{BatchRow, Counts, JobRow, StageMark};
-use crate::service::view::checkpoint::batch_checkpoint;
+use crate::service::view::checkpoint::{batch_checkpoint, checkpoint_name};
 use crate::service::view::progress::{Shown, batch_progress};
 use crate::service::view::writer::{View, ViewWriter};
 use crate::service::view::{metrics, status};
@@ -151,6 +152,11 @@ impl Outlook {
         self.writer.flush(FLUSH_LIMIT).await;
     }
 
+    /// Who writes the files.
+    pub(super) fn views(&self) -> ViewWriter {
+        self.writer.clone()
+    }
+
     fn set_due(&mut self, batch: BatchKey, due: u64) {
         let Some(entry) = self.batches.get_mut(&batch) else { return };
         if entry.due > due {
@@ -228,22 +234,30 @@ impl Scheduler {
         if let Ok(bytes) = serde_json::to_vec(&progress) {
             writer.put(&path, View::File { bytes, mode: 0o644, make_directory: true });
         }
-        let link = directory.join(format!(".hyper2kvm-batch-progress-{}.json", batch.batch_id));
-        writer.put(link, View::Link { to: path });
+        // What lies beside results is written under their locks; settling writes it once more.
+        let holds = &self.parts.holds;
+        if let Some(lock) = holds.lock_of(&directory) {
+            let link = directory.join(format!(".hyper2kvm-batch-progress-{}.json", batch.batch_id));
+            writer.put(link, View::Link { to: path }.under(lock));
+        }
         let Some(entry) = self.outlook.batches.get_mut(&batch.batch_key) else { return };
         if entry_ended != entry.ended {
             entry.ended = entry_ended;
-            let checkpoint = batch_checkpoint(&batch.batch_id, &rows, now);
-            if let Ok(bytes) = serde_json::to_vec_pretty(&checkpoint) {
-                let path = directory.join(format!(".hyper2kvm-checkpoint-{}.json", batch.batch_id));
-                self.outlook.writer.put(path, View::File { bytes, mode: 0o644, make_directory: true });
+            let host = (holds.who().id(), holds.who().name());
+            let checkpoint = batch_checkpoint(&batch.batch_id, &rows, host, now);
+            let Ok(bytes) = serde_json::to_vec_pretty(&checkpoint) else { return };
+            let held = holds.directories_of(&batch.batch_id);
+            for lock in held.iter().filter_map(|directory| holds.lock_of(directory)) {
+                let path = lock.directory.join(checkpoint_name(&batch.batch_id));
+                let file = View::File { bytes: bytes.clone(), mode: 0o644, make_directory: true };
+                self.outlook.writer.put(path, file.under(lock));
             }
         }
     }
 
     /// The batch's output directory: its own, or one below the settings'.
     pub(super) fn output_directory(&self, batch: &BatchRow) -> std::path::PathBuf {
-        batch.output_directory.clone().unwrap_or_else(|| self.settings.output_dir.join(&batch.batch_id))
+        places::batch_directory(&self.settings.output_dir, batch)
     }
 
     pub(super) fn lay_live_over(&self, rows: &mut [JobRow]) {

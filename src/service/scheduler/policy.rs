@@ -5,6 +5,9 @@ use crate::model::config::{OnNetworkTimeout, PauseScope, RetrySettings, Settings
 /// A worker that was told to cancel has this long to clean up before it is killed.
 pub(super) const CANCEL_PATIENCE_S: f64 = 10.0;
 
+/// A worker that is to give its work away has this long to make durable what it has copied.
+pub(super) const RELEASE_PATIENCE_S: f64 = 50.0;
+
 /// A worker that was told to stop has this long to checkpoint before it is killed: the service has to end within 10 s.
 pub(super) const STOP_PATIENCE_S: f64 = 6.0;
 

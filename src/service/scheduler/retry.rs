@@ -19,7 +19,8 @@ use crate::model::error::{Error, Kind, Result};
 use crate::model::job::{JobChange, Stage};
 use crate::pipeline::publish;
 use crate::service::command::Reply;
-use crate::service::queue::{Change, JobRow};
+use crate::service::places::{batch_directory, where_it_lies};
+use crate::service::queue::{BatchRow, Change, JobRow};
 
 /// How long an output directory may take to let go of what one VM left in it.
 const REWIND_LIMIT: Duration = Duration::from_secs(10);
@@ -62,19 +63,29 @@ impl Scheduler {
         }
         let jobs: Vec<JobId> = rows.iter().map(|row| row.job_id).collect();
         let asked = jobs.clone();
-        let plans = self.parts.queue.with(move |db| asked.iter().map(|job| db.plan_to_retry(*job)).collect());
+        let plans = self.parts.queue.with(move |db| {
+            let each = |job: &JobId| Ok((db.run_of(*job)?, db.plan_to_retry(*job)?));
+            asked.iter().map(each).collect()
+        });
         let plans: Vec<_> = match plans.await {
             Ok(plans) => plans,
             Err(error) => return drop(reply.send(Err(error.into()))),
         };
         self.rewinding.extend(&jobs);
         let (reports, leftovers) = (self.reports.0.clone(), self.parts.leftovers.clone());
+        let (holds, output_dir) = (self.parts.holds.clone(), self.settings.output_dir.clone());
         tokio::spawn(async move {
             leftovers.gone().await;
             let mut reply = Some(reply);
-            for plan in plans {
-                let directory = plan.output.directory.clone();
-                let rewound = within(REWIND_LIMIT, &directory, move || publish::rewind(&plan, stage)).await;
+            for (run, plan) in plans {
+                let Some(run): Option<BatchRow> = run else { continue };
+                let above = batch_directory(&output_dir, &run);
+                let (directory, holds) = (plan.output.directory.clone(), holds.clone());
+                let work = move || {
+                    let rewind = || publish::rewind(&plan, stage);
+                    where_it_lies(&holds, (&run.batch_id, &above), &plan, rewind)
+                };
+                let rewound = within(REWIND_LIMIT, &directory, work).await;
                 let Err((error, stuck)) = rewound else { continue };
                 // An asker that is gone does not matter.
                 let _ = reply.take().map(|reply| reply.send(Err(error.into())));
@@ -150,6 +161,7 @@ impl Scheduler {
                 return Err(still_rewinding(row));
             }
         }
+        self.refuse_what_was_given_away(rows).await?;
         self.refuse_while_put_away(rows).await?;
         self.refuse_while_ending(rows).await
     }

@@ -2,12 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::core::BatchKey;
 use super::{Report, Scheduler};
 use crate::model::error::{Error, Result};
 use crate::model::job::JobState;
-use crate::service::queue::DropState;
+use crate::service::places::batch_directory;
+use crate::service::queue::{DropState, released, taken_over};
 use crate::service::settle::Settlement;
 use crate::sys::time::now_epoch;
 
@@ -17,6 +19,9 @@ const SETTLE_AGAIN_S: f64 = 0.05;
 
 /// Settling that failed (a full disk) is tried again after this. Nothing waits longer.
 const SETTLE_RETRY_S: f64 = 5.0;
+
+/// How long views that are under way may take before their batch is settled.
+const VIEWS_FIRST: Duration = Duration::from_secs(1);
 
 /// What there is to do for a batch that is to be settled.
 enum Next {
@@ -54,6 +59,11 @@ impl Settling {
     /// Whether it is being settled right now.
     pub(super) fn is_under_way(&self, batch: BatchKey) -> bool {
         self.under_way.contains(&batch)
+    }
+
+    /// Whether it has ended and is not settled yet.
+    pub(super) fn has(&self, batch: BatchKey) -> bool {
+        self.due.contains_key(&batch) || self.under_way.contains(&batch)
     }
 
     /// When the next one is due that is not being settled already.
@@ -102,7 +112,10 @@ impl Scheduler {
                 Ok(Next::NotYet) => self.unsettled.not_yet(batch, now),
                 Ok(Next::Settle(settlement)) => {
                     let reports = self.reports.0.clone();
+                    let views = self.outlook.views();
                     tokio::spawn(async move {
+                        // What is still to be written under the batch's locks comes before these are given up.
+                        views.flush(VIEWS_FIRST).await;
                         let ended_at = settlement.batch.ended_at.unwrap_or_default();
                         let done = tokio::task::spawn_blocking(move || settlement.carry_out()).await;
                         let outcome = done.unwrap_or_else(|_| Err(Error::internal("settling broke off")));
@@ -120,7 +133,7 @@ impl Scheduler {
 
     async fn settlement(&self, batch: BatchKey) -> Result<Next> {
         let layout = self.settings.layout();
-        let output_dir = self.settings.output_dir.clone();
+        let (output_dir, holds) = (self.settings.output_dir.clone(), self.parts.holds.clone());
         self.parts
             .queue
             .with(move |db| {
@@ -132,8 +145,7 @@ impl Scheduler {
                 if dropped.identity.is_some() && dropped.state == DropState::Accepted {
                     return Ok(Next::NotYet);
                 }
-                let output_directory =
-                    row.output_directory.clone().unwrap_or_else(|| output_dir.join(&row.batch_id));
+                let output_directory = batch_directory(&output_dir, &row);
                 let rows = db.run_jobs(batch)?;
                 let succeeded = rows
                     .iter()
@@ -141,9 +153,21 @@ impl Scheduler {
                     .map(|row| db.plan(row.job_id))
                     .collect::<Result<_>>()?;
                 let now = now_epoch();
+                let is_released = db.flag(&released(batch))?.is_some();
+                let takes_over = db.flag(&taken_over(batch))?.is_some();
                 let batch = row;
-                let settlement =
-                    Settlement { batch, rows, succeeded, dropped, layout, output_directory, now };
+                let settlement = Settlement {
+                    batch,
+                    rows,
+                    succeeded,
+                    dropped,
+                    layout,
+                    output_directory,
+                    holds,
+                    is_released,
+                    takes_over,
+                    now,
+                };
                 Ok(Next::Settle(Box::new(settlement)))
             })
             .await
@@ -157,7 +181,10 @@ impl Scheduler {
                 let recorded = self
                     .parts
                     .queue
-                    .with(move |db| db.batch_settled(batch, ended_at, place.as_deref()))
+                    .with(move |db| {
+                        db.set_flag(&taken_over(batch), None)?;
+                        db.batch_settled(batch, ended_at, place.as_deref())
+                    })
                     .await;
                 match recorded {
                     Ok(true) => self.forget_batch(batch),

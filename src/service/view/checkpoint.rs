@@ -12,6 +12,23 @@ use crate::model::job::JobState;
 use crate::service::queue::JobRow;
 use crate::sys::time::rfc3339_utc;
 
+/// The file's name.
+#[must_use]
+pub fn checkpoint_name(batch_id: &str) -> String {
+    format!(".hyper2kvm-checkpoint-{batch_id}.json")
+}
+
+/// The batch whose file has this name.
+#[must_use]
+pub fn batch_of_checkpoint(name: &str) -> Option<&str> {
+    name.strip_prefix(".hyper2kvm-checkpoint-")?.strip_suffix(".json")
+}
+
+/// In the checkpoint's metadata: what tells the host that wrote it from others, …
+pub const HOST: &str = "host";
+/// … and what people call it.
+pub const HOST_NAME: &str = "host_name";
+
 /// A VM that failed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FailedEntry {
@@ -49,15 +66,20 @@ pub struct BatchCheckpoint {
     pub total_vms: u64,
     /// VMs that have ended.
     pub resume_from: u64,
-    /// Nothing yet; monitors of the Python program expect it.
+    /// Which host wrote it.
     pub metadata: serde_json::Map<String, serde_json::Value>,
     /// By VM id.
     pub vms: BTreeMap<String, VmEntry>,
 }
 
-/// The checkpoint of a batch.
+/// The checkpoint of a batch on a host (what tells it from others, and what people call it).
 #[must_use]
-pub fn batch_checkpoint(batch_id: &str, rows: &[JobRow], now: f64) -> BatchCheckpoint {
+pub fn batch_checkpoint(
+    batch_id: &str,
+    rows: &[JobRow],
+    (host, host_name): (&str, &str),
+    now: f64,
+) -> BatchCheckpoint {
     let in_states =
         |states: &[JobState]| rows.iter().filter(|row| states.contains(&row.state)).collect::<Vec<_>>();
     let good = in_states(&[JobState::Succeeded, JobState::Skipped]);
@@ -76,7 +98,10 @@ pub fn batch_checkpoint(batch_id: &str, rows: &[JobRow], now: f64) -> BatchCheck
             })
             .collect(),
         total_vms: rows.len() as u64,
-        metadata: serde_json::Map::new(),
+        metadata: [(HOST, host), (HOST_NAME, host_name)]
+            .map(|(key, value)| (key.to_owned(), value.into()))
+            .into_iter()
+            .collect(),
         vms: rows
             .iter()
             .map(|row| {
@@ -101,6 +126,6 @@ mod tests {
         let mut done = row(1, JobState::Succeeded);
         done.outputs.insert("/out/fleet/vm1/boot.qcow2".into(), Some("cd".repeat(32)));
         let rows = [done, row(2, JobState::Failed), row(3, JobState::Running)];
-        insta::assert_json_snapshot!(batch_checkpoint("fleet", &rows, 1_737_558_050.0));
+        insta::assert_json_snapshot!(batch_checkpoint("fleet", &rows, ("4be1", "node-a"), 1_737_558_050.0));
     }
 }

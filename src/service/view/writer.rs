@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 use super::lane::{Lane, Make};
 use crate::model::config::Layout;
 use crate::model::error::Result;
+use crate::model::protocol::HeldLock;
+use crate::pipeline::host_lock;
 use crate::sys::fs;
 use crate::sys::mounts::Mounts;
 
@@ -52,6 +54,13 @@ pub enum View {
     },
     /// Nothing.
     Gone,
+    /// One of these, beside results; left out where another host works there by now.
+    Under {
+        /// The lock of this host.
+        lock: HeldLock,
+        /// What.
+        view: Box<View>,
+    },
 }
 
 impl View {
@@ -61,8 +70,15 @@ impl View {
             View::File { bytes, .. } => bytes.len(),
             View::Link { to } => to.as_os_str().len(),
             View::Gone => 0,
+            View::Under { view, .. } => view.bytes(),
         };
         content + ENTRY_BYTES
+    }
+
+    /// The same, as long as this lock is held.
+    #[must_use]
+    pub fn under(self, lock: HeldLock) -> View {
+        View::Under { lock, view: Box::new(self) }
     }
 }
 
@@ -204,6 +220,10 @@ fn make(path: &Path, view: &View) -> io::Result<()> {
         View::Gone => match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
+        },
+        View::Under { lock, view } => match host_lock::is_held(lock).map_err(io::Error::other)? {
+            true => make(path, view),
+            false => Ok(()),
         },
     }
 }

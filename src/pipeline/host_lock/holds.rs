@@ -1,0 +1,226 @@
+//! The locks that this process holds: taken for batches, kept alive by a thread each, given up.
+//!
+//! A directory on storage that is away blocks only its own thread. What is not here: which directories a batch has, and when its work is over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use super::fence::HostFence;
+use super::file::beat;
+use super::take::{Who, failed, leave, look, take};
+use crate::disk::Fence as _;
+use crate::model::error::{Error, Kind, Result};
+use crate::model::protocol::HeldLock;
+use crate::pipeline::publish::DIRECTORY_MODE;
+use crate::sys::dir::Dir;
+
+/// A thread that beats needs no more.
+const STACK_BYTES: usize = 128 << 10;
+
+/// The locks of this process. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Holds(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    who: Who,
+    held: Mutex<BTreeMap<PathBuf, Held>>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Held {
+    token: String,
+    batches: BTreeSet<String>,
+    /// Another host has it by now.
+    is_lost: bool,
+}
+
+impl Holds {
+    /// None yet.
+    #[must_use]
+    pub fn new(who: Who) -> Holds {
+        Holds(Arc::new(Shared { who, held: Mutex::default(), changed: Condvar::new() }))
+    }
+
+    /// Who holds them.
+    #[must_use]
+    pub fn who(&self) -> &Who {
+        &self.0.who
+    }
+
+    /// Takes the locks of these directories for a batch, as far as it has not got them; makes those that are not there. All or none.
+    pub fn take(&self, batch_id: &str, directories: &[PathBuf], takeover: bool) -> Result<()> {
+        let mut taken = Vec::new();
+        for directory in directories.iter().filter(|directory| !self.has(batch_id, directory)) {
+            if let Err(error) = self.take_one(batch_id, directory, takeover) {
+                taken.iter().for_each(|directory: &&PathBuf| self.leave_quietly(batch_id, directory));
+                return Err(error);
+            }
+            taken.push(directory);
+        }
+        Ok(())
+    }
+
+    /// Whether another host works where these results go under a lock that is not among those that are taken for them: because it put the
+    /// results of one VM there by its name, or because that directory is one of a batch of its.
+    pub fn look_around(
+        &self,
+        batch_id: &str,
+        results: &Path,
+        taken: &[PathBuf],
+        takeover: bool,
+    ) -> Result<()> {
+        let around = results.parent().into_iter().chain([results]);
+        for directory in around.filter(|directory| !taken.iter().any(|taken| taken == directory)) {
+            // What is not there has no lock, and what cannot be opened is told by whoever writes there.
+            if let Ok(dir) = Dir::open(directory) {
+                look(&dir, &self.0.who, batch_id, takeover)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_one(&self, batch_id: &str, directory: &Path, takeover: bool) -> Result<()> {
+        let dir = Dir::create_all(directory, DIRECTORY_MODE).map_err(|error| {
+            Error::io(Kind::Output, "use the result directory", directory, &error)
+                .output(directory)
+                .advice("it has to be a directory (not a symbolic link) that may be written to")
+        })?;
+        let who = &self.0.who;
+        let token = dir
+            .exclusively(|| take(&dir, who, batch_id, takeover))
+            .map_err(|error| failed(&dir, "lock the directory of", &error))??;
+        let mut held = self.lock();
+        let batches = match held.remove(directory) {
+            Some(before) if before.token == token => before.batches,
+            _ => BTreeSet::new(),
+        };
+        let is_new = batches.is_empty();
+        let batches = batches.into_iter().chain([batch_id.to_owned()]).collect();
+        held.insert(directory.to_owned(), Held { token: token.clone(), batches, is_lost: false });
+        drop(held);
+        if is_new {
+            let (shared, directory) = (Arc::clone(&self.0), directory.to_owned());
+            let thread = thread::Builder::new().name("heartbeat".to_owned()).stack_size(STACK_BYTES);
+            thread
+                .spawn(move || shared.keep_alive(&directory, &token))
+                .map_err(|error| Error::internal(format!("cannot start a thread: {error}")).transient())?;
+        }
+        Ok(())
+    }
+
+    /// The lock under which a batch writes results there; none where it has none.
+    #[must_use]
+    pub fn lock_above(&self, batch_id: &str, results: &Path) -> Option<HeldLock> {
+        let held = self.directories_of(batch_id);
+        self.lock_of(held.iter().rfind(|directory| results.starts_with(directory))?)
+    }
+
+    /// The lock of a directory as whoever writes there holds it against the file; none where it was not taken.
+    #[must_use]
+    pub fn lock_of(&self, directory: &Path) -> Option<HeldLock> {
+        let held = self.lock();
+        let token = held.get(directory)?.token.clone();
+        Some(HeldLock { directory: directory.to_owned(), token, host: self.0.who.host.clone() })
+    }
+
+    /// The directories that are held for a batch, and not known to be another host's by now.
+    #[must_use]
+    pub fn directories_of(&self, batch_id: &str) -> Vec<PathBuf> {
+        self.directories(|held| !held.is_lost && held.batches.contains(batch_id))
+    }
+
+    fn directories(&self, is_meant: impl Fn(&Held) -> bool) -> Vec<PathBuf> {
+        self.lock().iter().filter(|(_, held)| is_meant(held)).map(|(at, _)| at.clone()).collect()
+    }
+
+    /// Gives up all locks of a batch; with `released` they say that another host may go on with it.
+    pub fn leave(&self, batch_id: &str, released: bool) -> Result<()> {
+        let all = self.directories(|held| held.batches.contains(batch_id));
+        all.iter().try_for_each(|directory| self.leave_one(batch_id, directory, released))
+    }
+
+    /// The same in one directory.
+    pub fn leave_one(&self, batch_id: &str, directory: &Path, released: bool) -> Result<()> {
+        let Some(HeldLock { token, .. }) = self.lock_of(directory) else { return Ok(()) };
+        match Dir::open(directory) {
+            Ok(dir) => dir
+                .exclusively(|| leave(&dir, &self.0.who, batch_id, &token, released))
+                .map_err(|error| failed(&dir, "lock the directory of", &error))??,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io(Kind::Output, "open", directory, &error)),
+        }
+        let mut held = self.lock();
+        if let Some(one) = held.get_mut(directory) {
+            one.batches.remove(batch_id);
+            if one.batches.is_empty() {
+                held.remove(directory);
+                self.0.changed.notify_all();
+            }
+        }
+        Ok(())
+    }
+
+    fn leave_quietly(&self, batch_id: &str, directory: &Path) {
+        if let Err(error) = self.leave_one(batch_id, directory, false) {
+            tracing::warn!(directory = %directory.display(), %error, "its lock stays");
+        }
+    }
+
+    /// Why nothing may be written in one of these directories, if that is so.
+    #[must_use]
+    pub fn not_ours(&self, directories: &[PathBuf]) -> Option<Error> {
+        let locks = directories.iter().filter_map(|directory| self.lock_of(directory));
+        locks.map(HostFence::of).find_map(|fence| fence.check().err())
+    }
+
+    fn has(&self, batch_id: &str, directory: &Path) -> bool {
+        self.lock().get(directory).is_some_and(|held| !held.is_lost && held.batches.contains(batch_id))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Held>> {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    /// Gives signs of life until the lock is given up or lost.
+    fn keep_alive(&self, directory: &Path, token: &str) {
+        let every = self.who.beat_every();
+        loop {
+            let due = Instant::now() + every;
+            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            loop {
+                if held.get(directory).is_none_or(|held| held.is_lost || held.token != token) {
+                    return;
+                }
+                let left = due.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                (held, _) = self.changed.wait_timeout(held, left).unwrap_or_else(PoisonError::into_inner);
+            }
+            drop(held);
+            match Dir::open(directory).and_then(|dir| beat(&dir, token)) {
+                Ok(true) => {}
+                Ok(false) => self.lose(directory, token),
+                // As long as it cannot be written, others may take it for left behind, and whoever writes under it looks again anyway.
+                Err(error) => {
+                    tracing::debug!(directory = %directory.display(), %error, "no sign of life was left");
+                }
+            }
+        }
+    }
+
+    fn lose(&self, directory: &Path, token: &str) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = held.get_mut(directory).filter(|held| held.token == token) {
+            tracing::warn!(directory = %directory.display(), "another host works there now: nothing more is written");
+            held.is_lost = true;
+        }
+    }
+}

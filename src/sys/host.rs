@@ -1,0 +1,47 @@
+//! Which machine this is, and whether a process of it is still there.
+
+use std::fs;
+
+/// Where systemd keeps what tells machines apart.
+const MACHINE_ID: &str = "/etc/machine-id";
+
+/// What people call this machine.
+#[must_use]
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// What tells this machine from others; empty where nobody has given it such a name.
+#[must_use]
+pub fn machine_id() -> String {
+    fs::read_to_string(MACHINE_ID).unwrap_or_default().trim().to_owned()
+}
+
+/// Within what the ids of processes mean something: the machine, or a container on it.
+#[must_use]
+pub fn process_space() -> String {
+    fs::read_link("/proc/self/ns/pid").unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// When a process began, in ticks since the machine did; `None` if there is none of this number. Numbers are used again, with another begin.
+#[must_use]
+pub fn process_began(pid: u32) -> Option<u64> {
+    const BEGAN: usize = 19;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything, so the rest is looked for behind the last one.
+    stat.rsplit_once(") ")?.1.split(' ').nth(BEGAN)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_has_one_begin_and_a_number_that_nobody_has_has_none() {
+        let me = std::process::id();
+        assert!(process_began(me).is_some_and(|began| began > 0));
+        assert_eq!(process_began(me), process_began(me));
+        assert_eq!(process_began(u32::MAX), None);
+        assert_eq!(process_space(), process_space());
+    }
+}
