@@ -248,6 +248,7 @@ impl Db {
             jobs.push(self.insert_job(batch_key, one, at)?);
         }
         self.follow_batch(batch_key)?;
+        self.tell_batch_end(batch_key)?;
         Ok(Admission::Accepted { drop_id, batch_id, batch_key, processing_name, jobs })
     }
 
