@@ -10,6 +10,7 @@ mod kept;
 pub mod leftovers;
 pub mod logging;
 pub mod network;
+pub mod notices;
 pub mod preflight;
 pub mod queue;
 pub mod retention;

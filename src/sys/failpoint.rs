@@ -50,6 +50,9 @@ pub const ALL: &[&str] = &[
 pub const IN_PLACE: &[&str] =
     &["in-place.repaired", "in-place.recorded", "in-place.begun", "in-place.committed", "in-place.cleared"];
 
+/// Those that only notifications meet.
+pub const NOTICES: &[&str] = &["notice.before-send", "notice.after-send"];
+
 /// Reads what a test asks for; to be called before anything else.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
@@ -95,7 +98,7 @@ mod armed {
     }
 
     pub(super) fn hit(name: &'static str) {
-        let mut listed = super::ALL.iter().chain(super::IN_PLACE);
+        let mut listed = super::ALL.iter().chain(super::IN_PLACE).chain(super::NOTICES);
         assert!(listed.any(|listed| *listed == name), "failpoint `{name}` is not listed in sys::failpoint");
         let Some(armed) = ARMED.get_or_init(from_environment) else { return };
         if armed.name != name || armed.hits.fetch_add(1, Ordering::SeqCst) + 1 != armed.nth {
@@ -128,10 +131,10 @@ mod armed {
 mod tests {
     #[test]
     fn names_are_listed_once() {
-        let mut names = [super::ALL, super::IN_PLACE].concat();
+        let mut names = [super::ALL, super::IN_PLACE, super::NOTICES].concat();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), super::ALL.len() + super::IN_PLACE.len());
+        assert_eq!(names.len(), super::ALL.len() + super::IN_PLACE.len() + super::NOTICES.len());
     }
 
     #[test]
