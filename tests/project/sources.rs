@@ -7,12 +7,14 @@ use crate::files::{Text, all, expect_none, sources};
 const MAX_LINES: usize = 500;
 
 /// The hosts that the project may name: examples, and names that formats and licences prescribe.
-const HOSTS: [&str; 13] = [
+const HOSTS: [&str; 14] = [
     "example.com",
     "example.org",
     "example.net",
     "localhost",
     "127.0.0.1",
+    // Every cloud's metadata, which nothing is sent to.
+    "169.254.169.254",
     "json-schema.org",
     "www.apache.org",
     "libvirt.org",
