@@ -7,16 +7,21 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::trouble::Trouble;
 use crate::model::web_address::forbidden;
+
+/// One address has so long to answer, so that the others of a host have a turn.
+const CONNECT_LIMIT: Duration = Duration::from_secs(4);
 
 /// A connection, encrypted or not.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -49,13 +54,14 @@ pub(super) async fn connect(host: &str, port: u16, reach: Reach) -> Result<TcpSt
                 format!("{host} is {}: not this machine, and the connection is not encrypted", address.ip());
             continue;
         }
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
+        match timeout(CONNECT_LIMIT, TcpStream::connect(address)).await {
+            Err(_) => trouble = format!("cannot connect to {host} ({address}): no answer"),
+            Ok(Ok(stream)) => {
                 // Small messages, each waited for.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
-            Err(error) => trouble = format!("cannot connect to {host} ({address}): {error}"),
+            Ok(Err(error)) => trouble = format!("cannot connect to {host} ({address}): {error}"),
         }
     }
     Err(Trouble::again(trouble))

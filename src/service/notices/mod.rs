@@ -117,14 +117,12 @@ async fn serve(receiver: Receiver, mut parts: Parts) {
             std::mem::take(&mut parts.is_reloaded) || parts.settings.has_changed().unwrap_or_default();
         let settings = Arc::clone(&parts.settings.borrow_and_update());
         let now = now_epoch();
-        let due = match parts.next(receiver, &settings, &mut pace, now).await {
-            Ok(Next::Send(parcel)) if parcel.due_at <= now || is_reloaded => {
-                match deliver(receiver, &settings, &parcel, &parts).await {
-                    Some(()) => continue,
-                    None => return,
-                }
-            }
-            Ok(Next::Send(parcel)) => Some(parcel.due_at),
+        let up_to = if is_reloaded { f64::INFINITY } else { now };
+        let due = match parts.next(receiver, &settings, &mut pace, (now, up_to)).await {
+            Ok(Next::Send(parcel)) => match deliver(receiver, &settings, &parcel, &parts).await {
+                Some(()) => continue,
+                None => return,
+            },
             Ok(Next::Later(at)) => Some(at),
             Ok(Next::Nothing) => None,
             Err(error) => {
@@ -146,10 +144,15 @@ fn has(receiver: Receiver, settings: &NotificationSettings) -> bool {
         }
 }
 
-/// The message that is under way, or a new one if it is time for one.
-fn next(db: &mut Db, receiver: Receiver, pace: &mut Pace, now: f64) -> Result<Next> {
-    if let Some(open) = db.open_delivery(receiver)? {
-        return Ok(Next::Send(Box::new(open)));
+/// The message that is under way, if it is due up to then, or a new one if it is time for one.
+fn next(db: &mut Db, receiver: Receiver, pace: &mut Pace, (now, up_to): (f64, f64)) -> Result<Next> {
+    let send = |db: &Db| -> Result<Next> {
+        Ok(db.open_delivery(receiver)?.map_or(Next::Nothing, |parcel| Next::Send(Box::new(parcel))))
+    };
+    match db.delivery_due(receiver)? {
+        Some(due) if due > up_to => return Ok(Next::Later(due)),
+        Some(_) => return send(db),
+        None => {}
     }
     let all = match pace.next(now, db.notices_to_pack(receiver)?) {
         Pack::Nothing => return Ok(Next::Nothing),
@@ -158,7 +161,7 @@ fn next(db: &mut Db, receiver: Receiver, pace: &mut Pace, now: f64) -> Result<Ne
         Pack::All => true,
     };
     db.pack(receiver, all, now)?;
-    Ok(db.open_delivery(receiver)?.map_or(Next::Nothing, |parcel| Next::Send(Box::new(parcel))))
+    send(db)
 }
 
 /// One try, and what comes of it in the queue. `None`: the service ends.
@@ -251,14 +254,20 @@ async fn look_at_waits(mut parts: Parts) {
 }
 
 impl Parts {
-    /// What there is to do for a receiver now.
-    async fn next(&self, receiver: Receiver, settings: &Settings, pace: &mut Pace, now: f64) -> Result<Next> {
+    /// What there is to do for a receiver. `times`: now, and up to when what is due counts.
+    async fn next(
+        &self,
+        receiver: Receiver,
+        settings: &Settings,
+        pace: &mut Pace,
+        times: (f64, f64),
+    ) -> Result<Next> {
         if !has(receiver, &settings.notifications) {
             return Ok(Next::Nothing);
         }
         let mut kept = *pace;
         let (found, kept) =
-            self.queue.with(move |db| Ok((next(db, receiver, &mut kept, now)?, kept))).await?;
+            self.queue.with(move |db| Ok((next(db, receiver, &mut kept, times)?, kept))).await?;
         *pace = kept;
         Ok(found)
     }

@@ -40,6 +40,15 @@ pub struct Parcel {
 }
 
 impl Db {
+    /// When the message that is under way to a receiver is to be sent; cheap, however much it says.
+    pub fn delivery_due(&self, receiver: Receiver) -> Result<Option<f64>> {
+        self.first(
+            "SELECT due_at FROM delivery WHERE receiver = ?1 AND given_up_at IS NULL",
+            [receiver.name()],
+            |row| row.get(0),
+        )
+    }
+
     /// The message that is under way to a receiver.
     pub fn open_delivery(&self, receiver: Receiver) -> Result<Option<Parcel>> {
         let found = self.first(

@@ -87,10 +87,12 @@ impl Telling {
 impl Db {
     /// What is told to whom from now on. What still waits for a receiver that is no longer there is thrown away; answers how much.
     pub fn set_telling(&mut self, telling: Telling) -> Result<usize> {
+        let receivers = telling.receivers.clone();
+        self.telling = Some(telling);
         let gone = self.atomically(|db| {
             let mut gone = 0;
             for receiver in [Receiver::Webhook, Receiver::Email] {
-                if !telling.receivers.contains(&receiver) {
+                if !receivers.contains(&receiver) {
                     gone += db.execute("DELETE FROM notice WHERE receiver = ?1", [receiver.name()])?;
                     db.execute(
                         "DELETE FROM delivery WHERE receiver = ?1 AND given_up_at IS NULL",
@@ -100,8 +102,7 @@ impl Db {
             }
             Ok(gone)
         })?;
-        telling.news.send_replace(());
-        self.telling = Some(telling);
+        self.news();
         Ok(gone)
     }
 
