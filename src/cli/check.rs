@@ -254,6 +254,7 @@ mod tests {
             bytes_per_second: 5,
             estimated_time_remaining: None,
             oldest_snapshot_at: None,
+            notifications: None,
             filesystems: Vec::new(),
             last_error: None,
         }

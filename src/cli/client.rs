@@ -20,6 +20,7 @@ use crate::model::api::Refusal;
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind};
 use crate::service::control::check_length;
+use crate::sys::tls;
 
 /// An answer, or the next line of a stream, comes within this time (the service answers within 60 s).
 const ANSWER_WITHIN: Duration = Duration::from_secs(90);
@@ -43,6 +44,7 @@ impl Client {
             .enable_all()
             .build()
             .map_err(|error| Error::internal(format!("cannot start the client: {error}")))?;
+        tls::set_up();
         let http = reqwest::Client::builder()
             .unix_socket(socket.as_path())
             // There is no TLS on a socket of this machine: one without any certificates works too.

@@ -92,6 +92,13 @@ fn describe(status: &Status, color: bool) -> String {
             ),
         );
     }
+    if let Some(outbox) = &status.notifications {
+        let mut words = format!("{} pending, {} given up", outbox.pending, outbox.given_up);
+        if let Some(error) = outbox.last_error.as_ref().filter(|_| outbox.pending + outbox.given_up > 0) {
+            let _ = write!(words, " ({error})");
+        }
+        line("notices", &printable(&words));
+    }
     if let Some(error) = &status.last_error {
         line("error", &printable(error));
     }

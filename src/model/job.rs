@@ -128,6 +128,20 @@ impl WaitReason {
         WaitReason::SourceBusy,
     ];
 
+    /// Whether the wait lasts until a person does something that nobody has done yet. A network that is down is told of as itself.
+    #[must_use]
+    pub fn asks_for_somebody(self) -> bool {
+        match self {
+            WaitReason::DiskSpace | WaitReason::Libvirt | WaitReason::Auth | WaitReason::SourceBusy => true,
+            WaitReason::Network
+            | WaitReason::Retry
+            | WaitReason::Paused
+            | WaitReason::Dependency
+            | WaitReason::Window
+            | WaitReason::Cutover => false,
+        }
+    }
+
     /// The name in files.
     #[must_use]
     pub fn name(self) -> &'static str {

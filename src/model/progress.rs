@@ -140,6 +140,17 @@ pub struct FilesystemStatus {
     pub reserved: u64,
 }
 
+/// How notifications stand.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OutboxStatus {
+    /// Events that a receiver has not been told of yet.
+    pub pending: u64,
+    /// Messages that were given up within `retention.history_s`.
+    pub given_up: u64,
+    /// Why the newest message that did not arrive at its first try did not.
+    pub last_error: Option<String>,
+}
+
 /// `status.json`, and what `status --json` prints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
@@ -174,6 +185,9 @@ pub struct Status {
     pub oldest_snapshot_at: Option<f64>,
     /// Where results go.
     pub filesystems: Vec<FilesystemStatus>,
+    /// Notifications; null while they are switched off.
+    #[serde(default)]
+    pub notifications: Option<OutboxStatus>,
     /// The newest failure of the daemon itself or of a job.
     pub last_error: Option<String>,
 }

@@ -10,8 +10,18 @@ use super::parse::{Node, Value, parse};
 pub const REDACTED: &str = "[redacted]";
 
 /// A key that holds one of these holds a secret.
-const SECRET_KEYS: [&str; 8] =
-    ["password", "passwd", "passphrase", "secret", "token", "private_key", "authorization", "api_key"];
+const SECRET_KEYS: [&str; 9] = [
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "token",
+    "private_key",
+    "authorization",
+    "api_key",
+    // Slack's and Discord's addresses are all that is needed to write there.
+    "webhook_url",
+];
 
 /// Keys that name where a secret is, or a policy about secrets, and hold none.
 const HARMLESS_ENDS: [&str; 6] = ["_file", "_env", "_credential", "_dir", "_dirs", "allow_inline"];

@@ -25,7 +25,8 @@ use super::intake::{self, Intake, IntakeParts};
 use super::leftovers::Leftovers;
 use super::logging;
 use super::network::NetworkMonitor;
-use super::queue::{QueueHandle, refuse_network_file_system};
+use super::notices::{self, Notifier};
+use super::queue::{QueueHandle, Telling, refuse_network_file_system};
 use super::scheduler::{Scheduler, SchedulerParts};
 use super::view::metrics;
 use super::watchdog;
@@ -81,6 +82,14 @@ async fn serve(
     let mut signals = Signals::listen()?;
     let leftovers = Leftovers::clear(&settings.state_dir, &settings.work_dir);
     let queue = QueueHandle::open(&layout.queue_db())?;
+    let (news, news_seen) = watch::channel(());
+    let (telling, owner) = (Telling::by(&settings, news.clone()), lock.owner.clone());
+    let left = queue.with(move |db| {
+        let left = db.set_telling(telling)?;
+        db.begin_service(&owner)?;
+        Ok(left)
+    });
+    notices::thrown_away(left.await?);
     let holds = Holds::new(Who::daemon(&name_of(&queue).await?, settings.takeover_stale_s));
     let network = NetworkMonitor::start(&settings.network_monitor).await;
     let (handle, commands) = SchedulerHandle::channel(COMMANDS);
@@ -121,8 +130,10 @@ async fn serve(
         owner: lock.owner.clone(),
         holds,
         leftovers,
+        news,
     })
     .await?;
+    let notifier = Notifier::start(queue.clone(), settings_seen.clone(), news_seen);
     let context = ControlContext {
         scheduler: handle.clone(),
         settings: settings_seen,
@@ -159,6 +170,10 @@ async fn serve(
     intake.stop().await;
     stop_control.cancel();
     let _ = tokio::time::timeout(CONTROL_FAREWELL, control).await;
+    notifier.stop().await;
+    if let Err(error) = queue.with(|db| db.end_service()).await {
+        tracing::warn!(%error, "the next start will take this end for a crash");
+    }
     queue.close().await;
     tracing::info!("the service has ended");
     Ok(())

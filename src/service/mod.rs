@@ -10,6 +10,7 @@ mod kept;
 pub mod leftovers;
 pub mod logging;
 pub mod network;
+pub mod notices;
 mod places;
 pub mod preflight;
 pub mod queue;

@@ -54,6 +54,9 @@ pub const IN_PLACE: &[&str] =
 pub const HOOKS: &[&str] =
     &["hooks.before-start", "hooks.after-start", "hooks.before-end", "hooks.after-end"];
 
+/// Those that only notifications meet.
+pub const NOTICES: &[&str] = &["notice.before-send", "notice.after-send"];
+
 /// Reads what a test asks for; to be called before anything else.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
@@ -99,7 +102,7 @@ mod armed {
     }
 
     pub(super) fn hit(name: &'static str) {
-        let mut listed = super::ALL.iter().chain(super::IN_PLACE).chain(super::HOOKS);
+        let mut listed = super::ALL.iter().chain(super::IN_PLACE).chain(super::HOOKS).chain(super::NOTICES);
         assert!(listed.any(|listed| *listed == name), "failpoint `{name}` is not listed in sys::failpoint");
         let Some(armed) = ARMED.get_or_init(from_environment) else { return };
         if armed.name != name || armed.hits.fetch_add(1, Ordering::SeqCst) + 1 != armed.nth {
@@ -132,10 +135,11 @@ mod armed {
 mod tests {
     #[test]
     fn names_are_listed_once() {
-        let mut names = [super::ALL, super::IN_PLACE, super::HOOKS].concat();
+        let mut names = [super::ALL, super::IN_PLACE, super::HOOKS, super::NOTICES].concat();
+        let all = names.len();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), super::ALL.len() + super::IN_PLACE.len() + super::HOOKS.len());
+        assert_eq!(names.len(), all);
     }
 
     #[test]

@@ -209,6 +209,7 @@ impl Jobs {
             bytes_per_second: 412_000_000,
             estimated_time_remaining: Some(250.0),
             oldest_snapshot_at: None,
+            notifications: None,
             filesystems: vec![FilesystemStatus { path: "/x".to_owned(), free: 1 << 30, reserved: 1 << 20 }],
             last_error: None,
         }

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use hyper2kvm::model::config::{Fragment, Overrides, PauseScope, Settings, changes, check_fragment, resolve};
+use hyper2kvm::model::config::{
+    Fragment, MailSecurity, Overrides, PauseScope, SecretPlace, Settings, changes, check_fragment, resolve,
+};
 use hyper2kvm::model::error::{Error, Result};
 use hyper2kvm::model::schema::{SchemaKind, schema};
 
@@ -60,13 +62,21 @@ fn uncommented() -> String {
 
 #[test]
 fn what_the_shipped_file_shows_as_defaults_are_the_defaults() {
-    let mut settings = settings(&uncommented()).unwrap_or_else(|error| panic!("{error}\n{}", uncommented()));
+    // Each says what the key before it says, and only one of them may be there.
+    let others = ["webhook_url_file:", "webhook_credential:", "email_password_file:", "email_credential:"];
+    let text: String = uncommented()
+        .lines()
+        .filter(|line| !others.iter().any(|key| line.trim_start().starts_with(key)))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let mut settings = settings(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     // Shown as examples, because their defaults are nothing, or depend on the machine.
     let defaults = Settings::defaults(Path::new("/var/lib/hyper2kvm"), 8);
     assert_eq!(settings.limits.disk_reserve_bytes.take(), Some(20 << 30));
     assert!(settings.metrics.textfile.take().is_some() && settings.log.file.take().is_some());
     assert_eq!(settings.control.socket.take(), Some(defaults.socket()));
     settings.max_concurrent_jobs = defaults.max_concurrent_jobs;
+    settings.notifications.webhook = None;
     assert_eq!(settings, defaults);
 }
 
@@ -218,6 +228,24 @@ fn what_is_wrong_with_a_configuration_is_said_in_reviewed_words() {
         "hooks: {allowed_dir: [/etc/hyper2kvm/hooks]}\n",
         "credentials: {allowed_env: [PASSWORD]}\n",
         "notifications: {enabled: true}\n",
+        "notifications: {enable: true}\n",
+        "notifications: {on_sucess: true}\n",
+        "notifications: {webhook_type: teams}\n",
+        "notifications: {webhook_type: slack}\n",
+        "notifications: {webhook_url: \"ftp://h/\"}\n",
+        "notifications: {webhook_url: \"https://anna:hunter2@h/\"}\n",
+        "notifications: {webhook_url: \"http://169.254.169.254/\"}\n",
+        "notifications:\n  webhook_url: https://h/\n  webhook_url_file: /etc/url\n",
+        "notifications: {webhook_secret_file: secret, webhook_url: \"https://h/\"}\n",
+        "notifications: {email_enabled: true}\n",
+        "notifications: {email_enabled: true, email_smtp_host: mail, email_from: Anna <a@b.c>, email_to: a@b.c}\n",
+        "notifications: {email_to: \"a@b.c; d@e.f\"}\n",
+        "notifications: {email_smtp_host: mail, email_security: none}\n",
+        "notifications: {email_smtp_port: 0}\n",
+        "notifications: {email_password: hunter2}\n",
+        "notifications: {email_username: anna}\n",
+        "notifications:\n  email_username: anna\n  email_password: hunter2\n  email_credential: mail\n",
+        "notifications: {waiting_after_s: 0}\n",
         "intake:\n  accept_disks: 1\n",
         "intake: {profile: windws}\n",
         "sources: {allow_shutdown: true}\n",
@@ -238,6 +266,27 @@ fn what_is_wrong_with_a_configuration_is_said_in_reviewed_words() {
         said.push_str(&format!("{}\n    {}: {error}\n", text.trim_end().replace('\n', "\n| "), error.kind()));
     }
     golden::check("golden/bad-configuration.txt", &said);
+}
+
+#[test]
+fn notifications_are_off_until_somebody_says_who_is_told_and_secrets_are_not_printed() {
+    let quiet = settings("").unwrap().notifications;
+    assert!(quiet.events().is_empty() && !quiet.enabled);
+    assert!(!quiet.on_success && quiet.on_failure && quiet.on_stalled);
+    let settings = settings(
+        "notifications:\n  enabled: true\n  webhook_url: https://hooks.example.com/tokentoken\n  webhook_credential: hook\n  \
+         email_enabled: true\n  email_smtp_host: mail.example.com\n  email_from: a@example.com\n  email_to: b@example.com, c@example.org\n  \
+         email_username: anna\n  email_password: hunter2\ncredentials: {dir: /etc/creds}\n",
+    )
+    .unwrap();
+    let email = settings.notifications.email.as_ref().unwrap();
+    assert_eq!((email.port, email.security), (587, MailSecurity::Starttls));
+    assert_eq!(email.to, ["b@example.com", "c@example.org"]);
+    let webhook = settings.notifications.webhook.as_ref().unwrap();
+    assert_eq!(webhook.signed_with, Some(SecretPlace::Credential("/etc/creds/hook.yaml".into())));
+    for printed in [format!("{settings:?}"), serde_json::to_string(&settings).unwrap()] {
+        assert!(!printed.contains("hunter2") && !printed.contains("tokentoken"), "{printed}");
+    }
 }
 
 #[test]

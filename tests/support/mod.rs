@@ -15,6 +15,7 @@ pub mod guests;
 pub mod hive;
 pub mod hooks;
 pub mod rare_vmdks;
+pub mod receiver;
 pub mod small_disk;
 pub mod trees;
 pub mod vhd;

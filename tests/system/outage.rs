@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::netns::{cable, in_private_network, plug, unplug};
 use super::root::text_of;
+use crate::support::receiver::WebReceiver;
 use crate::support::{Daemon, disks, wait_for, within};
 
 /// A daemon that follows `eth0`, which is plugged in.
@@ -144,5 +145,31 @@ fn a_network_that_flaps_a_hundred_times_leaves_the_job_in_one_piece() {
         assert_result(&daemon, "web04", &source);
         // A fast copy ends while it still flaps; up counts only once it has held.
         wait_for("the network to be up", || (daemon.client(&["status"])["network"] == "up").then_some(()));
+    });
+}
+
+#[test]
+fn an_outage_that_lasts_is_told_to_who_can_be_reached() {
+    in_private_network(|| {
+        super::netns::ip("link set lo up");
+        let receiver = WebReceiver::start();
+        cable("eth0");
+        let mut daemon = Daemon::prepare();
+        daemon.configure(&format!(
+            "network_monitor: {{required_interfaces: [eth0], max_network_wait_s: 1}}\n\
+             notifications: {{enabled: true, webhook_url: \"{}\"}}\n",
+            receiver.url("/")
+        ));
+        daemon.start();
+        unplug("eth0");
+        let told = wait_for("the message", || receiver.taken().first().cloned());
+        let details = told.json()["details"].clone();
+        assert_eq!(details["event"], "network_outage", "{details}");
+        assert!(details["missing"].as_str().unwrap().contains("eth0 has no carrier"), "{details}");
+        plug("eth0");
+        wait_for("the network to be up", || (daemon.client(&["status"])["network"] == "up").then_some(()));
+        unplug("eth0");
+        wait_for("the second message", || (receiver.taken().len() == 2).then_some(()));
+        assert_ne!(receiver.taken()[1].id(), told.id(), "another outage is another event");
     });
 }

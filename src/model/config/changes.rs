@@ -42,6 +42,7 @@ pub fn changes(old: &Settings, new: &Settings) -> Changes {
         retention,
         limits,
         network_monitor,
+        notifications,
         control,
         metrics,
         log,
@@ -60,6 +61,7 @@ pub fn changes(old: &Settings, new: &Settings) -> Changes {
         ("retention", *retention != new.retention),
         ("limits", *limits != new.limits),
         ("network_monitor", *network_monitor != new.network_monitor),
+        ("notifications", *notifications != new.notifications),
         ("metrics", *metrics != new.metrics),
     ] {
         if differs {

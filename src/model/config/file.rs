@@ -5,7 +5,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{LogFormat, OnNetworkTimeout, PauseScope};
+use super::{LogFormat, NotificationsFile, OnNetworkTimeout, PauseScope};
 use crate::model::bandwidth::Window;
 use crate::model::manifest::values::{
     AbsolutePath, GroupName, InterfaceName, Line, Rate, Seconds, Size, Whole,
@@ -48,6 +48,8 @@ pub struct ConfigFile {
     pub limits: Option<LimitsFile>,
     /// When to pause for the network.
     pub network_monitor: Option<NetworkFile>,
+    /// Who is told of what.
+    pub notifications: Option<NotificationsFile>,
     /// The control socket.
     pub control: Option<ControlFile>,
     /// Metrics.

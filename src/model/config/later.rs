@@ -4,11 +4,10 @@ use crate::model::error::{Error, Kind};
 use crate::model::parse::{Tree, Value};
 
 /// A key (or all keys below it) and what it belongs to.
-const LATER: [(&str, &str); 17] = [
+const LATER: [(&str, &str); 16] = [
     ("profiles_dir", "custom profiles"),
     ("credentials.allowed_env", "passwords in variables"),
     ("sources", "sources that can be shut down"),
-    ("notifications", "notifications"),
     ("limits.per_vcenter", "remote sources"),
     ("limits.per_esxi_host", "remote sources"),
     ("limits.per_datastore", "remote sources"),

@@ -10,6 +10,7 @@
 mod changes;
 mod file;
 mod later;
+mod notifications;
 mod resolve;
 mod settings;
 
@@ -19,5 +20,9 @@ pub use file::{
     PathsFile, RetentionFile, RetryFile, SettleFile,
 };
 pub use later::is_named_in as names_what_comes_later;
+pub use notifications::{
+    EmailSettings, MailSecurity, NotificationSettings, NotificationsFile, SecretPlace, WebhookSettings,
+    WebhookType,
+};
 pub use resolve::{Fragment, Overrides, check_fragment, resolve};
 pub use settings::*;

@@ -7,7 +7,7 @@ use super::file::{
 };
 use super::{
     CredentialSettings, DEFAULT_STATE_DIR, LimitSettings, LogSettings, NetworkSettings, RetentionSettings,
-    RetrySettings, Settings, later,
+    RetrySettings, Settings, later, notifications,
 };
 use crate::model::bandwidth::{Caps, Limit, Window};
 use crate::model::error::{Error, Kind, Result};
@@ -59,6 +59,9 @@ pub fn resolve(fragments: &[Fragment], overrides: &Overrides, cores: u32) -> Res
         settings.control.socket = Some(socket.clone());
     }
     check(&settings, &tree)?;
+    if let Some(file) = &file.notifications {
+        notifications::check(file, &tree)?;
+    }
     Ok(settings)
 }
 
@@ -145,6 +148,9 @@ fn apply(file: &ConfigFile, settings: &mut Settings) {
     if let Some(network) = &file.network_monitor {
         apply_network(network, &mut settings.network_monitor);
     }
+    if let Some(file) = &file.notifications {
+        notifications::apply(file, &settings.credentials.dir, &mut settings.notifications);
+    }
     if let Some(control) = &file.control {
         settings.control.socket = control.socket.as_ref().map(AbsolutePath::to_path);
         put(&mut settings.control.group, control.group.as_ref().map(ToString::to_string));
@@ -218,7 +224,7 @@ fn apply_network(network: &NetworkFile, settings: &mut NetworkSettings) {
     put(&mut settings.on_network_timeout, network.on_network_timeout);
 }
 
-fn put<T>(target: &mut T, value: Option<T>) {
+pub(super) fn put<T>(target: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *target = value;
     }
@@ -228,7 +234,7 @@ fn put_path(target: &mut PathBuf, value: Option<&AbsolutePath>) {
     put(target, value.map(AbsolutePath::to_path));
 }
 
-fn put_seconds(target: &mut f64, value: Option<Seconds>) {
+pub(super) fn put_seconds(target: &mut f64, value: Option<Seconds>) {
     put(target, value.map(|seconds| seconds.0));
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::NotificationSettings;
 use crate::model::bandwidth::Limit;
 
 /// Everything that can be configured in this version.
@@ -46,6 +47,9 @@ pub struct Settings {
     pub limits: LimitSettings,
     /// When to pause for the network.
     pub network_monitor: NetworkSettings,
+    /// Who is told of what.
+    #[serde(default)]
+    pub notifications: NotificationSettings,
     /// The control socket.
     pub control: ControlSettings,
     /// Metrics.
@@ -121,6 +125,15 @@ pub struct RetrySettings {
     pub jitter: f64,
     /// After this long since the first failure without progress, give up.
     pub give_up_after_s: f64,
+}
+
+impl RetrySettings {
+    /// Seconds before the next attempt after so many failures in a row; `random` is in 0..1.
+    #[must_use]
+    pub fn backoff_s(&self, failures: u32, random: f64) -> f64 {
+        let doubled = self.base_delay_s * 2f64.powi(failures.saturating_sub(1).min(40) as i32);
+        doubled.min(self.max_delay_s) * (1.0 + self.jitter * (2.0 * random - 1.0))
+    }
 }
 
 /// `retention.*`
@@ -272,6 +285,7 @@ impl Settings {
                 pause_scope: PauseScope::All,
                 on_network_timeout: OnNetworkTimeout::Wait,
             },
+            notifications: NotificationSettings::default(),
             control: ControlSettings {
                 socket: None,
                 group: "hyper2kvm".to_owned(),

@@ -15,6 +15,7 @@
 mod attempt;
 mod host;
 mod ledger;
+mod request;
 mod runner;
 mod wire;
 

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use super::request::{self, HttpError};
 use super::wire::{Bounds, Call, Command, Ended, Event};
-use crate::sys::http::{self, HttpError};
 use crate::sys::process::{
     Capture, ChildLimits, ChildSpec, Foreign, Group, Launcher, Output, ProcessError, Watch, strays,
 };
@@ -118,7 +118,7 @@ impl Runner {
     fn carry_out(&self, id: u64, call: Call, bounds: Bounds) -> Ended {
         match call {
             Call::Http { url, method, headers, body } => {
-                let request = http::Request {
+                let request = request::Request {
                     method,
                     url,
                     headers,
@@ -187,14 +187,14 @@ impl Runner {
         judged(ended)
     }
 
-    fn request(&self, id: u64, request: &http::Request) -> Ended {
+    fn request(&self, id: u64, request: &request::Request) -> Ended {
         let token = CancellationToken::new();
         self.lock().insert(id, Running::Request(token.clone()));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let answered = match runtime {
             Ok(runtime) => runtime.block_on(async {
                 tokio::select! {
-                    answered = http::send(request) => answered,
+                    answered = request::send(request) => answered,
                     () = token.cancelled() => Err(HttpError::Failed("cut".to_owned())),
                 }
             }),

@@ -116,11 +116,19 @@ impl Worker {
         files: &[DroppedFile],
         error: &Error,
     ) -> Result<()> {
+        // Before the move, so that a crash between the two loses nothing: the file is refused again, and told of as the same.
+        // Once, however often it has to be tried to move it.
+        if !self.told.contains(&identity) {
+            let (shown, why) = (names::printable(name), error.clone());
+            self.parts.queue.with_blocking(move |db| db.tell_refusal(&shown, identity, &why))?;
+            self.told.insert(identity);
+        }
         let refused = match files.is_empty() {
             true => self.places.refuse(name, identity, error)?,
             false => self.places.refuse_disk(files, error)?,
         };
         self.forget_disk(files);
+        self.told.remove(&identity);
         match refused {
             Some(moved) => {
                 self.pending.forget(name);

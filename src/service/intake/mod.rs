@@ -24,7 +24,7 @@ mod take;
 mod wake;
 
 pub(in crate::service) use directory::prepare_drop_directory;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,7 +41,7 @@ use self::place::Places;
 use self::take::CHUNK_DROPS;
 use self::wake::{Wake, Watch};
 use super::admission::Results;
-use super::queue::{DropRow, MovedDrop, QueueHandle};
+use super::queue::{DropRow, FileIdentity, MovedDrop, QueueHandle};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 
@@ -101,6 +101,7 @@ impl Intake {
             pending: Pending::default(),
             gathering: Gathering::default(),
             reported: BTreeMap::new(),
+            told: HashSet::new(),
             errors,
             next_list: Instant::now(),
             failing: BTreeMap::new(),
@@ -177,6 +178,8 @@ struct Worker {
     gathering: Gathering,
     /// Directories and disks that were reported and left.
     reported: BTreeMap<OsString, (u64, u64)>,
+    /// Refused files that people were told of and that could not be moved yet.
+    told: HashSet<FileIdentity>,
     errors: watch::Sender<Option<String>>,
     next_list: Instant,
     /// Files that could not be read or moved, and why.

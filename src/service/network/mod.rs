@@ -152,7 +152,6 @@ impl NetworkMonitor {
         let (state_tx, mut state) =
             watch::channel(NetworkState::unwatched("the kernel has not answered yet"));
         let task = tokio::spawn(follow(settings_rx, state_tx));
-        state.mark_unchanged();
         // A kernel that does not answer is told in the state, not here.
         let _ = tokio::time::timeout(FIRST_VERDICT, state.changed()).await;
         NetworkMonitor { state, settings: settings_tx, task }

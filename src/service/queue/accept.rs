@@ -240,6 +240,7 @@ impl Db {
             self.set_flag(&taken_over(batch_key), Some("1"))?;
         }
         self.follow_batch(batch_key)?;
+        self.tell_batch_end(batch_key)?;
         Ok(Admission::Accepted { drop_id, batch_id, batch_key, processing_name, jobs })
     }
 

@@ -1,7 +1,7 @@
 //! The database as the owning thread sees it: a connection, and what "all or nothing" means on it.
 //!
 //! The methods that read and write live beside this file, by what they are about (`jobs`, `rivals`,
-//! `batches`, `drops`, `accept`, `history`). Each is a transaction of its own; called inside
+//! `batches`, `drops`, `accept`, `history`, `outbox`, `deliveries`). Each is a transaction of its own; called inside
 //! [`Db::atomically`] it becomes part of that one.
 
 use std::path::Path;
@@ -9,6 +9,7 @@ use std::path::Path;
 use rusqlite::{Connection, Params, Row};
 
 use super::failure::{self, Place};
+use super::outbox::Telling;
 use super::schema;
 use crate::model::error::{Error, Result};
 use crate::sys::failpoint;
@@ -23,12 +24,14 @@ pub struct Db {
     connection: Connection,
     place: Place,
     depth: u32,
+    /// Who is told of changes; nobody before that is said.
+    pub(super) telling: Option<Telling>,
 }
 
 impl Db {
     /// Opens (or makes) the database and brings it to the current version.
     pub fn open(path: &Path) -> Result<Db> {
-        Ok(Db { connection: schema::open(path)?, place: Place::new(path), depth: 0 })
+        Ok(Db { connection: schema::open(path)?, place: Place::new(path), depth: 0, telling: None })
     }
 
     /// Runs `work` as one transaction: all of it is durable when this returns `Ok`, none of it otherwise.

@@ -91,6 +91,7 @@ impl Db {
                 },
             )?;
             if !dry_run {
+                db.forget_given_up(settled_before)?;
                 for batch in &pruned {
                     let drop_id: Option<i64> = db.first(
                         "SELECT drop_id FROM batch WHERE batch_key = ?1",

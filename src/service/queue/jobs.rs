@@ -189,10 +189,17 @@ impl Db {
             if let Change::Retry = change {
                 db.refuse_superseded(&before)?;
             }
+            // At its acceptance a batch may look ended while jobs are still added to it; then its end is told there.
+            let may_end_batch = !matches!(change, Change::Skip { .. });
             db.write_change(&before, state, change)?;
             db.append_event(job_id, message)?;
-            db.follow_batch(before.batch_key)?;
-            db.job(job_id)?.ok_or_else(|| no_such_job(job_id))
+            let has_ended = db.follow_batch(before.batch_key)?;
+            let row = db.job(job_id)?.ok_or_else(|| no_such_job(job_id))?;
+            db.tell_job(&row)?;
+            if has_ended && may_end_batch {
+                db.tell_batch_end(row.batch_key)?;
+            }
+            Ok(row)
         })
     }
 
@@ -384,26 +391,27 @@ impl Db {
         Ok(())
     }
 
-    /// Keeps the end of a batch true to its jobs' states.
-    pub(super) fn follow_batch(&mut self, batch_key: i64) -> Result<()> {
+    /// Keeps the end of a batch true to its jobs' states; answers whether it has just ended.
+    pub(super) fn follow_batch(&mut self, batch_key: i64) -> Result<bool> {
         let states =
             self.rows("SELECT DISTINCT state FROM job WHERE batch_key = ?1", [batch_key], |row| {
                 row.get::<_, String>(0)
             })?;
         let state = BatchState::of(states.iter().filter_map(|name| JobState::parse(name)));
         if state.is_final() {
-            self.execute(
+            let ended = self.execute(
                 "UPDATE batch SET ended_at = ?2, outcome = ?3 WHERE batch_key = ?1 AND ended_at IS NULL",
                 params![batch_key, now(), state.name()],
             )?;
+            Ok(ended > 0)
         } else {
             self.execute(
                 "UPDATE batch SET ended_at = NULL, outcome = NULL, settled_at = NULL
                  WHERE batch_key = ?1 AND ended_at IS NOT NULL",
                 [batch_key],
             )?;
+            Ok(false)
         }
-        Ok(())
     }
 }
 

@@ -16,7 +16,7 @@ use crate::model::error::Error;
 use crate::model::job::{BatchState, JobState, Stage, WaitReason};
 
 /// What makes a file the same file: it is not enough that the name is the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileIdentity {
     /// Device.
     pub dev: u64,

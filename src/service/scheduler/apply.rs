@@ -106,6 +106,7 @@ impl Scheduler {
     /// What follows from a change that is durable now.
     fn follow(&mut self, action: &Action, row: &JobRow) {
         self.outlook.changed(row.batch_key, now_epoch());
+        self.stall.moved(now_epoch());
         match action {
             Action::Wait { job, suspend, .. } => {
                 if *suspend {
@@ -168,7 +169,7 @@ impl Scheduler {
                 tracing::error!("{text}");
                 self.outlook.last_error = Some(text);
                 self.outlook.status_changed();
-                Ok(())
+                self.tell_outage(*seconds).await
             }
             // Recorded in groups.
             Action::Wait { .. }

@@ -293,7 +293,11 @@ impl Scheduler {
         let source = self.parts.source.clone();
         let loaded = tokio::task::spawn_blocking(move || source.load()).await;
         let outcome = match loaded {
-            Ok(Ok(settings)) => Ok(self.take_settings(&settings)),
+            Ok(Ok(settings)) => {
+                let text = self.take_settings(&settings);
+                self.tell_by_settings().await;
+                Ok(text)
+            }
             Ok(Err(error)) => {
                 tracing::error!(%error, "the configuration is not valid: the old one stays in force");
                 self.outlook.last_error = outlook_error("reload", &error);

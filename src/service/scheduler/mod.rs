@@ -28,6 +28,7 @@ mod outlook;
 mod policy;
 mod retry;
 mod settling;
+mod stall;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
@@ -43,6 +44,7 @@ use self::core::{Action, BatchKey, Core, JobId, Network, SpaceProbe};
 use self::outlook::Outlook;
 use self::policy::Policy;
 use self::settling::Settling;
+use self::stall::StallWatch;
 use super::admission::Results;
 use super::command::{Command, Reply};
 use super::configuration::ConfigurationSource;
@@ -104,6 +106,8 @@ pub struct SchedulerParts {
     pub holds: Holds,
     /// What an earlier daemon left: nothing touches results while that is in the way.
     pub leftovers: Leftovers,
+    /// Told when there is something for those who deliver notifications.
+    pub news: watch::Sender<()>,
 }
 
 /// What arrives from threads that looked something up or wrote something.
@@ -144,6 +148,7 @@ pub struct Scheduler {
     queue_rests_until: Option<f64>,
     unsettled: Settling,
     bandwidth: Bandwidth,
+    stall: StallWatch,
     next_round: f64,
     next_retention: f64,
     next_ping: Option<Instant>,
@@ -179,6 +184,7 @@ impl Scheduler {
             queue_rests_until: None,
             unsettled: Settling::default(),
             bandwidth: Bandwidth::default(),
+            stall: StallWatch::since(now_epoch()),
             next_round: 0.0,
             next_retention: now_epoch() + 60.0,
             next_ping: watchdog::watchdog_interval().map(|interval| Instant::now() + interval),
@@ -196,6 +202,7 @@ impl Scheduler {
             self.take_in_rows().await;
             self.carry_out().await;
             self.share_bandwidth();
+            self.tell_stall().await;
             self.settle_due().await;
             self.answer_pending().await;
             self.show().await;
@@ -245,7 +252,12 @@ impl Scheduler {
             Heard::Event(event) => event,
         };
         let Some(live) = self.live.get_mut(&job) else { return };
-        match live.hear(&event, now) {
+        let before = live.place();
+        let told = live.hear(&event, now);
+        if live.place() != before {
+            self.stall.moved(now);
+        }
+        match told {
             Told::Nothing => {}
             Told::Numbers => self.outlook.changed(live.batch_key, now),
             Told::Stage => {
@@ -347,6 +359,7 @@ impl Scheduler {
             self.outlook.next_due(),
             Some(self.next_retention),
             Some(self.bandwidth.next_due()),
+            self.stall_due(),
         ];
         let due = due.into_iter().flatten().reduce(f64::min).map_or(LONG, |at| {
             Duration::from_secs_f64((at - now).clamp(0.0, 3600.0)).max(Duration::from_millis(1))

@@ -62,7 +62,7 @@ impl Core {
         if self.policy.gives_up(failures, first, now) {
             return self.fail(now, id, error);
         }
-        let due = now + self.policy.backoff_s(failures, (self.random)());
+        let due = now + self.policy.retry.backoff_s(failures, (self.random)());
         self.retry_later(now, id, due, format!("attempt {attempt} failed: {}", error.details().cause));
     }
 

@@ -287,7 +287,8 @@ impl Scheduler {
 
     /// How it stands.
     pub(super) async fn status(&self) -> Result<Status> {
-        let Counts { states, waiting } = self.parts.queue.with(|db| db.counts()).await?;
+        let asked = self.parts.queue.with(|db| Ok((db.counts()?, db.outbox()?)));
+        let (Counts { states, waiting }, notifications) = asked.await?;
         let outlook = &self.outlook;
         let bytes_per_second = self.live.values().map(|live| live.bytes_per_second()).sum();
         let bytes_left = self.live.values().map(|live| live.bytes_left()).sum();
@@ -315,6 +316,7 @@ impl Scheduler {
             bytes_per_second,
             oldest_snapshot_at: None,
             filesystems: self.file_systems(),
+            notifications,
             last_error: outlook
                 .queue_error
                 .clone()

@@ -59,14 +59,6 @@ impl Policy {
         self.disk_reserve_bytes.unwrap_or_else(|| (total / 20).max(DEFAULT_RESERVE_BYTES).min(total / 10))
     }
 
-    /// Seconds before the next attempt after so many failures in a row; `random` is in 0..1.
-    #[must_use]
-    pub fn backoff_s(&self, failures: u32, random: f64) -> f64 {
-        let RetrySettings { base_delay_s, max_delay_s, jitter, .. } = self.retry;
-        let doubled = base_delay_s * 2f64.powi(failures.saturating_sub(1).min(40) as i32);
-        doubled.min(max_delay_s) * (1.0 + jitter * (2.0 * random - 1.0))
-    }
-
     /// Whether there is nothing left to try after so many failures in a row, the first of them at `first`.
     #[must_use]
     pub fn gives_up(&self, failures: u32, first: f64, now: f64) -> bool {
@@ -96,7 +88,7 @@ mod tests {
             (1, 1.0, 12.5),
             (4_000_000_000, 1.0, 750.0),
         ] {
-            assert!((policy.backoff_s(failures, random) - seconds).abs() < 1e-9, "{failures} {random}");
+            assert!((policy.retry.backoff_s(failures, random) - seconds).abs() < 1e-9, "{failures} {random}");
         }
     }
 

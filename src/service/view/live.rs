@@ -106,6 +106,13 @@ impl Live {
         }
     }
 
+    /// How far it is: something of this changes as long as it gets anywhere.
+    #[must_use]
+    pub fn place(&self) -> (Option<Stage>, Option<String>, usize, u64, u64) {
+        let done = self.disks.values().map(|disk| disk.bytes_done).sum();
+        (self.stage, self.detail.clone(), self.completed.len(), self.percentage.to_bits(), done)
+    }
+
     /// Whether it is in the stage in which it copies.
     #[must_use]
     pub fn is_copying(&self) -> bool {

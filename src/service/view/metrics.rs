@@ -42,6 +42,10 @@ pub fn text(status: &Status) -> String {
     for filesystem in &status.filesystems {
         out.sample("filesystem_reserved_bytes", &[("path", &filesystem.path)], filesystem.reserved);
     }
+    if let Some(outbox) = &status.notifications {
+        out.single("notifications_pending", "Events that a receiver has not been told of.", outbox.pending);
+        out.single("notifications_given_up", "Messages that were given up.", outbox.given_up);
+    }
     out.0
 }
 

@@ -94,6 +94,11 @@ pub(super) mod tests {
             bytes_per_second: 412_000_000,
             estimated_time_remaining: Some(250.0),
             oldest_snapshot_at: None,
+            notifications: Some(crate::model::progress::OutboxStatus {
+                pending: 2,
+                given_up: 1,
+                last_error: None,
+            }),
             filesystems: vec![FilesystemStatus {
                 path: "/var/lib/hyper2kvm/output".to_owned(),
                 free: 1 << 40,

@@ -250,6 +250,28 @@ pub(super) fn check_hook_url(text: &str) -> Result<String, Refusal> {
     check_http_url(&plain).map(|_| text.to_owned())
 }
 
+pub(super) fn check_mail(text: &str) -> Result<String, Refusal> {
+    let is_part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_graphic() && !b"<>@,;:\\\"()[]".contains(&b))
+    };
+    match text.rsplit_once('@') {
+        Some((name, host))
+            if text.len() <= 254 && is_part(name) && is_part(host) && check_host(host).is_ok() =>
+        {
+            Ok(text.to_owned())
+        }
+        _ => Err(refuse(
+            format!("`{}` is not an address of mail", text.escape_debug()),
+            "as ops@example.com, without a name around it",
+        )),
+    }
+}
+
+pub(super) fn check_mails(text: &str) -> Result<String, Refusal> {
+    text.split(',').try_for_each(|one| check_mail(one.trim()).map(drop))?;
+    Ok(text.to_owned())
+}
+
 pub(super) fn check_week_time(text: &str) -> Result<String, Refusal> {
     let good = text.split_once(' ').is_some_and(|(day, time)| {
         let time = time.split_once(':').and_then(|(h, m)| {

@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer};
+use serde::{Serialize, Serializer};
 
 use crate::model::parse::Refusal;
 
@@ -133,6 +134,14 @@ checked_text!(
     HookUrl, checks::check_hook_url, "^https?://.+$"
 );
 checked_text!(
+    /// An address of mail.
+    MailAddress, checks::check_mail, "^[^\\s<>@,]+@[A-Za-z0-9.-]+$"
+);
+checked_text!(
+    /// Addresses of mail, with commas between them.
+    MailAddresses, checks::check_mails, "^[^\\s<>@,]+@[A-Za-z0-9.-]+(, *[^\\s<>@,]+@[A-Za-z0-9.-]+)*$"
+);
+checked_text!(
     /// A point in a week: `Sat 22:00`.
     WeekTime, checks::check_week_time, "^(Mon|Tue|Wed|Thu|Fri|Sat|Sun) [0-2][0-9]:[0-5][0-9]$"
 );
@@ -142,6 +151,13 @@ impl AbsolutePath {
     #[must_use]
     pub fn to_path(&self) -> PathBuf {
         PathBuf::from(&self.0)
+    }
+}
+
+impl MailAddresses {
+    /// Each of them.
+    pub fn each(&self) -> impl Iterator<Item = &str> {
+        self.0.split(',').map(str::trim)
     }
 }
 
@@ -175,6 +191,12 @@ pub fn normalised(path: &Path) -> PathBuf {
 pub struct Secret(String);
 
 impl Secret {
+    /// One that is made here.
+    #[cfg(test)]
+    pub(crate) fn made(text: &str) -> Secret {
+        Secret(text.to_owned())
+    }
+
     /// The secret itself.
     #[must_use]
     pub fn reveal(&self) -> &str {
@@ -185,6 +207,12 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(***)")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("[redacted]")
     }
 }
 

@@ -1,10 +1,10 @@
-//! Requests to addresses that somebody else names: over TLS, and never to where a machine tells its own secrets.
+//! The request of an HTTP hook: over TLS, and never to where a machine tells its own secrets.
 //!
-//! Link-local addresses are where clouds answer with the credentials of the machine that asks. They are refused as they stand in a URL, as a name
-//! resolves to them (the address that was looked at is the one that is connected to), and where a redirect leads. No proxy of the environment is used,
-//! which would resolve names elsewhere. What is not here: when a request is sent again.
+//! Addresses to which nothing is sent (see [`crate::model::web_address`]) are refused as they stand in a URL, as a name resolves to them (the
+//! address that was looked at is the one that is connected to), and where a redirect leads. No proxy of the environment is used, which would
+//! resolve names elsewhere. What is not here: when a request is sent again.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,40 +12,41 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, ClientBuilder, Method, Url};
 
+use crate::model::web_address::forbidden;
+use crate::sys::tls;
+
 /// Answers lead on at most so often.
 const MOST_REDIRECTS: usize = 5;
 /// Of an answer so much is read.
 const ANSWER_BYTES: usize = 64 << 10;
-/// AWS answers here over IPv6, in a range that is not link-local.
-const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
 /// What is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
+pub(super) struct Request {
     /// `POST`
-    pub method: String,
+    pub(super) method: String,
     /// Where to.
-    pub url: String,
+    pub(super) url: String,
     /// Further headers.
-    pub headers: Vec<(String, String)>,
+    pub(super) headers: Vec<(String, String)>,
     /// A body, and of which type.
-    pub body: Option<(String, Vec<u8>)>,
+    pub(super) body: Option<(String, Vec<u8>)>,
     /// All together may take so long.
-    pub timeout: Duration,
+    pub(super) timeout: Duration,
 }
 
 /// What came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub(super) struct Answer {
     /// The status.
-    pub status: u16,
+    pub(super) status: u16,
     /// The beginning of its body.
-    pub body: String,
+    pub(super) body: String,
 }
 
 /// Why nothing came back.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum HttpError {
+pub(super) enum HttpError {
     /// It is not sent, now or ever.
     #[error("{0}")]
     Refused(String),
@@ -58,7 +59,7 @@ pub enum HttpError {
 }
 
 /// Sends a request and waits for the answer.
-pub async fn send(request: &Request) -> Result<Answer, HttpError> {
+pub(super) async fn send(request: &Request) -> Result<Answer, HttpError> {
     let exchange = exchange(request);
     match tokio::time::timeout(request.timeout, exchange).await {
         Ok(answered) => answered,
@@ -104,6 +105,7 @@ async fn exchange(request: &Request) -> Result<Answer, HttpError> {
 }
 
 fn client() -> ClientBuilder {
+    tls::set_up();
     Client::builder()
         .no_proxy()
         .dns_resolver(Arc::new(Resolver))
@@ -134,33 +136,9 @@ fn check(url: &Url) -> Result<(), Refusal> {
     let host = url.host_str().unwrap_or_default();
     let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     match literal {
-        Ok(address) if !may_be_asked(address) => Err(Refusal::of(address)),
-        _ => Ok(()),
+        Ok(address) => forbidden(address).map_or(Ok(()), |why| Err(Refusal::of(address, why))),
+        Err(_) => Ok(()),
     }
-}
-
-/// Whether anything is sent to an address.
-#[must_use]
-pub fn may_be_asked(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => !address.is_link_local() && !address.is_unspecified(),
-        IpAddr::V6(address) => {
-            !address.is_unicast_link_local()
-                && address != METADATA_V6
-                && !address.is_unspecified()
-                && embedded(address).is_none_or(|inner| may_be_asked(IpAddr::V4(inner)))
-        }
-    }
-}
-
-/// The IPv4 address that one of IPv6 stands for: mapped, compatible, or translated on its way (NAT64).
-fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let segments = address.segments();
-    let is_embedding =
-        matches!(segments, [0, 0, 0, 0, 0, 0 | 0xffff, _, _] | [0x64, 0xff9b, 0, 0, 0, 0, _, _]);
-    let [.., a, b] = segments;
-    // ::1 is IPv6's own.
-    (is_embedding && !address.is_loopback()).then(|| Ipv4Addr::from((u32::from(a) << 16) | u32::from(b)))
 }
 
 /// A request that the rules forbid.
@@ -169,10 +147,8 @@ fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
 struct Refusal(String);
 
 impl Refusal {
-    fn of(address: IpAddr) -> Refusal {
-        Refusal(format!(
-            "{address} is never asked: machines tell their own secrets at link-local and metadata addresses"
-        ))
+    fn of(address: IpAddr, why: &str) -> Refusal {
+        Refusal(format!("{address} is {why}: nothing is ever asked there"))
     }
 }
 
@@ -184,9 +160,9 @@ impl Resolve for Resolver {
         Box::pin(async move {
             let all: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
             let asked: Vec<SocketAddr> =
-                all.iter().copied().filter(|address| may_be_asked(address.ip())).collect();
-            match all.first() {
-                Some(refused) if asked.is_empty() => Err(Refusal::of(refused.ip()).into()),
+                all.iter().copied().filter(|address| forbidden(address.ip()).is_none()).collect();
+            match all.iter().find_map(|address| Some((address.ip(), forbidden(address.ip())?))) {
+                Some((refused, why)) if asked.is_empty() => Err(Refusal::of(refused, why).into()),
                 _ => Ok(Box::new(asked.into_iter()) as Addrs),
             }
         })
