@@ -7,7 +7,7 @@ use crate::files::{Text, all, expect_none, sources};
 const MAX_LINES: usize = 500;
 
 /// The hosts that the project may name: examples, and names that formats and licences prescribe.
-const HOSTS: [&str; 14] = [
+const HOSTS: [&str; 16] = [
     "example.com",
     "example.org",
     "example.net",
@@ -21,6 +21,8 @@ const HOSTS: [&str; 14] = [
     "schemas.dmtf.org",
     "www.vmware.com",
     "www.virtualbox.org",
+    "schemas.citrix.com",
+    "www.microsoft.com",
     "www.w3.org",
     "spec.openapis.org",
 ];
