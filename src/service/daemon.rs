@@ -265,6 +265,9 @@ fn make(path: &Path, mode: u32) -> Result<()> {
     })
 }
 
+/// What a killed daemon was about to start still holds its files, until it has become another program.
+const INHERITED: Duration = Duration::from_secs(2);
+
 /// The hold on a state directory.
 #[derive(Debug)]
 struct Lock {
@@ -285,23 +288,34 @@ impl Lock {
             .mode(0o644)
             .open(&path)
             .map_err(|error| failed("open the lock", &error))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut holder = String::new();
-                let _ = file.read_to_string(&mut holder);
-                let holder = match holder.trim().split_once('@') {
-                    Some((pid, host)) => format!("process {pid} on {host}"),
-                    None => "another process".to_owned(),
-                };
-                let directory = path.parent().unwrap_or(&path).display();
-                return Err(Error::new(
-                    Kind::Internal,
-                    format!("a daemon is running on {directory} already: {holder}"),
-                )
-                .advice("stop it, or name another state directory with --state-dir"));
+        let begun = Instant::now();
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    let mut holder = String::new();
+                    let _ = file.rewind().and_then(|()| file.read_to_string(&mut holder));
+                    let holder = holder.trim().split_once('@');
+                    let is_dead = |pid: &str| {
+                        pid.parse().is_ok_and(|pid| crate::sys::host::process_began(pid).is_none())
+                    };
+                    if begun.elapsed() < INHERITED && holder.is_some_and(|(pid, _)| is_dead(pid)) {
+                        std::thread::sleep(Duration::from_millis(10));
+                        continue;
+                    }
+                    let holder = match holder {
+                        Some((pid, host)) => format!("process {pid} on {host}"),
+                        None => "another process".to_owned(),
+                    };
+                    let directory = path.parent().unwrap_or(&path).display();
+                    return Err(Error::new(
+                        Kind::Internal,
+                        format!("a daemon is running on {directory} already: {holder}"),
+                    )
+                    .advice("stop it, or name another state directory with --state-dir"));
+                }
+                Err(error) => return Err(failed("lock", &error.into())),
             }
-            Err(error) => return Err(failed("lock", &error.into())),
         }
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let owner = format!("{}@{host}", std::process::id());
@@ -328,6 +342,22 @@ mod tests {
         assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
         drop(first);
         Lock::take(&layout).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_daemon_was_starting_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Settings::defaults(dir.path(), 1).layout();
+        // As if it had died: its number is nobody's.
+        std::fs::write(layout.lock(), format!("{}@here\n", i32::MAX)).unwrap();
+        let child = File::open(layout.lock()).unwrap();
+        rustix::fs::flock(&child, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let ends = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(child);
+        });
+        Lock::take(&layout).unwrap();
+        ends.join().unwrap();
     }
 
     #[test]
