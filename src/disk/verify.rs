@@ -1,5 +1,6 @@
 //! Hashes of files, with progress, pause and end.
 
+use std::io;
 use std::path::Path;
 
 use sha1::Sha1;
@@ -61,13 +62,14 @@ fn read_through<D: Digest>(
     control: &Control,
     turn: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<String> {
-    let fail =
-        |error: std::io::Error| Error::io(Kind::Source, "read", &place.path, &error).source(place.shown());
+    let fail = |error: io::Error| Error::io(Kind::Source, "read", &place.path, &error).source(place.shown());
     let window = place.stored_window(&mut |path| open_nofollow(path)).map_err(fail)?;
     for file in window.files() {
         // Only a hint: without it the read-ahead is merely shorter.
         let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::Sequential);
     }
+    let lengths = || window.files().map(|file| Ok(file.metadata()?.len())).collect::<io::Result<Vec<u64>>>();
+    let before = lengths().map_err(fail)?;
     let mut hash = D::new();
     let mut block = vec![0; BLOCK_BYTES];
     let (mut done, mut stored) = (0, 0..0);
@@ -80,16 +82,18 @@ fn read_through<D: Digest>(
             stored = next.map_or(window.len()..window.len(), |(begin, end)| begin..end);
         }
         if stored.start >= done + now.len() as u64 {
-            // A hole. To read all of it would have the kernel make pages of zeros, and keep them; its end tells that the file was not cut.
+            // A hole. To read it would have the kernel make pages of zeros, and keep them.
             now.fill(0);
-            let last = now.len() - 1;
-            window.read_exact_at(&mut now[last..], done + last as u64).map_err(fail)?;
         } else {
             window.read_exact_at(now, done).map_err(fail)?;
         }
         hash.update(&*now);
         done += now.len() as u64;
         turn(done)?;
+    }
+    // What was cut off meanwhile looked like a hole.
+    if lengths().map_err(fail)?.iter().zip(&before).any(|(now, before)| now < before) {
+        return Err(fail(io::ErrorKind::UnexpectedEof.into()));
     }
     Ok(hex(&hash.finalize()))
 }
