@@ -13,6 +13,7 @@ pub mod credential;
 pub mod crypt;
 pub mod error;
 pub mod facts;
+pub mod glob;
 pub mod grouping;
 pub mod guest;
 pub mod hook;

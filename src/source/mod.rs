@@ -6,6 +6,7 @@
 
 mod appliance;
 mod folder;
+mod manifest;
 mod ovf;
 mod place;
 mod shelf;
@@ -21,7 +22,7 @@ pub use place::{place_found, place_of, stored_place};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Result};
 use crate::model::facts::Facts;
-use crate::model::planner::{self, Origin, Submission, VmOrigins};
+use crate::model::planner::{self, Origin, Submission, Surroundings, VmOrigins};
 
 /// The machines that are described there; one at least.
 pub fn machines(origin: &Origin) -> Result<Vec<Facts>> {
@@ -32,6 +33,19 @@ pub fn machines(origin: &Origin) -> Result<Vec<Facts>> {
         Origin::Folder { directory, group_by } => {
             folder::read(directory, group_by.as_ref().map(|pattern| pattern.as_str()))
         }
+    }
+}
+
+/// This machine, as the planner may look at it.
+struct Here;
+
+impl Surroundings for Here {
+    fn machines(&mut self, origin: &Origin) -> Result<Vec<Facts>> {
+        machines(origin)
+    }
+
+    fn manifest(&mut self, path: &Path) -> Result<Vec<u8>> {
+        manifest::read(path)
     }
 }
 
@@ -52,7 +66,7 @@ pub fn submission(
     base_directory: &Path,
     settings: &Settings,
 ) -> Result<Submission> {
-    Submission::read_with(bytes, filename, base_directory, settings, &mut machines)
+    Submission::read_with(bytes, filename, base_directory, settings, &mut Here)
 }
 
 /// Where each value of it comes from. See [`planner::origins`].
@@ -62,11 +76,11 @@ pub fn origins(
     base_directory: &Path,
     settings: &Settings,
 ) -> Result<Vec<VmOrigins>> {
-    planner::origins(bytes, filename, base_directory, settings, &mut machines)
+    planner::origins(bytes, filename, base_directory, settings, &mut Here)
 }
 
 /// All that is wrong with it. See [`planner::complaints`].
 #[must_use]
 pub fn complaints(bytes: &[u8], filename: &str, base_directory: &Path, settings: &Settings) -> Vec<Error> {
-    planner::complaints(bytes, filename, base_directory, settings, &mut machines)
+    planner::complaints(bytes, filename, base_directory, settings, &mut Here)
 }

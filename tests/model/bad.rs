@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use hyper2kvm::model::config::Settings;
-use hyper2kvm::model::planner::{Submission, complaints, nowhere};
+use hyper2kvm::model::planner::{Nowhere, Submission, complaints};
 
 use crate::golden;
 
@@ -28,7 +28,7 @@ fn every_bad_manifest_is_refused_at_the_right_place_in_the_right_words() {
             Ok(_) => panic!("{name} was accepted"),
             Err(error) => error,
         };
-        let all = complaints(&bytes, name, Path::new("/drops"), &settings, &mut nowhere);
+        let all = complaints(&bytes, name, Path::new("/drops"), &settings, &mut Nowhere);
         assert!(
             all.contains(&error),
             "{name}: all that is wrong with it lacks what it is refused for: {all:?}"

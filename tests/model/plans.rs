@@ -7,7 +7,7 @@ use hyper2kvm::model::error::Result;
 use hyper2kvm::model::job::Stage;
 use hyper2kvm::model::manifest::{FstabMode, OnNoOs, OnUnsupportedGuest};
 use hyper2kvm::model::plan::{Compression, KeySource, OutputFormat, Plan, PlannedGrowth};
-use hyper2kvm::model::planner::{BatchName, Submission, nowhere, origins};
+use hyper2kvm::model::planner::{BatchName, Nowhere, Submission, origins};
 
 fn settings() -> Settings {
     Settings::defaults(Path::new("/state"), 2)
@@ -265,7 +265,7 @@ fn paths_outside_what_the_configuration_allows_are_refused() {
 #[test]
 fn every_value_of_a_plan_has_an_origin() {
     let text = format!("{MINIMAL}profile_overrides:\n  output: {{format: raw}}\npriority: 3\n");
-    let vms = origins(text.as_bytes(), "web.yaml", Path::new("/drops"), &settings(), &mut nowhere).unwrap();
+    let vms = origins(text.as_bytes(), "web.yaml", Path::new("/drops"), &settings(), &mut Nowhere).unwrap();
     let origin = |field: &str| {
         let value = vms[0].values.iter().find(|value| value.field == field);
         value.map(|value| value.origin.clone()).unwrap_or_default()
@@ -390,7 +390,7 @@ fn a_password_is_stored_nowhere_and_its_hash_is_shown_nowhere() {
     let shown = serde_json::to_string(&plan.clone().without_secrets()).unwrap() + &format!("{plan:?}");
     assert!(!shown.contains("$6$"), "{shown}");
     let origins =
-        origins(text.as_bytes(), "web.yaml", Path::new("/drops"), &settings().for_a_person(), &mut nowhere)
+        origins(text.as_bytes(), "web.yaml", Path::new("/drops"), &settings().for_a_person(), &mut Nowhere)
             .unwrap();
     let told = format!("{origins:?}");
     assert!(!told.contains("hunter2") && !told.contains("svn8UoSV"), "{told}");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use hyper2kvm::model::config::{Fragment, Overrides, Settings, resolve};
 use hyper2kvm::model::parse::{Node, Value, parse};
-use hyper2kvm::model::planner::{Submission, complaints, nowhere};
+use hyper2kvm::model::planner::{Nowhere, Submission, complaints};
 use proptest::prelude::*;
 
 fn read(bytes: &[u8], filename: &str) -> Result<Submission, hyper2kvm::model::error::Error> {
@@ -52,7 +52,7 @@ proptest! {
     #[test]
     fn nothing_that_looks_like_a_manifest_makes_the_reader_panic(text in nearly()) {
         let settings = Settings::defaults(Path::new("/state"), 2);
-        let all = complaints(text.as_bytes(), "x.yaml", Path::new("/drops"), &settings, &mut nowhere);
+        let all = complaints(text.as_bytes(), "x.yaml", Path::new("/drops"), &settings, &mut Nowhere);
         let refused = read(text.as_bytes(), "x.yaml");
         prop_assert_eq!(refused.is_err(), !all.is_empty());
         if let Err(error) = refused {

@@ -32,7 +32,8 @@ pub(super) fn plan(
     let profile = manifest.profile.as_ref().map_or(super::effective::BASE_PROFILE, |name| name.as_str());
     let stages = stages(tree, profile)?;
     let lacking: Vec<Stage> = Stage::ALL.into_iter().filter(|stage| lacks(tree, *stage)).collect();
-    let output = output(manifest, tree, &vm.vm_id, batch_id, vm_suffix, settings);
+    let root = submission.output_directory.clone().unwrap_or_else(|| settings.output_dir.join(batch_id));
+    let output = output(manifest, tree, &vm.vm_id, vm_suffix, &root);
     let mut warnings = warnings(manifest, &output);
     if !lacking.is_empty() {
         let names: Vec<&str> = lacking.iter().map(|stage| stage.name()).collect();
@@ -53,7 +54,7 @@ pub(super) fn plan(
         (disk.id.clone(), path, output.format.into())
     });
     let machine = Machine::of_manifest(&name, manifest, images);
-    let known = known(submission, &name, &vm.vm_id, batch_id, &disks, output.format, &machine);
+    let known = known(submission, &name, vm, batch_id, &disks, output.format, &machine);
     let hooks = super::hooks::planned(tree, manifest, &known)?;
     warnings.extend(super::hooks::warnings(tree, manifest));
     Ok(Plan {
@@ -74,7 +75,7 @@ pub(super) fn plan(
         depends_on: manifest.depends_on.iter().flatten().map(|id| id.as_str().to_owned()).collect(),
         needs_network: false,
         content_sha256: vm.content_sha256.clone(),
-        input: input(submission, manifest, tree),
+        input: input(submission, vm, manifest, tree),
     })
 }
 
@@ -82,7 +83,7 @@ pub(super) fn plan(
 fn known(
     submission: &Submission,
     name: &str,
-    vm_id: &str,
+    vm: &VmSubmission,
     batch_id: &str,
     disks: &[PlannedDisk],
     format: OutputFormat,
@@ -91,17 +92,18 @@ fn known(
     let text = |path: Option<&Path>| path.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
     let boot = disks.first().map(|disk| disk.source.as_path());
     let filename = boot.and_then(Path::file_name).map(Path::new);
-    let manifest = submission.base_directory.join(&submission.filename);
+    let own = submission.base_directory.join(&submission.filename);
+    let manifest = vm.manifest_path.as_deref().unwrap_or(&own);
     super::hooks::Known::from([
         ("vm_name", name.to_owned()),
-        ("vm_id", vm_id.to_owned()),
+        ("vm_id", vm.vm_id.clone()),
         ("batch_id", batch_id.to_owned()),
         ("source_path", text(boot)),
         ("source_dir", text(boot.and_then(Path::parent))),
         ("source_filename", text(filename)),
         ("output_format", format.name().to_owned()),
         ("firmware", machine.firmware.map_or("auto", Firmware::name).to_owned()),
-        ("manifest_path", text(Some(&manifest))),
+        ("manifest_path", text(Some(manifest))),
     ])
 }
 
@@ -210,9 +212,8 @@ fn output(
     manifest: &Manifest,
     tree: &Tree,
     vm_id: &str,
-    batch_id: &str,
     vm_suffix: &str,
-    settings: &Settings,
+    batch_directory: &Path,
 ) -> PlannedOutput {
     let output = manifest.output.as_ref();
     let format = output.and_then(|output| output.format).unwrap_or_default();
@@ -222,7 +223,7 @@ fn output(
     let directory = match named {
         Some(directory) if suffix.is_empty() => PathBuf::from(directory.as_str()),
         Some(directory) => Path::new(directory.as_str()).join(format!("{vm_id}{suffix}")),
-        None => settings.output_dir.join(batch_id).join(format!("{vm_id}{suffix}")),
+        None => batch_directory.join(format!("{vm_id}{suffix}")),
     };
     let validate = manifest.pipeline.as_ref().and_then(|pipeline| pipeline.validate.as_ref());
     let report = manifest.options.as_ref().and_then(|options| options.report.as_ref());
@@ -286,12 +287,15 @@ fn warnings(manifest: &Manifest, output: &PlannedOutput) -> Vec<String> {
     warnings
 }
 
-fn input(submission: &Submission, manifest: &Manifest, tree: &Tree) -> InputManifest {
+fn input(submission: &Submission, vm: &VmSubmission, manifest: &Manifest, tree: &Tree) -> InputManifest {
     let source = manifest.source.as_ref();
     let text =
         |line: Option<&crate::model::manifest::values::Line>| line.map(|line| line.as_str().to_owned());
     InputManifest {
-        path: Some(submission.filename.clone()),
+        path: Some(match &vm.manifest_path {
+            Some(path) => path.to_string_lossy().into_owned(),
+            None => submission.filename.clone(),
+        }),
         manifest_version: manifest
             .manifest_version
             .as_ref()

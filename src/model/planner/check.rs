@@ -11,12 +11,13 @@ use super::effective::{Effective, OVERRIDES};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
-use crate::model::manifest::{BatchManifest, Compress, Disk, Manifest, Source, VsphereSource};
+use crate::model::manifest::{Compress, Disk, Manifest, Source, VsphereSource};
 use crate::model::parse::Tree;
 use crate::model::plan::{Compression, OutputFormat, Preallocation};
 
 /// What cannot succeed, in the order above: of each sort the first.
-pub(super) fn complaints(effective: &Effective, settings: &Settings) -> Vec<Error> {
+/// `in_batch`: what it waits for is held against the others there.
+pub(super) fn complaints(effective: &Effective, settings: &Settings, in_batch: bool) -> Vec<Error> {
     let Effective { tree, manifest, .. } = effective;
     let disks = manifest.disks.as_deref().unwrap_or_default();
     [
@@ -33,7 +34,7 @@ pub(super) fn complaints(effective: &Effective, settings: &Settings) -> Vec<Erro
         check_disks(tree, disks, &settings.paths.read),
         super::growth::check(tree, disks),
         check_directory(tree, manifest, disks, &settings.paths.write),
-        check_dependencies(tree, manifest),
+        if in_batch { Ok(()) } else { check_dependencies(tree, manifest) },
     ]
     .into_iter()
     .filter_map(Result::err)
@@ -45,37 +46,6 @@ fn check_dependencies(tree: &Tree, manifest: &Manifest) -> Result<()> {
         return Err(tree
             .error(Kind::Manifest, "depends_on[0]", "there is no such VM: this manifest is a batch of one")
             .advice("remove `depends_on`; VMs can only depend on VMs of the same batch"));
-    }
-    Ok(())
-}
-
-/// Refuses batch manifests that are wrong in any version.
-pub(super) fn check_batch(tree: &Tree, batch: &BatchManifest) -> Result<()> {
-    let mut ids = BTreeMap::new();
-    for (index, vm) in batch.vms.iter().enumerate() {
-        if vm.manifest.is_none() == vm.select.is_none() {
-            let field = format!("vms[{index}].manifest");
-            return Err(tree
-                .error(Kind::Manifest, &field, "a VM of a batch needs either `manifest` or `select`")
-                .advice("name the VM's manifest file, or write the manifest here"));
-        }
-        let Some(id) = &vm.id else { continue };
-        if let Some(first) = ids.insert(id, index) {
-            let field = format!("vms[{index}].id");
-            return Err(tree
-                .error(Kind::Manifest, &field, format!("vms[{first}] has the id `{id}` too"))
-                .advice("give each VM its own"));
-        }
-    }
-    for (index, vm) in batch.vms.iter().enumerate() {
-        for (nth, id) in vm.depends_on.iter().flatten().enumerate() {
-            if vm.id.as_ref() == Some(id) || !ids.contains_key(id) {
-                let field = format!("vms[{index}].depends_on[{nth}]");
-                return Err(tree
-                    .error(Kind::Manifest, &field, format!("there is no other VM `{id}` in this batch"))
-                    .advice("name the id of another of its VMs"));
-            }
-        }
     }
     Ok(())
 }

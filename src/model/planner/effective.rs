@@ -1,14 +1,14 @@
-//! The manifest that holds: defaults < what its source says < profile < profile_overrides < what the file says.
+//! The manifest that holds: defaults < what its source says < profile < profile_overrides < what a batch shares < what the
+//! VM's manifest says < what the batch lays over it.
 
-use std::path::Path;
 use std::sync::LazyLock;
 
-use super::OriginOf;
-use super::origin::{self, Look};
+use super::origin::Described;
+use super::written::{Said, Written, profile_overrides};
+use super::{OriginOf, Surroundings, origin};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::Facts;
-use crate::model::manifest::values::PathText;
 use crate::model::manifest::{BUILTIN, Manifest, PROFILE_NAMES, Profile};
 use crate::model::parse::{Key, Layer, Node, Tree, Value, closest, merge, parse, without};
 use crate::model::redaction::names_secret;
@@ -19,10 +19,18 @@ pub(super) const DEFAULT: u16 = 0;
 pub(super) const SOURCE: u16 = 1;
 /// The profile.
 pub(super) const PROFILE: u16 = 2;
-/// `profile_overrides`.
+/// `profile_overrides`; what is in this layer or above it, somebody has written for this VM.
 pub(super) const OVERRIDES: u16 = 3;
-/// The file itself.
-pub(super) const MANIFEST: u16 = 4;
+/// `profile_overrides` in a batch's `overrides`.
+pub(super) const BATCH_PROFILE_OVERRIDES: u16 = 4;
+/// A batch's `shared_config`.
+pub(super) const SHARED: u16 = 5;
+/// The VM's manifest.
+pub(super) const MANIFEST: u16 = 6;
+/// What a batch lays over the VM's manifest.
+pub(super) const BATCH_OVERRIDES: u16 = 7;
+/// What else a batch says of the VM.
+pub(super) const BATCH_ENTRY: u16 = 8;
 
 /// The profile of a manifest that names none.
 pub(super) const BASE_PROFILE: &str = "production";
@@ -45,57 +53,59 @@ pub(super) struct Effective {
 }
 
 impl Effective {
-    /// The effective manifest of a parsed file.
+    /// The effective manifest of what was written; of the machine that its source describes.
     pub(super) fn of(
-        mut file: Tree,
-        base_directory: &Path,
+        written: &Written<'_>,
         settings: &Settings,
-        look: &mut Look<'_>,
+        around: &mut dyn Surroundings,
     ) -> Result<Effective> {
-        let written: Manifest = file.decode()?;
-        if written.manifest_version.is_none() {
-            return Err(file
-                .error(Kind::Manifest, "manifest_version", "`manifest_version` is required")
-                .advice("add `manifest_version: \"1.0\"`"));
-        }
-        check_overrides(&file, written.profile_overrides.as_ref())?;
-        let name = written.profile.as_ref().map_or(BASE_PROFILE, |name| name.as_str()).to_owned();
+        let said = written.said()?;
+        let facts = described(&said, settings, around)?.map(|described| described.chosen).transpose()?;
+        Effective::of_machine(written, said, facts)
+    }
+
+    /// The same, of this machine.
+    pub(super) fn of_machine(written: &Written<'_>, said: Said, facts: Option<Facts>) -> Result<Effective> {
+        let Said { mut tree, manifest } = said;
+        check_overrides(&tree, manifest.profile_overrides.as_ref())?;
+        let of_batch = written.shared().and_then(|shared| shared.profile.as_deref());
+        let name = manifest.profile.as_ref().map(|name| name.as_str()).or(of_batch).unwrap_or(BASE_PROFILE);
+        let name = name.to_owned();
         let (mut root, profile) = match (builtin("default")?, builtin(&name)?) {
             (Some(default), Some(profile)) if name != "default" => (default.clone(), profile.clone()),
-            _ => return Err(no_such_profile(&file, &name)),
+            _ => return Err(no_such_profile(&tree, &name)),
         };
-
-        let facts = origin::facts(&file, &written, base_directory, settings, look)?;
         let described = facts.as_ref().map(|facts| Node::from_json(&facts.document()));
-        let name_of_file = file.layers.first().and_then(|layer| layer.file.clone());
-        let layer = |label: &str, file: Option<String>, below: &str| Layer {
-            file,
-            below: below.to_owned(),
-            label: label.to_owned(),
-        };
-        let layers = vec![
-            layer("default", None, ""),
-            layer("source", None, ""),
-            layer(&format!("profile {name}"), None, ""),
-            layer("profile_overrides", name_of_file.clone(), "profile_overrides"),
-            layer("manifest", name_of_file, ""),
-        ];
+        let mut layers = std::mem::take(&mut tree.layers);
+        if let Some(layer) = layers.get_mut(usize::from(PROFILE)) {
+            layer.label = format!("profile {name}");
+        }
 
-        let overrides = file.root.take("profile_overrides").map(|(_, node)| node);
+        let overrides = profile_overrides(&mut tree);
+        let shared = written.shared().map(|shared| shared.root.clone());
+        let clears_directory = written.shared().is_some_and(|shared| shared.output_directory.is_some());
         root.set_layer(DEFAULT);
-        for (mut upper, number) in [
-            (described, SOURCE),
-            (Some(profile), PROFILE),
-            (overrides, OVERRIDES),
-            (Some(file.root), MANIFEST),
-        ]
-        .into_iter()
-        .filter_map(|(node, number)| Some((node?, number)))
-        {
-            upper.set_layer(number);
+        for (upper, number) in [
+            (described, Some(SOURCE)),
+            (Some(profile), Some(PROFILE)),
+            (overrides, None),
+            (shared, Some(SHARED)),
+            (Some(tree.root), None),
+        ] {
+            let Some(mut upper) = upper else { continue };
+            if let Some(number) = number {
+                upper.set_layer(number);
+            }
             let mut upper = Tree { root: upper, layers: layers.clone() };
             replace_aliases(&mut upper)?;
             merge(&mut root, upper.root);
+            // The batch's directory goes before what a profile says.
+            if number == Some(SHARED)
+                && clears_directory
+                && let Some(output) = root.get_mut("output")
+            {
+                output.take("directory");
+            }
         }
         root.take("description");
         if root.get("profile").is_none()
@@ -103,9 +113,17 @@ impl Effective {
         {
             entries.push(made("profile", Node::made(Value::Text(name))));
         }
-        make_absolute(&mut root, base_directory);
-        let tree = Tree { root, layers };
-        let manifest = tree.decode()?;
+        written.make_absolute(&mut root);
+        let mut tree = Tree { root, layers };
+        let mut manifest: Manifest = tree.decode()?;
+        let has_name = manifest.name.is_some()
+            || manifest.source.as_ref().is_some_and(|source| source.name_there().is_some());
+        if let Some(name) = written.called.as_ref().filter(|_| !has_name)
+            && let Value::Map(entries) = &mut tree.root.value
+        {
+            entries.push(made("name", Node::made(Value::Text(name.clone()))));
+            manifest = tree.decode()?;
+        }
         Ok(Effective { tree, manifest, facts })
     }
 
@@ -158,6 +176,39 @@ pub(super) fn builtin(name: &str) -> Result<Option<&'static Node>> {
     }
 }
 
+/// What the source of what was said describes.
+pub(super) fn described(
+    said: &Said,
+    settings: &Settings,
+    around: &mut dyn Surroundings,
+) -> Result<Option<Described>> {
+    origin::described(&said.tree, &said.manifest, settings, around)
+}
+
+/// The layers of every effective manifest, in the order of their numbers.
+pub(super) fn layers(manifest: (Option<String>, &str), batch: Option<(String, &str)>) -> Vec<Layer> {
+    let (file, below) = manifest;
+    let inside = |below: &str, key: &str| match below {
+        "" => key.to_owned(),
+        _ => format!("{below}.{key}"),
+    };
+    let (batch_file, entry) = batch.map_or((None, ""), |(file, entry)| (Some(file), entry));
+    let layer =
+        |label: &str, file: Option<String>, below: String| Layer { file, below, label: label.to_owned() };
+    let overrides = inside(entry, "overrides");
+    vec![
+        layer("default", None, String::new()),
+        layer("source", None, String::new()),
+        layer("profile", None, String::new()),
+        layer("profile_overrides", file.clone(), inside(below, "profile_overrides")),
+        layer("overrides.profile_overrides", batch_file.clone(), inside(&overrides, "profile_overrides")),
+        layer("shared_config", batch_file.clone(), "shared_config".to_owned()),
+        layer("manifest", file, below.to_owned()),
+        layer("overrides", batch_file.clone(), overrides),
+        layer("batch", batch_file, entry.to_owned()),
+    ]
+}
+
 fn no_such_profile(file: &Tree, name: &str) -> Error {
     let error = file
         .error(
@@ -187,7 +238,7 @@ fn check_overrides(file: &Tree, overrides: Option<&Profile>) -> Result<()> {
     Ok(())
 }
 
-fn replace_aliases(layer: &mut Tree) -> Result<()> {
+pub(super) fn replace_aliases(layer: &mut Tree) -> Result<()> {
     for (alias, field) in ALIASES {
         let Some(value) = layer.node(alias).cloned() else { continue };
         if let Some(other) = layer.node(field)
@@ -232,54 +283,6 @@ fn set(entries: &mut Vec<(Key, Node)>, path: &[&str], value: Node) {
 
 fn made(key: &str, node: Node) -> (Key, Node) {
     (Key { name: key.to_owned(), line: 0, column: 0 }, node)
-}
-
-/// Counts relative paths from the directory that the manifest was dropped in.
-fn make_absolute(root: &mut Node, base: &Path) {
-    if let Some(directory) = root.get_mut("output").and_then(|output| output.get_mut("directory")) {
-        make_path_absolute(directory, base);
-    }
-    if let Some(Value::List(keys)) = root.get_mut("luks").map(|luks| &mut luks.value) {
-        for key in keys {
-            if let Some(path) = key.get_mut("key_file") {
-                make_path_absolute(path, base);
-            }
-        }
-    }
-    if let Some(Value::Map(stages)) = root.get_mut("hooks").map(|hooks| &mut hooks.value) {
-        for (_, hooks) in stages {
-            let Value::List(hooks) = &mut hooks.value else { continue };
-            for hook in hooks {
-                for key in ["path", "working_directory"] {
-                    // One that begins with a name is absolute by that.
-                    if let Some(path) = hook.get_mut(key)
-                        && !path.text().is_some_and(|text| text.starts_with("{{"))
-                    {
-                        make_path_absolute(path, base);
-                    }
-                }
-            }
-        }
-    }
-    let Some(Value::List(disks)) = root.get_mut("disks").map(|disks| &mut disks.value) else { return };
-    for disk in disks {
-        if let Some(path) = disk.get_mut("local_path") {
-            make_path_absolute(path, base);
-        }
-        if let Some(Value::List(paths)) = disk.get_mut("allowed_paths").map(|paths| &mut paths.value) {
-            paths.iter_mut().for_each(|path| make_path_absolute(path, base));
-        }
-    }
-}
-
-fn make_path_absolute(node: &mut Node, base: &Path) {
-    // What is not a path stays as it is: decoding it says what is wrong.
-    if let Value::Text(text) = &mut node.value
-        && let Ok(path) = PathText::new(text)
-        && let Ok(absolute) = path.below(base).into_os_string().into_string()
-    {
-        *text = absolute;
-    }
 }
 
 /// Takes out what nobody may read: the content of every field that is named like a secret.

@@ -11,6 +11,8 @@
 //! Everything that can be refused is refused by [`Submission::read`], where line and column are still
 //! known; [`Submission::plans`] only spells out what follows from it once the batch has its id.
 
+mod around;
+mod batch;
 mod build;
 mod check;
 mod effective;
@@ -20,6 +22,7 @@ mod hooks;
 mod nics;
 mod origin;
 mod setup;
+mod written;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -34,8 +37,11 @@ use super::parse::{self, Node, Tree};
 use super::plan::{Plan, Sha256Hex};
 use super::setup::Setup;
 use super::units::safe_id;
+pub use around::{Nowhere, Surroundings};
+use batch::{Batch, Given, Member};
 use effective::Effective;
-pub use origin::{Look, Origin, nowhere};
+pub use origin::Origin;
+use written::Written;
 
 /// Which VMs of a batch that ran before run again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
@@ -74,6 +80,21 @@ pub struct VmSubmission {
     /// What a person should know of its source, if that was looked at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// The file that its manifest is in, if a batch names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest_path: Option<PathBuf>,
+    /// What it says itself of being run again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerun: Option<Rerun>,
+}
+
+/// A VM of a batch that cannot run as it is written. The others do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RefusedVm {
+    /// Its id in the batch.
+    pub vm_id: String,
+    /// What is wrong with it first.
+    pub error: Error,
 }
 
 /// A dropped or submitted file, parsed and checked.
@@ -91,7 +112,22 @@ pub struct Submission {
     pub rerun: Rerun,
     /// Its VMs.
     pub vms: Vec<VmSubmission>,
+    /// Those that cannot run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<RefusedVm>,
+    /// How many of them run at a time, if that is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parallel_limit: Option<u32>,
+    /// Whether none begins any more once one has failed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fail_fast: bool,
+    /// Where each has a directory of its own, if that is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_directory: Option<PathBuf>,
 }
+
+/// How many VMs of a batch run at a time if it does not say so.
+const PARALLEL_LIMIT: u32 = 4;
 
 /// One value of a VM's effective manifest and where it comes from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -121,36 +157,90 @@ impl Submission {
         base_directory: &Path,
         settings: &Settings,
     ) -> Result<Submission> {
-        Submission::read_with(bytes, filename, base_directory, settings, &mut nowhere)
+        Submission::read_with(bytes, filename, base_directory, settings, &mut Nowhere)
     }
 
-    /// The same; what a source says of its machine is looked up by `look`.
+    /// The same; what the file names is looked at through `around`.
     pub fn read_with(
         bytes: &[u8],
         filename: &str,
         base_directory: &Path,
         settings: &Settings,
-        look: &mut Look<'_>,
+        around: &mut dyn Surroundings,
     ) -> Result<Submission> {
-        let mut effective = read_effective(bytes, filename, base_directory, settings, look)?;
-        setup::seal(&mut effective)?;
-        let vm_id = build::vm_id(&effective.manifest, filename);
-        let content_sha256 = hex(&Sha256::digest(effective.content().to_string()));
-        let vm = VmSubmission {
-            vm_id,
-            content_sha256: content_sha256.clone(),
-            manifest: effective.redacted().canonical(),
-            setup: setup::wanted(&effective.tree, &effective.manifest)?,
-            warnings: effective.facts.map_or_else(Vec::new, |facts| facts.warnings),
-        };
+        let tree = parse::parse(bytes, filename)?;
+        let given = Given { filename, base: base_directory, settings };
+        if is_batch(&tree)? {
+            return Submission::of_batch(batch::read(tree, &given, around)?, &given);
+        }
+        let effective = read_single(tree, &given, around)?;
+        let rerun = effective.manifest.rerun.unwrap_or_default();
+        let vm = vm_submission(build::vm_id(&effective.manifest, filename), effective, None)?;
         Ok(Submission {
-            filename: filename.to_owned(),
-            base_directory: base_directory.to_owned(),
-            name: BatchName::Stem(safe_id(&stem(filename))),
-            content_sha256: hex(&Sha256::digest(content_sha256)),
-            rerun: effective.manifest.rerun.unwrap_or_default(),
+            content_sha256: hex(&Sha256::digest(&vm.content_sha256)),
+            rerun,
             vms: vec![vm],
+            ..Submission::empty(&given)
         })
+    }
+
+    fn empty(given: &Given<'_>) -> Submission {
+        Submission {
+            filename: given.filename.to_owned(),
+            base_directory: given.base.to_owned(),
+            name: BatchName::Stem(safe_id(&stem(given.filename))),
+            content_sha256: String::new(),
+            rerun: Rerun::default(),
+            vms: Vec::new(),
+            refused: Vec::new(),
+            parallel_limit: None,
+            fail_fast: false,
+            output_directory: None,
+        }
+    }
+
+    fn of_batch(batch: Batch, given: &Given<'_>) -> Result<Submission> {
+        let mut submission = Submission {
+            rerun: batch.rerun,
+            parallel_limit: Some(batch.parallel_limit.unwrap_or(PARALLEL_LIMIT)),
+            fail_fast: batch.continue_on_error == Some(false),
+            output_directory: batch.output_directory,
+            ..Submission::empty(given)
+        };
+        if let Some(id) = batch.id {
+            submission.name = BatchName::Named(id);
+        }
+        let mut hash = Sha256::new();
+        for Member { vm_id, manifest_path, read } in batch.vms {
+            let made = read
+                .map_err(|errors| errors.into_iter().next())
+                .and_then(|effective| vm_submission(vm_id.clone(), effective, manifest_path).map_err(Some));
+            match made {
+                Ok(vm) => {
+                    hash.update(format!("{vm_id}\0{}\0", vm.content_sha256));
+                    submission.vms.push(vm);
+                }
+                Err(error) => {
+                    let error = error.unwrap_or_else(|| Error::internal("a VM was refused without a word"));
+                    hash.update(format!("{vm_id}\0{error}\0"));
+                    submission.refused.push(RefusedVm { vm_id, error });
+                }
+            }
+        }
+        hash.update(
+            submission
+                .output_directory
+                .iter()
+                .flat_map(|path| path.as_os_str().as_encoded_bytes())
+                .copied()
+                .collect::<Vec<u8>>(),
+        );
+        submission.content_sha256 = hex(&hash.finalize());
+        // With nothing that could run there is nothing to accept: the first complaint stands for all.
+        match submission.refused.first() {
+            Some(first) if submission.vms.is_empty() => Err(first.error.clone()),
+            _ => Ok(submission),
+        }
     }
 
     /// One submission of the machines of several that came in one file; one at least.
@@ -221,71 +311,97 @@ pub fn origins(
     filename: &str,
     base_directory: &Path,
     settings: &Settings,
-    look: &mut Look<'_>,
+    around: &mut dyn Surroundings,
 ) -> Result<Vec<VmOrigins>> {
-    let effective = read_effective(bytes, filename, base_directory, settings, look)?;
-    let vm_id = build::vm_id(&effective.manifest, filename);
-    Ok(vec![VmOrigins { vm_id, values: effective.origins() }])
+    let tree = parse::parse(bytes, filename)?;
+    let given = Given { filename, base: base_directory, settings };
+    if !is_batch(&tree)? {
+        let effective = read_single(tree, &given, around)?;
+        let vm_id = build::vm_id(&effective.manifest, filename);
+        return Ok(vec![VmOrigins { vm_id, values: effective.origins() }]);
+    }
+    let vms = batch::read(tree, &given, around)?.vms;
+    let told = |vm: Member| Some(VmOrigins { vm_id: vm.vm_id, values: vm.read.ok()?.origins() });
+    Ok(vms.into_iter().filter_map(told).collect())
 }
 
-/// All that is wrong with a file's bytes: what [`Submission::read`] tells the first of.
+/// All that is wrong with a file's bytes: what [`Submission::read`] tells the first of, and of a batch also what is wrong with
+/// each of its VMs.
 #[must_use]
 pub fn complaints(
     bytes: &[u8],
     filename: &str,
     base_directory: &Path,
     settings: &Settings,
-    look: &mut Look<'_>,
+    around: &mut dyn Surroundings,
 ) -> Vec<Error> {
     let tree = match parse::parse(bytes, filename) {
         Ok(tree) => tree,
         Err(error) => return vec![error],
     };
-    let written = match refuse_batch(&tree) {
-        Err(_) if tree.root.get("batch_version").is_some() => tree.complaints::<BatchManifest>(),
-        Err(error) => return vec![error],
-        Ok(()) => tree.complaints::<Manifest>(),
-    };
-    if !written.is_empty() {
-        return written;
-    }
-    match refuse_batch(&tree).and_then(|()| Effective::of(tree, base_directory, settings, look)) {
-        Ok(effective) => check::complaints(&effective, settings),
+    let given = Given { filename, base: base_directory, settings };
+    match is_batch(&tree) {
         Err(error) => vec![error],
+        Ok(true) => {
+            let written = tree.complaints::<BatchManifest>();
+            if !written.is_empty() {
+                return written;
+            }
+            match batch::read(tree, &given, around) {
+                Ok(batch) => batch.vms.into_iter().filter_map(|vm| vm.read.err()).flatten().collect(),
+                Err(error) => vec![error],
+            }
+        }
+        Ok(false) => {
+            let written = tree.complaints::<Manifest>();
+            if !written.is_empty() {
+                return written;
+            }
+            match Effective::of(&Written::alone(tree, base_directory), settings, around) {
+                Ok(effective) => check::complaints(&effective, settings, false),
+                Err(error) => vec![error],
+            }
+        }
     }
 }
 
-fn read_effective(
-    bytes: &[u8],
-    filename: &str,
-    base_directory: &Path,
-    settings: &Settings,
-    look: &mut Look<'_>,
-) -> Result<Effective> {
-    let tree = parse::parse(bytes, filename)?;
-    refuse_batch(&tree)?;
-    let effective = Effective::of(tree, base_directory, settings, look)?;
-    match check::complaints(&effective, settings).into_iter().next() {
+fn read_single(tree: Tree, given: &Given<'_>, around: &mut dyn Surroundings) -> Result<Effective> {
+    let effective = Effective::of(&Written::alone(tree, given.base), given.settings, around)?;
+    match check::complaints(&effective, given.settings, false).into_iter().next() {
         Some(error) => Err(error),
         None => Ok(effective),
     }
 }
 
-/// A batch manifest is read to its end, so that what is wrong with it is said first.
-fn refuse_batch(tree: &Tree) -> Result<()> {
+/// What is kept of a VM that was read and checked.
+fn vm_submission(
+    vm_id: String,
+    mut effective: Effective,
+    manifest_path: Option<PathBuf>,
+) -> Result<VmSubmission> {
+    setup::seal(&mut effective)?;
+    Ok(VmSubmission {
+        vm_id,
+        content_sha256: hex(&Sha256::digest(effective.content().to_string())),
+        manifest: effective.redacted().canonical(),
+        setup: setup::wanted(&effective.tree, &effective.manifest)?,
+        rerun: effective.manifest.rerun,
+        warnings: effective.facts.map_or_else(Vec::new, |facts| facts.warnings),
+        manifest_path,
+    })
+}
+
+/// Whether a file is a batch; one that is neither that nor a manifest is told apart by what it has.
+fn is_batch(tree: &Tree) -> Result<bool> {
     if tree.root.get("batch_version").is_some() {
-        let batch = tree.decode::<BatchManifest>()?;
-        check::check_batch(tree, &batch)?;
-        return Err(tree
-            .error(Kind::Unsupported, "batch_version", "this version of hyper2kvm has no batch manifests")
-            .advice("drop one manifest per VM"));
+        return Ok(true);
     }
     if tree.root.get("manifest_version").is_none() && tree.root.get("vms").is_some() {
         return Err(tree
             .error(Kind::Manifest, "batch_version", "`batch_version` is required where there are `vms`")
             .advice("add `batch_version: \"1.0\"`"));
     }
-    Ok(())
+    Ok(false)
 }
 
 /// A file's name without its last suffix.

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::Surroundings;
 use super::check::check_root;
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
@@ -52,62 +53,67 @@ struct NamedOrigin<'s> {
     wanted: Option<&'s str>,
 }
 
-/// Who looks there: the machines that are described, one at least.
-pub type Look<'a> = dyn FnMut(&Origin) -> Result<Vec<Facts>> + 'a;
-
-/// Where nothing may be looked at.
-pub fn nowhere(_: &Origin) -> Result<Vec<Facts>> {
-    Err(Error::new(Kind::Unsupported, "no source is looked at here").advice("name the disks under `disks`"))
+/// The machines that a manifest's source describes, where it names that instead of disks.
+pub(super) struct Described {
+    /// All of them.
+    pub(super) machines: Vec<Facts>,
+    /// The only one, or the one that the manifest names: or why it is none of them.
+    pub(super) chosen: Result<Facts>,
+    /// Whether a manifest in a batch means all of them: it names none.
+    pub(super) are_all_meant: bool,
 }
 
-/// The machine of a manifest that names a description instead of disks.
-pub(super) fn facts(
-    file: &Tree,
+/// Looks at what a manifest (its paths absolute) names instead of disks; none if it does not.
+pub(super) fn described(
+    said: &Tree,
     manifest: &Manifest,
-    base_directory: &Path,
     settings: &Settings,
-    look: &mut Look<'_>,
-) -> Result<Option<Facts>> {
+    around: &mut dyn Surroundings,
+) -> Result<Option<Described>> {
     let (None, Some(source)) = (&manifest.disks, &manifest.source) else { return Ok(None) };
     // That there are two, or that it is called otherwise, is told where the manifest is checked.
     let [provider] = source.providers()[..] else { return Ok(None) };
     if source.provider.as_ref().is_some_and(|name| name.as_str() != provider) {
         return Ok(None);
     }
-    let Some(named) = origin(source, base_directory) else { return Ok(None) };
+    let Some(named) = origin(source) else { return Ok(None) };
     let NamedOrigin { origin, path_field, vm_field, wanted } = named;
-    check_root(file, Kind::Source, path_field, origin.path(), &settings.paths.read, "paths.read")?;
-    let machines = look(&origin).map_err(|error| file.located(path_field, error))?;
-    choose(machines, wanted, &origin).map(Some).map_err(|error| file.located(vm_field, error))
+    check_root(said, Kind::Source, path_field, origin.path(), &settings.paths.read, "paths.read")?;
+    let machines = around.machines(&origin).map_err(|error| said.located(path_field, error))?;
+    let chosen = choose(&machines, wanted, &origin).map_err(|error| said.located(vm_field, error));
+    Ok(Some(Described { are_all_meant: wanted.is_none(), machines, chosen }))
 }
 
-fn origin<'s>(source: &'s Source, base: &Path) -> Option<NamedOrigin<'s>> {
-    let wanted = |vm: &'s Option<Line>| vm.as_ref().map(Line::as_str);
+fn origin(source: &Source) -> Option<NamedOrigin<'_>> {
+    fn wanted(vm: &Option<Line>) -> Option<&str> {
+        vm.as_ref().map(Line::as_str)
+    }
     let named = |origin, path_field, vm_field, wanted| NamedOrigin { origin, path_field, vm_field, wanted };
     if let Some(ova) = &source.ova {
-        let origin = Origin::Ova(ova.path.below(base));
+        let origin = Origin::Ova(ova.path.as_str().into());
         return Some(named(origin, "source.ova.path", "source.ova.vm", wanted(&ova.vm)));
     }
     if let Some(ovf) = &source.ovf {
-        let origin = Origin::Ovf(ovf.path.below(base));
+        let origin = Origin::Ovf(ovf.path.as_str().into());
         return Some(named(origin, "source.ovf.path", "source.ovf.vm", wanted(&ovf.vm)));
     }
     if let Some(vmx) = &source.vmx {
-        return Some(named(Origin::Vmx(vmx.path.below(base)), "source.vmx.path", "source.vmx", None));
+        return Some(named(Origin::Vmx(vmx.path.as_str().into()), "source.vmx.path", "source.vmx", None));
     }
     let local = source.local.as_ref()?;
-    let origin = Origin::Folder { directory: local.directory.below(base), group_by: local.group_by.clone() };
+    let origin =
+        Origin::Folder { directory: local.directory.as_str().into(), group_by: local.group_by.clone() };
     Some(named(origin, "source.local.directory", "source.local.group_by", None))
 }
 
 /// The only machine, or the one of that name.
-fn choose(machines: Vec<Facts>, wanted: Option<&str>, origin: &Origin) -> Result<Facts> {
+fn choose(machines: &[Facts], wanted: Option<&str>, origin: &Origin) -> Result<Facts> {
     let names: Vec<String> = machines.iter().map(Facts::plain_name).collect();
     let is_wanted =
         |facts: &Facts| wanted.is_none_or(|name| facts.plain_name() == name || facts.name == name);
-    let mut fitting = machines.into_iter().filter(is_wanted);
+    let mut fitting = machines.iter().filter(|facts| is_wanted(facts));
     let error = match (fitting.next(), fitting.next(), wanted) {
-        (Some(one), None, _) => return Ok(one),
+        (Some(one), None, _) => return Ok(one.clone()),
         (None, _, Some(name)) => {
             Error::new(Kind::Source, format!("it has no machine `{}`", name.escape_debug()))
                 .advice("name one that it has")

@@ -1,0 +1,31 @@
+//! What the planner may look at beside the file that it reads. It does no IO itself: whoever asks it hands in who looks.
+
+use std::path::Path;
+
+use super::Origin;
+use crate::model::error::{Error, Kind, Result};
+use crate::model::facts::Facts;
+
+/// Who looks around for the planner.
+pub trait Surroundings {
+    /// The machines that are described there; one at least.
+    fn machines(&mut self, origin: &Origin) -> Result<Vec<Facts>>;
+    /// The bytes of a VM's manifest that a batch names by its path (absolute).
+    fn manifest(&mut self, path: &Path) -> Result<Vec<u8>>;
+}
+
+/// Where nothing may be looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Nowhere;
+
+impl Surroundings for Nowhere {
+    fn machines(&mut self, _: &Origin) -> Result<Vec<Facts>> {
+        Err(Error::new(Kind::Unsupported, "no source is looked at here")
+            .advice("name the disks under `disks`"))
+    }
+
+    fn manifest(&mut self, _: &Path) -> Result<Vec<u8>> {
+        Err(Error::new(Kind::Unsupported, "no other file is read here")
+            .advice("write the manifest here, in place of its path"))
+    }
+}
