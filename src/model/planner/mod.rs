@@ -211,7 +211,7 @@ impl Submission {
             submission.name = BatchName::Named(id);
         }
         let mut hash = Sha256::new();
-        for Member { vm_id, manifest_path, read } in batch.vms {
+        for Member { vm_id, manifest_path, read, .. } in batch.vms {
             let made = read
                 .map_err(|errors| errors.into_iter().next())
                 .and_then(|effective| vm_submission(vm_id.clone(), effective, manifest_path).map_err(Some));
