@@ -8,6 +8,7 @@ mod support;
 mod attempts;
 mod bad_inputs;
 mod bandwidth;
+mod batches;
 mod crash;
 mod daemon;
 mod dropped_appliances;

@@ -32,8 +32,14 @@ pub(crate) fn submission(name: BatchName, rerun: Rerun, vms: &[(&str, &str)]) ->
                 content_sha256: (*content).to_owned(),
                 manifest: serde_json::json!({ "name": vm }),
                 setup: None,
+                manifest_path: None,
+                rerun: None,
             })
             .collect(),
+        refused: Vec::new(),
+        parallel_limit: None,
+        fail_fast: false,
+        output_directory: None,
     }
 }
 
