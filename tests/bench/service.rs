@@ -12,6 +12,7 @@
     reason = "a bench binary has no outside and may end at a surprise"
 )]
 
+mod batches;
 mod disks;
 mod figures;
 mod flood;
@@ -30,11 +31,12 @@ use figures::Figures;
 type Measure = fn(&mut Figures);
 
 /// What can be measured, in the order in which it is.
-const ALL: [(&str, Measure); 6] = [
+const ALL: [(&str, Measure); 7] = [
     ("idle", idle::measure),
     ("latency", latency::measure),
     ("flood", flood::measure),
     ("history", history::measure),
+    ("batches", batches::measure),
     ("disks", disks::measure),
     ("guest", guest::measure),
 ];

@@ -3,7 +3,6 @@
 //! Options count as if the manifest said so: they are put into it before it is planned, so that the
 //! planner checks them like everything else. What is not here: what a manifest means.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -71,77 +70,13 @@ pub(super) fn understand(args: &ConvertArgs) -> Result<Understood> {
     };
     for (input, item) in &items {
         match item {
-            Item::Batch(file, document) => add_batch(input, (file, document), args, &base, &mut all)?,
+            Item::Batch(file, document) => batch::add(input, (file, document), args, &base, &mut all)?,
             _ => all.works.push(one(input, item, args, &base, several)?),
         }
     }
     all.works.sort_by_key(|work| work.order.plan.priority);
-    refuse_what_is_there_twice(&all.works)?;
+    batch::refuse_what_is_there_twice(&all.works)?;
     Ok(all)
-}
-
-fn refuse_what_is_there_twice(works: &[Work]) -> Result<()> {
-    let mut seen = BTreeMap::new();
-    for work in works {
-        if let Some(other) = seen.insert(&work.order.plan.vm_id, &work.given) {
-            return Err(Error::new(
-                Kind::Manifest,
-                format!(
-                    "{} and {} are both called `{}`",
-                    other.display(),
-                    work.given.display(),
-                    work.order.plan.vm_id
-                ),
-            )
-            .advice("convert them one after the other, or name them in manifests"));
-        }
-    }
-    let mut places = BTreeMap::new();
-    for work in works {
-        let directory = &work.order.plan.output.directory;
-        let several = works.len() > 1;
-        if let Some(other) = places.insert(directory, &work.order.plan.vm_id).filter(|_| several) {
-            let cause = format!(
-                "`{other}` and `{}` both put their result into {}",
-                work.order.plan.vm_id,
-                directory.display()
-            );
-            return Err(Error::new(Kind::Manifest, cause)
-                .field("output.directory")
-                .advice("give each VM a directory of its own"));
-        }
-    }
-    Ok(())
-}
-
-/// The VMs of a batch.
-fn add_batch(
-    input: &Path,
-    (file, document): (&Input, &Value),
-    args: &ConvertArgs,
-    base: &Path,
-    all: &mut Understood,
-) -> Result<()> {
-    let settings = settings(base, args, document)?;
-    let read = |bytes: &[u8]| source::submission(bytes, &file.filename, &file.base_directory, &settings);
-    let merged = batch::with_options(document.clone(), args, base)?;
-    let written = read(&file.bytes);
-    let mut submission = match (read(merged.to_string().as_bytes()), &written) {
-        (Ok(submission), _) => submission,
-        // The file as it was written knows its lines: what is wrong in it is better told from there.
-        (Err(_), Err(error)) => return Err(error.clone().file(&file.given)),
-        (Err(error), Ok(_)) => return Err(error.without_file()),
-    };
-    all.refused.extend(batch::refused(std::mem::take(&mut submission.refused), written.ok()));
-    all.fail_fast |= submission.fail_fast;
-    all.parallel_limit = [all.parallel_limit, submission.parallel_limit].into_iter().flatten().min();
-    let named = args.output.is_none();
-    let above = submission.output_directory.clone().unwrap_or_else(|| base.to_owned());
-    let batch_id = name_of(&submission);
-    for plan in submission.plans(&batch_id, "", &settings)? {
-        all.works.push(of_plan(input, plan, (&batch_id, &settings), &above, (named, true)));
-    }
-    Ok(())
 }
 
 /// One machine of what was named.
@@ -332,14 +267,14 @@ fn work(
     Ok(of_plan(given, plan, (&batch_id, &settings), base, (named, several)))
 }
 
-fn name_of(submission: &Submission) -> String {
+pub(super) fn name_of(submission: &Submission) -> String {
     match &submission.name {
         BatchName::Named(name) | BatchName::Stem(name) => name.clone(),
     }
 }
 
 /// The work of a plan. `named`: its directory is the manifest's; else it is `base`, or of several VMs one below that.
-fn of_plan(
+pub(super) fn of_plan(
     given: &Path,
     mut plan: Plan,
     (batch_id, settings): (&str, &Settings),
@@ -367,7 +302,7 @@ fn of_plan(
 }
 
 /// What binds a person: permissions alone, and of the configuration what may be run for somebody else's manifest.
-fn settings(base: &Path, args: &ConvertArgs, document: &Value) -> Result<Settings> {
+pub(super) fn settings(base: &Path, args: &ConvertArgs, document: &Value) -> Result<Settings> {
     let mut settings = Settings::defaults(base, cores()).for_a_person();
     let names = |pointer: &str| document.pointer(pointer).is_some_and(|hooks| !hooks.is_null());
     if names("/hooks") || names("/profile_overrides/hooks") || batch::is_batch(document) {
