@@ -39,7 +39,7 @@ struct PlanDocument {
 
 /// Prints it.
 pub(super) fn run(args: &PlanArgs, ui: &Ui) -> Result<Exit, Failure> {
-    let (plans, origins) = match convert::plans_of(&args.input)? {
+    let (plans, origins) = match convert::plans_of(&args.input, &args.state)? {
         Some((plans, origins)) => (plans, args.origins.then_some(origins)),
         None => of_manifest(args)?,
     };

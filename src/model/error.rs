@@ -267,12 +267,14 @@ impl Error {
         self
     }
 
-    /// Forgets file, line and column: they name a text that no person wrote.
+    /// Forgets file, line and column if they name this text, which no person wrote.
     #[must_use]
-    pub fn without_file(mut self) -> Self {
-        self.0.place.file = None;
-        self.0.place.line = None;
-        self.0.place.column = None;
+    pub fn without_file(mut self, name: &str) -> Self {
+        if self.0.place.file.as_deref() == Some(Path::new(name)) {
+            self.0.place.file = None;
+            self.0.place.line = None;
+            self.0.place.column = None;
+        }
         self
     }
 

@@ -7,6 +7,7 @@ mod configuration;
 mod golden;
 mod hooks;
 mod plans;
+mod profiles;
 mod properties;
 mod schemas;
 mod values;

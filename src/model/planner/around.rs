@@ -1,8 +1,10 @@
 //! What the planner may look at beside the file that it reads. It does no IO itself: whoever asks it hands in who looks.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::Origin;
+use super::profiles::{NoFiles, ResolvedProfile, resolve};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::Facts;
 
@@ -12,9 +14,11 @@ pub trait Surroundings {
     fn machines(&mut self, origin: &Origin) -> Result<Vec<Facts>>;
     /// The bytes of a VM's manifest that a batch names by its path (absolute).
     fn manifest(&mut self, path: &Path) -> Result<Vec<u8>>;
+    /// The profile of this name, custom ones lying in this directory (absolute).
+    fn profile(&mut self, name: &str, directory: &Path) -> Result<Arc<ResolvedProfile>>;
 }
 
-/// Where nothing may be looked at.
+/// Where nothing may be looked at: there are no profiles but the built-in ones.
 #[derive(Debug, Clone, Copy)]
 pub struct Nowhere;
 
@@ -27,5 +31,9 @@ impl Surroundings for Nowhere {
     fn manifest(&mut self, _: &Path) -> Result<Vec<u8>> {
         Err(Error::new(Kind::Unsupported, "no other file is read here")
             .advice("write the manifest here, in place of its path"))
+    }
+
+    fn profile(&mut self, name: &str, _: &Path) -> Result<Arc<ResolvedProfile>> {
+        resolve(name, &mut NoFiles).map(Arc::new)
     }
 }

@@ -118,7 +118,7 @@ impl Written<'_> {
         Ok(Said { tree, manifest })
     }
 
-    /// Counts the paths that are still relative (a profile's) from the manifest's directory.
+    /// Counts the paths that are still relative (none that somebody wrote) from the manifest's directory.
     pub(super) fn make_absolute(&self, root: &mut Node) {
         make_absolute(root, self.base);
     }
@@ -143,6 +143,9 @@ fn lower(node: &mut Node) {
 /// Counts relative paths from the directory of the file that they stand in.
 pub(super) fn make_absolute(root: &mut Node, base: &Path) {
     if let Some(directory) = root.get_mut("output").and_then(|output| output.get_mut("directory")) {
+        make_path_absolute(directory, base);
+    }
+    if let Some(directory) = root.get_mut("profiles_directory") {
         make_path_absolute(directory, base);
     }
     for (provider, key) in [("ova", "path"), ("ovf", "path"), ("vmx", "path"), ("local", "directory")] {
