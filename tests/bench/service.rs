@@ -19,6 +19,7 @@ mod guest;
 mod history;
 mod idle;
 mod latency;
+mod profiles;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -30,9 +31,10 @@ use figures::Figures;
 type Measure = fn(&mut Figures);
 
 /// What can be measured, in the order in which it is.
-const ALL: [(&str, Measure); 6] = [
+const ALL: [(&str, Measure); 7] = [
     ("idle", idle::measure),
     ("latency", latency::measure),
+    ("profiles", profiles::measure),
     ("flood", flood::measure),
     ("history", history::measure),
     ("disks", disks::measure),
