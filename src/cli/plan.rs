@@ -8,10 +8,11 @@ use serde::Serialize;
 use super::input::Input;
 use super::table::{Paint, Table, cell, printable};
 use super::{Exit, Failure, StateArgs, Ui, convert};
+use crate::model::error::Error;
 use crate::model::hook::HookCall;
 use crate::model::machine::{Firmware, Machine};
 use crate::model::plan::{Plan, PlannedGrowth, PlannedNic};
-use crate::model::planner::VmOrigins;
+use crate::model::planner::{RefusedVm, VmOrigins};
 use crate::model::units::human_size;
 use crate::service::preflight;
 use crate::source;
@@ -64,6 +65,16 @@ fn of_manifest(args: &PlanArgs) -> Result<(Vec<Plan>, Option<Vec<VmOrigins>>), F
     let origins =
         args.origins.then(|| source::origins(bytes, filename, base_directory, &settings)).transpose()?;
     Ok((plans, origins))
+}
+
+/// VMs of a batch that cannot run as they are written: the plans of the others are no less true.
+pub(super) fn tell_refused(refused: &[RefusedVm], ui: &Ui) -> Result<Exit, Failure> {
+    let Some(first) = refused.first() else { return Ok(Exit::Done) };
+    for vm in refused {
+        ui.note(&printable(&format!("{}: {}", vm.vm_id, vm.error)));
+    }
+    let cause = format!("{} of its VMs cannot run; the first is {}", refused.len(), first.vm_id);
+    Err(Error::new(first.error.kind(), cause).advice("mend what is said of each").into())
 }
 
 /// One VM's plan, for a person.

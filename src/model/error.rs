@@ -267,6 +267,15 @@ impl Error {
         self
     }
 
+    /// Calls the file of this name as the person did who gave it; what is told of another file stays.
+    #[must_use]
+    pub fn file_as(mut self, name: &str, given: &Path) -> Self {
+        if self.0.place.file.as_deref().is_none_or(|file| file == Path::new(name)) {
+            self.0.place.file = Some(given.to_owned());
+        }
+        self
+    }
+
     /// Forgets file, line and column if they name this text, which no person wrote.
     #[must_use]
     pub fn without_file(mut self, name: &str) -> Self {

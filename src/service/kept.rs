@@ -44,6 +44,14 @@ pub(super) fn redacted(file: &Path) -> io::Result<Option<Vec<u8>>> {
     Ok(if bytes.len() > parse::MAX_BYTES { None } else { redaction::without_secrets(&bytes) })
 }
 
+/// Puts what is to be kept of a file in its own place.
+pub(super) fn redact(file: &Path) -> io::Result<()> {
+    match redacted(file)? {
+        Some(copy) => fs::atomic_write(file, &copy, REDACTED_MODE),
+        None => Ok(()),
+    }
+}
+
 /// Puts a file, or what is kept instead of it, at a name that has to be free. The name is durable when
 /// this returns; a file that was replaced by its copy is gone.
 pub(super) fn put(from: &Path, redacted: Option<&[u8]>, target: &Path) -> io::Result<()> {

@@ -22,7 +22,7 @@ pub(super) fn batch_directory(output_dir: &Path, batch: &BatchRow) -> PathBuf {
 
 /// Every directory under whose lock something of a batch is written: its own, and those of VMs that lie elsewhere.
 pub(super) fn directories(batch_directory: &Path, rows: &[JobRow]) -> Vec<PathBuf> {
-    let of_vms = rows.iter().filter(|row| row.state != JobState::Skipped);
+    let of_vms = rows.iter().filter(|row| row.state != JobState::Skipped && !row.refused);
     let of_vms = of_vms.map(|row| directory_of(batch_directory, &row.output_directory).to_owned());
     let all: BTreeSet<PathBuf> = std::iter::once(batch_directory.to_owned()).chain(of_vms).collect();
     all.into_iter().collect()

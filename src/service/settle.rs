@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::intake::is_manifest;
 use super::kept;
 use super::places;
 use super::queue::{BatchRow, DropRow, JobRow};
@@ -192,9 +193,17 @@ impl Settlement {
         bytes: &[u8],
     ) -> Result<PathBuf> {
         let told = |error: std::io::Error| Error::io(Kind::Output, "put away the drop", from, &error);
-        // A disk is the guest's, and stays as it is.
-        let is_disk = !self.dropped.files.is_empty();
-        let redacted = if is_disk { None } else { kept::redacted(from).map_err(told)? };
+        // A disk is the guest's, and stays as it is. Of a batch each manifest is looked into where it lies.
+        for file in self.dropped.files.iter().filter(|file| is_manifest(OsStr::new(&file.name))) {
+            match kept::redact(&from.join(&file.name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(told(error)),
+                _ => {}
+            }
+        }
+        let redacted = match self.dropped.files.is_empty() {
+            true => kept::redacted(from).map_err(told)?,
+            false => None,
+        };
         for number in 1u32.. {
             let target = directory.join(fs::numbered(OsStr::new(&self.dropped.name), number));
             let sidecar = kept::beside(&target, suffix);
@@ -251,8 +260,10 @@ impl Settlement {
         let error_of = |row: &JobRow| {
             row.error.clone().unwrap_or_else(|| Error::new(Kind::Cancelled, "cancelled by the operator"))
         };
-        // A VM that failed says more than one that was cancelled because of it.
-        let worst = bad.iter().find(|row| row.state == JobState::Failed).or(bad.first());
+        // A VM that failed by itself says more than one that failed or was cancelled because of it.
+        let by_itself =
+            |row: &&&JobRow| row.state == JobState::Failed && error_of(row).kind() != Kind::Cancelled;
+        let worst = bad.iter().find(by_itself).or(bad.first());
         let timestamp = rfc3339_utc(self.now);
         let error = worst.map_or_else(|| Error::internal("it failed"), |row| error_of(row));
         let mut report = ErrorReport::refused(&self.dropped.name, timestamp, &error);

@@ -9,6 +9,7 @@ mod support;
 mod api;
 mod appliances;
 mod bad_inputs;
+mod batches;
 mod check;
 mod commands;
 mod doctor;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // A test that fails may panic.
 
 mod bad;
+mod batches;
 mod configuration;
 mod golden;
 mod hooks;

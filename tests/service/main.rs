@@ -8,6 +8,8 @@ mod support;
 mod attempts;
 mod bad_inputs;
 mod bandwidth;
+mod batch_deaths;
+mod batches;
 mod crash;
 mod daemon;
 mod dropped_appliances;

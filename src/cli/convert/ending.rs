@@ -10,6 +10,7 @@ use crate::cli::table::printable;
 use crate::cli::{Exit, Failure, Ui};
 use crate::model::error::{Error, Kind};
 use crate::model::job::JobState;
+use crate::model::planner::RefusedVm;
 use crate::model::protocol::{Published, WorkerOutcome};
 use crate::model::report::{AggregateStats, BatchHead, BatchReport, Notice, REPORT_VERSION, Timed, VmResult};
 use crate::model::units::{human_duration, human_size};
@@ -24,7 +25,7 @@ pub(super) fn tell(all: &AllEnded, ui: &Ui) -> Result<Exit, Failure> {
         }
     }
     match all.vms.as_slice() {
-        [only] => tell_one(only, all.interrupted, ui),
+        [only] if all.refused.is_empty() => tell_one(only, all.interrupted, ui),
         _ => tell_several(all, ui),
     }
 }
@@ -82,8 +83,12 @@ fn tell_several(all: &AllEnded, ui: &Ui) -> Result<Exit, Failure> {
     if all.interrupted && !all.vms.iter().all(done) {
         return Err(stopped(true));
     }
-    let Some((first, error)) = failed.first() else { return Ok(Exit::Done) };
-    let vm_id = &first.work.order.plan.vm_id;
+    for vm in &all.refused {
+        ui.note(&printable(&format!("{}: {}", vm.vm_id, vm.error)));
+    }
+    let first = failed.first().map(|(first, error)| (&first.work.order.plan.vm_id, *error));
+    let first = first.or_else(|| all.refused.first().map(|vm| (&vm.vm_id, &vm.error)));
+    let Some((vm_id, error)) = first else { return Ok(Exit::Done) };
     let unbegun = all.vms.iter().filter(|ended| ended.outcome.is_none()).count();
     let rest = if unbegun > 0 { format!(", {unbegun} not begun") } else { String::new() };
     Err(Failure::new(
@@ -92,8 +97,8 @@ fn tell_several(all: &AllEnded, ui: &Ui) -> Result<Exit, Failure> {
             error.kind(),
             format!(
                 "{} of {} VMs failed{rest}; the first was {vm_id}: {}",
-                failed.len(),
-                all.vms.len(),
+                failed.len() + all.refused.len(),
+                all.vms.len() + all.refused.len(),
                 error.details().cause
             ),
         )
@@ -132,6 +137,10 @@ fn seconds(ended: &Ended) -> f64 {
 }
 
 fn point_to_log(ended: &Ended, ui: &Ui) {
+    // One that was not begun has none.
+    if ended.began_at.is_none() {
+        return;
+    }
     ui.note(&format!("{}: log: {}", ended.work.order.plan.vm_id, ended.work.log().display()));
 }
 
@@ -146,7 +155,8 @@ fn clear_scratch(ended: &Ended) {
 
 fn batch_report(all: &AllEnded) -> BatchReport {
     let now = rfc3339_utc(now_epoch());
-    let vm_results: Vec<VmResult> = all.vms.iter().map(vm_result).collect();
+    let refused = all.refused.iter().map(refused_vm);
+    let vm_results: Vec<VmResult> = all.vms.iter().map(vm_result).chain(refused).collect();
     let ended: Vec<&Ended> = all.vms.iter().filter(|ended| ended.outcome.is_some()).collect();
     let good: Vec<Timed> = vm_results
         .iter()
@@ -189,6 +199,19 @@ fn batch_report(all: &AllEnded) -> BatchReport {
         vm_results,
         warnings: Vec::new(),
         errors,
+    }
+}
+
+fn refused_vm(vm: &RefusedVm) -> VmResult {
+    VmResult {
+        vm_id: vm.vm_id.clone(),
+        manifest: None,
+        success: false,
+        state: JobState::Failed,
+        duration_seconds: 0.0,
+        timestamp: None,
+        error: Some(vm.error.to_string()),
+        pipeline_report: None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::ConvertArgs;
+use super::{ConvertArgs, batch};
 use crate::cli::given::{
     Given, absolute, bare_disk, describer, disk_entry, document_of_disk, document_of_disks,
     document_of_machine, refuse_what_comes_later,
@@ -21,7 +21,7 @@ use crate::model::facts::Facts;
 use crate::model::manifest::values::Mac;
 use crate::model::parse;
 use crate::model::plan::{Plan, SourceFormat};
-use crate::model::planner::{BatchName, Submission, VmOrigins};
+use crate::model::planner::{BatchName, RefusedVm, Submission, VmOrigins};
 use crate::model::protocol::{WorkLimits, WorkOrder};
 use crate::model::units::safe_id;
 use crate::source;
@@ -46,15 +46,43 @@ impl Work {
     }
 }
 
+/// All that is to be done.
+pub(super) struct Understood {
+    /// The VMs, the most urgent first.
+    pub(super) works: Vec<Work>,
+    /// VMs of batches that cannot run as they are written.
+    pub(super) refused: Vec<RefusedVm>,
+    /// How many may run at a time, if batches say so: the least of them.
+    pub(super) parallel_limit: Option<u32>,
+    /// Whether none begins any more once one has failed.
+    pub(super) fail_fast: bool,
+}
+
 /// Understands all inputs, or says what is wrong with the first that cannot be.
-pub(super) fn understand(args: &ConvertArgs) -> Result<Vec<Work>> {
+pub(super) fn understand(args: &ConvertArgs) -> Result<Understood> {
     let base = base_directory(args)?;
     let items = items(&args.inputs)?;
     let several = items.len() > 1;
-    let works: Vec<Work> =
-        items.iter().map(|(input, item)| one(input, item, args, &base, several)).collect::<Result<_>>()?;
+    let mut all = Understood {
+        works: Vec::new(),
+        refused: Vec::new(),
+        parallel_limit: None,
+        fail_fast: args.fail_fast,
+    };
+    for (input, item) in &items {
+        match item {
+            Item::Batch(file, document) => add_batch(input, (file, document), args, &base, &mut all)?,
+            _ => all.works.push(one(input, item, args, &base, several)?),
+        }
+    }
+    all.works.sort_by_key(|work| work.order.plan.priority);
+    refuse_what_is_there_twice(&all.works)?;
+    Ok(all)
+}
+
+fn refuse_what_is_there_twice(works: &[Work]) -> Result<()> {
     let mut seen = BTreeMap::new();
-    for work in &works {
+    for work in works {
         if let Some(other) = seen.insert(&work.order.plan.vm_id, &work.given) {
             return Err(Error::new(
                 Kind::Manifest,
@@ -68,12 +96,58 @@ pub(super) fn understand(args: &ConvertArgs) -> Result<Vec<Work>> {
             .advice("convert them one after the other, or name them in manifests"));
         }
     }
-    Ok(works)
+    let mut places = BTreeMap::new();
+    for work in works {
+        let directory = &work.order.plan.output.directory;
+        let several = works.len() > 1;
+        if let Some(other) = places.insert(directory, &work.order.plan.vm_id).filter(|_| several) {
+            let cause = format!(
+                "`{other}` and `{}` both put their result into {}",
+                work.order.plan.vm_id,
+                directory.display()
+            );
+            return Err(Error::new(Kind::Manifest, cause)
+                .field("output.directory")
+                .advice("give each VM a directory of its own"));
+        }
+    }
+    Ok(())
+}
+
+/// The VMs of a batch.
+fn add_batch(
+    input: &Path,
+    (file, document): (&Input, &Value),
+    args: &ConvertArgs,
+    base: &Path,
+    all: &mut Understood,
+) -> Result<()> {
+    let settings = settings(base, args)?;
+    let read = |bytes: &[u8]| source::submission(bytes, &file.filename, &file.base_directory, &settings);
+    let merged = batch::with_options(document.clone(), args, base)?;
+    let written = read(&file.bytes);
+    let mut submission = match (read(merged.to_string().as_bytes()), &written) {
+        (Ok(submission), _) => submission,
+        // The file as it was written knows its lines: what is wrong in it is better told from there.
+        (Err(_), Err(error)) => return Err(error.clone().file_as(&file.filename, &file.given)),
+        (Err(error), Ok(_)) => return Err(error.without_file(&file.filename)),
+    };
+    all.refused.extend(batch::refused(std::mem::take(&mut submission.refused), written.ok(), &file.filename));
+    all.fail_fast |= submission.fail_fast;
+    all.parallel_limit = [all.parallel_limit, submission.parallel_limit].into_iter().flatten().min();
+    let named = args.output.is_none();
+    let above = submission.output_directory.clone().unwrap_or_else(|| base.to_owned());
+    let batch_id = name_of(&submission);
+    for plan in submission.plans(&batch_id, "", &settings)? {
+        all.works.push(of_plan(input, plan, (&batch_id, &settings), &above, (named, true)));
+    }
+    Ok(())
 }
 
 /// One machine of what was named.
 enum Item {
     Manifest,
+    Batch(Input, Value),
     Disk(SourceFormat),
     Machine(Box<Facts>),
 }
@@ -82,7 +156,7 @@ fn items(inputs: &[PathBuf]) -> Result<Vec<(&Path, Item)>> {
     let mut items = Vec::new();
     for input in inputs {
         match Given::of(input)? {
-            Given::Manifest => items.push((input.as_path(), Item::Manifest)),
+            Given::Manifest => items.push((input.as_path(), manifest(input)?)),
             Given::Disk(format) => items.push((input.as_path(), Item::Disk(format))),
             Given::Machines(machines) => {
                 let each = |facts| (input.as_path(), Item::Machine(Box::new(facts)));
@@ -91,6 +165,14 @@ fn items(inputs: &[PathBuf]) -> Result<Vec<(&Path, Item)>> {
         }
     }
     Ok(items)
+}
+
+/// A manifest or a batch.
+fn manifest(input: &Path) -> Result<Item> {
+    let file = Input::read(input)?;
+    let document = parse::parse(&file.bytes, &file.filename).map_err(|error| error.file(&file.given))?;
+    let document = document.root.canonical();
+    Ok(if batch::is_batch(&document) { Item::Batch(file, document) } else { Item::Manifest })
 }
 
 /// The disks of one machine, in its order, as somebody names them without a manifest.
@@ -214,7 +296,7 @@ fn one(input: &Path, item: &Item, args: &ConvertArgs, base: &Path, several: bool
             plan_document(document, &filename, base, args, base, several)
                 .map_err(|error| error.without_file(&filename))?
         }
-        Item::Manifest => {
+        Item::Manifest | Item::Batch(..) => {
             let file = Input::read(input)?;
             let document = parse::parse(&file.bytes, &file.filename)?.root.canonical();
             match plan_document(document, &file.filename, &file.base_directory, args, base, several) {
@@ -224,7 +306,7 @@ fn one(input: &Path, item: &Item, args: &ConvertArgs, base: &Path, several: bool
                     let settings = settings(base, args)?;
                     let written =
                         source::submission(&file.bytes, &file.filename, &file.base_directory, &settings);
-                    return Err(written.err().unwrap_or(merged).file(&file.given));
+                    return Err(written.err().unwrap_or(merged).file_as(&file.filename, &file.given));
                 }
             }
         }
@@ -240,38 +322,49 @@ fn work(
     several: bool,
     disks_alone: bool,
 ) -> Result<Work> {
-    let batch_id = match &submission.name {
-        BatchName::Named(name) | BatchName::Stem(name) => name.clone(),
-    };
+    let batch_id = name_of(&submission);
     let mut plans = submission.plans(&batch_id, "", &settings)?;
     let mut plan = match (plans.pop(), plans.is_empty()) {
         (Some(plan), true) => plan,
-        _ => {
-            return Err(Error::new(Kind::Unsupported, "this version converts one VM per manifest")
-                .file(given)
-                .advice("write a manifest for each VM and name them all"));
-        }
+        _ => return Err(Error::internal("a manifest is of one VM")),
     };
-    settle_directory(&mut plan, base, named, several);
     // A disk alone becomes a disk alone.
     plan.output.domain &= !disks_alone;
+    Ok(of_plan(given, plan, (&batch_id, &settings), base, (named, several)))
+}
+
+fn name_of(submission: &Submission) -> String {
+    match &submission.name {
+        BatchName::Named(name) | BatchName::Stem(name) => name.clone(),
+    }
+}
+
+/// The work of a plan. `named`: its directory is the manifest's; else it is `base`, or of several VMs one below that.
+fn of_plan(
+    given: &Path,
+    mut plan: Plan,
+    (batch_id, settings): (&str, &Settings),
+    base: &Path,
+    (named, several): (bool, bool),
+) -> Work {
+    settle_directory(&mut plan, base, named, several);
     let beside = if named { plan.output.directory.clone() } else { base.to_owned() };
     let scratch = beside.join(SCRATCH);
     let work_dir = scratch.join(&plan.vm_id);
-    Ok(Work {
+    Work {
         given: given.to_owned(),
         scratch,
         order: WorkOrder {
             job_id: 0,
-            batch_id,
+            batch_id: batch_id.to_owned(),
             attempt: 1,
             plan,
             limits: WorkLimits {
-                hook_roots: settings.hooks.allowed_dirs,
+                hook_roots: settings.hooks.allowed_dirs.clone(),
                 ..WorkLimits::unbound(work_dir, settings.stall_timeout_s)
             },
         },
-    })
+    }
 }
 
 /// What binds a person: permissions alone, and of the configuration what a manifest is read with: which profiles there are, and what may be
@@ -321,7 +414,7 @@ fn plan_document(
     Ok((submission, settings, named))
 }
 
-fn put_options(document: &mut Value, args: &ConvertArgs) {
+pub(super) fn put_options(document: &mut Value, args: &ConvertArgs) {
     if !document.is_object() {
         return;
     }
@@ -378,7 +471,7 @@ fn put_size(document: &mut Value, wanted: &str) -> Result<()> {
 }
 
 /// Sets a value at a path, making the objects on the way; where something else is there, the planner says so.
-fn put(document: &mut Value, path: &[&str], value: Value) {
+pub(super) fn put(document: &mut Value, path: &[&str], value: Value) {
     let mut here = document;
     for key in path {
         let Value::Object(fields) = here else { return };

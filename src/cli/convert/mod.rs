@@ -4,6 +4,7 @@
 //! get on and tells how they ended. What is not here: any decision about a migration (the planner
 //! takes those) and any memory beyond the journals beside the results.
 
+mod batch;
 mod ending;
 mod inputs;
 mod running;
@@ -19,7 +20,7 @@ use crate::model::planner::VmOrigins;
 use crate::pipeline::checkpoint;
 use crate::pipeline::publish::Names;
 use crate::sys::dir::Dir;
-use inputs::Work;
+use inputs::{Understood, Work};
 
 pub(super) use inputs::MachineDisks;
 
@@ -78,18 +79,23 @@ pub(super) struct ConvertArgs {
 
 /// Converts what it is given, here and now.
 pub(super) fn run(args: &ConvertArgs, ui: &Ui) -> Result<Exit, Failure> {
-    let works = inputs::understand(args)?;
+    let understood = inputs::understand(args)?;
     if args.dry_run {
-        return tell_plans(&works, ui);
+        return tell_plans(&understood, ui);
     }
-    for work in &works {
+    if let Some(vm) =
+        understood.refused.first().filter(|_| understood.fail_fast || understood.works.is_empty())
+    {
+        return Err(vm.error.clone().into());
+    }
+    for work in &understood.works {
         refuse_unfinished(work, args)?;
         refuse_taken_names(work)?;
         for warning in &work.order.plan.warnings {
             ui.note(&format!("{}: {warning}", work.order.plan.vm_id));
         }
     }
-    let ended = running::convert(works, args, ui)?;
+    let ended = running::convert(understood, args, ui)?;
     ending::tell(&ended, ui)
 }
 
@@ -110,7 +116,9 @@ pub(super) fn repaired_copy(
     let work = inputs::of_machine(machine, &args)?;
     refuse_unfinished(&work, &args)?;
     refuse_taken_names(&work)?;
-    let ended = running::convert(vec![work], &args, ui)?;
+    let understood =
+        Understood { works: vec![work], refused: Vec::new(), parallel_limit: None, fail_fast: false };
+    let ended = running::convert(understood, &args, ui)?;
     ending::tell_fixes(&ended, ui);
     ending::tell(&ended, ui)
 }
@@ -120,19 +128,20 @@ pub(super) fn repaired_copy(
 pub(super) fn plans_of(input: &Path, state: &StateArgs) -> Result<Option<(Vec<Plan>, Vec<VmOrigins>)>> {
     let args = ConvertArgs { inputs: vec![input.to_owned()], state: state.clone(), ..ConvertArgs::default() };
     let Some(origins) = inputs::origins_of(input, &args)? else { return Ok(None) };
-    let plans = inputs::understand(&args)?.into_iter().map(|work| work.order.plan).collect();
+    let plans = inputs::understand(&args)?.works.into_iter().map(|work| work.order.plan).collect();
     Ok(Some((plans, origins)))
 }
 
-fn tell_plans(works: &[Work], ui: &Ui) -> Result<Exit, Failure> {
-    let plans: Vec<_> = works.iter().map(|work| work.order.plan.clone().without_secrets()).collect();
+fn tell_plans(understood: &Understood, ui: &Ui) -> Result<Exit, Failure> {
+    let plans: Vec<_> =
+        understood.works.iter().map(|work| work.order.plan.clone().without_secrets()).collect();
     if ui.json {
         ui.print_json(&serde_json::json!({ "plans": plans }))?;
     } else {
         let texts: Vec<String> = plans.iter().map(|plan| plan::describe(plan, ui.color)).collect();
         ui.print(&texts.join("\n"))?;
     }
-    Ok(Exit::Done)
+    plan::tell_refused(&understood.refused, ui)
 }
 
 /// Finished disks of an interrupted conversion are neither thrown away nor taken for granted.

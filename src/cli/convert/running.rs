@@ -11,13 +11,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::ConvertArgs;
-use super::inputs::{Work, cores};
+use super::inputs::{Understood, Work, cores};
 use crate::cli::Ui;
 use crate::cli::progress::ProgressView;
 use crate::model::bandwidth::{Caps, Parts};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::{BatchState, JobState};
+use crate::model::planner::RefusedVm;
 use crate::model::progress::{BatchProgress, Counts, PROGRESS_SCHEMA, VmProgress, VmStatus};
 use crate::model::protocol::{WorkerCommand, WorkerEvent, WorkerOutcome};
 use crate::pipeline::host_lock::{Holds, Who, directory_of};
@@ -43,14 +44,17 @@ pub(super) struct Ended {
 
 /// How all ended.
 pub(super) struct AllEnded {
-    /// Each, in the order in which they were named.
+    /// Each, the most urgent first.
     pub(super) vms: Vec<Ended>,
+    /// VMs of batches that could not run as they are written.
+    pub(super) refused: Vec<RefusedVm>,
     /// Whether the person interrupted it.
     pub(super) interrupted: bool,
 }
 
 /// Converts them all.
-pub(super) fn convert(works: Vec<Work>, args: &ConvertArgs, ui: &Ui) -> Result<AllEnded> {
+pub(super) fn convert(understood: Understood, args: &ConvertArgs, ui: &Ui) -> Result<AllEnded> {
+    let Understood { mut works, refused, parallel_limit, fail_fast } = understood;
     for work in &works {
         prepare(work)?;
     }
@@ -58,19 +62,20 @@ pub(super) fn convert(works: Vec<Work>, args: &ConvertArgs, ui: &Ui) -> Result<A
         .enable_all()
         .build()
         .map_err(|error| Error::internal(format!("cannot start: {error}")))?;
-    let (mut works, holds) = (works, Holds::new(Who::convert(unconfigured().takeover_stale_s)));
+    let holds = Holds::new(Who::convert(unconfigured().takeover_stale_s));
     let held = hold(&mut works, &holds);
-    let most = args.parallel.unwrap_or_else(|| unconfigured().max_concurrent_jobs);
+    let usual = || unconfigured().max_concurrent_jobs.min(parallel_limit.unwrap_or(u32::MAX));
+    let most = args.parallel.unwrap_or_else(usual);
     let caps = Caps { total: args.bandwidth.and_then(|rate| rate.0), per_job: None };
     let ids: BTreeSet<String> = works.iter().map(|work| work.order.batch_id.clone()).collect();
-    let ended = held
-        .and_then(|()| runtime.block_on(Party::new(works, (most as usize, caps), args.fail_fast, ui).go()));
+    let ended =
+        held.and_then(|()| runtime.block_on(Party::new(works, (most as usize, caps), fail_fast, ui).go()));
     for batch_id in ids {
         if let Err(error) = holds.leave(&batch_id, false) {
             ui.note(&format!("its lock stays: {error}"));
         }
     }
-    ended
+    ended.map(|all| AllEnded { refused, ..all })
 }
 
 fn unconfigured() -> Settings {
@@ -172,13 +177,13 @@ impl Party {
         }
         self.show(true);
         self.view.finish();
-        Ok(AllEnded { vms: self.vms, interrupted: self.interrupted })
+        Ok(AllEnded { vms: self.vms, refused: Vec::new(), interrupted: self.interrupted })
     }
 
     fn begin_more(&mut self) {
         while self.running.len() < self.most
             && !self.interrupted
-            && let Some(index) = self.waiting.pop_front()
+            && let Some(index) = self.next()
         {
             let now = now_epoch();
             self.vms[index].began_at = Some(now);
@@ -193,6 +198,48 @@ impl Party {
             order.limits.reading = self.parts.of_newcomer(index, self.caps, copying);
             tokio::spawn(work_on(index, order, work.log(), self.tell.clone()));
         }
+    }
+
+    /// The first of those that wait whose turn it is; one that waits for what has failed is not begun at all.
+    fn next(&mut self) -> Option<usize> {
+        let mut place = 0;
+        while let Some(&index) = self.waiting.get(place) {
+            let order = &self.vms[index].work.order;
+            let waits_for = |id: &&String| {
+                let is_it = |other: &&Ended| {
+                    other.work.order.batch_id == order.batch_id && other.work.order.plan.vm_id == **id
+                };
+                let other = self.vms.iter().find(is_it);
+                match other.and_then(|other| other.outcome.as_ref()) {
+                    Some(WorkerOutcome::Succeeded(_)) => None,
+                    Some(_) => Some(true),
+                    // One that was refused is not among them.
+                    None => Some(other.is_none()),
+                }
+            };
+            let waits: Vec<(&String, bool)> =
+                order.plan.depends_on.iter().filter_map(|id| Some((id, waits_for(&id)?))).collect();
+            let lost = waits.iter().find(|(_, is_lost)| *is_lost).map(|(id, _)| (*id).clone());
+            match (lost, waits.is_empty()) {
+                (None, true) => return self.waiting.remove(place),
+                (None, false) => place += 1,
+                (Some(lost), _) => {
+                    self.waiting.remove(place);
+                    self.lose(index, &lost);
+                    // Others may wait for this one.
+                    place = 0;
+                }
+            }
+        }
+        None
+    }
+
+    /// It ends without having begun.
+    fn lose(&mut self, index: usize, lost: &str) {
+        let error = Error::new(Kind::Cancelled, format!("`{lost}`, which it depends on, did not succeed"))
+            .advice("mend that one, then convert both again");
+        self.vms[index].outcome = Some(WorkerOutcome::Failed { error });
+        self.vm(index, |vm| vm.state = JobState::Failed);
     }
 
     fn hear(&mut self, news: News) {

@@ -284,8 +284,9 @@ fn check_overrides(file: &Tree, overrides: Option<&Profile>) -> Result<()> {
 
 pub(super) fn replace_aliases(layer: &mut Tree) -> Result<()> {
     for (alias, field) in ALIASES {
-        let value = layer.node(alias).filter(|node| node.value != Value::Null).cloned();
-        let Some(value) = value else { continue };
+        let Some(value) = layer.node(alias).filter(|node| node.value != Value::Null).cloned() else {
+            continue;
+        };
         if let Some(other) = layer.node(field)
             && other.value != Value::Null
             && other.canonical() != value.canonical()

@@ -34,6 +34,7 @@ use sha2::{Digest, Sha256};
 use super::config::Settings;
 use super::error::{Error, Kind, Result};
 use super::job::Stage;
+use super::manifest::values::PathText;
 use super::manifest::{BatchManifest, Manifest};
 use super::parse::{self, Node, Tree};
 use super::plan::{Plan, Sha256Hex};
@@ -221,7 +222,7 @@ impl Submission {
             submission.name = BatchName::Named(id);
         }
         let mut hash = Sha256::new();
-        for Member { vm_id, manifest_path, read } in batch.vms {
+        for Member { vm_id, manifest_path, read, .. } in batch.vms {
             let made = read
                 .map_err(|errors| errors.into_iter().next())
                 .and_then(|effective| vm_submission(vm_id.clone(), effective, manifest_path).map_err(Some));
@@ -246,9 +247,9 @@ impl Submission {
                 .collect::<Vec<u8>>(),
         );
         submission.content_sha256 = hex(&hash.finalize());
-        // With nothing that could run there is nothing to accept: the first complaint stands for all.
+        // With nothing that may run there is nothing to accept: the first complaint stands for all.
         match submission.refused.first() {
-            Some(first) if submission.vms.is_empty() => Err(first.error.clone()),
+            Some(first) if submission.vms.is_empty() || submission.fail_fast => Err(first.error.clone()),
             _ => Ok(submission),
         }
     }
@@ -275,6 +276,34 @@ impl Submission {
             together.content_sha256 = hex(&hash.finalize());
         }
         Ok(together)
+    }
+
+    /// The same batch with none of its VMs.
+    #[must_use]
+    pub fn clone_without_vms(&self) -> Submission {
+        let Submission {
+            filename,
+            base_directory,
+            name,
+            content_sha256,
+            rerun,
+            parallel_limit,
+            fail_fast,
+            output_directory,
+            ..
+        } = self;
+        Submission {
+            filename: filename.clone(),
+            base_directory: base_directory.clone(),
+            name: name.clone(),
+            content_sha256: content_sha256.clone(),
+            rerun: *rerun,
+            vms: Vec::new(),
+            refused: Vec::new(),
+            parallel_limit: *parallel_limit,
+            fail_fast: *fail_fast,
+            output_directory: output_directory.clone(),
+        }
     }
 
     /// The same after files that it names were moved (old path to new). What the same content means does not change with it.
@@ -333,6 +362,23 @@ pub fn origins(
     let vms = batch::read(tree, &given, around)?.vms;
     let told = |vm: Member| Some(VmOrigins { vm_id: vm.vm_id, values: vm.read.ok()?.origins() });
     Ok(vms.into_iter().filter_map(told).collect())
+}
+
+/// The manifests of its VMs that a file names by their paths (absolute), if it is a batch: whether they are there or not.
+#[must_use]
+pub fn manifests_named(bytes: &[u8], filename: &str, base_directory: &Path) -> Vec<PathBuf> {
+    // Nearly every file is none, and need not be parsed to know that.
+    let word = b"batch_version";
+    if !bytes.windows(word.len()).any(|here| here == word) {
+        return Vec::new();
+    }
+    let Ok(tree) = parse::parse(bytes, filename) else { return Vec::new() };
+    if tree.root.get("batch_version").is_none() {
+        return Vec::new();
+    }
+    let entries = tree.root.get("vms").map(Node::items).unwrap_or_default();
+    let named = entries.iter().filter_map(|entry| PathText::new(entry.get("manifest")?.text()?).ok());
+    named.map(|path| path.below(base_directory)).collect()
 }
 
 /// All that is wrong with a file's bytes: what [`Submission::read`] tells the first of, and of a batch also what is wrong with

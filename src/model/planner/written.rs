@@ -101,7 +101,9 @@ impl Written<'_> {
         };
         let mut root = part(self.manifest.root.clone(), self.base, MANIFEST)?;
         let Some(entry) = &self.entry else {
-            return Ok(Said { tree: Tree { root, layers }, manifest: written });
+            let tree = Tree { root, layers };
+            let manifest = tree.decode()?;
+            return Ok(Said { tree, manifest });
         };
         if let Some(overrides) = &entry.overrides {
             // It is held against the type by itself, so that a complaint names the place in the batch.

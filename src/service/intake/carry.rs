@@ -10,6 +10,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::file::{self, Found};
+use super::kind::is_manifest;
 use super::place::{Places, put_back};
 use crate::model::error::{Error, Kind, Result};
 use crate::service::kept;
@@ -106,6 +107,9 @@ impl Places {
             let is_it = moved && file::look(&to).map_err(told)?.identity() == Some(file.identity);
             if moved && !is_it {
                 put_back(&to, &from).map_err(told)?;
+            }
+            if is_it && is_manifest(OsStr::new(&file.name)) {
+                kept::redact(&to).map_err(told)?;
             }
             if !is_it && number == 0 {
                 self.bring_back().map_err(told)?;

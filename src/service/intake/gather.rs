@@ -25,21 +25,21 @@ use crate::service::queue::{Brought, DroppedFile, FileIdentity, NewDrop};
 use crate::source;
 
 /// A file that belongs to another is looked at again after this, should that have gone away.
-const PARKED: Duration = Duration::from_secs(60);
+pub(super) const PARKED: Duration = Duration::from_secs(60);
 
-/// What is remembered of the disks in the drop directory.
+/// What is remembered of files in the drop directory that belong together.
 #[derive(Debug, Default)]
 pub(super) struct Gathering {
     /// What each file names, as long as it is the same file.
-    known: BTreeMap<String, (FileIdentity, Needs)>,
-    waits: BTreeMap<String, Wait>,
+    pub(super) known: BTreeMap<String, (FileIdentity, Needs)>,
+    pub(super) waits: BTreeMap<String, Wait>,
     /// Those that we have opened since they came: the kernel tells of that as if somebody wrote them.
-    opened: BTreeSet<String>,
+    pub(super) opened: BTreeSet<String>,
 }
 
 /// A drop that is not all there.
 #[derive(Debug)]
-struct Wait {
+pub(super) struct Wait {
     since: Instant,
     /// What of it was there then.
     seen: Vec<DroppedFile>,
@@ -67,7 +67,7 @@ impl Gathering {
     }
 
     /// Until when a drop goes on waiting; `None`: it has waited long enough. Begins anew whenever something of it has come or grown.
-    fn waits_until(
+    pub(super) fn waits_until(
         &mut self,
         main: &str,
         seen: &[DroppedFile],

@@ -75,6 +75,11 @@ pub(super) struct Made {
     pub(super) is_known_whole: bool,
 }
 
+/// Whether a file of this name is taken for a manifest.
+pub(in crate::service) fn is_manifest(name: &OsStr) -> bool {
+    DropKind::of(name) == DropKind::Manifest
+}
+
 impl DropKind {
     /// By the ending of a name, in any case.
     pub(super) fn of(name: &OsStr) -> DropKind {

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use super::file::Found;
 use super::kind::DropKind;
 use super::pending::Hint;
-use super::take::{self, CHUNK_BYTES, CHUNK_DROPS, Candidate, Offered, Outcome, Taken};
+use super::siblings::{Claims, Siblings};
+use super::take::{self, CHUNK_BYTES, CHUNK_DROPS, Candidate, Offered, Outcome, Read, Taken};
 use super::{FILE_RETRY, Worker, names};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
@@ -20,11 +21,16 @@ impl Worker {
         let settings = Arc::clone(&self.parts.settings.borrow());
         let mut chunk: Vec<Candidate> = Vec::new();
         let mut bytes = 0;
-        for name in self.pending.due(now) {
+        let due = self.pending.due(now);
+        let claims = match due.iter().any(|name| DropKind::of(name) == DropKind::Manifest) {
+            true => self.claims()?,
+            false => Claims::new(),
+        };
+        for name in due {
             if self.stopping.load(Ordering::Relaxed) {
                 break;
             }
-            match self.look_at(&name, &settings) {
+            match self.look_at(&name, &claims, &settings) {
                 Ok(looked) => {
                     self.failing.remove(&name);
                     let Some(candidate) = looked else { continue };
@@ -48,7 +54,12 @@ impl Worker {
         self.failing.insert(name, error.to_string());
     }
 
-    fn look_at(&mut self, name: &OsString, settings: &Settings) -> Result<Option<Box<Candidate>>> {
+    fn look_at(
+        &mut self,
+        name: &OsString,
+        claims: &Claims,
+        settings: &Settings,
+    ) -> Result<Option<Box<Candidate>>> {
         let now = Instant::now();
         let settle = Duration::try_from_secs_f64(settings.intake.settle_manifest_s).unwrap_or_default();
         let found = self.places.look(name).map_err(|error| {
@@ -85,11 +96,26 @@ impl Worker {
                 return Ok(None);
             }
         }
+        if let Some(batch) = name.to_str().and_then(|name| claims.get(name)) {
+            self.park_with_batch(name, batch, now);
+            return Ok(None);
+        }
         let Some(certainty) = self.pending.may_read(name, identity, settle, now) else { return Ok(None) };
-        match take::take(&self.places, name, certainty, settings)? {
+        let (taken, files) = match take::read(&self.places, name, certainty)? {
+            Read::Decided(taken) => (taken, Vec::new()),
+            Read::Whole(bytes, identity) => {
+                let files = match self.siblings((name, identity), &bytes, settings, now)? {
+                    Siblings::Awaited => return Ok(None),
+                    Siblings::There(files) => files,
+                };
+                let read = (bytes, identity);
+                (take::take(&self.places, name, read, files.clone(), certainty, settings), files)
+            }
+        };
+        match taken {
             Taken::Candidate(candidate) => Ok(Some(candidate)),
             Taken::Refused(identity, error) => {
-                self.refuse(name, identity, &[], &error)?;
+                self.refuse(name, identity, &files, &error)?;
                 Ok(None)
             }
             Taken::Incomplete(identity) => {

@@ -20,10 +20,13 @@ mod lot;
 mod names;
 mod pending;
 mod place;
+mod siblings;
 mod take;
 mod wake;
 
 pub(in crate::service) use directory::prepare_drop_directory;
+pub(in crate::service) use kind::is_manifest;
+
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -100,6 +103,7 @@ impl Intake {
             wakes: wakes.clone(),
             pending: Pending::default(),
             gathering: Gathering::default(),
+            batches: Gathering::default(),
             reported: BTreeMap::new(),
             told: HashSet::new(),
             errors,
@@ -176,6 +180,8 @@ struct Worker {
     pending: Pending,
     /// What disks belong together, and wait for each other.
     gathering: Gathering,
+    /// What batches name, and wait for.
+    batches: Gathering,
     /// Directories and disks that were reported and left.
     reported: BTreeMap<OsString, (u64, u64)>,
     /// Refused files that people were told of and that could not be moved yet.
@@ -217,10 +223,11 @@ impl Worker {
         match wake {
             Wake::Name(name, hint) => {
                 self.note_for_disks(&name);
-                if self.gathering.was_us(&name, hint) {
+                if self.gathering.was_us(&name, hint) || self.batches.was_us(&name, hint) {
                     return;
                 }
                 if !names::is_ignored(&name) {
+                    self.hasten_batches(Instant::now());
                     self.reported.remove(&name);
                     self.pending.note(&name, hint, Instant::now());
                 }

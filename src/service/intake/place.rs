@@ -14,7 +14,7 @@ use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::report::ErrorReport;
 use crate::service::kept;
-use crate::service::queue::{DropRow, FileIdentity};
+use crate::service::queue::{Brought, DropRow, DroppedFile, FileIdentity};
 use crate::sys::fs::{atomic_write, numbered, rename_noreplace, sync_dir};
 use crate::sys::{failpoint, time};
 
@@ -75,6 +75,11 @@ impl Places {
     /// Which directory the drop directory is; none if it is not there.
     pub(super) fn incoming_identity(&self) -> Option<(u64, u64)> {
         std::fs::metadata(&self.incoming).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+    }
+
+    /// Files of one drop, with the directories between which they are moved.
+    pub(super) fn brought(&self, files: Vec<DroppedFile>) -> Brought {
+        Brought { files, incoming: self.incoming.clone(), processing: self.processing.clone() }
     }
 
     /// Looks at a name in the drop directory.

@@ -64,46 +64,60 @@ pub(super) enum Taken {
     Incomplete(Option<FileIdentity>),
 }
 
-/// Reads and parses one plain file.
-pub(super) fn take(
-    places: &Places,
-    name: &OsString,
-    certainty: Certainty,
-    settings: &Settings,
-) -> Result<Taken> {
+/// What reading one plain file came to.
+#[derive(Debug)]
+pub(super) enum Read {
+    /// Its bytes.
+    Whole(Vec<u8>, FileIdentity),
+    /// It is decided without them.
+    Decided(Taken),
+}
+
+/// Reads one plain file.
+pub(super) fn read(places: &Places, name: &OsString, certainty: Certainty) -> Result<Read> {
     let path = places.incoming.join(name);
     let content = match file::read(&path) {
         Ok(content) => content,
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            return unreadable(places, name, &error);
+            return unreadable(places, name, &error).map(Read::Decided);
         }
         Err(error) => return Err(Error::io(Kind::Manifest, "read", &path, &error)),
     };
-    let (bytes, identity) = match content {
-        Content::Unsteady => return Ok(Taken::Incomplete(None)),
-        Content::TooLarge(identity) => {
-            return Ok(match certainty {
-                Certainty::IfItParses => Taken::Incomplete(Some(identity)),
-                Certainty::RenamedIn | Certainty::HeldStill => {
-                    Taken::Refused(identity, too_large(identity.size))
-                }
-            });
-        }
-        Content::Whole(bytes, identity) => (bytes, identity),
-    };
+    Ok(match content {
+        Content::Unsteady => Read::Decided(Taken::Incomplete(None)),
+        Content::TooLarge(identity) => Read::Decided(match certainty {
+            Certainty::IfItParses => Taken::Incomplete(Some(identity)),
+            Certainty::RenamedIn | Certainty::HeldStill => Taken::Refused(identity, too_large(identity.size)),
+        }),
+        Content::Whole(bytes, identity) => Read::Whole(bytes, identity),
+    })
+}
+
+/// Parses what was read; `files`: of a batch, with the manifests beside it that it names.
+pub(super) fn take(
+    places: &Places,
+    name: &OsString,
+    (bytes, identity): (Vec<u8>, FileIdentity),
+    files: Vec<DroppedFile>,
+    certainty: Certainty,
+    settings: &Settings,
+) -> Taken {
     match parse(&bytes, name, places, settings) {
         Ok(submission) if certainty != Certainty::IfItParses || is_whole(&bytes) => {
-            let drop = NewDrop::new(bytes, Some(identity), submission);
-            Ok(Taken::Candidate(Box::new(Candidate { name: name.clone(), identity, drop })))
+            let mut drop = NewDrop::new(bytes, Some(identity), submission);
+            if !files.is_empty() {
+                drop.brought = Some(places.brought(files));
+            }
+            Taken::Candidate(Box::new(Candidate { name: name.clone(), identity, drop }))
         }
-        Err(error) if certainty != Certainty::IfItParses => Ok(Taken::Refused(identity, error)),
-        Ok(_) | Err(_) => Ok(Taken::Incomplete(Some(identity))),
+        Err(error) if certainty != Certainty::IfItParses => Taken::Refused(identity, error),
+        Ok(_) | Err(_) => Taken::Incomplete(Some(identity)),
     }
 }
 
 /// A text that parses may still be the beginning of a longer one: only a closing brace or the end of a
 /// line can be its end.
-fn is_whole(bytes: &[u8]) -> bool {
+pub(super) fn is_whole(bytes: &[u8]) -> bool {
     let trimmed = bytes.trim_ascii_end();
     trimmed.last() == Some(&b'}') || trimmed.len() < bytes.len()
 }

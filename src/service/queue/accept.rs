@@ -11,21 +11,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use rusqlite::params;
 use sha2::{Digest, Sha256};
 
 use super::db::Db;
 use super::drops::Brought;
 use super::elsewhere::{Claim, Done};
 use super::history::taken_over;
-use super::jobs::{Change, encode};
 use super::now;
 use super::rows::FileIdentity;
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::JobState;
 use crate::model::plan::Plan;
-use crate::model::planner::{BatchName, Submission, VmSubmission};
+use crate::model::planner::{Rerun, Submission, VmSubmission};
 use crate::model::redaction;
 use crate::service::admission::{
     BatchDecision, BatchQuestion, Known, PastSuccess, VmDecision, VmQuestion, decide_batch, decide_vm,
@@ -116,10 +114,10 @@ impl From<Error> for Stop {
 }
 
 /// A VM and what was decided about it.
-struct Decided<'a> {
-    vm: &'a VmSubmission,
-    plan: Plan,
-    done_by: Option<Done>,
+pub(super) struct Decided<'a> {
+    pub(super) vm: &'a VmSubmission,
+    pub(super) plan: Plan,
+    pub(super) done_by: Option<Done>,
 }
 
 /// More numbers than anybody reruns one VM.
@@ -196,45 +194,14 @@ impl Db {
         }
 
         let at = now();
-        let files = drop.brought.as_ref().map(|brought| encode(&brought.files)).transpose()?;
-        let identity = drop.identity;
-        let drop_id = self.insert(
-            "INSERT INTO dropped (name, sha256, dev, inode, size, mtime_ns, base_directory, state,
-                 processing_name, accepted_at, bytes, files)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-            params![
-                submission.filename,
-                drop.sha256,
-                identity.map(|identity| identity.dev as i64),
-                identity.map(|identity| identity.inode as i64),
-                drop.size as i64,
-                identity.map(|identity| identity.mtime_ns),
-                submission.base_directory.to_string_lossy(),
-                if identity.is_some() { "accepted" } else { "moved" },
-                processing_name,
-                at,
-                drop.bytes,
-                files,
-            ],
-        )?;
-        let batch_key = self.insert(
-            "INSERT INTO batch (batch_id, run, stem, content_sha256, submission, drop_id, accepted_at)
-             VALUES (?1, (SELECT coalesce(max(run), 0) + 1 FROM batch WHERE batch_id = ?1), ?2, ?3, ?4, ?5, ?6)",
-            params![
-                batch_id,
-                match &submission.name {
-                    BatchName::Stem(stem) => Some(stem),
-                    BatchName::Named(_) => None,
-                },
-                submission.content_sha256,
-                encode(submission)?,
-                drop_id,
-                at,
-            ],
-        )?;
+        let drop_id = self.insert_drop(drop, submission, processing_name.as_deref(), at)?;
+        let batch_key = self.insert_batch(&batch_id, submission, drop_id, at)?;
         let mut jobs = Vec::with_capacity(decided.len());
         for one in &decided {
             jobs.push(self.insert_job(batch_key, one, at)?);
+        }
+        for vm in &submission.refused {
+            jobs.push(self.insert_refused(batch_key, vm, at)?);
         }
         if drop.claim.is_some_and(|claim| claim.takeover) {
             self.set_flag(&taken_over(batch_key), Some("1"))?;
@@ -254,7 +221,7 @@ impl Db {
         let question = BatchQuestion {
             name: &submission.name,
             content_sha256: content,
-            rerun: submission.rerun,
+            rerun: rerun_of_all(submission),
             same_unfinished: same_unfinished.as_deref(),
             same_completed: self.completed_with(content)?.is_some(),
         };
@@ -327,7 +294,7 @@ impl Db {
             batch_id,
             vm_id: &vm.vm_id,
             content_sha256: &vm.content_sha256,
-            rerun: submission.rerun,
+            rerun: vm.rerun.unwrap_or(submission.rerun),
             on_exists: plan.output.on_exists,
             last: last.as_deref().and_then(JobState::parse),
             successes,
@@ -351,13 +318,11 @@ impl Db {
         plan: Plan,
         plans: &PlanFn<'_>,
     ) -> Result<Plan, Stop> {
+        let alone = Submission { vms: vec![submission.vms[index].clone()], ..submission.clone_without_vms() };
         for number in 2..MAX_RERUNS {
             let suffix = format!("-{number}");
-            let mut planned = plans(submission, batch_id, &suffix).map_err(Stop::Refused)?;
-            if index >= planned.len() {
-                break;
-            }
-            let beside = planned.swap_remove(index);
+            let mut planned = plans(&alone, batch_id, &suffix).map_err(Stop::Refused)?;
+            let Some(beside) = planned.pop() else { break };
             if beside.output.directory == plan.output.directory {
                 // The manifest names the directory: the result cannot lie beside the old one.
                 return Ok(plan);
@@ -402,50 +367,6 @@ impl Db {
         Ok(())
     }
 
-    fn insert_job(&mut self, batch_key: i64, one: &Decided<'_>, at: f64) -> Result<i64> {
-        let plan = &one.plan;
-        let job_id = self.insert(
-            "INSERT INTO job (batch_key, vm_id, vm_name, state, priority, submitted_at, needs_network, depends_on,
-                 content_sha256, output_directory, plan)
-             VALUES (?1, ?2, ?3, 'queued', ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-            params![
-                batch_key,
-                one.vm.vm_id,
-                plan.name,
-                plan.priority,
-                at,
-                plan.needs_network,
-                encode(&plan.depends_on)?,
-                one.vm.content_sha256,
-                plan.output.directory.to_string_lossy(),
-                encode(plan)?,
-            ],
-        )?;
-        match &one.done_by {
-            None => self.append_event(job_id, "accepted")?,
-            Some(Done::Elsewhere(outputs)) => {
-                self.execute(
-                    "UPDATE job SET outputs = ?2, progress_percentage = 100 WHERE job_id = ?1",
-                    params![job_id, encode(outputs)?],
-                )?;
-                let why = "already_done: another host made this result".to_owned();
-                self.transition(job_id, Change::Skip { why: why.clone() }, &why)?;
-            }
-            Some(Done::Job(earlier)) => {
-                // It stands for the earlier job's result, so that a later run finds that here.
-                self.execute(
-                    "UPDATE job SET (outputs, report, output_directory, progress_percentage) =
-                         (SELECT outputs, report, output_directory, 100 FROM job WHERE job_id = ?2)
-                     WHERE job_id = ?1",
-                    [job_id, *earlier],
-                )?;
-                let why = format!("already_done: job {earlier} made this result");
-                self.transition(job_id, Change::Skip { why: why.clone() }, &why)?;
-            }
-        }
-        Ok(job_id)
-    }
-
     /// `<batch-id>-<name>`, or with a number where an earlier run's file still lies there.
     fn free_processing_name(&self, batch_id: &str, name: &str) -> Result<String> {
         for number in 1u32.. {
@@ -460,6 +381,14 @@ impl Db {
             }
         }
         Err(Error::internal("there are no names left in processing/"))
+    }
+}
+
+/// What is wanted of the whole: where one VM is to run in any case, the batch is not simply done.
+fn rerun_of_all(submission: &Submission) -> Rerun {
+    match submission.vms.iter().any(|vm| vm.rerun == Some(Rerun::All)) {
+        true => Rerun::All,
+        false => submission.rerun,
     }
 }
 

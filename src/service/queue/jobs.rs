@@ -113,8 +113,10 @@ impl Db {
 
     /// What will be done for a job.
     pub fn plan(&self, job_id: i64) -> Result<Plan> {
-        self.first("SELECT plan FROM job WHERE job_id = ?1", [job_id], |row| json(row, "plan"))?
-            .ok_or_else(|| no_such_job(job_id))
+        let found = self.first("SELECT plan FROM job WHERE job_id = ?1", [job_id], |row| {
+            json::<Option<Plan>>(row, "plan")
+        })?;
+        found.ok_or_else(|| no_such_job(job_id))?.ok_or_else(|| was_refused(job_id))
     }
 
     /// Every job that has not ended, in the order in which they are to be started.
@@ -187,10 +189,13 @@ impl Db {
             let before = db.job(job_id)?.ok_or_else(|| no_such_job(job_id))?;
             let state = before.state.after(change.kind())?;
             if let Change::Retry = change {
+                if before.refused {
+                    return Err(was_refused(job_id));
+                }
                 db.refuse_superseded(&before)?;
             }
             // At its acceptance a batch may look ended while jobs are still added to it; then its end is told there.
-            let may_end_batch = !matches!(change, Change::Skip { .. });
+            let may_end_batch = !before.refused && !matches!(change, Change::Skip { .. });
             db.write_change(&before, state, change)?;
             db.append_event(job_id, message)?;
             let has_ended = db.follow_batch(before.batch_key)?;
@@ -421,6 +426,11 @@ pub(super) fn select() -> String {
 
 pub(super) fn no_such_job(job_id: i64) -> Error {
     Error::internal(format!("there is no job {job_id} in the queue"))
+}
+
+fn was_refused(job_id: i64) -> Error {
+    Error::new(Kind::Manifest, format!("job {job_id} has no plan: its manifest was refused"))
+        .advice("mend the manifest, and put the batch back into the drop directory or submit it again: what is done is not done again")
 }
 
 /// A value as the text of a column.

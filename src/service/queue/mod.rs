@@ -22,6 +22,7 @@ mod drops;
 mod elsewhere;
 mod failure;
 mod history;
+mod inserting;
 mod jobs;
 mod outbox;
 mod past;

@@ -231,6 +231,8 @@ pub struct JobRow {
     pub needs_network: bool,
     /// VMs of its batch that have to succeed first.
     pub depends_on: Vec<String>,
+    /// Whether its manifest was refused: there is no plan for it.
+    pub refused: bool,
     /// SHA-256 of its effective manifest.
     pub content_sha256: String,
     /// Where its results go.
@@ -259,7 +261,7 @@ pub struct JobRow {
 pub(super) const JOB_COLUMNS: &str = "job.job_id, job.batch_key, batch.batch_id, job.vm_id, job.vm_name, \
      job.state, job.waiting_reason, job.waiting_detail, job.waiting_since, job.not_before, job.priority, \
      job.attempt, job.cut_short, job.failures, job.first_failure_at, job.submitted_at, job.started_at, job.completed_at, \
-     job.owner, job.lease_until, job.need_bytes, job.needs_network, job.depends_on, job.content_sha256, \
+     job.owner, job.lease_until, job.need_bytes, job.needs_network, job.depends_on, job.refused, job.content_sha256, \
      job.output_directory, job.outputs, job.report, job.resumed, job.current_stage, job.stage_detail, \
      job.stage_started_at, job.stages_completed, job.progress_percentage, job.error";
 
@@ -295,6 +297,7 @@ impl JobRow {
             need_bytes: row.get::<_, Option<i64>>("need_bytes")?.map(|bytes| bytes as u64),
             needs_network: row.get("needs_network")?,
             depends_on: json(row, "depends_on")?,
+            refused: row.get("refused")?,
             content_sha256: row.get("content_sha256")?,
             output_directory: PathBuf::from(row.get::<_, String>("output_directory")?),
             outputs: json(row, "outputs")?,

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::Scheduler;
 use super::core::{BatchFacts, Counters, JobFacts};
 use crate::model::error::Result;
+use crate::model::job::JobState;
 use crate::service::queue::{BatchRow, Db, JobRow, released};
 use crate::sys::time::now_epoch;
 
@@ -22,6 +23,8 @@ pub(super) struct Run {
     awaits_disk: bool,
     /// It was being given away to another host when an earlier daemon died.
     is_released: bool,
+    /// The operator has brought jobs of it back.
+    pub(super) is_retried: bool,
 }
 
 impl Scheduler {
@@ -57,7 +60,7 @@ impl Scheduler {
     ///
     /// A disk that was dropped is not worked on before it lies where the plan looks for it: intake tells when it does.
     pub(super) fn take_in(&mut self, run: Run) {
-        let Run { batch, jobs, used_before, awaits_disk, is_released } = run;
+        let Run { batch, jobs, used_before, awaits_disk, is_released, is_retried } = run;
         if awaits_disk && !is_released {
             self.awaiting_disks.insert(batch.batch_key);
             return;
@@ -73,12 +76,24 @@ impl Scheduler {
         let open: Vec<JobFacts> = open.map(|row| facts_of(used(&row), row)).collect();
         self.outlook.changed(batch.batch_key, now_epoch());
         let released: Vec<_> = open.iter().filter(|_| is_released).map(|job| job.id).collect();
+        let failed = jobs_failed(&facts).filter(|_| !is_retried).map(str::to_owned);
+        let key = facts.key;
         self.core.load(now_epoch(), facts, open);
+        // The daemon before may have died between a failure and what follows from it.
+        if let Some(failed) = failed {
+            self.core.give_up_the_rest(now_epoch(), key, &failed);
+        }
         for job in released {
             // One that has ended by being taken in needs nothing.
             let _ = self.core.release_to_others(now_epoch(), job);
         }
     }
+}
+
+/// The VM whose failure ends a batch that does not go on after one.
+fn jobs_failed(facts: &BatchFacts) -> Option<&str> {
+    let mut members = facts.members.iter().filter(|_| !facts.continue_on_error);
+    members.find(|(_, state)| **state == JobState::Failed).map(|(vm, _)| vm.as_str())
 }
 
 /// Runs with their jobs.
@@ -99,7 +114,7 @@ pub(super) fn to_load(db: &mut Db, batches: Vec<BatchRow>) -> Result<Vec<Run>> {
         let used_before = if batch.run > 1 { db.attempts_before(&batch)? } else { BTreeMap::new() };
         let awaits_disk = db.awaits_disk(&batch)?;
         let is_released = db.flag(&released(batch.batch_key))?.is_some();
-        Ok(Run { batch, jobs, used_before, awaits_disk, is_released })
+        Ok(Run { batch, jobs, used_before, awaits_disk, is_released, is_retried: false })
     };
     runs.into_iter().map(load).collect()
 }

@@ -3,7 +3,7 @@
 
 use super::action::Action;
 use super::core::{BatchKey, Core, JobId, millis};
-use super::job::{Counters, Job, Phase};
+use super::job::{Counters, Phase};
 use super::policy::SPACE_RECHECK_S;
 use crate::model::config::OnNetworkTimeout;
 use crate::model::error::{Disposition, Error, Kind};
@@ -121,7 +121,7 @@ impl Core {
         batch.unfinished.remove(&id);
         batch.facts.members.insert(job.facts.vm.clone(), state);
         if state == JobState::Failed && !batch.facts.continue_on_error {
-            self.give_up_the_rest(now, &job);
+            self.give_up_the_rest(now, job.facts.batch, &job.facts.vm);
         }
         self.look_at_dependencies(now, job.facts.batch);
         self.close_batch(job.facts.batch);
@@ -135,11 +135,11 @@ impl Core {
     }
 
     /// `continue_on_error: false`: what has not started does not.
-    pub(super) fn give_up_the_rest(&mut self, now: f64, failed: &Job) {
-        let Some(batch) = self.batches.get(&failed.facts.batch) else { return };
+    pub(super) fn give_up_the_rest(&mut self, now: f64, batch: BatchKey, failed: &str) {
+        let Some(batch) = self.batches.get(&batch) else { return };
         for id in batch.unfinished.clone() {
             let Some(job) = self.jobs.get(&id).filter(|job| !job.has_worker()) else { continue };
-            let cause = format!("`{}` was not started: `{}` failed", job.facts.vm, failed.facts.vm);
+            let cause = format!("`{}` was not started: `{failed}` failed", job.facts.vm);
             let error =
                 Error::new(Kind::Cancelled, cause).advice("`continue_on_error: true` lets the others go on");
             self.out.push(Action::Cancel { job: id, error: Some(error), clean: false });

@@ -46,7 +46,15 @@ impl Scheduler {
             true => matches!(row.state.name(), "failed" | "cancelled"),
             false => true,
         };
-        let meant: Vec<JobRow> = named.jobs.into_iter().filter(is_meant).collect();
+        let (refused, meant): (Vec<JobRow>, Vec<JobRow>) =
+            named.jobs.into_iter().filter(is_meant).partition(|row| row.refused);
+        if let (Some(row), true) = (refused.first(), meant.is_empty()) {
+            let cause = format!("the manifest of `{}/{}` was refused", row.batch_id, row.vm_id);
+            let error = Error::new(Kind::Manifest, cause).advice(
+                "mend it and put the batch back into the drop directory, or submit it again: what is done is not done again",
+            );
+            return Err(Refusal { code: RefusalCode::WrongState, error });
+        }
         if meant.is_empty() {
             let error = Error::new(Kind::Cancelled, format!("no job of `{target}` failed or was cancelled"))
                 .advice("`hyper2kvm list` shows their states");
@@ -136,7 +144,8 @@ impl Scheduler {
             })?;
             Ok((bring_back, to_load(db, batches.into_iter().flatten().collect())?))
         });
-        let (bring_back, runs) = changed.await?;
+        let (bring_back, mut runs) = changed.await?;
+        runs.iter_mut().for_each(|run| run.is_retried = true);
         if bring_back {
             self.parts.brought_back.send_modify(|times| *times += 1);
         }

@@ -171,6 +171,7 @@ pub(super) mod tests {
             need_bytes: None,
             needs_network: false,
             depends_on: Vec::new(),
+            refused: false,
             content_sha256: "ab".repeat(32),
             output_directory: format!("/out/fleet/vm{job_id}").into(),
             outputs: BTreeMap::new(),

@@ -6,7 +6,7 @@ use super::super::check::{self, check_root};
 use super::super::effective::{Effective, described};
 use super::super::written::{Entry, Shared, Written};
 use super::super::{Surroundings, build, stem};
-use super::{Given, Member, select};
+use super::{Given, Member, Read, select};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::Facts;
 use crate::model::manifest::values::PathText;
@@ -37,8 +37,13 @@ impl<'b> Reader<'b> {
         let overrides = entry.take("overrides").filter(|(_, node)| node.value != Value::Null);
         let overrides = overrides.map(|(_, node)| node);
         let called = self.called(&entry, manifest.as_ref(), overrides.as_ref());
+        let place = match entry.get("id") {
+            Some(id) => (format!("{}.id", self.field), id.line, id.column),
+            None => (self.field.clone(), entry.line, entry.column),
+        };
         let refused = |path: Option<PathBuf>, errors: Vec<Error>| {
-            vec![Member { vm_id: called.clone(), manifest_path: path, read: Err(errors) }]
+            let (vm_id, place) = (called.clone(), place.clone());
+            vec![Member { vm_id, place, manifest_path: path, read: Err(errors) }]
         };
         let says = ["priority", "depends_on"]
             .iter()
@@ -76,7 +81,9 @@ impl<'b> Reader<'b> {
         match members {
             Err(errors) => refused(path, errors),
             Ok(members) => {
-                members.into_iter().map(|member| Member { manifest_path: path.clone(), ..member }).collect()
+                let told =
+                    |(vm_id, read)| Member { vm_id, place: place.clone(), manifest_path: path.clone(), read };
+                members.into_iter().map(told).collect()
             }
         }
     }
@@ -168,7 +175,7 @@ impl<'b> Reader<'b> {
         written: &mut Written<'_>,
         called: &str,
         around: &mut dyn Surroundings,
-    ) -> Result<Vec<Member>> {
+    ) -> Result<Vec<(String, Read)>> {
         if let Some(selection) = &typed.select {
             select::folder(part, selection, self.given.base, written)?;
         }
@@ -193,7 +200,7 @@ impl<'b> Reader<'b> {
                 .error(Kind::Manifest, "id", format!("`{id}` would be the id of several VMs"))
                 .advice("remove it: each is called as its source calls it"));
         }
-        let mut of = |facts: Option<Facts>, written: &mut Written<'_>| -> Result<Member> {
+        let mut of = |facts: Option<Facts>, written: &mut Written<'_>| -> Result<(String, Read)> {
             let name = facts.as_ref().map(Facts::plain_name).filter(|name| several && !name.is_empty());
             written.called = Some(name.clone().unwrap_or_else(|| called.to_owned()));
             let said = written.said()?;
@@ -206,7 +213,7 @@ impl<'b> Reader<'b> {
             let mut errors = check::complaints(&effective, self.given.settings, true);
             errors.truncate(parse::MAX_COMPLAINTS);
             let read = if errors.is_empty() { Ok(effective) } else { Err(errors) };
-            Ok(Member { vm_id, manifest_path: None, read })
+            Ok((vm_id, read))
         };
         match machines {
             None => Ok(vec![of(None, written)?]),

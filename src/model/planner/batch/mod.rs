@@ -42,11 +42,16 @@ pub(super) struct Batch {
 pub(super) struct Member {
     /// Its id.
     pub(super) vm_id: String,
+    /// Where the batch speaks of it: field, line and column.
+    pub(super) place: (String, u32, u32),
     /// The file that its manifest is in, if that is not the batch's.
     pub(super) manifest_path: Option<PathBuf>,
     /// Its effective manifest, or all that is wrong with it (never empty).
-    pub(super) read: std::result::Result<Effective, Vec<Error>>,
+    pub(super) read: Read,
 }
+
+/// An effective manifest, or all that is wrong with it.
+pub(super) type Read = std::result::Result<Effective, Vec<Error>>;
 
 /// What the planner is given beside the file.
 pub(super) struct Given<'g> {
@@ -77,7 +82,7 @@ pub(super) fn read(mut tree: Tree, given: &Given<'_>, around: &mut dyn Surroundi
         }
         vms.extend(reader.members(entry, around));
     }
-    check_names(&vms)?;
+    check_names(&vms).map_err(|error| error.file(given.filename))?;
     check_dependencies(&mut vms, &off)?;
     Ok(Batch {
         id: metadata.as_ref().and_then(|about| about.batch_id.as_ref()).map(|id| id.as_str().to_owned()),

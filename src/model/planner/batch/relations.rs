@@ -11,12 +11,14 @@ pub(super) fn check_names(vms: &[Member]) -> Result<()> {
     let mut seen = BTreeSet::new();
     for vm in vms {
         if !seen.insert(&vm.vm_id) {
-            let error = Error::new(Kind::Manifest, format!("two VMs of the batch are called `{}`", vm.vm_id))
-                .advice("give each an `id` of its own");
-            return Err(match &vm.read {
-                Ok(effective) => effective.tree.located("name", error),
-                Err(_) => error,
-            });
+            let (field, line, column) = &vm.place;
+            return Err(Error::new(
+                Kind::Manifest,
+                format!("two VMs of the batch are called `{}`", vm.vm_id),
+            )
+            .field(field.clone())
+            .at(*line, *column)
+            .advice("give each an `id` of its own"));
         }
     }
     Ok(())

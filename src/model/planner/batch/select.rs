@@ -51,7 +51,7 @@ pub(super) fn folder(
     Ok(())
 }
 
-/// Says a key of `source.local` as if the entry's overrides did.
+/// Says a key of `source.local` as if the VM's manifest did.
 fn put(written: &mut Written<'_>, key: &str, text: &str, part: &Tree) {
     let place = part.node("select").unwrap_or(&part.root);
     let node = |value: Value| Node { value, line: place.line, column: place.column, layer: 0 };
@@ -60,12 +60,11 @@ fn put(written: &mut Written<'_>, key: &str, text: &str, part: &Tree) {
         node(Value::Map(vec![(key, inner)]))
     };
     let upper = map("source", map("local", map(key, node(Value::Text(text.to_owned())))));
-    if let Some(entry) = &mut written.entry {
-        match &mut entry.overrides {
-            Some(overrides) => parse::merge(overrides, upper),
-            None => entry.overrides = Some(upper),
-        }
-    }
+    // Where the rest of it is said: by itself it would lack something there.
+    let overrides = written.entry.as_mut().and_then(|entry| entry.overrides.as_mut());
+    let of_overrides =
+        overrides.filter(|node| node.get("source").is_some_and(|source| source.get("local").is_some()));
+    parse::merge(of_overrides.unwrap_or(&mut written.manifest.root), upper);
 }
 
 /// The machines that are wanted of those that there are.
