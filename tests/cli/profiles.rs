@@ -122,8 +122,13 @@ fn a_plan_says_which_line_of_which_profile_a_value_comes_from() {
     assert_eq!(disk, at(&dir, &["convert", "--dry-run", "--json", "a.img"]).json());
     let planned = at(&dir, &["convert", "--dry-run", "--profile", "web", "a.img"]);
     assert!(planned.stdout.contains("a.raw"), "{}", planned.stdout);
-    let done = at(&dir, &["convert", "--dry-run", "--profile", "broken", "a.img"]);
-    assert!(done.code == 2 && done.stderr.contains("broken -> wbe"), "{}", done.stderr);
+    // What is wrong in a profile is told there, whatever was to be converted by it.
+    fs::write(dir.path().join("bad.yaml"), manifest.replace("fast-web", "broken")).unwrap();
+    for input in ["a.img", "bad.yaml"] {
+        let done = at(&dir, &["convert", "--dry-run", "--profile", "broken", input]);
+        assert!(done.code == 2 && done.stderr.contains("profiles/broken.yaml:1:10"), "{}", done.stderr);
+        assert!(done.stderr.contains("broken -> wbe"), "{}", done.stderr);
+    }
 }
 
 #[test]

@@ -14,11 +14,13 @@ pub trait Surroundings {
     fn machines(&mut self, origin: &Origin) -> Result<Vec<Facts>>;
     /// The bytes of a VM's manifest that a batch names by its path (absolute).
     fn manifest(&mut self, path: &Path) -> Result<Vec<u8>>;
-    /// The profile of this name, custom ones lying in this directory (absolute).
-    fn profile(&mut self, name: &str, directory: &Path) -> Result<Arc<ResolvedProfile>>;
+    /// The profile of this name, custom ones lying in this directory (absolute). Who does not look there has only built-in ones.
+    fn profile(&mut self, name: &str, _directory: &Path) -> Result<Arc<ResolvedProfile>> {
+        resolve(name, &mut NoFiles).map(Arc::new)
+    }
 }
 
-/// Where nothing may be looked at: there are no profiles but the built-in ones.
+/// Where nothing may be looked at.
 #[derive(Debug, Clone, Copy)]
 pub struct Nowhere;
 
@@ -31,9 +33,5 @@ impl Surroundings for Nowhere {
     fn manifest(&mut self, _: &Path) -> Result<Vec<u8>> {
         Err(Error::new(Kind::Unsupported, "no other file is read here")
             .advice("write the manifest here, in place of its path"))
-    }
-
-    fn profile(&mut self, name: &str, _: &Path) -> Result<Arc<ResolvedProfile>> {
-        resolve(name, &mut NoFiles).map(Arc::new)
     }
 }
