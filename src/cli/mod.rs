@@ -29,6 +29,7 @@ mod manifest;
 mod options;
 mod pause;
 mod plan;
+mod price;
 mod priority;
 mod profiles;
 mod progress;

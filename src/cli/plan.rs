@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::input::Input;
+use super::price::Price;
 use super::table::{Paint, Table, cell, printable};
 use super::{Exit, Failure, StateArgs, Ui, convert};
+use crate::model::config::Settings;
 use crate::model::error::Error;
 use crate::model::hook::HookCall;
 use crate::model::machine::{Firmware, Machine};
@@ -32,22 +34,29 @@ pub(super) struct PlanArgs {
 
 /// `--json`
 #[derive(Serialize)]
-struct PlanDocument {
-    plans: Vec<Plan>,
+pub(super) struct PlanDocument {
+    pub(super) plans: Vec<Plan>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    origins: Option<Vec<VmOrigins>>,
+    pub(super) origins: Option<Vec<VmOrigins>>,
+    /// Of several VMs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) price: Option<Price>,
 }
 
 /// Prints it.
 pub(super) fn run(args: &PlanArgs, ui: &Ui) -> Result<Exit, Failure> {
-    let (plans, origins) = match convert::plans_of(&args.input, &args.state)? {
-        Some((plans, origins)) => (plans, args.origins.then_some(origins)),
-        None => of_manifest(args)?,
+    let settings = args.state.settings_or_defaults()?;
+    let Planned { plans, origins, refused, at_a_time } = match convert::plans_of(&args.input, &args.state)? {
+        Some((plans, origins)) => {
+            Planned { plans, origins: args.origins.then_some(origins), ..Planned::default() }
+        }
+        None => of_manifest(args, &settings)?,
     };
+    let price = (plans.len() > 1).then(|| Price::of(&plans, at_a_time, &settings));
     if ui.json {
         let plans = plans.into_iter().map(Plan::without_secrets).collect();
-        ui.print_json(&PlanDocument { plans, origins })?;
-        return Ok(Exit::Done);
+        ui.print_json(&PlanDocument { plans, origins, price })?;
+        return tell_refused(&refused, ui);
     }
     for plan in &plans {
         ui.print(&describe(plan, ui.color))?;
@@ -55,16 +64,29 @@ pub(super) fn run(args: &PlanArgs, ui: &Ui) -> Result<Exit, Failure> {
     for vm in origins.iter().flatten() {
         ui.print(&describe_origins(vm, ui.color))?;
     }
-    Ok(Exit::Done)
+    if let Some(price) = price {
+        ui.print(&format!("\n{}", price.describe()))?;
+    }
+    tell_refused(&refused, ui)
 }
 
-fn of_manifest(args: &PlanArgs) -> Result<(Vec<Plan>, Option<Vec<VmOrigins>>), Failure> {
-    let settings = args.state.settings_or_defaults()?;
+/// What an input comes to.
+#[derive(Default)]
+struct Planned {
+    plans: Vec<Plan>,
+    origins: Option<Vec<VmOrigins>>,
+    refused: Vec<RefusedVm>,
+    at_a_time: Option<u32>,
+}
+
+fn of_manifest(args: &PlanArgs, settings: &Settings) -> Result<Planned, Failure> {
     let Input { bytes, filename, base_directory, .. } = &Input::read(&args.input)?;
-    let plans = preflight::plans(bytes, filename, base_directory, &settings)?;
+    let submission = source::submission(bytes, filename, base_directory, settings)?;
+    let plans = preflight::plans(&submission, settings)?;
     let origins =
-        args.origins.then(|| source::origins(bytes, filename, base_directory, &settings)).transpose()?;
-    Ok((plans, origins))
+        args.origins.then(|| source::origins(bytes, filename, base_directory, settings)).transpose()?;
+    let at_a_time = submission.parallel_limit.map(|limit| limit.min(settings.max_concurrent_jobs));
+    Ok(Planned { plans, origins, refused: submission.refused, at_a_time })
 }
 
 /// VMs of a batch that cannot run as they are written: the plans of the others are no less true.

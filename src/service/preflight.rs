@@ -8,7 +8,7 @@ use crate::model::config::{Fragment, Settings, check_fragment, names_what_comes_
 use crate::model::error::Error;
 use crate::model::parse;
 use crate::model::plan::Plan;
-use crate::model::planner::BatchName;
+use crate::model::planner::{BatchName, Submission};
 use crate::model::schema::{SchemaKind, schema};
 use crate::pipeline::hooks;
 use crate::pipeline::publish::Names;
@@ -63,8 +63,14 @@ pub fn check_file(document: Document<'_>, settings: &Settings, deep: bool) -> In
 
 fn check_manifest(document: Document<'_>, settings: &Settings, deep: bool) -> InputCheck {
     let Document { given, bytes, filename, base_directory } = document;
-    let plans = match plans(bytes, filename, base_directory, settings) {
-        Ok(plans) => plans,
+    let submission = source::submission(bytes, filename, base_directory, settings);
+    let is_whole = submission.as_ref().is_ok_and(|submission| submission.refused.is_empty());
+    let plans = match submission.and_then(|submission| plans(&submission, settings)) {
+        Ok(plans) if is_whole => plans,
+        // The others of a batch would run; what is wrong is told all the same.
+        Ok(_) => {
+            return InputCheck::of(given, &source::complaints(bytes, filename, base_directory, settings));
+        }
         Err(first) => {
             let all = source::complaints(bytes, filename, base_directory, settings);
             return InputCheck::of(given, if all.is_empty() { std::slice::from_ref(&first) } else { &all });
@@ -76,14 +82,8 @@ fn check_manifest(document: Document<'_>, settings: &Settings, deep: bool) -> In
     checked
 }
 
-/// The plans that a file's bytes come to, in a batch that nothing stands in the way of.
-pub fn plans(
-    bytes: &[u8],
-    filename: &str,
-    base_directory: &Path,
-    settings: &Settings,
-) -> Result<Vec<Plan>, Error> {
-    let submission = source::submission(bytes, filename, base_directory, settings)?;
+/// The plans that a submission comes to, in a batch that nothing stands in the way of.
+pub fn plans(submission: &Submission, settings: &Settings) -> Result<Vec<Plan>, Error> {
     let (BatchName::Named(batch_id) | BatchName::Stem(batch_id)) = &submission.name;
     let plans = submission.plans(batch_id, "", settings)?;
     plans.iter().try_for_each(|plan| hooks::check(plan, &settings.hooks.allowed_dirs))?;

@@ -34,7 +34,7 @@ pub fn probe(plan: &Plan) -> Option<SpaceProbe> {
     let path = directory.ancestors().find(|path| path.exists()).unwrap_or(directory).to_owned();
     let need = match plan.output.preallocation.lays_out() {
         true => sum(plan, laid_out)?,
-        false => sum(plan, |disk| files(disk, fs::allocated_bytes))?,
+        false => source_bytes(plan)?,
     };
     let need = need.saturating_add(need / OVERHEAD_PART).saturating_add(plan.room_for_fixes());
     Some(SpaceProbe {
@@ -44,6 +44,12 @@ pub fn probe(plan: &Plan) -> Option<SpaceProbe> {
         free: space.free,
         total: space.total,
     })
+}
+
+/// What has to be read of a plan's sources; `None` where it cannot be told.
+#[must_use]
+pub fn source_bytes(plan: &Plan) -> Option<u64> {
+    sum(plan, |disk| files(disk, fs::allocated_bytes))
 }
 
 fn sum(plan: &Plan, bytes: impl Fn(&PlannedDisk) -> Option<u64>) -> Option<u64> {

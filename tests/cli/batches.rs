@@ -28,8 +28,11 @@ impl Scene {
         let entries: Vec<String> = entries.iter().map(|entry| format!("  - {entry}\n")).collect();
         let path = self.dir().join("fleet.yaml");
         let shared = format!("  {}", disks::BYTES_ONLY);
-        fs::write(&path, format!("batch_version: \"1.0\"\n{head}shared_config:\n{shared}vms:\n{}", entries.concat()))
-            .unwrap();
+        fs::write(
+            &path,
+            format!("batch_version: \"1.0\"\n{head}shared_config:\n{shared}vms:\n{}", entries.concat()),
+        )
+        .unwrap();
         path
     }
 
@@ -55,7 +58,9 @@ impl Scene {
 }
 
 fn entry(id: &str, further: &str) -> String {
-    format!("{{id: {id}, {further}manifest: {{disks: [{{id: boot, source_format: vmdk, local_path: {id}.vmdk}}]}}}}")
+    format!(
+        "{{id: {id}, {further}manifest: {{disks: [{{id: boot, source_format: vmdk, local_path: {id}.vmdk}}]}}}}"
+    )
 }
 
 #[test]
@@ -74,7 +79,9 @@ fn a_batch_says_where_its_results_go_unless_the_command_line_does() {
     let scene = Scene::new();
     let own = entry("mail", "overrides: {output: {directory: own}}, ");
     let path = scene.batch("", &[&entry("web", ""), &own]);
-    let text = fs::read_to_string(&path).unwrap().replace("shared_config:\n", "shared_config:\n  output_directory: fleet\n");
+    let text = fs::read_to_string(&path)
+        .unwrap()
+        .replace("shared_config:\n", "shared_config:\n  output_directory: fleet\n");
     fs::write(&path, text).unwrap();
     assert!(scene.run(&["convert", "fleet.yaml"]).status.success());
     assert!(scene.is_there("fleet/web/boot.qcow2") && scene.is_there("own/boot.qcow2"));
@@ -121,13 +128,16 @@ fn one_bad_vm_does_not_keep_the_others_and_its_line_is_told() {
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
     assert_eq!(done.status.code(), Some(1), "{said}");
     assert!(scene.is_there("out/web/boot.qcow2"));
-    assert!(said.contains("fleet.yaml:5:") && said.contains("vms[1].manifest.disks[0]"), "{said}");
+    assert!(said.contains("fleet.yaml:6:") && said.contains("vms[1].manifest.disks[0]"), "{said}");
 
-    for arguments in [&["convert", "fleet.yaml", "-o", "none", "--fail-fast"][..], &["validate", "fleet.yaml"]] {
+    for arguments in
+        [&["convert", "fleet.yaml", "-o", "none", "--fail-fast"][..], &["validate", "fleet.yaml"]]
+    {
         let done = scene.run(arguments);
         assert_ne!(done.status.code(), Some(0), "{arguments:?}");
-        let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-        assert!(said.contains("fleet.yaml:5:"), "{arguments:?}: {said}");
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(said.contains("fleet.yaml:6:"), "{arguments:?}: {said}");
     }
     assert!(!scene.is_there("none"), "nothing was begun");
 }

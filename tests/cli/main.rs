@@ -13,6 +13,7 @@ mod batches;
 mod check;
 mod commands;
 mod doctor;
+mod examples;
 mod fake;
 mod fix;
 mod fix_in_place;

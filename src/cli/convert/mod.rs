@@ -12,6 +12,7 @@ mod running;
 use std::path::{Path, PathBuf};
 
 use super::plan;
+use super::price::Price;
 use super::{Exit, Failure, StateArgs, Ui};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::manifest::values::Rate;
@@ -23,6 +24,7 @@ use crate::sys::dir::Dir;
 use inputs::{Understood, Work};
 
 pub(super) use inputs::MachineDisks;
+pub(super) use running::usual_at_a_time;
 
 /// Arguments of `convert`.
 #[derive(Debug, Default, clap::Args)]
@@ -81,7 +83,7 @@ pub(super) struct ConvertArgs {
 pub(super) fn run(args: &ConvertArgs, ui: &Ui) -> Result<Exit, Failure> {
     let understood = inputs::understand(args)?;
     if args.dry_run {
-        return tell_plans(&understood, ui);
+        return tell_plans(&understood, args, ui);
     }
     if let Some(vm) =
         understood.refused.first().filter(|_| understood.fail_fast || understood.works.is_empty())
@@ -132,13 +134,19 @@ pub(super) fn plans_of(input: &Path, state: &StateArgs) -> Result<Option<(Vec<Pl
     Ok(Some((plans, origins)))
 }
 
-fn tell_plans(understood: &Understood, ui: &Ui) -> Result<Exit, Failure> {
+fn tell_plans(understood: &Understood, args: &ConvertArgs, ui: &Ui) -> Result<Exit, Failure> {
     let plans: Vec<_> =
         understood.works.iter().map(|work| work.order.plan.clone().without_secrets()).collect();
+    let mut price = None;
+    if plans.len() > 1 {
+        let settings = args.state.settings_or_defaults()?;
+        price = Some(Price::of(&plans, args.parallel.or(understood.parallel_limit), &settings));
+    }
     if ui.json {
-        ui.print_json(&serde_json::json!({ "plans": plans }))?;
+        ui.print_json(&plan::PlanDocument { plans, origins: None, price })?;
     } else {
-        let texts: Vec<String> = plans.iter().map(|plan| plan::describe(plan, ui.color)).collect();
+        let mut texts: Vec<String> = plans.iter().map(|plan| plan::describe(plan, ui.color)).collect();
+        texts.extend(price.map(|price| price.describe()));
         ui.print(&texts.join("\n"))?;
     }
     plan::tell_refused(&understood.refused, ui)

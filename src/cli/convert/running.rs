@@ -64,7 +64,7 @@ pub(super) fn convert(understood: Understood, args: &ConvertArgs, ui: &Ui) -> Re
         .map_err(|error| Error::internal(format!("cannot start: {error}")))?;
     let holds = Holds::new(Who::convert(unconfigured().takeover_stale_s));
     let held = hold(&mut works, &holds);
-    let usual = || unconfigured().max_concurrent_jobs.min(parallel_limit.unwrap_or(u32::MAX));
+    let usual = || usual_at_a_time().min(parallel_limit.unwrap_or(u32::MAX));
     let most = args.parallel.unwrap_or_else(usual);
     let caps = Caps { total: args.bandwidth.and_then(|rate| rate.0), per_job: None };
     let ids: BTreeSet<String> = works.iter().map(|work| work.order.batch_id.clone()).collect();
@@ -76,6 +76,11 @@ pub(super) fn convert(understood: Understood, args: &ConvertArgs, ui: &Ui) -> Re
         }
     }
     ended.map(|all| AllEnded { refused, ..all })
+}
+
+/// How many VMs are converted at a time if nobody says so.
+pub(in crate::cli) fn usual_at_a_time() -> u32 {
+    unconfigured().max_concurrent_jobs
 }
 
 fn unconfigured() -> Settings {
