@@ -288,6 +288,19 @@ fn where_a_profile_lies_and_what_it_is_called_make_no_other_content_but_what_it_
 }
 
 #[test]
+fn a_profile_spares_ten_machines_more_than_four_fifths_of_what_their_manifests_would_say() {
+    let common = "pipeline:\n  fix:\n    print_fstab: true\n    on_no_os: skip\n    console: false\n  validate: {read_back: true}\n  \
+                  boot_test:\n    timeout_s: 900\n    memory_mb: 2048\noutput:\n  format: qcow2\n  compress: zstd\n  mode: \"0640\"\n";
+    let shelf = shelf(&[("web", &format!("extends: production\n{common}"))]);
+    let (long, short) = (format!("{MANIFEST}{common}"), format!("{MANIFEST}profile: web\n"));
+    let content = |text: &str| submission(&shelf, text).unwrap().content_sha256;
+    assert_eq!(content(&long), content(&short));
+    let lines = |text: &str| text.lines().count();
+    let with_profile = 10 * (lines(&short) - lines(MANIFEST)) + lines(common) + 1;
+    assert!(with_profile * 5 <= 10 * lines(common), "{with_profile} lines of {}", 10 * lines(common));
+}
+
+#[test]
 fn what_is_wrong_with_a_chain_is_told_with_the_chain_and_the_line() {
     let long: Vec<(String, String)> = (1..=9)
         .map(|number| (format!("p{number}"), format!("description: '{number}'\nextends: p{}\n", number + 1)))
