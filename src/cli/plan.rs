@@ -46,7 +46,7 @@ pub(super) struct PlanDocument {
 /// Prints it.
 pub(super) fn run(args: &PlanArgs, ui: &Ui) -> Result<Exit, Failure> {
     let settings = args.state.settings_or_defaults()?;
-    let Planned { plans, origins, refused, at_a_time } = match convert::plans_of(&args.input)? {
+    let Planned { plans, origins, refused, at_a_time } = match convert::plans_of(&args.input, &args.state)? {
         Some((plans, origins)) => {
             Planned { plans, origins: args.origins.then_some(origins), ..Planned::default() }
         }

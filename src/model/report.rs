@@ -1,7 +1,7 @@
 //! `report.json`, `batch_report.json`, and `<name>.error.json`: what is left to read when all is over.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -195,11 +195,11 @@ pub struct ErrorReport {
     pub kind: Kind,
     /// What went wrong.
     pub error: String,
-    /// The manifest's field.
+    /// The field in the drop, or in the file that `error` names.
     pub field: Option<String>,
-    /// The manifest's line.
+    /// Its line.
     pub line: Option<u32>,
-    /// The manifest's column.
+    /// Its column.
     pub column: Option<u32>,
     /// What to do about it.
     pub suggestion: Option<String>,
@@ -230,7 +230,7 @@ impl ErrorReport {
             phase: "intake".to_owned(),
             stage: details.stage,
             kind: details.kind,
-            error: details.cause.clone(),
+            error: cause(filename, error),
             field: details.place.field.clone(),
             line: details.place.line,
             column: details.place.column,
@@ -241,6 +241,15 @@ impl ErrorReport {
             log: None,
             failed_vms: None,
         }
+    }
+}
+
+/// The cause; if its place is in another file than the drop (a profile, say), with the name of that.
+fn cause(filename: &str, error: &Error) -> String {
+    let details = error.details();
+    match details.place.file.as_deref().filter(|file| *file != Path::new(filename)) {
+        Some(file) => format!("in {}: {}", file.display(), details.cause),
+        None => details.cause.clone(),
     }
 }
 

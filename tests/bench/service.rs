@@ -20,6 +20,7 @@ mod guest;
 mod history;
 mod idle;
 mod latency;
+mod profiles;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -34,6 +35,7 @@ type Measure = fn(&mut Figures);
 const ALL: [(&str, Measure); 7] = [
     ("idle", idle::measure),
     ("latency", latency::measure),
+    ("profiles", profiles::measure),
     ("flood", flood::measure),
     ("history", history::measure),
     ("batches", batches::measure),

@@ -25,6 +25,7 @@ mod inspect;
 mod limits;
 mod local;
 mod packed_appliances;
+mod profiles;
 mod run;
 mod service;
 mod vmx;

@@ -8,6 +8,7 @@ mod configuration;
 mod golden;
 mod hooks;
 mod plans;
+mod profiles;
 mod properties;
 mod schemas;
 mod values;

@@ -20,6 +20,7 @@ mod hooks;
 mod intake;
 mod intake_support;
 mod notifications;
+mod profiles;
 mod queue;
 mod queue_admission;
 mod queue_opening;

@@ -1,6 +1,6 @@
 //! Submissions and plans made by hand, so that the queue's tests do not hang on the manifest's grammar.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use hyper2kvm::model::error::Result;
@@ -34,6 +34,7 @@ pub(crate) fn submission(name: BatchName, rerun: Rerun, vms: &[(&str, &str)]) ->
                 setup: None,
                 manifest_path: None,
                 rerun: None,
+                profile_says: BTreeMap::new(),
             })
             .collect(),
         refused: Vec::new(),

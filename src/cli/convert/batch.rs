@@ -48,13 +48,13 @@ pub(super) fn with_options(mut document: Value, args: &ConvertArgs, base: &Path)
 }
 
 /// Those that cannot run, told from the file as it was written where that knows it: the other one has no lines.
-pub(super) fn refused(merged: Vec<RefusedVm>, written: Option<Submission>) -> Vec<RefusedVm> {
+pub(super) fn refused(merged: Vec<RefusedVm>, written: Option<Submission>, filename: &str) -> Vec<RefusedVm> {
     let known = written.map(|submission| submission.refused).unwrap_or_default();
     merged
         .into_iter()
         .map(|vm| match known.iter().find(|other| other.vm_id == vm.vm_id) {
             Some(known) => known.clone(),
-            None => RefusedVm { error: vm.error.without_file(), ..vm },
+            None => RefusedVm { error: vm.error.without_file(filename), ..vm },
         })
         .collect()
 }
@@ -102,17 +102,17 @@ pub(super) fn add(
     base: &Path,
     all: &mut Understood,
 ) -> Result<()> {
-    let settings = settings(base, args, document)?;
+    let settings = settings(base, args)?;
     let read = |bytes: &[u8]| source::submission(bytes, &file.filename, &file.base_directory, &settings);
     let merged = with_options(document.clone(), args, base)?;
     let written = read(&file.bytes);
     let mut submission = match (read(merged.to_string().as_bytes()), &written) {
         (Ok(submission), _) => submission,
         // The file as it was written knows its lines: what is wrong in it is better told from there.
-        (Err(_), Err(error)) => return Err(error.clone().file(&file.given)),
-        (Err(error), Ok(_)) => return Err(error.without_file()),
+        (Err(_), Err(error)) => return Err(error.clone().file_as(&file.filename, &file.given)),
+        (Err(error), Ok(_)) => return Err(error.without_file(&file.filename)),
     };
-    all.refused.extend(self::refused(std::mem::take(&mut submission.refused), written.ok()));
+    all.refused.extend(self::refused(std::mem::take(&mut submission.refused), written.ok(), &file.filename));
     all.fail_fast |= submission.fail_fast;
     all.parallel_limit = [all.parallel_limit, submission.parallel_limit].into_iter().flatten().min();
     let named = args.output.is_none();

@@ -145,8 +145,8 @@ pub(super) fn of_machine(machine: &MachineDisks<'_>, args: &ConvertArgs) -> Resu
     put(&mut document, &["pipeline", "fix", "engine"], json!(machine.engine));
     put(&mut document, &["luks"], machine.key_files.iter().map(key).collect::<Result<Value>>()?);
     put(&mut document, &["nics"], machine.macs.iter().enumerate().map(nic).collect());
-    let planned =
-        plan_document(document, &filename, &base, args, &base, false).map_err(Error::without_file)?;
+    let planned = plan_document(document, &filename, &base, args, &base, false)
+        .map_err(|error| error.without_file(&filename))?;
     work(first, planned, &base, false, true)
 }
 
@@ -165,13 +165,13 @@ pub(super) fn origins_of(input: &Path, args: &ConvertArgs) -> Result<Option<Vec<
         Given::Machines(machines) => (describer(input), machines.iter().map(document_of_machine).collect()),
     };
     let base = base_directory(args)?;
-    let settings = Settings::defaults(&base, cores()).for_a_person();
+    let settings = settings(&base, args)?;
     let several = documents.len() > 1;
     let mut all = Vec::new();
     for (document, filename) in documents {
         let (document, _) = with_options(document, args, &base, several)?;
         let vms = source::origins(document.to_string().as_bytes(), &filename, &base, &settings);
-        all.extend(vms.map_err(Error::without_file)?);
+        all.extend(vms.map_err(|error| error.without_file(&filename))?);
     }
     for value in all.iter_mut().flat_map(|vm| &mut vm.values) {
         // The manifest is one that nobody wrote.
@@ -220,14 +220,16 @@ fn one(input: &Path, item: &Item, args: &ConvertArgs, base: &Path, several: bool
         Item::Machine(facts) => {
             let (document, filename) = document_of_machine(facts);
             let planned = plan_document(document, &filename, base, args, base, several);
-            let mut work = work(input, planned.map_err(Error::without_file)?, base, several, false)?;
+            let mut work =
+                work(input, planned.map_err(|error| error.without_file(&filename))?, base, several, false)?;
             work.order.plan.warnings.extend(facts.warnings.iter().cloned());
             return Ok(work);
         }
         Item::Disk(format) => {
             let (document, filename) = document_of_disk(input, *format)?;
             refuse_its_own_source(input, args, base, several)?;
-            plan_document(document, &filename, base, args, base, several).map_err(Error::without_file)?
+            plan_document(document, &filename, base, args, base, several)
+                .map_err(|error| error.without_file(&filename))?
         }
         Item::Manifest | Item::Batch(..) => {
             let file = Input::read(input)?;
@@ -236,11 +238,10 @@ fn one(input: &Path, item: &Item, args: &ConvertArgs, base: &Path, several: bool
                 Ok(planned) => planned,
                 Err(merged) => {
                     // The file as it was written knows its lines: what is wrong in it is better told from there.
-                    let settings =
-                        settings(base, args, &parse::parse(&file.bytes, &file.filename)?.root.canonical())?;
+                    let settings = settings(base, args)?;
                     let written =
                         source::submission(&file.bytes, &file.filename, &file.base_directory, &settings);
-                    return Err(written.err().unwrap_or(merged).file(&file.given));
+                    return Err(written.err().unwrap_or(merged).file_as(&file.filename, &file.given));
                 }
             }
         }
@@ -301,19 +302,17 @@ pub(super) fn of_plan(
     }
 }
 
-/// What binds a person: permissions alone, and of the configuration what may be run for somebody else's manifest.
-pub(super) fn settings(base: &Path, args: &ConvertArgs, document: &Value) -> Result<Settings> {
-    let mut settings = Settings::defaults(base, cores()).for_a_person();
-    let names = |pointer: &str| document.pointer(pointer).is_some_and(|hooks| !hooks.is_null());
-    if names("/hooks") || names("/profile_overrides/hooks") || batch::is_batch(document) {
-        let configured = args.state.settings_or_defaults();
-        settings.hooks = configured
-            .map_err(|failure| {
-                failure.error.unwrap_or_else(|| Error::internal("the configuration is not known"))
-            })?
-            .hooks;
-    }
-    Ok(settings)
+/// What binds a person: permissions alone, and of the configuration what a manifest is read with: which profiles there are, and what may be
+/// run for somebody else's manifest.
+pub(super) fn settings(base: &Path, args: &ConvertArgs) -> Result<Settings> {
+    let configured = args.state.settings_or_defaults().map_err(|failure| {
+        failure.error.unwrap_or_else(|| Error::internal("the configuration is not known"))
+    })?;
+    Ok(Settings {
+        hooks: configured.hooks,
+        profiles_dir: configured.profiles_dir,
+        ..Settings::defaults(base, cores()).for_a_person()
+    })
 }
 
 /// A document with the options put into it; also says whether it names its directory itself.
@@ -345,7 +344,7 @@ fn plan_document(
     several: bool,
 ) -> Result<(Submission, Settings, bool)> {
     let (document, named) = with_options(document, args, base, several)?;
-    let settings = settings(base, args, &document)?;
+    let settings = settings(base, args)?;
     let submission = source::submission(document.to_string().as_bytes(), filename, directory, &settings)?;
     Ok((submission, settings, named))
 }

@@ -127,8 +127,8 @@ pub(super) fn repaired_copy(
 
 /// What converting a disk or an appliance without any option would do, and where its values come from; `None` if the input is a
 /// manifest.
-pub(super) fn plans_of(input: &Path) -> Result<Option<(Vec<Plan>, Vec<VmOrigins>)>> {
-    let args = ConvertArgs { inputs: vec![input.to_owned()], ..ConvertArgs::default() };
+pub(super) fn plans_of(input: &Path, state: &StateArgs) -> Result<Option<(Vec<Plan>, Vec<VmOrigins>)>> {
+    let args = ConvertArgs { inputs: vec![input.to_owned()], state: state.clone(), ..ConvertArgs::default() };
     let Some(origins) = inputs::origins_of(input, &args)? else { return Ok(None) };
     let plans = inputs::understand(&args)?.works.into_iter().map(|work| work.order.plan).collect();
     Ok(Some((plans, origins)))

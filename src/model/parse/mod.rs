@@ -111,6 +111,15 @@ pub fn is_whole(bytes: &[u8]) -> bool {
     text(bytes).and_then(tree).is_ok_and(|root| matches!(root.value, Value::Map(_)))
 }
 
+/// Whether a file holds nothing but comments and empty lines.
+#[must_use]
+pub fn only_comments(bytes: &[u8]) -> bool {
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    std::str::from_utf8(text).is_ok_and(|text| {
+        text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#') || line == "---")
+    })
+}
+
 fn text(bytes: &[u8]) -> Result<&str> {
     if bytes.len() > MAX_BYTES {
         return Err(Error::new(Kind::Manifest, format!("the file has {} bytes", bytes.len()))

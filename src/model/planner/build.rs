@@ -1,8 +1,8 @@
 //! The plan of one VM, spelled out from its effective manifest. Decides nothing that could still be refused.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::effective::builtin;
 use super::{Submission, VmSubmission, stem};
 use crate::model::config::Settings;
 use crate::model::error::Result;
@@ -30,7 +30,7 @@ pub(super) fn plan(
     settings: &Settings,
 ) -> Result<Plan> {
     let profile = manifest.profile.as_ref().map_or(super::effective::BASE_PROFILE, |name| name.as_str());
-    let stages = stages(tree, profile)?;
+    let stages = stages(tree, profile, &vm.profile_says);
     let lacking: Vec<Stage> = Stage::ALL.into_iter().filter(|stage| lacks(tree, *stage)).collect();
     let root = submission.output_directory.clone().unwrap_or_else(|| settings.output_dir.join(batch_id));
     let output = output(manifest, tree, &vm.vm_id, vm_suffix, &root);
@@ -140,7 +140,7 @@ pub(super) fn is_on(tree: &Tree, stage: Stage) -> bool {
     }
 }
 
-fn enabled(root: &Node, section: &str) -> Option<bool> {
+pub(super) fn enabled(root: &Node, section: &str) -> Option<bool> {
     let node = section.split('.').try_fold(root, |node, key| node.get(key))?.get("enabled")?;
     match node.value {
         Value::Bool(on) => Some(on),
@@ -152,17 +152,15 @@ fn lacks(tree: &Tree, stage: Stage) -> bool {
     is_on(tree, stage) && !Stage::BUILT.contains(&stage)
 }
 
-fn stages(tree: &Tree, profile: &str) -> Result<Vec<PlannedStage>> {
-    let of_profile = builtin(profile)?;
+fn stages(tree: &Tree, profile: &str, says: &BTreeMap<Stage, bool>) -> Vec<PlannedStage> {
     let planned = Stage::ALL.into_iter().map(|stage| {
         let on = is_on(tree, stage);
-        let by_profile = of_profile.and_then(|root| enabled(root, section(stage)));
-        let reason = match (section(stage), by_profile) {
+        let reason = match (section(stage), says.get(&stage)) {
             ("", _) => "always runs".to_owned(),
             _ if lacks(tree, stage) => {
                 format!("the profile {profile} asks for it, but this version cannot do it")
             }
-            (_, Some(wanted)) if wanted == on => {
+            (_, Some(wanted)) if *wanted == on => {
                 format!("the profile {profile} switches it {}", if on { "on" } else { "off" })
             }
             (_, None) if !on => "nothing asks for it".to_owned(),
@@ -170,7 +168,7 @@ fn stages(tree: &Tree, profile: &str) -> Result<Vec<PlannedStage>> {
         };
         PlannedStage { stage, enabled: on && Stage::BUILT.contains(&stage), reason }
     });
-    Ok(planned.collect())
+    planned.collect()
 }
 
 fn disks(disks: &[Disk]) -> Vec<PlannedDisk> {

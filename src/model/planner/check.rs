@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::build;
-use super::effective::{Effective, OVERRIDES};
+use super::effective::{Effective, is_written};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
@@ -199,7 +199,6 @@ pub(super) fn unsupported(tree: &Tree, field: &str, what: &str) -> Error {
 /// Keys whose feature does not exist yet.
 fn check_features(tree: &Tree, manifest: &Manifest) -> Result<()> {
     let wanted = [
-        ("profiles_directory", "custom profiles"),
         ("network_mapping", "network mapping"),
         ("storage_mapping", "storage mapping"),
         ("output.pool", "libvirt storage pools"),
@@ -229,8 +228,8 @@ fn check_features(tree: &Tree, manifest: &Manifest) -> Result<()> {
     Ok(())
 }
 
-/// A stage that this version lacks: what a manifest itself says about it is refused; what only the profile wants is
-/// left out with a warning (see [`build`]).
+/// A stage that this version lacks: what somebody wrote about it is refused; what only a built-in profile wants is left out with a
+/// warning (see [`build`]).
 fn check_stages(tree: &Tree) -> Result<()> {
     for stage in Stage::ALL.into_iter().filter(|stage| !Stage::BUILT.contains(stage)) {
         let section = build::section(stage);
@@ -239,13 +238,14 @@ fn check_stages(tree: &Tree) -> Result<()> {
         if !enabled {
             continue;
         }
-        let by_manifest = |key: &str| node.get(key).is_some_and(|value| value.layer >= OVERRIDES);
-        if by_manifest("enabled") {
+        let is_said = |key: &str| node.get(key).is_some_and(|value| is_written(tree, value.layer));
+        if is_said("enabled") {
             let field = format!("{section}.enabled");
             return Err(unsupported(tree, &field, &format!("stage `{stage}`"))
                 .advice("remove it, or set it to false: the guest is then converted as it is"));
         }
-        if let Some((key, _)) = node.entries().iter().find(|(_, value)| value.layer >= OVERRIDES) {
+        let written = node.entries().iter().find(|(_, value)| is_written(tree, value.layer));
+        if let Some((key, _)) = written {
             let field = format!("{section}.{}", key.name);
             return Err(unsupported(tree, &field, &format!("stage `{stage}`, to which this belongs"))
                 .advice(format!(

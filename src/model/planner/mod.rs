@@ -21,6 +21,7 @@ mod guest;
 mod hooks;
 mod nics;
 mod origin;
+mod profiles;
 mod setup;
 mod written;
 
@@ -32,6 +33,7 @@ use sha2::{Digest, Sha256};
 
 use super::config::Settings;
 use super::error::{Error, Kind, Result};
+use super::job::Stage;
 use super::manifest::values::PathText;
 use super::manifest::{BatchManifest, Manifest};
 use super::parse::{self, Node, Tree};
@@ -41,7 +43,12 @@ use super::units::safe_id;
 pub use around::{Nowhere, Surroundings};
 use batch::{Batch, Given, Member};
 use effective::Effective;
+pub use effective::origin_words;
 pub use origin::Origin;
+pub use profiles::{
+    NoFiles, ProfileFile, ProfileFiles, ProfileLevel, ResolvedProfile, complaints as profile_complaints,
+    resolve as resolve_profile,
+};
 use written::Written;
 
 /// Which VMs of a batch that ran before run again.
@@ -87,6 +94,9 @@ pub struct VmSubmission {
     /// What it says itself of being run again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rerun: Option<Rerun>,
+    /// Which stages its profile switches on or off.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub profile_says: BTreeMap<Stage, bool>,
 }
 
 /// A VM of a batch that cannot run as it is written. The others do.
@@ -432,6 +442,7 @@ fn vm_submission(
         manifest: effective.redacted().canonical(),
         setup: setup::wanted(&effective.tree, &effective.manifest)?,
         rerun: effective.manifest.rerun,
+        profile_says: effective.profile.switches(),
         warnings: effective.facts.map_or_else(Vec::new, |facts| facts.warnings),
         manifest_path,
     })
