@@ -124,6 +124,7 @@ fn already_there(directory: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::placement::Placement;
     use crate::model::plan::PlannedGrowth;
 
     #[test]
@@ -160,6 +161,7 @@ mod tests {
             allowed_paths: Vec::new(),
             boot_order_hint: 0,
             resize: None,
+            placement: Placement::default(),
         };
         let write = |magic: &[u8], size: u64| {
             let mut bytes = vec![0; FILE];

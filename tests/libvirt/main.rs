@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use hyper2kvm::libvirt::xml::domain_xml;
+use hyper2kvm::model::limits::{DiskLimits, NicLimits};
 use hyper2kvm::model::machine::{DiskBus, Firmware, Machine, MachineDisk, MachineNic, NicLink};
 use hyper2kvm::model::manifest::{Manifest, NicModel};
 use hyper2kvm::model::plan::SourceFormat;
@@ -101,8 +102,16 @@ proptest! {
             bus: [DiskBus::VirtioBlk, DiskBus::VirtioScsi, DiskBus::Sata][usize::from(bus)],
             serial: Some(serial),
             boot_order: Some(1),
+            cache: None,
+            limits: DiskLimits::default(),
         });
-        machine.nics.push(MachineNic { mac: None, model: NicModel::Virtio, link: NicLink::Network(network) });
+        machine.nics.push(MachineNic {
+            mac: None,
+            model: NicModel::Virtio,
+            link: NicLink::Network(network),
+            vlan: None,
+            limits: NicLimits::default(),
+        });
         let xml = domain_xml(&machine);
         prop_assert_eq!(objections(&xml), "");
         for (element, count) in [("<disk ", 1), ("<interface ", 1), ("<name>", 1), ("<hostdev", 0)] {

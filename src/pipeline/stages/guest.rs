@@ -375,6 +375,7 @@ fn options(guest: &PlannedGuest) -> FixOptions {
             .iter()
             .map(|nic| WantedNic {
                 mac: nic.mac.clone(),
+                was: nic.was.clone(),
                 addresses: nic.addresses.clone(),
                 gateway: nic.gateway.clone(),
                 dns: nic.dns.clone(),
