@@ -18,9 +18,8 @@ pub(super) fn io_limits(limits: &DiskLimits) -> Option<Element> {
 pub(super) fn bandwidth(limits: &NicLimits) -> Option<Element> {
     let way = |name, limit: Option<FlowLimit>| limit.map(|limit| flow(Element::new(name), limit));
     let inbound = way("inbound", limits.inbound);
-    (!limits.is_none()).then(|| {
-        Element::new("bandwidth").children(inbound).children(way("outbound", limits.outbound))
-    })
+    (!limits.is_none())
+        .then(|| Element::new("bandwidth").children(inbound).children(way("outbound", limits.outbound)))
 }
 
 fn flow(element: Element, limit: FlowLimit) -> Element {

@@ -14,8 +14,8 @@ use super::boot::BootOptions;
 use super::hook::PlannedHook;
 use super::job::Stage;
 use super::machine::Machine;
-use super::placement::Placement;
 use super::manifest::{FixEngine, FstabMode, OnNoOs, OnUnsupportedGuest};
+use super::placement::Placement;
 use super::setup::Setup;
 pub use super::source_format::{Packing, SourceFormat};
 

@@ -22,6 +22,7 @@ mod hyper_v;
 mod inspect;
 mod limits;
 mod local;
+mod mapped;
 mod packed_appliances;
 mod run;
 mod service;

@@ -6,6 +6,7 @@ mod bad;
 mod configuration;
 mod golden;
 mod hooks;
+mod mappings;
 mod plans;
 mod properties;
 mod schemas;

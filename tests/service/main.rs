@@ -17,6 +17,7 @@ mod full_disk;
 mod hooks;
 mod intake;
 mod intake_support;
+mod mapped;
 mod notifications;
 mod queue;
 mod queue_admission;

@@ -36,8 +36,8 @@ pub use guest::{
 pub use hooks::{Hook, HookRetry, HookStage, HookType, Hooks, RetryStrategy};
 pub use integration::LibvirtIntegration;
 pub use mapping::{
-    Bandwidth, DiskCache, DiskPlace, DiskQos, DiskTarget, Flow, FlowLimits, MacPolicy, NetworkMapping, NetworkPlug,
-    NetworkTarget, StorageMapping,
+    Bandwidth, DiskCache, DiskPlace, DiskQos, DiskTarget, Flow, FlowLimits, MacPolicy, NetworkMapping,
+    NetworkPlug, NetworkTarget, StorageMapping,
 };
 pub use pipeline::{
     Accelerator, BootMethod, BootTest, Compress, Convert, Fix, FixEngine, FstabMode, Inspect, OnNoOs,

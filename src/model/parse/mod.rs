@@ -315,8 +315,7 @@ impl Tree {
     #[must_use]
     pub fn error_at_key(&self, kind: Kind, map: &str, key: &str, cause: impl Into<String>) -> Error {
         let found = self.node(map).and_then(|node| node.entry(key));
-        let place =
-            found.map_or_else(|| self.place(map), |(key, value)| (key.line, key.column, value.layer));
+        let place = found.map_or_else(|| self.place(map), |(key, value)| (key.line, key.column, value.layer));
         self.pointed(Error::new(kind, cause), &format!("{map}.{key}"), place)
     }
 

@@ -51,9 +51,8 @@ pub(super) fn plan(
     let mut disks = disks(manifest.disks.as_deref().unwrap_or_default());
     let rerun = suffix(output.on_exists, vm_suffix);
     mapping::disks::place_all(manifest, &output, &format!("{}{rerun}", vm.vm_id), &mut disks);
-    let images = disks
-        .iter()
-        .map(|disk| (disk.id.clone(), disk.result_in(&output), disk.format_in(&output).into()));
+    let images =
+        disks.iter().map(|disk| (disk.id.clone(), disk.result_in(&output), disk.format_in(&output).into()));
     let mut machine = Machine::of_manifest(&name, manifest, images);
     let mut guest = super::guest::planned(manifest, settings);
     mapping::disks::apply(manifest, &mut machine);

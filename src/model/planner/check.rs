@@ -228,10 +228,7 @@ pub(super) fn unsupported(tree: &Tree, field: &str, what: &str) -> Error {
 
 /// Keys whose feature does not exist yet.
 fn check_features(tree: &Tree, manifest: &Manifest) -> Result<()> {
-    let wanted = [
-        ("profiles_directory", "custom profiles"),
-        ("output.pool", "libvirt storage pools"),
-    ];
+    let wanted = [("profiles_directory", "custom profiles"), ("output.pool", "libvirt storage pools")];
     for (field, what) in wanted {
         if tree.said_in(field).is_some() {
             return Err(unsupported(tree, field, what).advice("remove it"));

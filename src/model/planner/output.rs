@@ -13,6 +13,9 @@ use crate::model::manifest::{Compress, Disk, Manifest};
 use crate::model::parse::Tree;
 use crate::model::plan::{Compression, OutputFormat, Preallocation};
 
+/// Where a manifest says the format of all its results.
+const OWN_FORMAT: &str = "output.format";
+
 /// What a result is to look like, and which fields say so.
 pub(super) struct Wanted {
     pub(super) format: OutputFormat,
@@ -33,7 +36,7 @@ impl Wanted {
             format_field: field(
                 mapping.is_some_and(|mapping| mapping.format_override.is_some()),
                 "storage_mapping.format_override",
-                "output.format",
+                OWN_FORMAT,
             ),
             preallocation: disks::preallocation(manifest),
             preallocation_field: field(
@@ -73,6 +76,12 @@ pub(super) fn check_one(tree: &Tree, manifest: &Manifest, wanted: &Wanted) -> Re
         }
     }
     let Some(compression) = compression else {
+        if wanted.format_field != OWN_FORMAT {
+            let cause = format!("{} cannot be compressed as `output.compress` says", format.name());
+            return Err(
+                bad(&wanted.format_field, cause).advice("choose another format, or remove `output.compress`")
+            );
+        }
         let cause = match compress {
             Some(Compress::With(Compression::Zstd)) => "zstd exists only in qcow2".to_owned(),
             _ => format!("{} cannot be compressed", format.name()),
@@ -122,7 +131,12 @@ fn check_layout(tree: &Tree, wanted: &Wanted, compression: Compression) -> Resul
 }
 
 /// Refuses a directory of the VM that its results may not lie in, or where they would take the place of a source.
-pub(super) fn check_directory(tree: &Tree, manifest: &Manifest, disks: &[Disk], roots: &[PathBuf]) -> Result<()> {
+pub(super) fn check_directory(
+    tree: &Tree,
+    manifest: &Manifest,
+    disks: &[Disk],
+    roots: &[PathBuf],
+) -> Result<()> {
     let output = manifest.output.as_ref();
     let Some(directory) = output.and_then(|output| output.directory.as_ref()) else { return Ok(()) };
     let directory = Path::new(directory.as_str());

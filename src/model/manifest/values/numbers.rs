@@ -216,8 +216,10 @@ impl Throughput {
         let size = text.strip_suffix("/s").unwrap_or(text);
         match units::parse_size(size) {
             Ok(bytes) if (1..=MOST_THROUGHPUT).contains(&bytes) => Ok(Throughput(bytes)),
-            Ok(_) => Err(refuse(format!("`{text}` is out of range"), "look at the unit: it is bytes, not bits")
-                .allowed("1 byte to 1TiB in a second")),
+            Ok(_) => {
+                Err(refuse(format!("`{text}` is out of range"), "look at the unit: it is bytes, not bits")
+                    .allowed("1 byte to 1TiB in a second"))
+            }
             Err(_) => Err(refuse(
                 format!("`{}` is not a rate", text.escape_debug()),
                 "write 50MiB/s, or plain bytes in a second",

@@ -94,7 +94,9 @@ pub(in crate::model::planner) fn place_all(
 ) {
     let (Some(mapping), Some(disks)) = (&manifest.storage_mapping, &manifest.disks) else { return };
     for (index, disk) in disks.iter().enumerate() {
-        let Some(planned) = planned.iter_mut().find(|planned| planned.id == disk.id.as_str()) else { continue };
+        let Some(planned) = planned.iter_mut().find(|planned| planned.id == disk.id.as_str()) else {
+            continue;
+        };
         let home = said(mapping, disks, index, directory).map(|(_, path)| PathBuf::from(path.as_str()));
         planned.placement = Placement {
             // In the VM's own directory names of disks are enough.
@@ -119,7 +121,9 @@ fn stem(vm: &str, disk: &Disk) -> String {
 pub(in crate::model::planner) fn apply(manifest: &Manifest, machine: &mut Machine) {
     let (Some(mapping), Some(disks)) = (&manifest.storage_mapping, &manifest.disks) else { return };
     for (index, disk) in disks.iter().enumerate() {
-        let Some(found) = machine.disks.iter_mut().find(|found| found.id == disk.id.as_str()) else { continue };
+        let Some(found) = machine.disks.iter_mut().find(|found| found.id == disk.id.as_str()) else {
+            continue;
+        };
         let cache = said(mapping, disks, index, |target| place(target)?.cache).map(|(_, cache)| cache);
         found.cache = cache.or(mapping.cache);
         let qos = said(mapping, disks, index, |target| place(target)?.qos.as_ref()).map(|(_, qos)| qos);
@@ -169,7 +173,9 @@ pub(super) fn check(tree: &Tree, manifest: &Manifest, roots: &[PathBuf]) -> Resu
             let there = disks.iter().enumerate();
             return Err(complain(format!("no disk of the machine has the id or the role `{key}`"))
                 .allowed(there.map(|(index, disk)| format!("{} ({})", disk.id, role(disks, index))))
-                .advice("name a disk, its role or a pattern, or write the entry as a map with `optional: true`"));
+                .advice(
+                    "name a disk, its role or a pattern, or write the entry as a map with `optional: true`",
+                ));
         }
     }
     check_results(tree, manifest, mapping, disks)
@@ -183,11 +189,17 @@ fn no_pools(error: Error) -> Error {
 
 fn check_qos(qos: &DiskQos, complain: &dyn Fn(String) -> Error) -> Result<()> {
     for (kind, total, each) in [
-        ("bytes", qos.total_bytes_sec.is_some(), qos.read_bytes_sec.is_some() || qos.write_bytes_sec.is_some()),
+        (
+            "bytes",
+            qos.total_bytes_sec.is_some(),
+            qos.read_bytes_sec.is_some() || qos.write_bytes_sec.is_some(),
+        ),
         ("iops", qos.total_iops_sec.is_some(), qos.read_iops_sec.is_some() || qos.write_iops_sec.is_some()),
     ] {
         if total && each {
-            let cause = format!("`total_{kind}_sec` limits both ways, and `read_{kind}_sec` or `write_{kind}_sec` one");
+            let cause = format!(
+                "`total_{kind}_sec` limits both ways, and `read_{kind}_sec` or `write_{kind}_sec` one"
+            );
             return Err(complain(cause).advice("give the total, or each way its own"));
         }
     }
@@ -217,8 +229,12 @@ fn check_results(tree: &Tree, manifest: &Manifest, mapping: &StorageMapping, dis
         let complain = |cause: String| tree.error_at_key(Kind::Manifest, MAPPINGS, entry, cause);
         let stem = stem(&vm, disk);
         if stem.len() > LONGEST_STEM {
-            return Err(complain(format!("the result of disk {} would have a name of {} bytes", disk.id, stem.len()))
-                .advice("give the VM a shorter `name`, or the disk a shorter id"));
+            return Err(complain(format!(
+                "the result of disk {} would have a name of {} bytes",
+                disk.id,
+                stem.len()
+            ))
+            .advice("give the VM a shorter `name`, or the disk a shorter id"));
         }
         let result = Path::new(directory.as_str()).join(format!("{stem}.{}", wanted.format.name()));
         if let Some(source) = disks.iter().position(|disk| Path::new(disk.local_path.as_str()) == result) {

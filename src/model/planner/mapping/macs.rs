@@ -100,9 +100,7 @@ pub(super) fn check(tree: &Tree, manifest: &Manifest) -> Result<()> {
     for (nth, (key, mac)) in written.iter().enumerate() {
         let complain = |cause: String| tree.error_at_key(Kind::Manifest, OVERRIDES, key, cause);
         if let Some((first, _)) = written[..nth].iter().find(|(_, other)| other == mac) {
-            return Err(
-                complain(format!("`{first}` is the same address")).advice("keep one of them")
-            );
+            return Err(complain(format!("`{first}` is the same address")).advice("keep one of them"));
         }
         let Some(to) = overrides.get(mac) else { continue };
         if to.as_str() == ZERO {
@@ -115,7 +113,8 @@ pub(super) fn check(tree: &Tree, manifest: &Manifest) -> Result<()> {
 
 fn check_doubles(tree: &Tree, manifest: &Manifest, written: &[(&str, Mac)]) -> Result<()> {
     let olds = manifest.nics.iter().flatten().map(|nic| nic.mac.as_ref().map(Mac::as_str));
-    let news: Vec<Option<&str>> = olds.map(|old| old.map(|old| custom(manifest, old).unwrap_or(old))).collect();
+    let news: Vec<Option<&str>> =
+        olds.map(|old| old.map(|old| custom(manifest, old).unwrap_or(old))).collect();
     for (index, new) in news.iter().enumerate().filter(|(_, new)| new.is_some()) {
         let Some(first) = news[..index].iter().position(|other| other == new) else { continue };
         // One of the two was given it.
@@ -148,7 +147,8 @@ mod tests {
         let none = BTreeSet::new();
         let mac = new("batch", "web", 0, &none);
         assert_eq!(mac, new("batch", "web", 0, &none));
-        let others = [new("batch", "web", 1, &none), new("batch", "db", 0, &none), new("other", "web", 0, &none)];
+        let others =
+            [new("batch", "web", 1, &none), new("batch", "db", 0, &none), new("other", "web", 0, &none)];
         assert!(!others.contains(&mac), "{others:?}");
         for mac in others {
             let first = u8::from_str_radix(&mac[..2], 16).unwrap();

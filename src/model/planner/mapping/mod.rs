@@ -55,7 +55,10 @@ pub(super) fn check_together(plans: &[Plan]) -> Result<()> {
 }
 
 fn both(one: &str, other: &str, path: &Path) -> Error {
-    Error::new(Kind::Manifest, format!("a disk of `{one}` and one of `{other}` would both be {}", path.display()))
-        .field("storage_mapping.disk_mappings")
-        .advice("give one of the disks another id, or a directory of its own")
+    Error::new(
+        Kind::Manifest,
+        format!("a disk of `{one}` and one of `{other}` would both be {}", path.display()),
+    )
+    .field("storage_mapping.disk_mappings")
+    .advice("give one of the disks another id, or a directory of its own")
 }

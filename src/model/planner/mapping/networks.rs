@@ -72,11 +72,9 @@ fn limits(bandwidth: &Bandwidth) -> NicLimits {
 fn limit(flow: &Flow) -> FlowLimit {
     match flow {
         Flow::Average(average) => FlowLimit { average: average.0, peak: None, burst: None },
-        Flow::Limits(FlowLimits { average, peak, burst }) => FlowLimit {
-            average: average.0,
-            peak: peak.map(|peak| peak.0),
-            burst: burst.map(|burst| burst.0),
-        },
+        Flow::Limits(FlowLimits { average, peak, burst }) => {
+            FlowLimit { average: average.0, peak: peak.map(|peak| peak.0), burst: burst.map(|burst| burst.0) }
+        }
     }
 }
 
@@ -131,10 +129,9 @@ pub(super) fn check(tree: &Tree, manifest: &Manifest) -> Result<()> {
             true => format!("no network card of the machine says its network, so `{name}` is for none"),
             false => format!("no network card of the machine is in a network `{name}`"),
         };
-        return Err(tree
-            .error_at_key(Kind::Manifest, NETWORKS, name, cause)
-            .allowed(there)
-            .advice("name a network of `nics[].network`, or write the entry as a map with `optional: true`"));
+        return Err(tree.error_at_key(Kind::Manifest, NETWORKS, name, cause).allowed(there).advice(
+            "name a network of `nics[].network`, or write the entry as a map with `optional: true`",
+        ));
     }
     Ok(())
 }
@@ -153,7 +150,9 @@ fn check_plug(plug: &NetworkPlug, complain: &dyn Fn(String) -> Error) -> Result<
                 .advice("name a bridge, a network of libvirt's, or a bridge of Open vSwitch's"));
         }
         (Some(first), Some(second)) => {
-            return Err(complain(format!("`{first}` and `{second}` are both given")).advice("keep one of them"));
+            return Err(
+                complain(format!("`{first}` and `{second}` are both given")).advice("keep one of them")
+            );
         }
         (Some(_), None) => {}
     }
