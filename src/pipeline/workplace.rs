@@ -255,7 +255,12 @@ fn refuse_unsafe_names(order: &WorkOrder) -> Result<()> {
         return Err(Error::new(Kind::Manifest, format!("two disks are called `{}`", twice.id))
             .advice("give every disk an id of its own"));
     }
-    if !plan.output.directory.is_absolute() || !order.limits.work_dir.is_absolute() {
+    let homes = plan.disks.iter().filter_map(|disk| disk.placement.home.as_ref());
+    if homes.clone().any(|home| home.stem.contains('/') || home.stem.starts_with('.')) {
+        return Err(Error::internal("a work order gives a result a name that no result has"));
+    }
+    let all_absolute = homes.map(|home| &home.directory).all(|directory| directory.is_absolute());
+    if !all_absolute || !plan.output.directory.is_absolute() || !order.limits.work_dir.is_absolute() {
         return Err(Error::internal("a work order names a relative directory"));
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hyper2kvm::model::error::Kind;
 use hyper2kvm::model::placement::{Home, Placement};
-use hyper2kvm::model::plan::{OnExists, OutputFormat, Preallocation};
+use hyper2kvm::model::plan::{OnExists, OutputFormat, PlannedGrowth, Preallocation};
 use hyper2kvm::model::protocol::{WorkerCommand, WorkerOutcome};
 use hyper2kvm::pipeline::publish;
 
@@ -77,6 +77,19 @@ fn each_disk_has_its_own_format_and_layout() {
     let formats: Vec<_> =
         published.content.unwrap().artifacts.iter().map(|artifact| artifact.format).collect();
     assert_eq!(formats, [OutputFormat::Qcow2, OutputFormat::Raw]);
+}
+
+#[test]
+fn a_disk_grows_into_another_directory() {
+    let (mut site, elsewhere) = site(&["raw", "raw"]);
+    site.order.plan.disks[1].resize = Some(PlannedGrowth::By(32 << 20));
+    site.order.plan.disks[1].placement.format = Some(OutputFormat::Raw);
+    site.succeed();
+    let grown = std::fs::read(elsewhere.directory.join("vm-disk1.raw")).unwrap();
+    let (held, added) = grown.split_at(64 << 20);
+    assert!(held == std::fs::read(site.source(1)).unwrap() && added.len() == 32 << 20);
+    assert!(added.iter().all(|byte| *byte == 0));
+    site.assert_only(&["disk0.qcow2", "report.json"]);
 }
 
 #[test]
