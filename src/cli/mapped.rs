@@ -40,7 +40,7 @@ pub(super) fn cards(plan: &Plan) -> String {
         card.link == NicLink::Network(DEFAULT_NETWORK.to_owned()) && card.limits.is_none()
     };
     let has_new = plan.guest.nics.iter().any(|nic| nic.was.is_some());
-    if cards.iter().all(|card| is_plain(card)) && !has_new {
+    if cards.iter().all(is_plain) && !has_new {
         return String::new();
     }
     let mut text = "\nnetwork cards\n".to_owned();

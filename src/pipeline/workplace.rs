@@ -72,7 +72,7 @@ impl Workplace {
         fence.as_ref().map_or(Ok(()), |fence| fence.check())?;
         let guard = || fence.as_ref().map(HostFence::guard);
         let results = directories::make(&output.directory, roots, guard())?;
-        let mut others = left_elsewhere(&results, order, guard())?;
+        let mut others = left_elsewhere(&results, order, &guard)?;
         for directory in order.plan.directories_elsewhere() {
             // What is done in them is decided under the lock of the VM's own directory, so that is what they ask.
             others.insert(directory.to_owned(), directories::make(directory, roots, guard())?);
@@ -205,16 +205,18 @@ impl Workplace {
 }
 
 /// The directories in which an earlier attempt at this VM has left something, perhaps by another plan. One that is gone holds nothing.
-fn left_elsewhere(results: &Dir, order: &WorkOrder, guard: Option<Guard>) -> Result<Others> {
+fn left_elsewhere(results: &Dir, order: &WorkOrder, guard: &dyn Fn() -> Option<Guard>) -> Result<Others> {
     let mut left = Others::new();
     let Some(journal) = Checkpoint::read(results, &order.plan.vm_id)? else { return Ok(left) };
-    for directory in journal.directories().into_iter().filter(|directory| directory.is_dir()) {
-        if within_roots(directory, &order.limits.write_roots).is_err() {
-            tracing::warn!(directory = %directory.display(), "what an earlier attempt left there stays");
-            continue;
+    for directory in journal.directories().into_iter().filter(|directory| directory.exists()) {
+        let opened =
+            within_roots(directory, &order.limits.write_roots).ok().and_then(|()| Dir::open(directory).ok());
+        match opened {
+            Some(dir) => _ = left.insert(directory.to_owned(), dir.guarded(guard())),
+            None => {
+                tracing::warn!(directory = %directory.display(), "what an earlier attempt left there stays");
+            }
         }
-        let dir = Dir::open(directory).map_err(|error| Error::io(Kind::Output, "open", directory, &error))?;
-        left.insert(directory.to_owned(), dir.guarded(guard.clone()));
     }
     Ok(left)
 }

@@ -16,6 +16,9 @@ use crate::model::error::{Error, Kind, Result};
 use crate::model::job::JobChange;
 use crate::model::plan::Plan;
 
+/// Files that a job has made, with their digests.
+type Outputs = BTreeMap<PathBuf, Option<String>>;
+
 impl Db {
     /// What will be done for an ended job when it is tried again; an error if it may not be.
     pub fn plan_to_retry(&self, job_id: i64) -> Result<Plan> {
@@ -70,12 +73,7 @@ impl Db {
     }
 
     /// Marks older jobs whose result files this one's have replaced.
-    pub(super) fn supersede_older(
-        &mut self,
-        job_id: i64,
-        directory: &Path,
-        outputs: &BTreeMap<PathBuf, Option<String>>,
-    ) -> Result<()> {
+    pub(super) fn supersede_older(&mut self, job_id: i64, directory: &Path, outputs: &Outputs) -> Result<()> {
         let mut older = self.older("output_directory = ?2", job_id, &directory.to_string_lossy())?;
         // In a directory that disks are mapped to lie results of jobs with other directories.
         for path in outputs.keys().filter(|path| path.parent() != Some(directory)) {
@@ -91,19 +89,14 @@ impl Db {
     }
 
     /// Other jobs of which this is true, with what they have made.
-    fn older(
-        &mut self,
-        is_meant: &str,
-        job_id: i64,
-        by: &str,
-    ) -> Result<Vec<(i64, BTreeMap<PathBuf, Option<String>>)>> {
+    fn older(&mut self, is_meant: &str, job_id: i64, by: &str) -> Result<Vec<(i64, Outputs)>> {
         self.rows(
             &format!(
                 "SELECT job_id, outputs FROM job WHERE job_id <> ?1 AND replaced_by IS NULL
                      AND state IN ('succeeded', 'skipped') AND {is_meant}"
             ),
             params![job_id, by],
-            |row| Ok((row.get::<_, i64>(0)?, json::<BTreeMap<PathBuf, Option<String>>>(row, "outputs")?)),
+            |row| Ok((row.get::<_, i64>(0)?, json::<Outputs>(row, "outputs")?)),
         )
     }
 }
