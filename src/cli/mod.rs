@@ -26,6 +26,7 @@ mod list;
 mod logs;
 mod man;
 mod manifest;
+mod mapped;
 mod options;
 mod pause;
 mod plan;

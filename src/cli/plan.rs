@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::input::Input;
+use super::mapped;
 use super::price::Price;
 use super::table::{Paint, Table, cell, printable};
 use super::{Exit, Failure, StateArgs, Ui, convert};
@@ -119,7 +120,11 @@ pub(super) fn describe(plan: &Plan, color: bool) -> String {
         if let Some(growth) = disk.resize {
             let _ = writeln!(text, "       {}", growing(growth, plan.grows_content()));
         }
+        for note in mapped::disk(plan, disk) {
+            let _ = writeln!(text, "       {note}");
+        }
     }
+    text.push_str(&mapped::cards(plan));
     text.push_str(&addresses(&plan.guest.nics));
     text.push_str(&hooks(plan));
     if !plan.lacking.is_empty() {

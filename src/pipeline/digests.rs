@@ -43,7 +43,7 @@ pub(super) fn finish(job: &mut Job<'_>, intent: Intent) -> Result<Published> {
 fn made(job: &mut Job<'_>, mut intent: Intent) -> Result<Intent> {
     for (number, disk) in job.plan.disks.iter().enumerate() {
         let Some(digest) = digest(job, &intent, number, disk)? else { continue };
-        let path = job.place.results.path().join(&intent.renames[number].to);
+        let path = intent.renames[number].path(job.place.dirs());
         if let Some(report) = &mut intent.outcome.content
             && let Some(artifact) = report.artifacts.iter_mut().find(|artifact| artifact.path == path)
         {
@@ -61,15 +61,15 @@ fn made(job: &mut Job<'_>, mut intent: Intent) -> Result<Intent> {
 
 /// The digest of one published file; `None` where it is not there any more, and where nobody waits for it.
 fn digest(job: &mut Job<'_>, intent: &Intent, number: usize, disk: &PlannedDisk) -> Result<Option<String>> {
-    let (dir, Some(rename)) = (&job.place.results, intent.renames.get(number)) else { return Ok(None) };
-    if !matches!(rename.file.is_at(dir, &rename.to), Ok(true)) {
+    let Some(rename) = intent.renames.get(number) else { return Ok(None) };
+    if !matches!(rename.is_made(job.place.dirs()), Ok(true)) {
         tracing::warn!(file = rename.to, "it has no digest: it is not there any more, or was changed");
         return Ok(None);
     }
     let last = Stage::ALL.into_iter().rev().find(|stage| job.plan.runs(*stage));
     job.meter.detail(last.unwrap_or(Stage::Validate), format!("digest of {}", disk.id));
     let (size, meter) = (rename.file.size.max(1) as f64, &mut job.meter);
-    let path = dir.path().join(&rename.to);
+    let path = rename.path(job.place.dirs());
     let made = verify::sha256_file(&path, job.control, &mut |done| {
         meter.passed(number, Pass::Hash, done as f64 / size);
     });

@@ -7,6 +7,7 @@
 pub mod boot_test;
 pub mod checkpoint;
 mod digests;
+mod directories;
 mod examine;
 pub mod guest_child;
 pub mod hooks;
@@ -17,6 +18,7 @@ pub mod launch;
 mod leavings;
 mod library;
 mod meter;
+mod names;
 pub mod publish;
 mod report;
 mod stages;

@@ -85,7 +85,7 @@ fn artifacts(plan: &Plan, checkpoint: &Checkpoint, paths: &[PathBuf]) -> Vec<Art
                 artifact_type: "converted_disk".to_owned(),
                 path: path.clone(),
                 disk_id: disk.id.clone(),
-                format: plan.output.format,
+                format: plan.format_of(disk),
                 size_bytes: finished.file.size,
                 size_human: human_size(finished.file.size),
                 virtual_size_bytes: finished.virtual_size,

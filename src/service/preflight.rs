@@ -132,7 +132,7 @@ fn look_at_sources(plans: &[Plan], settings: &Settings) -> Vec<Error> {
         }
         // A directory that is not there, or not to be used, holds no result; the latter the worker tells.
         if let Ok(directory) = Dir::open(&plan.output.directory) {
-            errors.extend(Names::choose(plan, &directory).err());
+            errors.extend(Names::choose_in(plan, &directory).err());
         }
     }
     errors

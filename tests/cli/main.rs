@@ -24,6 +24,7 @@ mod hyper_v;
 mod inspect;
 mod limits;
 mod local;
+mod mapped;
 mod packed_appliances;
 mod profiles;
 mod run;

@@ -7,6 +7,7 @@ mod batches;
 mod configuration;
 mod golden;
 mod hooks;
+mod mappings;
 mod plans;
 mod profiles;
 mod properties;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hyper2kvm::model::boot::BootOptions;
 use hyper2kvm::model::error::Error;
 use hyper2kvm::model::job::Stage;
+use hyper2kvm::model::placement::Placement;
 use hyper2kvm::model::plan::{
     Compression, InputManifest, OnExists, OutputFormat, Plan, PlannedDisk, PlannedGuest, PlannedOutput,
     PlannedStage, Preallocation, Preflight, SourceFormat,
@@ -205,6 +206,7 @@ pub fn planned_disk(id: &str, source: &Path, format: &str) -> PlannedDisk {
         allowed_paths: Vec::new(),
         boot_order_hint: 999,
         resize: None,
+        placement: Placement::default(),
     }
 }
 

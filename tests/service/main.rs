@@ -19,6 +19,7 @@ mod full_disk;
 mod hooks;
 mod intake;
 mod intake_support;
+mod mapped;
 mod notifications;
 mod profiles;
 mod queue;

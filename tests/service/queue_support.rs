@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hyper2kvm::model::error::Result;
 use hyper2kvm::model::job::Stage;
+use hyper2kvm::model::placement::Placement;
 use hyper2kvm::model::plan::{
     Compression, InputManifest, OnExists, OutputFormat, Plan, PlannedDisk, PlannedGuest, PlannedOutput,
     PlannedStage, Preallocation, Preflight, SourceFormat,
@@ -107,6 +108,7 @@ pub(crate) fn plan(vm: &VmSubmission, directory: PathBuf) -> Plan {
             allowed_paths: Vec::new(),
             boot_order_hint: 0,
             resize: None,
+            placement: Placement::default(),
         }],
         machine: None,
         guest: PlannedGuest::default(),

@@ -426,6 +426,11 @@ fn settle_directory(plan: &mut Plan, base: &Path, named: bool, several: bool) {
     if let Ok(real) = fs::canonicalize(&plan.output.directory) {
         plan.output.directory = real;
     }
+    for home in plan.disks.iter_mut().filter_map(|disk| disk.placement.home.as_mut()) {
+        if let Ok(real) = fs::canonicalize(&home.directory) {
+            home.directory = real;
+        }
+    }
 }
 
 /// `x.qcow2` converted to qcow2 beside itself: there is no name left for the result.

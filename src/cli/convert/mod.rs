@@ -170,7 +170,7 @@ fn refuse_unfinished(work: &Work, args: &ConvertArgs) -> Result<()> {
 fn refuse_taken_names(work: &Work) -> Result<()> {
     let plan = &work.order.plan;
     match Dir::open(&plan.output.directory) {
-        Ok(dir) if !checkpoint::is_worth_resuming(plan) => Names::choose(plan, &dir).map(drop),
+        Ok(dir) if !checkpoint::is_worth_resuming(plan) => Names::choose_in(plan, &dir).map(drop),
         // Half published already, or not there: the worker sees what is to be done.
         _ => Ok(()),
     }

@@ -94,7 +94,10 @@ fn hold(works: &mut [Work], holds: &Holds) -> Result<()> {
         let beside = work.scratch.parent().unwrap_or(&directory);
         let place = directory_of(beside, &directory).to_owned();
         let (batch_id, places) = (&work.order.batch_id, std::slice::from_ref(&place));
-        holds.look_around(batch_id, &directory, places, false)?;
+        let elsewhere = work.order.plan.directories_elsewhere();
+        for directory in std::iter::once(&*directory).chain(elsewhere) {
+            holds.look_around(batch_id, directory, places, false)?;
+        }
         holds.take(batch_id, places, false)?;
         work.order.limits.lock = holds.lock_of(&place);
     }

@@ -320,6 +320,14 @@ impl Tree {
         self.pointed(Error::new(kind, cause), field, place)
     }
 
+    /// A complaint about a key that may be any text, dots too, pointing at the key.
+    #[must_use]
+    pub fn error_at_key(&self, kind: Kind, map: &str, key: &str, cause: impl Into<String>) -> Error {
+        let found = self.node(map).and_then(|node| node.entry(key));
+        let place = found.map_or_else(|| self.place(map), |(key, value)| (key.line, key.column, value.layer));
+        self.pointed(Error::new(kind, cause), &format!("{map}.{key}"), place)
+    }
+
     /// An error that came from elsewhere, pointing at the field that led there.
     #[must_use]
     pub fn located(&self, field: &str, error: Error) -> Error {

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Submission, VmSubmission, stem};
+use super::{Submission, VmSubmission, mapping, stem};
 use crate::model::config::Settings;
 use crate::model::error::Result;
 use crate::model::job::Stage;
 use crate::model::machine::{Firmware, Machine};
 use crate::model::manifest::{Compress, Disk, Manifest, Source};
 use crate::model::parse::{Node, Tree, Value};
+use crate::model::placement::Placement;
 use crate::model::plan::{
     Compression, InputManifest, OnExists, OutputFormat, Plan, PlannedDisk, PlannedGuest, PlannedOutput,
     PlannedStage, Preallocation,
@@ -48,13 +49,20 @@ pub(super) fn plan(
     warnings.extend(super::growth::warnings(tree, manifest));
     warnings.extend(vm.warnings.iter().cloned());
     let name = vm_name(manifest, &submission.filename);
-    let disks = disks(manifest.disks.as_deref().unwrap_or_default());
-    let images = disks.iter().map(|disk| {
-        let path = output.directory.join(format!("{}.{}", disk.id, output.format.name()));
-        (disk.id.clone(), path, output.format.into())
-    });
-    let machine = Machine::of_manifest(&name, manifest, images);
-    let known = known(submission, &name, vm, batch_id, &disks, output.format, &machine);
+    let mut disks = disks(manifest.disks.as_deref().unwrap_or_default());
+    let rerun = suffix(output.on_exists, vm_suffix);
+    mapping::disks::place_all(manifest, &output, &format!("{}{rerun}", vm.vm_id), &mut disks);
+    let images =
+        disks.iter().map(|disk| (disk.id.clone(), disk.result_in(&output), disk.format_in(&output).into()));
+    let mut machine = Machine::of_manifest(&name, manifest, images);
+    let mut guest = super::guest::planned(manifest, settings);
+    mapping::disks::apply(manifest, &mut machine);
+    mapping::networks::apply(manifest, &mut machine);
+    mapping::macs::apply(manifest, (batch_id, &vm.vm_id), &mut machine, &mut guest.nics);
+    warnings.extend(mapping::networks::warnings(manifest, &machine));
+    warnings.extend(mapping::macs::warnings(manifest));
+    let format = disks.first().map_or(output.format, |disk| disk.format_in(&output));
+    let known = known(submission, &name, vm, batch_id, &disks, format, &machine);
     let hooks = super::hooks::planned(tree, manifest, &known)?;
     warnings.extend(super::hooks::warnings(tree, manifest));
     Ok(Plan {
@@ -64,7 +72,7 @@ pub(super) fn plan(
         stages,
         disks,
         machine: Some(machine),
-        guest: PlannedGuest { setup: vm.setup.clone(), ..super::guest::planned(manifest, settings) },
+        guest: PlannedGuest { setup: vm.setup.clone(), ..guest },
         boot_test: super::guest::boot_test(manifest)?,
         hooks,
         output,
@@ -171,6 +179,16 @@ fn stages(tree: &Tree, profile: &str, says: &BTreeMap<Stage, bool>) -> Vec<Plann
     planned.collect()
 }
 
+/// Lowest boots; of equals, the first.
+pub(super) fn boots_at(disk: &Disk) -> u32 {
+    disk.boot_order_hint.and_then(|hint| u32::try_from(hint.get()).ok()).unwrap_or(LAST_TO_BOOT)
+}
+
+/// What a rerun's results are told by from those that are there; nothing where they take their place.
+fn suffix(on_exists: OnExists, vm_suffix: &str) -> &str {
+    if on_exists == OnExists::Replace { "" } else { vm_suffix }
+}
+
 fn disks(disks: &[Disk]) -> Vec<PlannedDisk> {
     let mut planned: Vec<PlannedDisk> = disks
         .iter()
@@ -195,11 +213,9 @@ fn disks(disks: &[Disk]) -> Vec<PlannedDisk> {
                 .flatten()
                 .map(|path| PathBuf::from(path.as_str()))
                 .collect(),
-            boot_order_hint: disk
-                .boot_order_hint
-                .and_then(|hint| u32::try_from(hint.get()).ok())
-                .unwrap_or(LAST_TO_BOOT),
+            boot_order_hint: boots_at(disk),
             resize: disk.resize.as_ref().and_then(super::growth::planned),
+            placement: Placement::default(),
         })
         .collect();
     planned.sort_by_key(|disk| disk.boot_order_hint);
@@ -214,9 +230,9 @@ fn output(
     batch_directory: &Path,
 ) -> PlannedOutput {
     let output = manifest.output.as_ref();
-    let format = output.and_then(|output| output.format).unwrap_or_default();
+    let format = mapping::disks::format(manifest);
     let on_exists = output.and_then(|output| output.on_exists).unwrap_or_default();
-    let suffix = if on_exists == OnExists::Replace { "" } else { vm_suffix };
+    let suffix = suffix(on_exists, vm_suffix);
     let named = output.and_then(|output| output.directory.as_ref());
     let directory = match named {
         Some(directory) if suffix.is_empty() => PathBuf::from(directory.as_str()),
@@ -232,7 +248,7 @@ fn output(
         compress_level: output
             .and_then(|output| output.compress_level)
             .and_then(|level| u8::try_from(level.get()).ok()),
-        preallocation: output.and_then(|output| output.preallocation).unwrap_or_default(),
+        preallocation: mapping::disks::preallocation(manifest),
         group: output.and_then(|output| output.group.as_ref()).map(|group| group.as_str().to_owned()),
         mode: output.and_then(|output| output.mode).map(|mode| mode.0),
         on_exists,

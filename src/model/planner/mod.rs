@@ -19,8 +19,10 @@ mod effective;
 mod growth;
 mod guest;
 mod hooks;
+mod mapping;
 mod nics;
 mod origin;
+mod output;
 mod profiles;
 mod setup;
 mod written;
@@ -318,14 +320,14 @@ impl Submission {
 
     /// The plans of all its VMs in a batch of this id; `vm_suffix` (`-2`) makes a rerun's results lie beside the old ones.
     pub fn plans(&self, batch_id: &str, vm_suffix: &str, settings: &Settings) -> Result<Vec<Plan>> {
-        self.vms
-            .iter()
-            .map(|vm| {
-                let tree = Tree::of(Node::from_json(&vm.manifest), "effective manifest");
-                let manifest: Manifest = tree.decode()?;
-                build::plan(self, vm, &manifest, &tree, batch_id, vm_suffix, settings)
-            })
-            .collect()
+        let plan = |vm: &VmSubmission| {
+            let tree = Tree::of(Node::from_json(&vm.manifest), "effective manifest");
+            let manifest: Manifest = tree.decode()?;
+            build::plan(self, vm, &manifest, &tree, batch_id, vm_suffix, settings)
+        };
+        let plans = self.vms.iter().map(plan).collect::<Result<Vec<Plan>>>()?;
+        mapping::check_together(&plans)?;
+        Ok(plans)
     }
 }
 

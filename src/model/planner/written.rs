@@ -178,6 +178,15 @@ pub(super) fn make_absolute(root: &mut Node, base: &Path) {
             }
         }
     }
+    let mappings = root.get_mut("storage_mapping").and_then(|mapping| mapping.get_mut("disk_mappings"));
+    if let Some(Value::Map(mappings)) = mappings.map(|mappings| &mut mappings.value) {
+        for (_, entry) in mappings {
+            make_path_absolute(entry, base);
+            if let Some(directory) = entry.get_mut("directory") {
+                make_path_absolute(directory, base);
+            }
+        }
+    }
     let Some(Value::List(disks)) = root.get_mut("disks").map(|disks| &mut disks.value) else { return };
     for disk in disks {
         if let Some(path) = disk.get_mut("local_path") {
