@@ -90,7 +90,7 @@ pub(super) fn run(args: &ConvertArgs, ui: &Ui) -> Result<Exit, Failure> {
         }
     }
     let ended = running::convert(works, args, ui)?;
-    ending::tell(&ended, ui)
+    ending::tell(&ended, &inputs::base_directory(args)?, ui)
 }
 
 /// Converts the disks of one machine, repaired and not started.
@@ -112,7 +112,7 @@ pub(super) fn repaired_copy(
     refuse_taken_names(&work)?;
     let ended = running::convert(vec![work], &args, ui)?;
     ending::tell_fixes(&ended, ui);
-    ending::tell(&ended, ui)
+    ending::tell(&ended, output, ui)
 }
 
 /// What converting a disk or an appliance without any option would do, and where its values come from; `None` if the input is a
