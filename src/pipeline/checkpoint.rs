@@ -202,6 +202,9 @@ pub struct Intent {
     /// The name and content of what libvirt is told of the machine, if that is written.
     #[serde(default)]
     pub domain: Option<(String, String)>,
+    /// The pages that say for people what the report says, by name.
+    #[serde(default)]
+    pub pages: Vec<(String, String)>,
     /// Whether files of those names are replaced.
     pub replace: bool,
     /// What the worker tells when all is done.
@@ -236,6 +239,9 @@ pub enum Digests {
     Made {
         /// The report with them, if one is written.
         report: Option<String>,
+        /// Its pages with them, by name.
+        #[serde(default)]
+        pages: Vec<(String, String)>,
     },
 }
 
@@ -275,6 +281,9 @@ pub struct Checkpoint {
     pub guest: Option<GuestRecord>,
     /// Seconds spent in each stage, over all attempts.
     pub stage_seconds: BTreeMap<Stage, f64>,
+    /// When each stage first began and last ended, epoch seconds.
+    #[serde(default)]
+    pub stage_times: BTreeMap<Stage, (f64, f64)>,
     /// Warnings so far, for the report.
     pub warnings: Vec<Notice>,
     /// Once publishing has begun.
@@ -298,6 +307,7 @@ impl Checkpoint {
             disks: BTreeMap::new(),
             guest: None,
             stage_seconds: BTreeMap::new(),
+            stage_times: BTreeMap::new(),
             warnings: Vec::new(),
             intent: None,
         }
@@ -432,5 +442,10 @@ pub fn fingerprint(plan: &Plan) -> String {
         plan.stages.iter().filter(|planned| planned.enabled).map(|planned| planned.stage).collect();
     // A JSON value of plain data cannot fail to be made; should it, no journal matches and work starts over.
     let value = serde_json::json!([plan.vm_id, plan.disks, plan.output, enabled, plan.content_sha256]);
-    Sha256::digest(value.to_string().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex_sha256(value.to_string().as_bytes())
+}
+
+/// The SHA-256 of what is in memory, in hex.
+pub(super) fn hex_sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,7 +1,7 @@
 //! The SHA-256 of what was published: made when the result is there already, and put into its report then.
 //!
 //! ```text
-//!   published, report without digests ─▶ each file is read ─▶ journal: the digests, and the report with them ─▶ report replaced
+//!   published, report without digests ─▶ each file is read ─▶ journal: the digests, and the report with them ─▶ its pages, then it replaced
 //! ```
 //!
 //! A digest tells whoever gets the file that it is this one; it proves nothing of what is in it, which was proved before. So nobody has to wait
@@ -15,8 +15,8 @@ use crate::model::plan::PlannedDisk;
 use crate::model::protocol::Published;
 use crate::pipeline::checkpoint::{Digests, Intent};
 use crate::pipeline::meter::Pass;
-use crate::pipeline::publish;
-use crate::pipeline::report;
+use crate::pipeline::report::Written;
+use crate::pipeline::texts;
 use crate::pipeline::worker::Job;
 use crate::sys::failpoint;
 
@@ -33,9 +33,7 @@ pub(super) fn finish(job: &mut Job<'_>, intent: Intent) -> Result<Published> {
         Digests::Due => made(job, intent)?,
         Digests::Made { .. } => intent,
     };
-    if let Digests::Made { report: Some(text) } = &intent.digests {
-        publish::replace_report(&job.place.results, &intent, text)?;
-    }
+    texts::replace(&job.place.results, &intent)?;
     Ok(intent.outcome)
 }
 
@@ -51,9 +49,15 @@ fn made(job: &mut Job<'_>, mut intent: Intent) -> Result<Intent> {
         }
         intent.outcome.outputs.insert(path, Some(digest));
     }
-    let has_report = intent.report.is_some();
-    let report = intent.outcome.content.as_deref().filter(|_| has_report).map(report::text).transpose()?;
-    intent.digests = Digests::Made { report };
+    let is_written = intent.report.is_some();
+    let written = intent.outcome.content.as_deref().filter(|_| is_written).map(Written::of).transpose()?;
+    intent.digests = match written {
+        Some(Written { report, pages }) => {
+            let names = intent.pages.iter().map(|(name, _)| name.clone());
+            Digests::Made { report: Some(report), pages: names.zip(pages).collect() }
+        }
+        None => Digests::Made { report: None, pages: Vec::new() },
+    };
     record(job, &intent)?;
     failpoint::hit("publish.after-digests");
     Ok(intent)

@@ -23,6 +23,7 @@ pub mod publish;
 mod report;
 mod stages;
 mod target;
+mod texts;
 mod users;
 pub mod worker;
 mod workplace;

@@ -14,6 +14,8 @@ use crate::sys::dir::Dir;
 
 /// The report's name.
 const REPORT: &str = "report.json";
+/// Those of its pages: Markdown, plain text.
+const PAGES: [&str; 2] = ["report.md", "report.txt"];
 /// How the journal of a copy ends, …
 const COPY_JOURNAL: &str = ".journal";
 /// … and what it becomes when the copy is finished.
@@ -114,6 +116,8 @@ pub struct Names {
     pub domain: Option<String>,
     /// The report, if one is written.
     pub report: Option<String>,
+    /// Its pages, if one is written: Markdown, plain text.
+    pub pages: Vec<String>,
 }
 
 impl Names {
@@ -122,10 +126,12 @@ impl Names {
             directory: disk.elsewhere().map(Path::to_owned),
             name: format!("{}{suffix}.{}", disk.stem(), plan.format_of(disk).name()),
         };
+        let suffixed = |name: &str| name.replace('.', &format!("{suffix}."));
         Names {
             disks: plan.disks.iter().map(result).collect(),
-            domain: plan.output.domain.then(|| DOMAIN.replace('.', &format!("{suffix}."))),
-            report: plan.output.report.then(|| REPORT.replace('.', &format!("{suffix}."))),
+            domain: plan.output.domain.then(|| suffixed(DOMAIN)),
+            report: plan.output.report.then(|| suffixed(REPORT)),
+            pages: PAGES.into_iter().filter(|_| plan.output.report).map(suffixed).collect(),
         }
     }
 
@@ -133,7 +139,7 @@ impl Names {
     fn all<'n>(&'n self, dirs: Directories<'n>) -> impl Iterator<Item = (&'n Dir, &'n str)> {
         let disks = self.disks.iter();
         let disks = disks.filter_map(move |named| Some((dirs.at(named.directory.as_deref())?, &*named.name)));
-        let own = self.domain.iter().chain(&self.report);
+        let own = self.domain.iter().chain(&self.report).chain(&self.pages);
         disks.chain(own.map(move |name| (dirs.main(), name.as_str())))
     }
 

@@ -1,15 +1,17 @@
 //! Giving finished results their final names: all or none, durable, never over something that is there.
 //!
 //! On-disk order, each step durable before the next: partial files (data, mode, group) → the intent
-//! in the journal → every rename → `domain.xml` → `report.json`, which marks the result complete. A worker that dies
+//! in the journal → every rename → the texts, with `report.json` last, which marks the result complete. A worker that dies
 //! in between finishes the intent when it starts again; where a name was taken meanwhile, the renames
 //! that were made are taken back. The journal stays until the outcome is recorded elsewhere, so
-//! that nothing is ever published twice. What is not here: whether a result is good enough.
+//! that nothing is ever published twice. What is not here: the texts ([`super::texts`]), and whether a result is good enough.
 
 use std::io;
 
 use super::checkpoint::{Checkpoint, Digests, Intent, Rename, lock_name, vm_of_journal};
 use super::directories::Directories;
+use super::report::Written;
+use super::texts;
 use super::users::{User, user_of};
 use crate::model::error::{Disposition, Error, Kind, Result};
 use crate::model::job::Stage;
@@ -92,7 +94,7 @@ impl Publication<'_> {
         checkpoint: &mut Checkpoint,
         names: Names,
         domain: Option<String>,
-        report: String,
+        written: Written,
         outcome: Published,
     ) -> Result<()> {
         let mut renames = Vec::new();
@@ -106,7 +108,8 @@ impl Publication<'_> {
         checkpoint.intent = Some(Intent {
             renames,
             domain: names.domain.zip(domain),
-            report: names.report.map(|name| (name, report)),
+            report: names.report.map(|name| (name, written.report)),
+            pages: names.pages.into_iter().zip(written.pages).collect(),
             replace: self.plan.output.on_exists == OnExists::Replace,
             outcome,
             digests: match self.plan.runs(Stage::Validate) {
@@ -132,7 +135,7 @@ pub(super) fn carry_out(dirs: Directories<'_>, intent: &Intent) -> Result<Publis
         }
         // The old report says that what is there is complete: from the first rename on that is no longer true.
         if let Some((name, _)) = &intent.report
-            && !is_reported(dir, intent)?
+            && !texts::is_reported(dir, intent)?
         {
             dir.remove(name).and_then(|_| dir.sync()).map_err(failed("replace", dir, name))?;
         }
@@ -150,21 +153,7 @@ pub(super) fn carry_out(dirs: Directories<'_>, intent: &Intent) -> Result<Publis
         dir.sync().map_err(failed("make durable", dir, "."))?;
     }
     failpoint::hit("publish.after-renames");
-    if let Some((name, content)) = &intent.domain
-        && !is_written(dir, name, content)?
-    {
-        if intent.replace {
-            dir.remove(name).map_err(failed("replace", dir, name))?;
-        }
-        write(dirs, intent, name, content)?;
-    }
-    if let Some((name, content)) = &intent.report
-        && !is_reported(dir, intent)?
-    {
-        failpoint::hit("publish.before-report");
-        write(dirs, intent, name, content)?;
-        failpoint::hit("publish.after-report");
-    }
+    texts::put(dirs, intent)?;
     Ok(intent.outcome.clone())
 }
 
@@ -181,56 +170,6 @@ fn rename_one(dir: &Dir, rename: &Rename, replace: bool) -> io::Result<()> {
     }
 }
 
-fn write(dirs: Directories<'_>, intent: &Intent, name: &str, content: &str) -> Result<()> {
-    let dir = dirs.main();
-    let partial = format!(".{name}.partial");
-    dir.write_fresh(&partial, content.as_bytes(), FILE_MODE).map_err(failed("write", dir, &partial))?;
-    match dir.rename_noreplace(&partial, name) {
-        Ok(()) => dir.sync().map_err(failed("make durable", dir, name)),
-        Err(error) => {
-            let _ = dir.remove(&partial);
-            if error.kind() == io::ErrorKind::AlreadyExists {
-                take_back(dirs, intent);
-                return Err(exists(dir, name));
-            }
-            Err(failed("publish", dir, name)(error))
-        }
-    }
-}
-
-/// Whether the report is there, with the digests or without.
-fn is_reported(dir: &Dir, intent: &Intent) -> Result<bool> {
-    let Some((name, content)) = &intent.report else { return Ok(true) };
-    let is_final = match &intent.digests {
-        Digests::Made { report: Some(text) } => is_written(dir, name, text)?,
-        _ => false,
-    };
-    Ok(is_final || is_written(dir, name, content)?)
-}
-
-/// The report that marked the result as complete gives way to the same one with the digests, unless somebody took it away.
-pub(super) fn replace_report(dir: &Dir, intent: &Intent, text: &str) -> Result<()> {
-    let Some((name, content)) = &intent.report else { return Ok(()) };
-    if !is_written(dir, name, content)? {
-        return Ok(());
-    }
-    let partial = format!(".{name}.partial");
-    dir.write_fresh(&partial, text.as_bytes(), FILE_MODE)
-        .and_then(|()| dir.rename_over(&partial, name))
-        .and_then(|()| dir.sync())
-        .map_err(failed("replace", dir, name))
-}
-
-fn is_written(dir: &Dir, name: &str, content: &str) -> Result<bool> {
-    match dir.entry(name).map_err(failed("look for", dir, name))? {
-        Some(entry) if entry.is_file && entry.size == content.len() as u64 => {
-            let there = dir.read(name, entry.size).map_err(failed("read", dir, name))?;
-            Ok(there.as_deref() == Some(content.as_bytes()))
-        }
-        _ => Ok(false),
-    }
-}
-
 /// A rename cannot be made: nothing of this VM stays under a final name.
 fn give_up(dirs: Directories<'_>, intent: &Intent, rename: &Rename, error: &io::Error) -> Error {
     take_back(dirs, intent);
@@ -242,18 +181,12 @@ fn give_up(dirs: Directories<'_>, intent: &Intent, rename: &Rename, error: &io::
 }
 
 /// Gives published files their partial names back, last first.
-fn take_back(dirs: Directories<'_>, intent: &Intent) {
+pub(super) fn take_back(dirs: Directories<'_>, intent: &Intent) {
     // What was replaced cannot be brought back; the new file is then better than none.
     if intent.replace {
         return;
     }
-    let main = dirs.main();
-    if let Some((name, content)) = &intent.domain
-        && matches!(is_written(main, name, content), Ok(true))
-        && let Err(error) = main.remove(name)
-    {
-        tracing::warn!(file = name, %error, "cannot take a published file back");
-    }
+    texts::take_back(dirs.main(), intent);
     for rename in intent.renames.iter().rev() {
         let Some(dir) = dirs.at(rename.directory.as_deref()) else { continue };
         if matches!(rename.file.is_at(dir, &rename.to), Ok(true))
@@ -271,7 +204,7 @@ fn take_back(dirs: Directories<'_>, intent: &Intent) {
 pub(super) fn withdraw(dirs: Directories<'_>, intent: &Intent) -> Result<()> {
     let dir = dirs.main();
     if let Some((name, _)) = &intent.report
-        && is_reported(dir, intent)?
+        && texts::is_reported(dir, intent)?
     {
         dir.remove(name).and_then(|_| dir.sync()).map_err(failed("remove", dir, name))?;
     }
@@ -312,10 +245,7 @@ pub(super) fn progress(dirs: Directories<'_>, intent: &Intent) -> Result<Progres
             return Ok(Progress::Lost);
         }
     }
-    if let Some((name, content)) = &intent.domain {
-        complete &= is_written(dir, name, content)?;
-    }
-    complete &= is_reported(dir, intent)?;
+    complete &= texts::are_there(dir, intent)?;
     Ok(if complete { Progress::Complete } else { Progress::Unfinished })
 }
 

@@ -208,7 +208,7 @@ fn quoted(word: &str) -> String {
 }
 
 /// `-o DIR`, or where the person is. Their own symbolic links are followed here, once.
-fn base_directory(args: &ConvertArgs) -> Result<PathBuf> {
+pub(super) fn base_directory(args: &ConvertArgs) -> Result<PathBuf> {
     let given = args.output.as_deref().unwrap_or(Path::new("."));
     let absolute =
         std::path::absolute(given).map_err(|error| Error::io(Kind::Output, "resolve", given, &error))?;

@@ -98,7 +98,7 @@ pub(super) fn run(args: &ConvertArgs, ui: &Ui) -> Result<Exit, Failure> {
         }
     }
     let ended = running::convert(understood, args, ui)?;
-    ending::tell(&ended, ui)
+    ending::tell(&ended, &inputs::base_directory(args)?, ui)
 }
 
 /// Converts the disks of one machine, repaired and not started.
@@ -122,7 +122,7 @@ pub(super) fn repaired_copy(
         Understood { works: vec![work], refused: Vec::new(), parallel_limit: None, fail_fast: false };
     let ended = running::convert(understood, &args, ui)?;
     ending::tell_fixes(&ended, ui);
-    ending::tell(&ended, ui)
+    ending::tell(&ended, output, ui)
 }
 
 /// What converting a disk or an appliance without any option would do, and where its values come from; `None` if the input is a

@@ -23,13 +23,13 @@ use begin::{Begun, begin, is_over};
 use places::Cut;
 pub use process::process_main;
 
-use super::checkpoint::{Checkpoint, GuestRecord, Intent};
+use super::checkpoint::{Checkpoint, GuestRecord, Intent, hex_sha256};
 use super::digests;
 use super::guest_child::GuestChild;
 use super::hooks::{self, Beside, Ledger};
 use super::meter::Meter;
 use super::publish::{self, Names, Publication};
-use super::report::{self, StageResults};
+use super::report::{self, StageResults, Written};
 use super::stages;
 use super::target;
 use super::workplace::Workplace;
@@ -40,7 +40,7 @@ use crate::model::job::Stage;
 use crate::model::manifest::HookStage;
 use crate::model::plan::Plan;
 use crate::model::protocol::{Published, WorkOrder, WorkerEvent, WorkerOutcome};
-use crate::model::report::Notice;
+use crate::model::report::{Notice, WrittenFile};
 use crate::sys::failpoint;
 use crate::sys::process::Launcher;
 use crate::sys::time::{now_epoch, rfc3339_utc};
@@ -229,10 +229,11 @@ impl Job<'_> {
         tracing::info!(%stage, "stage begins");
         self.reached = Some(stage);
         self.meter.tell(WorkerEvent::StageStarted { stage });
-        let start = Instant::now();
+        let (start, began_at) = (Instant::now(), now_epoch());
         let result = stages::run(stage, self);
         let seconds = start.elapsed().as_secs_f64();
         *self.checkpoint.stage_seconds.entry(stage).or_default() += seconds;
+        self.checkpoint.stage_times.entry(stage).or_insert((began_at, began_at)).1 = now_epoch();
         let result = result?;
         tracing::info!(%stage, seconds, "stage ended");
         self.results.insert(stage, result.clone());
@@ -249,17 +250,21 @@ impl Job<'_> {
             publication.settle_files(&self.checkpoint)?;
             let names = Names::choose(self.plan, dirs)?;
             let paths: Vec<_> = names.disks.iter().map(|named| self.final_path(named)).collect();
-            let domain = target::machine(self.plan, &self.checkpoint, &paths);
+            let domain = target::machine(self.plan, &self.checkpoint, &paths).as_ref().map(domain_xml);
+            let described = names.domain.as_ref().zip(domain.as_ref()).map(|(name, text)| WrittenFile {
+                path: dir.path().join(name),
+                sha256: hex_sha256(text.as_bytes()),
+            });
             let report = report::compose(
                 self.plan,
                 self.order.attempt,
                 &self.checkpoint,
                 std::mem::take(&mut self.results),
                 hooks::runs(self),
-                &paths,
+                (&paths, described),
                 now_epoch(),
             );
-            let text = report::text(&report)?;
+            let written = Written::of(&report)?;
             let hashes = report.artifacts.iter().map(|artifact| artifact.sha256.clone());
             let outcome = Published {
                 directory: dir.path().to_owned(),
@@ -267,8 +272,7 @@ impl Job<'_> {
                 report: names.report.as_ref().map(|name| dir.path().join(name)),
                 content: Some(Box::new(report)),
             };
-            let domain = domain.as_ref().map(domain_xml);
-            publication.declare(&mut self.checkpoint, names, domain, text, outcome)?;
+            publication.declare(&mut self.checkpoint, names, domain, written, outcome)?;
         }
         let Some(intent) = self.checkpoint.intent.clone() else {
             return Err(Error::internal("nothing was declared for publishing"));
