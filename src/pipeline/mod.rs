@@ -17,6 +17,7 @@ pub mod launch;
 mod leavings;
 mod library;
 mod meter;
+mod patience;
 pub mod publish;
 mod report;
 mod stages;

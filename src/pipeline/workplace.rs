@@ -12,6 +12,7 @@ use super::checkpoint::{Checkpoint, lock_name};
 use super::guest_child::{GuestPlace, KVM_DEVICE};
 use super::host_lock::HostFence;
 use super::launch::appliance_log;
+use super::patience::patience;
 use super::publish::DIRECTORY_MODE;
 use super::users;
 use super::{hooks, keys};
@@ -77,7 +78,9 @@ impl Workplace {
             .real_path()
             .map_err(|error| Error::io(Kind::Output, "look at", &output.directory, &error))?;
         within_roots(&real, &order.limits.write_roots)?;
-        let results = results.guarded(fence.as_ref().map(HostFence::guard));
+        let results = results
+            .guarded(fence.as_ref().map(HostFence::guard))
+            .patient(patience(order.limits.retries.files));
         let group = output.group.as_deref().map(group_number).transpose()?;
         let private = order.limits.work_dir.clone();
         Dir::create_all(&private, PRIVATE_MODE)

@@ -12,6 +12,7 @@ use hyper2kvm::model::plan::{
     PlannedStage, Preallocation, Preflight, SourceFormat,
 };
 use hyper2kvm::model::protocol::{Published, WorkLimits, WorkOrder, WorkerEvent, WorkerOutcome};
+use hyper2kvm::model::retry::Retries;
 use hyper2kvm::pipeline::launch::{WorkerHandle, WorkerProcess};
 use tempfile::TempDir;
 
@@ -69,6 +70,7 @@ impl Site {
                 child_memory_bytes: 4 << 30,
                 keep_partial: false,
                 hook_roots: Vec::new(),
+                retries: Retries::default(),
                 gives_up: true,
                 log: None,
                 lock: None,
