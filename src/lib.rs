@@ -52,6 +52,7 @@ pub mod pipeline;
 pub mod service;
 pub mod source;
 pub mod sys;
+pub(crate) mod web;
 
 pub use pipeline::{DiskProcessor, Migration};
 

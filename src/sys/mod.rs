@@ -18,6 +18,5 @@ pub mod sandbox;
 pub mod scratch;
 pub mod stub;
 pub mod time;
-pub mod tls;
 pub mod trusted;
 pub mod users;

@@ -11,7 +11,6 @@
 //! `queue::outbox`), and what a delivery goes through there (`queue::deliveries`).
 
 mod bodies;
-mod connection;
 mod mail;
 mod pace;
 mod secrets;
