@@ -9,6 +9,7 @@ pub mod failpoint;
 pub mod fs;
 pub mod host;
 pub mod kvm;
+pub mod lines;
 pub mod mounts;
 pub mod patience;
 pub mod process;

@@ -131,7 +131,8 @@ fn errors_and_silence_and_nobody_there_are_all_tried_again() {
 
 #[test]
 fn a_server_that_cannot_be_reached_is_waited_for_within_the_attempt() {
-    let mut site = site(request("GET", "http://no-such-host.invalid/", &serde_json::Value::Null));
+    let nowhere = "no-such-host.invalid";
+    let mut site = site(request("GET", &format!("http://{nowhere}/"), &serde_json::Value::Null));
     site.order.limits.retries.network =
         RetryPolicy { attempts: 3, base_delay_s: 0.1, max_delay_s: 0.1, jitter: 0.0 };
     let error = site.fail();

@@ -283,7 +283,8 @@ impl Scheduler {
         }
         if let WorkerEvent::Warning { message, .. } = &event {
             let message = format!("warning: {message}");
-            tracing::warn!(job, "{message}");
+            let (batch, vm) = (&live.batch, &live.vm);
+            tracing::warn!(job, batch, vm, "{message}");
             if let Err(error) = self.parts.queue.with(move |db| db.append_event(job, &message)).await {
                 tracing::debug!(job, %error, "a warning was not recorded");
             }
