@@ -27,8 +27,11 @@ use super::{Fields, words};
 /// How long a warning is counted before it is told how often it came.
 pub const WINDOW: Duration = Duration::from_secs(60);
 
-/// So many different warnings are counted at a time.
+/// So many different warnings are counted at a time, …
 const MOST: usize = 256;
+
+/// … and none that is longer.
+const MOST_BYTES: usize = 4 << 10;
 
 /// Keeps back what was just said.
 #[derive(Debug, Clone)]
@@ -87,7 +90,7 @@ impl Fold {
         let key = format!("{:?} {said:?}", of.callsite());
         let now = Instant::now();
         let mut state = self.0.lock();
-        if state.is_finished {
+        if state.is_finished || key.len() > MOST_BYTES {
             return true;
         }
         if let Some(warning) = state.open.get_mut(&key)
@@ -310,5 +313,10 @@ mod tests {
             assert_eq!(fold.0.lock().open.len(), MOST);
         });
         assert_eq!(lines.len(), 1000);
+        let lines = heard(WINDOW, |fold| {
+            (0..2).for_each(|_| slow(1, &"long".repeat(MOST_BYTES)));
+            assert!(fold.0.lock().open.is_empty());
+        });
+        assert_eq!(lines.len(), 2);
     }
 }
