@@ -30,6 +30,7 @@ pub mod progress;
 pub mod protocol;
 pub mod redaction;
 pub mod report;
+pub mod retry;
 pub mod schema;
 pub mod setup;
 mod source_format;

@@ -14,6 +14,7 @@ use super::error::Error;
 use super::job::Stage;
 use super::plan::Plan;
 use super::report::Report;
+use super::retry::Retries;
 
 /// Everything a worker has to know.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,6 +58,9 @@ pub struct WorkLimits {
     /// Roots below which lies what hooks may run; empty: nothing.
     #[serde(default)]
     pub hook_roots: Vec<PathBuf>,
+    /// When operations are tried again within this attempt.
+    #[serde(default)]
+    pub retries: Retries,
     /// Whether a failure that could pass would be the job's end all the same.
     #[serde(default)]
     pub gives_up: bool,
@@ -98,6 +102,7 @@ impl WorkLimits {
             child_memory_bytes: CHILD_MEMORY_BYTES,
             keep_partial: false,
             hook_roots: Vec::new(),
+            retries: Retries::default(),
             gives_up: true,
             log: None,
             lock: None,

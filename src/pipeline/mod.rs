@@ -19,6 +19,7 @@ mod leavings;
 mod library;
 mod meter;
 mod names;
+mod patience;
 pub mod publish;
 mod report;
 mod stages;

@@ -13,6 +13,7 @@ use hyper2kvm::model::plan::{
     PlannedStage, Preallocation, Preflight, SourceFormat,
 };
 use hyper2kvm::model::protocol::{Published, WorkLimits, WorkOrder, WorkerEvent, WorkerOutcome};
+use hyper2kvm::model::retry::Retries;
 use hyper2kvm::pipeline::launch::{WorkerHandle, WorkerProcess};
 use hyper2kvm::report::vm_page;
 use tempfile::TempDir;
@@ -71,6 +72,7 @@ impl Site {
                 child_memory_bytes: 4 << 30,
                 keep_partial: false,
                 hook_roots: Vec::new(),
+                retries: Retries::default(),
                 gives_up: true,
                 log: None,
                 lock: None,

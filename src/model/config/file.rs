@@ -130,6 +130,22 @@ pub struct RetryFile {
     pub jitter: Option<f64>,
     /// This long after the first failure without progress, give up. Default 43200.
     pub give_up_after_s: Option<Seconds>,
+    /// Reaching a server, within an attempt. Default 5 attempts, 2 s to 30 s.
+    pub network: Option<RetryPolicyFile>,
+    /// An operation in a directory with results, within an attempt. Default 3 attempts, 1 s.
+    pub files: Option<RetryPolicyFile>,
+}
+
+/// `retry.network`, `retry.files`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetryPolicyFile {
+    /// In all, the first one included.
+    pub attempts: Option<Whole<1, 100>>,
+    /// Before the second one; then it doubles.
+    pub base_delay_s: Option<Seconds>,
+    /// At most.
+    pub max_delay_s: Option<Seconds>,
 }
 
 /// `retention`

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::NotificationSettings;
 use crate::model::bandwidth::Limit;
+use crate::model::retry::{JITTER, Retries, backoff_s};
 
 /// Everything that can be configured in this version.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -125,14 +126,16 @@ pub struct RetrySettings {
     pub jitter: f64,
     /// After this long since the first failure without progress, give up.
     pub give_up_after_s: f64,
+    /// Operations within an attempt.
+    #[serde(default)]
+    pub operations: Retries,
 }
 
 impl RetrySettings {
     /// Seconds before the next attempt after so many failures in a row; `random` is in 0..1.
     #[must_use]
     pub fn backoff_s(&self, failures: u32, random: f64) -> f64 {
-        let doubled = self.base_delay_s * 2f64.powi(failures.saturating_sub(1).min(40) as i32);
-        doubled.min(self.max_delay_s) * (1.0 + self.jitter * (2.0 * random - 1.0))
+        backoff_s(failures, (self.base_delay_s, self.max_delay_s), self.jitter, random)
     }
 }
 
@@ -268,8 +271,9 @@ impl Settings {
                 max_attempts: 5,
                 base_delay_s: 10.0,
                 max_delay_s: 600.0,
-                jitter: 0.25,
+                jitter: JITTER,
                 give_up_after_s: 43_200.0,
+                operations: Retries::default(),
             },
             retention: RetentionSettings {
                 history_s: 365.0 * 86_400.0,

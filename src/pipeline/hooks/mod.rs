@@ -204,6 +204,7 @@ fn start(job: &mut Job<'_>, hook: &PlannedHook, failure: Option<&Error>) -> Resu
         hook: hook.clone(),
         roots: job.order.limits.hook_roots.clone(),
         memory_bytes: job.order.limits.child_memory_bytes,
+        network: job.order.limits.retries.network,
         values: values(job, failure),
         secrets,
     };

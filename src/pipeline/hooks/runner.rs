@@ -122,8 +122,9 @@ impl Runner {
                     method,
                     url,
                     headers,
-                    body: body.map(|body| ("application/json".to_owned(), body.into_bytes())),
+                    body,
                     timeout: Duration::try_from_secs_f64(bounds.timeout_s).unwrap_or(Duration::MAX),
+                    policy: bounds.network,
                 };
                 self.request(id, &request)
             }
@@ -190,11 +191,12 @@ impl Runner {
     fn request(&self, id: u64, request: &request::Request) -> Ended {
         let token = CancellationToken::new();
         self.lock().insert(id, Running::Request(token.clone()));
+        let told = |why: &str| tell(&Event::Said { id, line: format!("({why})") });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let answered = match runtime {
             Ok(runtime) => runtime.block_on(async {
                 tokio::select! {
-                    answered = request::send(request) => answered,
+                    answered = request::send(request, &told) => answered,
                     () = token.cancelled() => Err(HttpError::Failed("cut".to_owned())),
                 }
             }),

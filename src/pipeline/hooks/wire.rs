@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::retry::RetryPolicy;
+
 /// One attempt of a hook, everything filled in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum Call {
@@ -24,6 +26,8 @@ pub(super) struct Bounds {
     pub(super) timeout_s: f64,
     /// Address space.
     pub(super) memory_bytes: u64,
+    /// How often it is tried to reach a host.
+    pub(super) network: RetryPolicy,
 }
 
 /// What is to be done. The end of these lines ends everything.
