@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::bandwidth::Rate;
+use super::config::PreflightSettings;
 use super::error::Error;
 use super::job::Stage;
 use super::plan::Plan;
@@ -57,6 +58,9 @@ pub struct WorkLimits {
     /// Roots below which lies what hooks may run; empty: nothing.
     #[serde(default)]
     pub hook_roots: Vec<PathBuf>,
+    /// What the administrator says of the pre-flight.
+    #[serde(default)]
+    pub preflight: PreflightSettings,
     /// Whether a failure that could pass would be the job's end all the same.
     #[serde(default)]
     pub gives_up: bool,
@@ -98,6 +102,7 @@ impl WorkLimits {
             child_memory_bytes: CHILD_MEMORY_BYTES,
             keep_partial: false,
             hook_roots: Vec::new(),
+            preflight: PreflightSettings::default(),
             gives_up: true,
             log: None,
             lock: None,

@@ -29,6 +29,7 @@ use sha2::{Digest, Sha256};
 
 use super::config::Settings;
 use super::error::{Error, Kind, Result};
+use super::facts::SourceNote;
 use super::manifest::{BatchManifest, Manifest};
 use super::parse::{self, Node, Tree};
 use super::plan::{Plan, Sha256Hex};
@@ -74,6 +75,9 @@ pub struct VmSubmission {
     /// What a person should know of its source, if that was looked at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// The same of what the pre-flight has rules for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<SourceNote>,
 }
 
 /// A dropped or submitted file, parsed and checked.
@@ -136,12 +140,15 @@ impl Submission {
         setup::seal(&mut effective)?;
         let vm_id = build::vm_id(&effective.manifest, filename);
         let content_sha256 = hex(&Sha256::digest(effective.content().to_string()));
+        let (warnings, notes) =
+            effective.facts.take().map_or_else(Default::default, |facts| (facts.warnings, facts.notes));
         let vm = VmSubmission {
             vm_id,
             content_sha256: content_sha256.clone(),
             manifest: effective.redacted().canonical(),
             setup: setup::wanted(&effective.tree, &effective.manifest)?,
-            warnings: effective.facts.map_or_else(Vec::new, |facts| facts.warnings),
+            warnings,
+            notes,
         };
         Ok(Submission {
             filename: filename.to_owned(),
