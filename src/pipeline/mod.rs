@@ -17,6 +17,7 @@ pub mod launch;
 mod leavings;
 mod library;
 mod meter;
+pub mod preflight;
 pub mod publish;
 mod report;
 mod stages;

@@ -267,6 +267,7 @@ fn work(
             plan,
             limits: WorkLimits {
                 hook_roots: settings.hooks.allowed_dirs,
+                preflight: settings.preflight,
                 ..WorkLimits::unbound(work_dir, settings.stall_timeout_s)
             },
         },

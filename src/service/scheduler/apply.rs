@@ -257,6 +257,7 @@ impl Scheduler {
                 child_memory_bytes: CHILD_MEMORY_BYTES,
                 keep_partial: false,
                 hook_roots: settings.hooks.allowed_dirs.clone(),
+                preflight: settings.preflight.clone(),
                 gives_up: self.core.would_give_up(now_epoch(), counters),
                 log: None,
                 lock,
