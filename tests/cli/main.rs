@@ -23,6 +23,8 @@ mod inspect;
 mod limits;
 mod local;
 mod packed_appliances;
+mod preflight;
+mod preflight_guests;
 mod run;
 mod service;
 mod vmx;

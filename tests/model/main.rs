@@ -9,4 +9,5 @@ mod hooks;
 mod plans;
 mod properties;
 mod schemas;
+mod validation;
 mod values;

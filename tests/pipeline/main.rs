@@ -19,6 +19,7 @@ mod hooks;
 mod hostile;
 mod kills;
 mod names;
+mod preflight;
 #[cfg(feature = "failpoints")]
 mod proofs;
 mod reflink;
