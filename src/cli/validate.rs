@@ -183,7 +183,19 @@ mod tests {
             .collect();
         let validation = Validation::of(Preflight::Full, findings.told().cloned().collect());
         let input = InputCheck { validation: Some(validation), ..InputCheck::of("web.yaml", &errors) };
-        insta::assert_snapshot!(describe(&input, false, false), @"");
-        insta::assert_snapshot!(describe(&input, false, true), @"");
+        insta::assert_snapshot!(describe(&input, false, false), @r"
+        web.yaml: not ok (1 critical, 1 error, 1 warning, 1 note)
+        SEVERITY  RULE               ABOUT  FOUND
+        critical  custom.site.owner  -      nobody owns it
+        error     disk.cut_off       data   the image is cut off�[2J; fetch the disk again
+        warning   host.kvm           -      guests are emulated
+        info      disk.no_checksum   boot   there is no checksum of it
+        ");
+        insta::assert_snapshot!(describe(&input, false, true), @r"
+        web.yaml: not ok (1 critical, 1 error, 1 warning, 1 note)
+        SEVERITY  RULE               ABOUT  FOUND
+        critical  custom.site.owner  -      nobody owns it
+        error     disk.cut_off       data   the image is cut off�[2J; fetch the disk again
+        ");
     }
 }

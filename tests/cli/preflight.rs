@@ -160,7 +160,10 @@ const CASES: [(&str, Breaks); 32] = [
         let disk = site.at("in/huge.raw");
         fs::File::create(&disk).unwrap().set_len(2041 << 30).unwrap();
         let out = site.at("out").display().to_string();
-        no_words(site.manifest(&of(&disk, "raw"), &format!("output: {{format: vhd, directory: {out}}}\n")))
+        no_words(site.manifest(
+            &of(&disk, "raw"),
+            &format!("pipeline: {{convert: {{enabled: true}}}}\noutput: {{format: vhd, directory: {out}}}\n"),
+        ))
     }),
     ("disk.missing", |site| bad(site, "nothing-there")),
     ("disk.unreadable", |site| bad(site, "a-directory")),
@@ -261,7 +264,7 @@ fn each_rule_is_broken_by_an_input_that_breaks_it_and_by_no_sound_one() {
     let sound = validate(&nothing_to_say(&site), &[]);
     let said = rules(&sound);
     assert_eq!(sound.code, 0, "{}", sound.stdout);
-    // The directory of a test is closed to others.
+    // The directory of a test may be closed to others.
     assert!(said.iter().all(|rule| rule == "domain.reach"), "{said:?}");
 
     for (rule, breaks) in CASES {
@@ -356,6 +359,14 @@ fn off_looks_at_nothing_but_what_the_work_cannot_do_without() {
     assert_eq!(done.json()["inputs"][0]["validation"]["level"], "off");
 }
 
+#[test]
+fn an_address_that_no_card_has_is_told_by_its_rule() {
+    for mac in ["01:00:5e:00:00:01", "00:50:56:aa:bb", "nonsense"] {
+        let done = validate(&Site::new().sound(&format!("nics: [{{mac: '{mac}', bridge: lo}}]\n")), &[]);
+        assert_eq!((done.code, rules(&done)), (2, BTreeSet::from(["network.mac".to_owned()])), "{mac}");
+    }
+}
+
 /// The Python program said that a damaged image had passed.
 #[test]
 fn validation_cannot_fail_is_over_every_disk_that_is_broken_is_told_to_be() {
@@ -378,6 +389,7 @@ fn a_name_that_libvirt_would_change_and_a_directory_that_it_cannot_enter_are_tol
     use std::os::unix::fs::PermissionsExt;
     let site = Site::new();
     let disk = site.disk("qcow2");
+    fs::set_permissions(site.temp.path(), fs::Permissions::from_mode(0o750)).unwrap();
     let text = format!(
         "manifest_version: '1.0'\nname: a/b\nprofile: none\noutput: {{directory: {}}}\ndisks: [{{id: boot, {}}}]\n",
         site.at("out").display(),
@@ -394,7 +406,9 @@ fn a_name_that_libvirt_would_change_and_a_directory_that_it_cannot_enter_are_tol
 fn a_result_that_is_longer_than_a_file_may_be_is_told() {
     let site = Site::new();
     let out = site.at("out").display().to_string();
-    let manifest = site.sound(&format!("output: {{format: raw, directory: {out}}}\n"));
+    let manifest = site.sound(&format!(
+        "pipeline: {{convert: {{enabled: true}}}}\noutput: {{format: raw, directory: {out}}}\n"
+    ));
     let limited = |bytes: u64| -> Done {
         let mut command = Command::new("prlimit");
         command.arg(format!("--fsize={bytes}")).arg(env!("CARGO_BIN_EXE_hyper2kvm"));

@@ -81,7 +81,7 @@ pub const RULES: &[Rule] = &[
     rule("guest.not_opened", Info, "nobody looked into the guest"),
     guard("network.mac", "a hardware address that no card has, or two have"),
     rule("network.no_mac", Info, "a card gets a new hardware address"),
-    rule("network.mapping", Warning, "a card's network is not mapped: it comes into libvirt's `default`"),
+    rule("network.mapping", Info, "a card's network is not mapped: it comes into libvirt's `default`"),
     rule("network.bridge", Warning, "a card's bridge is not on this host"),
     rule("domain.name", Warning, "libvirt does not take the machine's name as it is"),
     rule("domain.schema", Warning, "libvirt's schema has something against `domain.xml`"),
