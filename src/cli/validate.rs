@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::input::Input;
 use super::table::{Paint, Table, cell, printable};
-use super::{Exit, Failure, StateArgs, Ui};
+use super::{Exit, Failure, StateArgs, Ui, interrupt};
+use crate::disk::Control;
 use crate::model::api::{Checked, InputCheck};
 use crate::model::config::Settings;
 use crate::model::validation::{Counts, Finding, Severity, Validation};
@@ -33,11 +34,18 @@ pub(super) struct ValidateArgs {
 pub(super) fn run(args: &ValidateArgs, ui: &Ui) -> Result<Exit, Failure> {
     let settings = args.state.settings_or_defaults()?;
     let depth = if args.deep { Depth::Preflight(Look::IntoGuests) } else { Depth::Text };
-    let inputs = args.inputs.iter().map(|path| check(path, &settings, depth, ui)).collect();
-    print_checked(ui, &Checked { inputs })
+    let control = Control::new();
+    if args.deep {
+        interrupt::ends(&control);
+    }
+    let inputs = args.inputs.iter().map(|path| check(path, &settings, depth, &control, ui)).collect();
+    match control.interruption() {
+        Some(_) => Err(Failure::silent(Exit::Interrupted)),
+        None => print_checked(ui, &Checked { inputs }),
+    }
 }
 
-fn check(path: &Path, settings: &Settings, depth: Depth, ui: &Ui) -> InputCheck {
+fn check(path: &Path, settings: &Settings, depth: Depth, control: &Control, ui: &Ui) -> InputCheck {
     let given = path.display().to_string();
     match Input::read(path) {
         Ok(input) => {
@@ -47,7 +55,8 @@ fn check(path: &Path, settings: &Settings, depth: Depth, ui: &Ui) -> InputCheck 
                 filename: &input.filename,
                 base_directory: &input.base_directory,
             };
-            preflight::check_file(document, settings, depth, &mut |what| ui.note(&format!("{given}: {what}")))
+            let mut beginning = |what: &str| ui.note(&format!("{given}: {what}"));
+            preflight::check_file(document, settings, depth, control, &mut beginning)
         }
         Err(error) => InputCheck::of(&given, &[error]),
     }

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
+use crate::disk::Control;
 use crate::model::api::{InputCheck, SubmitRequest};
 use crate::model::config::{Fragment, Settings, check_fragment, names_what_comes_later};
 use crate::model::error::Error;
 use crate::model::manifest::Profile;
 use crate::model::parse;
-use crate::model::plan::Plan;
-use crate::model::plan::Preflight;
+use crate::model::plan::{Plan, Preflight};
 use crate::model::planner::BatchName;
 use crate::model::protocol::WorkLimits;
 use crate::model::schema::{SchemaKind, schema};
@@ -52,7 +52,7 @@ pub fn check_submission(request: &SubmitRequest, settings: &Settings) -> InputCh
         base_directory: Path::new(&request.base_directory),
     };
     // The service answers at once, and whoever may ask it must not have it start appliances.
-    check_manifest(document, settings, Depth::Preflight(Look::AtDisks), &mut |_| {})
+    check_manifest(document, settings, Depth::Preflight(Look::AtDisks), &Control::new(), &mut |_| {})
 }
 
 /// Checks a file, whatever it is: manifest, batch, profile or configuration; `beginning` hears what takes long.
@@ -61,6 +61,7 @@ pub fn check_file(
     document: Document<'_>,
     settings: &Settings,
     depth: Depth,
+    control: &Control,
     beginning: &mut dyn FnMut(&str),
 ) -> InputCheck {
     let Document { given, bytes, filename, base_directory } = document;
@@ -72,7 +73,7 @@ pub fn check_file(
             Ok(tree) => tree.complaints::<Profile>(),
             Err(error) => vec![error],
         },
-        _ => return check_manifest(document, settings, depth, beginning),
+        _ => return check_manifest(document, settings, depth, control, beginning),
     };
     InputCheck::of(given, &errors)
 }
@@ -81,6 +82,7 @@ fn check_manifest(
     document: Document<'_>,
     settings: &Settings,
     depth: Depth,
+    control: &Control,
     beginning: &mut dyn FnMut(&str),
 ) -> InputCheck {
     let Document { given, bytes, filename, base_directory } = document;
@@ -104,7 +106,7 @@ fn check_manifest(
     for plan in &plans {
         level = plan.preflight;
         let launcher = Launcher::this_program();
-        let findings = rehearse(plan, &limits(plan, settings), &launcher, look, beginning);
+        let findings = rehearse(plan, &limits(plan, settings), &launcher, look, control, beginning);
         let failing = findings.found().iter().filter(|raised| raised.finding.severity.fails());
         errors.extend(failing.map(|raised| raised.error.clone()));
         results.extend(findings.told().cloned().map(|mut finding| {

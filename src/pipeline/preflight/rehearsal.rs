@@ -30,19 +30,19 @@ pub enum Look {
     AtDisks,
 }
 
-/// Looks at all that a job with this plan would look at; `beginning` hears what takes long.
+/// Looks at all that a job with this plan would look at; `beginning` hears what takes long. What `control` ends has found nothing that counts.
 pub fn rehearse(
     plan: &Plan,
     limits: &WorkLimits,
     launcher: &Launcher,
     look: Look,
+    control: &Control,
     beginning: &mut dyn FnMut(&str),
 ) -> Findings {
-    let control = Control::new();
     let mut findings = Findings::new(weights(plan, limits));
     let engine = Engine::find(launcher.clone());
     let sources: Vec<Result<SourceDisk>> = match &engine {
-        Ok(engine) => plan.disks.iter().map(|disk| open(disk, limits, engine, &control)).collect(),
+        Ok(engine) => plan.disks.iter().map(|disk| open(disk, limits, engine, control)).collect(),
         Err(_) => Vec::new(),
     };
     let programs = match limits.preflight.validators.is_empty() {
@@ -54,7 +54,7 @@ pub fn rehearse(
         plan,
         limits,
         launcher,
-        control: &control,
+        control,
         sources: &sources,
         no_engine: engine.as_ref().err(),
         results: results.as_ref(),
@@ -66,7 +66,7 @@ pub fn rehearse(
         not_opened(plan, "its disks cannot be opened", &mut findings);
         return findings;
     };
-    if let Err(error) = measure(plan, limits, &engine, &disks, &control, &mut findings) {
+    if let Err(error) = measure(plan, limits, &engine, &disks, control, &mut findings) {
         findings.error("disk.unreadable", None, error);
     }
     if !plan.opens_guest() || plan.preflight != Preflight::Full {
@@ -80,7 +80,7 @@ pub fn rehearse(
             not_opened(plan, "libguestfs is not there", &mut findings);
         }
         Look::IntoGuests => {
-            let processor = DiskProcessor { engine, control };
+            let processor = DiskProcessor { engine, control: control.clone() };
             let seen = match guest_keys(plan) {
                 Ok(keys) => match processor.look(&disks, keys, beginning) {
                     Ok(found) => {
