@@ -36,4 +36,5 @@ pub mod setup;
 mod source_format;
 pub mod template;
 pub mod units;
+pub mod validation;
 pub mod web_address;

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::bandwidth::Rate;
+use super::config::PreflightSettings;
 use super::error::Error;
 use super::job::Stage;
 use super::plan::Plan;
@@ -61,6 +62,9 @@ pub struct WorkLimits {
     /// When operations are tried again within this attempt.
     #[serde(default)]
     pub retries: Retries,
+    /// What the administrator says of the pre-flight.
+    #[serde(default)]
+    pub preflight: PreflightSettings,
     /// Whether a failure that could pass would be the job's end all the same.
     #[serde(default)]
     pub gives_up: bool,
@@ -103,6 +107,7 @@ impl WorkLimits {
             keep_partial: false,
             hook_roots: Vec::new(),
             retries: Retries::default(),
+            preflight: PreflightSettings::default(),
             gives_up: true,
             log: None,
             lock: None,

@@ -20,6 +20,7 @@ mod library;
 mod meter;
 mod names;
 mod patience;
+pub mod preflight;
 pub mod publish;
 mod report;
 mod stages;

@@ -97,7 +97,7 @@ impl Workplace {
         let named = order.plan.guest.keys.iter().filter(|_| opens_guest || tries);
         let passphrases = named.map(|key| keys::planned(&key.source)).collect::<Result<_>>()?;
         let unfit = hooks::check(&order.plan, &order.limits.hook_roots).err();
-        let wanted = !order.plan.hooks.is_empty();
+        let wanted = !order.plan.hooks.is_empty() || !order.limits.preflight.validators.is_empty();
         let hooks = wanted.then(|| hooks::Host::start(launcher.stub()).map(Arc::new)).transpose()?;
         Ok(Workplace {
             results,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper2kvm::model::boot::BootOptions;
+use hyper2kvm::model::config::PreflightSettings;
 use hyper2kvm::model::error::Error;
 use hyper2kvm::model::job::Stage;
 use hyper2kvm::model::placement::Placement;
@@ -73,6 +74,7 @@ impl Site {
                 keep_partial: false,
                 hook_roots: Vec::new(),
                 retries: Retries::default(),
+                preflight: PreflightSettings::default(),
                 gives_up: true,
                 log: None,
                 lock: None,
@@ -262,6 +264,8 @@ fn plan(disks: Vec<PlannedDisk>, out: &Path) -> Plan {
             check_image_integrity: true,
         },
         preflight: Preflight::Full,
+        rules: BTreeMap::new(),
+        notes: Vec::new(),
         lacking: Vec::new(),
         warnings: Vec::new(),
         priority: 0,

@@ -5,7 +5,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{LogFormat, NotificationsFile, OnNetworkTimeout, PauseScope};
+use super::{LogFormat, NotificationsFile, OnNetworkTimeout, PauseScope, PreflightFile};
 use crate::model::bandwidth::Window;
 use crate::model::manifest::values::{
     AbsolutePath, GroupName, Id, InterfaceName, Rate, Seconds, Size, Whole,
@@ -42,6 +42,8 @@ pub struct ConfigFile {
     pub credentials: Option<CredentialsFile>,
     /// What drops may have run.
     pub hooks: Option<HooksFile>,
+    /// What is looked at before bytes move.
+    pub preflight: Option<PreflightFile>,
     /// When to try again.
     pub retry: Option<RetryFile>,
     /// How long things are kept.

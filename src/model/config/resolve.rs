@@ -7,7 +7,7 @@ use super::file::{
 };
 use super::{
     CredentialSettings, DEFAULT_STATE_DIR, LimitSettings, LogSettings, NetworkSettings, RetentionSettings,
-    RetrySettings, Settings, later, notifications,
+    RetrySettings, Settings, later, notifications, preflight,
 };
 use crate::model::bandwidth::{Caps, Limit, Window};
 use crate::model::error::{Error, Kind, Result};
@@ -58,6 +58,7 @@ pub fn resolve(fragments: &[Fragment], overrides: &Overrides, cores: u32) -> Res
         settings.control.socket = Some(socket.clone());
     }
     check(&settings, &tree)?;
+    preflight::check(&settings.preflight, &tree)?;
     if let Some(file) = &file.notifications {
         notifications::check(file, &tree)?;
     }
@@ -128,6 +129,9 @@ fn apply(file: &ConfigFile, settings: &mut Settings) {
     if let Some(hooks) = &file.hooks {
         settings.hooks.allowed_dirs =
             hooks.allowed_dirs.iter().flatten().map(AbsolutePath::to_path).collect();
+    }
+    if let Some(file) = &file.preflight {
+        preflight::apply(file, &mut settings.preflight);
     }
     if let Some(retry) = &file.retry {
         apply_retry(retry, &mut settings.retry);

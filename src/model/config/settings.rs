@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::NotificationSettings;
+use super::{NotificationSettings, PreflightSettings};
 use crate::model::bandwidth::Limit;
 use crate::model::retry::{JITTER, Retries, backoff_s};
 
@@ -40,6 +40,9 @@ pub struct Settings {
     /// What drops may have run.
     #[serde(default)]
     pub hooks: HookSettings,
+    /// What is looked at before bytes move.
+    #[serde(default)]
+    pub preflight: PreflightSettings,
     /// When to try again.
     pub retry: RetrySettings,
     /// How long things are kept.
@@ -267,6 +270,7 @@ impl Settings {
             paths: PathSettings::default(),
             credentials: CredentialSettings::default(),
             hooks: HookSettings::default(),
+            preflight: PreflightSettings::default(),
             retry: RetrySettings {
                 max_attempts: 5,
                 base_delay_s: 10.0,

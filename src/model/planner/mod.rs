@@ -35,6 +35,7 @@ use sha2::{Digest, Sha256};
 
 use super::config::Settings;
 use super::error::{Error, Kind, Result};
+use super::facts::SourceNote;
 use super::job::Stage;
 use super::manifest::values::PathText;
 use super::manifest::{BatchManifest, Manifest};
@@ -90,6 +91,9 @@ pub struct VmSubmission {
     /// What a person should know of its source, if that was looked at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// The same of what the pre-flight has rules for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<SourceNote>,
     /// The file that its manifest is in, if a batch names one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest_path: Option<PathBuf>,
@@ -438,6 +442,8 @@ fn vm_submission(
     manifest_path: Option<PathBuf>,
 ) -> Result<VmSubmission> {
     setup::seal(&mut effective)?;
+    let (warnings, notes) =
+        effective.facts.take().map_or_else(Default::default, |facts| (facts.warnings, facts.notes));
     Ok(VmSubmission {
         vm_id,
         content_sha256: hex(&Sha256::digest(effective.content().to_string())),
@@ -445,7 +451,8 @@ fn vm_submission(
         setup: setup::wanted(&effective.tree, &effective.manifest)?,
         rerun: effective.manifest.rerun,
         profile_says: effective.profile.switches(),
-        warnings: effective.facts.map_or_else(Vec::new, |facts| facts.warnings),
+        warnings,
+        notes,
         manifest_path,
     })
 }

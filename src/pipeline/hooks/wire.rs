@@ -13,6 +13,8 @@ pub(super) enum Call {
     Script { file: PathBuf, args: Vec<String>, env: Vec<(String, String)>, directory: PathBuf },
     /// A function.
     Python { file: PathBuf, function: String, args: serde_json::Value, env: Vec<(String, String)> },
+    /// A program that reads a plan and answers; what it says besides is of no interest.
+    Validator { file: PathBuf, input: String, env: Vec<(String, String)> },
     /// A request.
     Http { url: String, method: String, headers: Vec<(String, String)>, body: Option<String> },
 }
@@ -60,4 +62,7 @@ pub(super) struct Ended {
     /// Nothing that trying again would mend.
     pub(super) hopeless: bool,
     pub(super) seconds: f64,
+    /// Of a validator: its answer.
+    #[serde(default)]
+    pub(super) answer: Option<String>,
 }

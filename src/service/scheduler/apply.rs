@@ -260,6 +260,7 @@ impl Scheduler {
                 keep_partial: false,
                 hook_roots: settings.hooks.allowed_dirs.clone(),
                 retries: settings.retry.operations,
+                preflight: settings.preflight.clone(),
                 gives_up: self.core.would_give_up(now_epoch(), counters),
                 log: None,
                 lock,

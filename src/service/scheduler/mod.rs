@@ -42,7 +42,7 @@ use self::bandwidth::Bandwidth;
 use self::commands::Pending;
 use self::core::{Action, BatchKey, Core, JobId, Network, SpaceProbe};
 use self::outlook::Outlook;
-use self::policy::Policy;
+pub(in crate::service) use self::policy::Policy;
 use self::settling::Settling;
 use self::stall::StallWatch;
 use super::admission::Results;
