@@ -21,6 +21,7 @@ mod intake;
 mod intake_support;
 mod mapped;
 mod notifications;
+mod once_broken;
 mod profiles;
 mod queue;
 mod queue_admission;
