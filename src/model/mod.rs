@@ -34,3 +34,4 @@ mod source_format;
 pub mod template;
 pub mod units;
 pub mod web_address;
+pub mod window;
