@@ -38,6 +38,7 @@ use super::parse::{self, Node, Tree};
 use super::plan::{Plan, Sha256Hex};
 use super::setup::Setup;
 use super::units::safe_id;
+use super::window::Window;
 pub use around::{Nowhere, Surroundings};
 use batch::{Batch, Given, Member};
 use effective::Effective;
@@ -125,6 +126,9 @@ pub struct Submission {
     /// Where each has a directory of its own, if that is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_directory: Option<PathBuf>,
+    /// When it may work, if that is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
 }
 
 /// How many VMs of a batch run at a time if it does not say so.
@@ -197,6 +201,7 @@ impl Submission {
             parallel_limit: None,
             fail_fast: false,
             output_directory: None,
+            window: None,
         }
     }
 
@@ -206,6 +211,7 @@ impl Submission {
             parallel_limit: Some(batch.parallel_limit.unwrap_or(PARALLEL_LIMIT)),
             fail_fast: batch.continue_on_error == Some(false),
             output_directory: batch.output_directory,
+            window: batch.window,
             ..Submission::empty(given)
         };
         if let Some(id) = batch.id {
@@ -280,6 +286,7 @@ impl Submission {
             parallel_limit,
             fail_fast,
             output_directory,
+            window,
             ..
         } = self;
         Submission {
@@ -293,6 +300,7 @@ impl Submission {
             parallel_limit: *parallel_limit,
             fail_fast: *fail_fast,
             output_directory: output_directory.clone(),
+            window: window.clone(),
         }
     }
 
