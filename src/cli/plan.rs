@@ -16,8 +16,10 @@ use crate::model::machine::{Firmware, Machine};
 use crate::model::plan::{Plan, PlannedGrowth, PlannedNic};
 use crate::model::planner::{RefusedVm, VmOrigins};
 use crate::model::units::human_size;
+use crate::model::window::Window;
 use crate::service::preflight;
 use crate::source;
+use crate::sys::time::now_epoch;
 
 /// Arguments of `plan`.
 #[derive(Debug, clap::Args)]
@@ -41,12 +43,15 @@ pub(super) struct PlanDocument {
     /// Of several VMs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) price: Option<Price>,
+    /// Of a batch that works in it only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) window: Option<Window>,
 }
 
 /// Prints it.
 pub(super) fn run(args: &PlanArgs, ui: &Ui) -> Result<Exit, Failure> {
     let settings = args.state.settings_or_defaults()?;
-    let Planned { plans, origins, refused, at_a_time } = match convert::plans_of(&args.input)? {
+    let Planned { plans, origins, refused, at_a_time, window } = match convert::plans_of(&args.input)? {
         Some((plans, origins)) => {
             Planned { plans, origins: args.origins.then_some(origins), ..Planned::default() }
         }
@@ -55,7 +60,7 @@ pub(super) fn run(args: &PlanArgs, ui: &Ui) -> Result<Exit, Failure> {
     let price = (plans.len() > 1).then(|| Price::of(&plans, at_a_time, &settings));
     if ui.json {
         let plans = plans.into_iter().map(Plan::without_secrets).collect();
-        ui.print_json(&PlanDocument { plans, origins, price })?;
+        ui.print_json(&PlanDocument { plans, origins, price, window })?;
         return tell_refused(&refused, ui);
     }
     for plan in &plans {
@@ -63,6 +68,9 @@ pub(super) fn run(args: &PlanArgs, ui: &Ui) -> Result<Exit, Failure> {
     }
     for vm in origins.iter().flatten() {
         ui.print(&describe_origins(vm, ui.color))?;
+    }
+    if let Some(window) = window {
+        ui.print(&format!("\nwindow\n  {}\n", window.in_words(now_epoch())))?;
     }
     if let Some(price) = price {
         ui.print(&format!("\n{}", price.describe()))?;
@@ -77,6 +85,7 @@ struct Planned {
     origins: Option<Vec<VmOrigins>>,
     refused: Vec<RefusedVm>,
     at_a_time: Option<u32>,
+    window: Option<Window>,
 }
 
 fn of_manifest(args: &PlanArgs, settings: &Settings) -> Result<Planned, Failure> {
@@ -86,7 +95,7 @@ fn of_manifest(args: &PlanArgs, settings: &Settings) -> Result<Planned, Failure>
     let origins =
         args.origins.then(|| source::origins(bytes, filename, base_directory, settings)).transpose()?;
     let at_a_time = submission.parallel_limit.map(|limit| limit.min(settings.max_concurrent_jobs));
-    Ok(Planned { plans, origins, refused: submission.refused, at_a_time })
+    Ok(Planned { plans, origins, refused: submission.refused, at_a_time, window: submission.window })
 }
 
 /// VMs of a batch that cannot run as they are written: the plans of the others are no less true.

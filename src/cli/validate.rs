@@ -66,6 +66,9 @@ fn describe(input: &InputCheck, ui: &Ui) -> String {
         text.push_str(&format!("{}\n", printable(&error.line(&input.path))));
     }
     if !ui.quiet {
+        if let Some(window) = &input.window {
+            text.push_str(&format!("{}: its window {}\n", printable(&input.path), printable(window)));
+        }
         for warning in &input.warnings {
             let word = Paint::Attention.on("warning", ui.color);
             text.push_str(&format!("{}: {word}: {}\n", printable(&input.path), printable(warning)));

@@ -317,6 +317,9 @@ pub struct InputCheck {
     pub errors: Vec<ErrorView>,
     /// What a person should know, though nothing is wrong.
     pub warnings: Vec<String>,
+    /// When it works, of a batch that has a window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<String>,
 }
 
 /// `{"inputs": […]}`
@@ -341,6 +344,7 @@ impl InputCheck {
             ok: errors.is_empty(),
             errors,
             warnings: is_more.then_some(more).into_iter().collect(),
+            window: None,
         }
     }
 }

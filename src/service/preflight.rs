@@ -17,6 +17,7 @@ use crate::pipeline::publish::Names;
 use crate::source;
 use crate::sys::dir::Dir;
 use crate::sys::process::Launcher;
+use crate::sys::time::now_epoch;
 
 /// A file that is looked at.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +66,7 @@ fn check_manifest(document: Document<'_>, settings: &Settings, deep: bool) -> In
     let Document { given, bytes, filename, base_directory } = document;
     let submission = source::submission(bytes, filename, base_directory, settings);
     let is_whole = submission.as_ref().is_ok_and(|submission| submission.refused.is_empty());
+    let window = submission.as_ref().ok().and_then(|submission| submission.window.clone());
     let plans = match submission.and_then(|submission| plans(&submission, settings)) {
         Ok(plans) if is_whole => plans,
         // The others of a batch would run; what is wrong is told all the same.
@@ -79,6 +81,7 @@ fn check_manifest(document: Document<'_>, settings: &Settings, deep: bool) -> In
     let errors = if deep { look_at_sources(&plans, settings) } else { Vec::new() };
     let mut checked = InputCheck::of(given, &errors);
     checked.warnings.extend(plans.into_iter().flat_map(|plan| plan.warnings));
+    checked.window = window.map(|window| window.in_words(now_epoch()));
     checked
 }
 

@@ -25,6 +25,7 @@ use crate::model::planner::{BatchName, RefusedVm, Submission, VmOrigins};
 use crate::model::protocol::{WorkLimits, WorkOrder};
 use crate::model::units::safe_id;
 use crate::source;
+use crate::sys::time::now_epoch;
 
 /// What is needed while it runs lies here, beside the results; gone when all went well.
 pub(super) const SCRATCH: &str = ".hyper2kvm";
@@ -56,6 +57,8 @@ pub(super) struct Understood {
     pub(super) parallel_limit: Option<u32>,
     /// Whether none begins any more once one has failed.
     pub(super) fail_fast: bool,
+    /// What a person should know before anything is done.
+    pub(super) notes: Vec<String>,
 }
 
 /// Understands all inputs, or says what is wrong with the first that cannot be.
@@ -68,6 +71,7 @@ pub(super) fn understand(args: &ConvertArgs) -> Result<Understood> {
         refused: Vec::new(),
         parallel_limit: None,
         fail_fast: args.fail_fast,
+        notes: Vec::new(),
     };
     for (input, item) in &items {
         match item {
@@ -134,6 +138,13 @@ fn add_batch(
     };
     all.refused.extend(batch::refused(std::mem::take(&mut submission.refused), written.ok()));
     all.fail_fast |= submission.fail_fast;
+    all.notes.extend(submission.window.as_ref().map(|window| {
+        format!(
+            "{}: its window is not waited for here: it {}",
+            file.given.display(),
+            window.in_words(now_epoch())
+        )
+    }));
     all.parallel_limit = [all.parallel_limit, submission.parallel_limit].into_iter().flatten().min();
     let named = args.output.is_none();
     let above = submission.output_directory.clone().unwrap_or_else(|| base.to_owned());
