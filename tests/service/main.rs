@@ -30,3 +30,4 @@ mod redrops;
 mod scheduler;
 mod site;
 mod takeover;
+mod windows;
