@@ -49,6 +49,7 @@ pub mod guest;
 pub mod libvirt;
 pub mod model;
 pub mod pipeline;
+pub mod report;
 pub mod service;
 pub mod source;
 pub mod sys;

@@ -11,6 +11,7 @@ use super::{Exit, Failure, Ui, interrupt};
 use crate::disk::{Control, Engine, detect};
 use crate::model::boot::{BootOptions, BootVerdict, Verdict};
 use crate::model::error::{Error, Kind, Result};
+use crate::model::limits::{DiskLimits, NicLimits};
 use crate::model::machine::{DEFAULT_NETWORK, DiskBus, Firmware, Machine, MachineDisk, MachineNic, NicLink};
 use crate::model::manifest::{Accelerator, NicModel};
 use crate::model::units::{parse_duration_s, parse_size};
@@ -97,6 +98,8 @@ fn order(args: &BootTestArgs) -> Result<BootTestOrder> {
         mac: None,
         model: NicModel::Virtio,
         link: NicLink::Network(DEFAULT_NETWORK.to_owned()),
+        vlan: None,
+        limits: NicLimits::default(),
     }];
     machine.secure_boot = args.secure_boot;
     machine.tpm = args.tpm;
@@ -136,7 +139,16 @@ fn disk(path: &Path, order: u32, bus: DiskBus) -> Result<MachineDisk> {
             .source(path.display().to_string())
     })?;
     let path = std::path::absolute(path).map_err(|error| Error::io(Kind::Source, "resolve", path, &error))?;
-    Ok(MachineDisk { id: format!("disk-{order}"), path, format, bus, serial: None, boot_order: Some(order) })
+    Ok(MachineDisk {
+        id: format!("disk-{order}"),
+        path,
+        format,
+        bus,
+        serial: None,
+        boot_order: Some(order),
+        cache: None,
+        limits: DiskLimits::default(),
+    })
 }
 
 fn duration(text: &str) -> std::result::Result<f64, String> {

@@ -237,6 +237,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::model::progress::ProfileStatus;
 
     fn status() -> Status {
         Status {
@@ -255,6 +256,7 @@ mod tests {
             estimated_time_remaining: None,
             oldest_snapshot_at: None,
             notifications: None,
+            profiles: ProfileStatus::default(),
             filesystems: Vec::new(),
             last_error: None,
         }

@@ -26,11 +26,13 @@ mod list;
 mod logs;
 mod man;
 mod manifest;
+mod mapped;
 mod options;
 mod pause;
 mod plan;
 mod price;
 mod priority;
+mod profiles;
 mod progress;
 mod prune;
 mod release;
@@ -88,6 +90,8 @@ enum Command {
     BootTest(boot_test::BootTestArgs),
     /// Tell what would be done and why, touching nothing
     Plan(plan::PlanArgs),
+    /// List the profiles, or print what one comes to and where each value comes from
+    Profiles(profiles::ProfilesArgs),
     /// Write the manifest for a disk or an appliance
     Manifest(manifest::ManifestArgs),
     /// Check manifests and configuration files, and say all that is wrong
@@ -141,8 +145,8 @@ enum Command {
 }
 
 /// Commands of the manual that a later version brings. They do not exist here; who tries one is told.
-pub const LATER: [&str; 9] =
-    ["live-fix", "vsphere", "esxi", "azure", "ami", "cutover", "rollback", "libvirt", "profiles"];
+pub const LATER: [&str; 8] =
+    ["live-fix", "vsphere", "esxi", "azure", "ami", "cutover", "rollback", "libvirt"];
 
 /// Runs the command line of this process.
 #[must_use]
@@ -166,6 +170,7 @@ fn run(cli: &Cli) -> Exit {
         Command::BootTest(args) => boot_test::run(args, &ui),
         Command::Manifest(args) => manifest::run(args, &ui),
         Command::Plan(args) => plan::run(args, &ui),
+        Command::Profiles(args) => profiles::run(args, &ui),
         Command::Validate(args) => validate::run(args, &ui),
         Command::Inspect(args) => inspect::run(args, &ui),
         Command::Fix(args) => fix::run(args, &ui),

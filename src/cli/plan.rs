@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::input::Input;
+use super::mapped;
 use super::price::Price;
 use super::table::{Paint, Table, cell, printable};
 use super::{Exit, Failure, StateArgs, Ui, convert};
@@ -51,12 +52,13 @@ pub(super) struct PlanDocument {
 /// Prints it.
 pub(super) fn run(args: &PlanArgs, ui: &Ui) -> Result<Exit, Failure> {
     let settings = args.state.settings_or_defaults()?;
-    let Planned { plans, origins, refused, at_a_time, window } = match convert::plans_of(&args.input)? {
-        Some((plans, origins)) => {
-            Planned { plans, origins: args.origins.then_some(origins), ..Planned::default() }
-        }
-        None => of_manifest(args, &settings)?,
-    };
+    let Planned { plans, origins, refused, at_a_time, window } =
+        match convert::plans_of(&args.input, &args.state)? {
+            Some((plans, origins)) => {
+                Planned { plans, origins: args.origins.then_some(origins), ..Planned::default() }
+            }
+            None => of_manifest(args, &settings)?,
+        };
     let price = (plans.len() > 1).then(|| Price::of(&plans, at_a_time, &settings));
     if ui.json {
         let plans = plans.into_iter().map(Plan::without_secrets).collect();
@@ -128,7 +130,11 @@ pub(super) fn describe(plan: &Plan, color: bool) -> String {
         if let Some(growth) = disk.resize {
             let _ = writeln!(text, "       {}", growing(growth, plan.grows_content()));
         }
+        for note in mapped::disk(plan, disk) {
+            let _ = writeln!(text, "       {note}");
+        }
     }
+    text.push_str(&mapped::cards(plan));
     text.push_str(&addresses(&plan.guest.nics));
     text.push_str(&hooks(plan));
     if !plan.lacking.is_empty() {

@@ -59,14 +59,16 @@ impl Price {
                 continue;
             };
             bytes = bytes.saturating_add(read);
-            let room = rooms.entry(probe.file_system).or_insert_with(|| Room {
-                path: probe.path.to_string_lossy().into_owned(),
-                need: 0,
-                free: probe.free,
-                fits: true,
-            });
-            room.need = room.need.saturating_add(probe.need);
-            room.fits = room.need <= room.free;
+            for share in std::iter::once(&probe).chain(&probe.beside) {
+                let room = rooms.entry(share.file_system).or_insert_with(|| Room {
+                    path: share.path.to_string_lossy().into_owned(),
+                    need: 0,
+                    free: share.free,
+                    fits: true,
+                });
+                room.need = room.need.saturating_add(share.need);
+                room.fits = room.need <= room.free;
+            }
         }
         let past = Past::of(&settings.layout().progress());
         let at_a_time = f64::from(at_a_time.unwrap_or_else(usual_at_a_time).max(1));

@@ -6,7 +6,7 @@ use crate::model::schema::{SchemaKind, schema};
 /// Arguments of `schema`.
 #[derive(Debug, clap::Args)]
 pub(super) struct SchemaArgs {
-    /// Of what: manifest, batch, profile, config, progress, report, error
+    /// Of what: manifest, batch, profile, config, progress, report, batch-report, error
     #[arg(value_name = "KIND", value_parser = |name: &str| SchemaKind::parse(name).map_err(|error| error.to_string()))]
     kind: SchemaKind,
 }

@@ -6,7 +6,7 @@ use super::client::Client;
 use super::table::{Paint, moment, printable, span};
 use super::{Exit, Failure, StateArgs, Ui};
 use crate::model::job::JobState;
-use crate::model::progress::Status;
+use crate::model::progress::{ProfileStatus, Status};
 use crate::model::units::human_size;
 
 /// Arguments of `status`.
@@ -99,6 +99,8 @@ fn describe(status: &Status, color: bool) -> String {
         }
         line("notices", &printable(&words));
     }
+    let ProfileStatus { kept, hits, misses, invalidations } = status.profiles;
+    line("profiles", &format!("{kept} remembered, {hits} hits, {misses} misses, {invalidations} changed"));
     if let Some(error) = &status.last_error {
         line("error", &printable(error));
     }

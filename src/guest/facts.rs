@@ -167,6 +167,8 @@ pub enum FstabMode {
 pub struct WantedNic {
     /// Its MAC, lower case with colons.
     pub mac: Option<String>,
+    /// The one that it had where it came from, if that is another one.
+    pub was: Option<String>,
     /// Addresses with prefix length.
     pub addresses: Vec<String>,
     /// Default gateway.

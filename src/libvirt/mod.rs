@@ -4,6 +4,7 @@
 
 mod defined;
 mod element;
+mod limits;
 pub mod xml;
 
 use std::path::Path;

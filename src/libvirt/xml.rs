@@ -6,6 +6,7 @@
 //! anything, and whether the target host has what the text asks for.
 
 use super::element::Element;
+use super::limits::{bandwidth, io_limits};
 use crate::model::machine::{
     CpuModel, DiskBus, Firmware, Machine, MachineDisk, MachineNic, NicLink, RtcBase,
 };
@@ -157,18 +158,23 @@ fn disks(disks: &[MachineDisk]) -> Vec<Element> {
         Element::new("disk")
             .with("type", "file")
             .with("device", "disk")
-            .child(
-                Element::new("driver")
-                    .with("name", "qemu")
-                    .with("type", driver(disk.format))
-                    .with("discard", "unmap"),
-            )
+            .child(disk_driver(disk))
             .child(Element::new("source").with("file", disk.path.display()))
             .child(Element::new("target").with("dev", target).with("bus", bus))
+            .children(io_limits(&disk.limits))
             .children(serial.map(|serial| Element::text("serial", serial)))
             .children(disk.boot_order.map(|order| Element::new("boot").with("order", order.max(1))))
     });
     elements.collect()
+}
+
+fn disk_driver(disk: &MachineDisk) -> Element {
+    let driver = Element::new("driver").with("name", "qemu").with("type", driver(disk.format));
+    let driver = match disk.cache {
+        Some(cache) => driver.with("cache", cache.name()),
+        None => driver,
+    };
+    driver.with("discard", "unmap")
 }
 
 /// `a`, `b`, … `z`, `aa`: as Linux counts disks.
@@ -204,12 +210,18 @@ fn driver(format: SourceFormat) -> &'static str {
 fn nic(nic: &MachineNic) -> Element {
     let (kind, source) = match &nic.link {
         NicLink::Network(name) => ("network", Element::new("source").with("network", name)),
-        NicLink::Bridge(name) => ("bridge", Element::new("source").with("bridge", name)),
+        NicLink::Bridge(name) | NicLink::OpenVswitch(name) => {
+            ("bridge", Element::new("source").with("bridge", name))
+        }
     };
+    let is_switch = matches!(nic.link, NicLink::OpenVswitch(_));
     Element::new("interface")
         .with("type", kind)
         .children(nic.mac.iter().map(|mac| Element::new("mac").with("address", mac)))
         .child(source)
+        .children(is_switch.then(|| Element::new("virtualport").with("type", "openvswitch")))
+        .children(nic.vlan.map(|tag| Element::new("vlan").child(Element::new("tag").with("id", tag))))
+        .children(bandwidth(&nic.limits))
         .child(Element::new("model").with("type", nic_model(nic.model)))
 }
 
@@ -236,6 +248,7 @@ fn tpm() -> Element {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::limits::DiskLimits;
     use std::path::PathBuf;
 
     #[test]
@@ -252,6 +265,8 @@ mod tests {
             bus,
             serial: None,
             boot_order: None,
+            cache: None,
+            limits: DiskLimits::default(),
         };
         let mut machine = Machine::new("web");
         machine.disks =

@@ -267,12 +267,23 @@ impl Error {
         self
     }
 
-    /// Forgets file, line and column: they name a text that no person wrote.
+    /// Calls the file of this name as the person did who gave it; what is told of another file stays.
     #[must_use]
-    pub fn without_file(mut self) -> Self {
-        self.0.place.file = None;
-        self.0.place.line = None;
-        self.0.place.column = None;
+    pub fn file_as(mut self, name: &str, given: &Path) -> Self {
+        if self.0.place.file.as_deref().is_none_or(|file| file == Path::new(name)) {
+            self.0.place.file = Some(given.to_owned());
+        }
+        self
+    }
+
+    /// Forgets file, line and column if they name this text, which no person wrote.
+    #[must_use]
+    pub fn without_file(mut self, name: &str) -> Self {
+        if self.0.place.file.as_deref() == Some(Path::new(name)) {
+            self.0.place.file = None;
+            self.0.place.line = None;
+            self.0.place.column = None;
+        }
         self
     }
 

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::manifest::{self, Manifest, NicModel};
+use super::limits::{DiskLimits, NicLimits};
+use super::manifest::{self, DiskCache, Manifest, NicModel};
 use super::plan::SourceFormat;
 
 /// Processors of a machine of which nobody says how many it has.
@@ -135,6 +136,12 @@ pub struct MachineDisk {
     pub serial: Option<String>,
     /// Lowest boots; none: never.
     pub boot_order: Option<u32>,
+    /// How the host caches it; none: as QEMU does by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<DiskCache>,
+    /// What it may read and write.
+    #[serde(default, skip_serializing_if = "DiskLimits::is_none")]
+    pub limits: DiskLimits,
 }
 
 /// One network card.
@@ -146,6 +153,12 @@ pub struct MachineNic {
     pub model: NicModel,
     /// What it is plugged into on the target host.
     pub link: NicLink,
+    /// The VLAN that its frames are tagged with there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// What it may receive and send.
+    #[serde(default, skip_serializing_if = "NicLimits::is_none")]
+    pub limits: NicLimits,
 }
 
 /// What a network card is plugged into on the target host.
@@ -156,6 +169,8 @@ pub enum NicLink {
     Network(String),
     /// A bridge of the host.
     Bridge(String),
+    /// A bridge of Open vSwitch's.
+    OpenVswitch(String),
 }
 
 impl Machine {
@@ -201,6 +216,8 @@ impl Machine {
                 bus,
                 serial: None,
                 boot_order: Some(order),
+                cache: None,
+                limits: DiskLimits::default(),
             })
             .collect();
         let model = vm.and_then(|vm| vm.nic_model).unwrap_or(NicModel::Virtio);
@@ -270,9 +287,11 @@ fn nic_of(nic: &manifest::Nic, model: NicModel) -> MachineNic {
         model: nic.model.unwrap_or(model),
         link: match &nic.bridge {
             Some(bridge) => NicLink::Bridge(bridge.as_str().to_owned()),
-            // `nics[].network` is the source's network, which the target does not have.
+            // `nics[].network` is the source's network, which the target does not have unless something maps it.
             None => NicLink::Network(DEFAULT_NETWORK.to_owned()),
         },
+        vlan: None,
+        limits: NicLimits::default(),
     }
 }
 

@@ -15,6 +15,7 @@ use super::hook::PlannedHook;
 use super::job::Stage;
 use super::machine::Machine;
 use super::manifest::{FixEngine, FstabMode, OnNoOs, OnUnsupportedGuest};
+use super::placement::Placement;
 use super::setup::Setup;
 pub use super::source_format::{Packing, SourceFormat};
 
@@ -137,7 +138,7 @@ pub type Sha256Hex = String;
 /// One disk of the plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedDisk {
-    /// Its id; the result's file is `<id>.<format>`.
+    /// Its id; the result's file is `<id>.<format>`, unless a mapping places it elsewhere.
     pub id: String,
     /// Where the source lies (absolute).
     pub source: PathBuf,
@@ -165,6 +166,9 @@ pub struct PlannedDisk {
     /// How far its result is larger.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resize: Option<PlannedGrowth>,
+    /// Where and how its result lies, where that is not as for the VM.
+    #[serde(default, skip_serializing_if = "Placement::is_none")]
+    pub placement: Placement,
 }
 
 /// How far a disk grows, in bytes.
@@ -315,6 +319,9 @@ pub enum KeySource {
 pub struct PlannedNic {
     /// Its address, if it is fixed.
     pub mac: Option<String>,
+    /// The address that it had where it came from, if that is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub was: Option<String>,
     /// Addresses with prefix lengths.
     pub addresses: Vec<String>,
     /// The default route.
@@ -375,17 +382,6 @@ impl Plan {
         self.stages.iter().any(|planned| planned.stage == stage && planned.enabled)
     }
 
-    /// The stage in which its bytes move: as soon as possible where the result may be changed later, else at the end.
-    #[must_use]
-    pub fn copying_stage(&self) -> Stage {
-        let any_offset = match self.output.format {
-            OutputFormat::Raw => true,
-            OutputFormat::Qcow2 => self.output.compress == Compression::None,
-            OutputFormat::Vmdk | OutputFormat::Vhd | OutputFormat::Vdi => false,
-        };
-        if any_offset || !self.runs(Stage::Convert) { Stage::Extraction } else { Stage::Convert }
-    }
-
     /// The same, fit to be shown: without what passwords could be guessed from.
     #[must_use]
     pub fn without_secrets(mut self) -> Plan {
@@ -415,12 +411,6 @@ impl Plan {
     #[must_use]
     pub fn grows_content(&self) -> bool {
         self.runs(Stage::Fix)
-    }
-
-    /// The final path of a disk's result.
-    #[must_use]
-    pub fn result_path(&self, disk: &PlannedDisk) -> PathBuf {
-        self.output.directory.join(format!("{}.{}", disk.id, self.output.format.name()))
     }
 }
 

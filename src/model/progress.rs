@@ -151,6 +151,19 @@ pub struct OutboxStatus {
     pub last_error: Option<String>,
 }
 
+/// What is remembered of profiles, since the service started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ProfileStatus {
+    /// Profiles that are remembered.
+    pub kept: u64,
+    /// How often one was asked for that was remembered and still as it was read.
+    pub hits: u64,
+    /// How often one had to be read.
+    pub misses: u64,
+    /// How often one was remembered and a file of its chain had changed, come or gone; it was read then.
+    pub invalidations: u64,
+}
+
 /// `status.json`, and what `status --json` prints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
@@ -188,6 +201,9 @@ pub struct Status {
     /// Notifications; null while they are switched off.
     #[serde(default)]
     pub notifications: Option<OutboxStatus>,
+    /// What is remembered of profiles.
+    #[serde(default)]
+    pub profiles: ProfileStatus,
     /// The newest failure of the daemon itself or of a job.
     pub last_error: Option<String>,
 }

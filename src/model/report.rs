@@ -1,7 +1,7 @@
 //! `report.json`, `batch_report.json`, and `<name>.error.json`: what is left to read when all is over.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{Error, Kind};
 use super::guest::GuestIdentity;
 use super::hook::HookRun;
-use super::job::Stage;
+use super::job::{JobState, Stage, WaitReason};
 use super::plan::{InputManifest, OutputFormat};
 
 /// The version of all report formats.
@@ -20,8 +20,14 @@ pub const REPORT_VERSION: &str = "1.0";
 pub struct StageReport {
     /// Whether it ended well.
     pub success: bool,
-    /// Seconds.
+    /// Seconds, over all attempts.
     pub duration: f64,
+    /// When it first began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<f64>,
+    /// When it last ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<f64>,
     /// What it found or did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<serde_json::Value>,
@@ -67,6 +73,15 @@ pub struct Artifact {
     pub sha256: Option<String>,
     /// What read the source and wrote this: `qemu-img 10.0.2`.
     pub engine: String,
+}
+
+/// A file beside the results.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct WrittenFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// SHA-256 of its content in hex.
+    pub sha256: String,
 }
 
 /// A note about a stage.
@@ -139,6 +154,9 @@ pub struct Report {
     pub pipeline: PipelineReport,
     /// The result files, boot disk first.
     pub artifacts: Vec<Artifact>,
+    /// `domain.xml`, if it was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<WrittenFile>,
     /// What is inside, if anybody looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<GuestIdentity>,
@@ -195,11 +213,11 @@ pub struct ErrorReport {
     pub kind: Kind,
     /// What went wrong.
     pub error: String,
-    /// The manifest's field.
+    /// The field in the drop, or in the file that `error` names.
     pub field: Option<String>,
-    /// The manifest's line.
+    /// Its line.
     pub line: Option<u32>,
-    /// The manifest's column.
+    /// Its column.
     pub column: Option<u32>,
     /// What to do about it.
     pub suggestion: Option<String>,
@@ -230,7 +248,7 @@ impl ErrorReport {
             phase: "intake".to_owned(),
             stage: details.stage,
             kind: details.kind,
-            error: details.cause.clone(),
+            error: cause(filename, error),
             field: details.place.field.clone(),
             line: details.place.line,
             column: details.place.column,
@@ -241,6 +259,15 @@ impl ErrorReport {
             log: None,
             failed_vms: None,
         }
+    }
+}
+
+/// The cause; if its place is in another file than the drop (a profile, say), with the name of that.
+fn cause(filename: &str, error: &Error) -> String {
+    let details = error.details();
+    match details.place.file.as_deref().filter(|file| *file != Path::new(filename)) {
+        Some(file) => format!("in {}: {}", file.display(), details.cause),
+        None => details.cause.clone(),
     }
 }
 
@@ -257,6 +284,58 @@ fn suggestion(error: &Error) -> Option<String> {
     }
 }
 
+/// What a VM was in for a while, in the timeline of a batch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Span {
+    /// `queued`, `running` or `waiting`.
+    pub state: JobState,
+    /// Why it waited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_reason: Option<WaitReason>,
+    /// At which stage it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<Stage>,
+    /// In which attempt; 0 before the first.
+    pub attempt: u32,
+    /// From when, epoch seconds.
+    pub started_at: f64,
+    /// Until when, epoch seconds.
+    pub ended_at: f64,
+}
+
+/// Why a VM failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Failure {
+    /// The kind.
+    pub kind: Kind,
+    /// The stage, if it was in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<Stage>,
+    /// What went wrong.
+    pub cause: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suggestion: Option<String>,
+    /// The last lines of a failed child.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console_tail: Option<String>,
+}
+
+impl Failure {
+    /// What a report says of an error.
+    #[must_use]
+    pub fn of(error: &Error) -> Failure {
+        let details = error.details();
+        Failure {
+            kind: details.kind,
+            stage: details.stage,
+            cause: details.cause.clone(),
+            suggestion: suggestion(error),
+            console_tail: details.console_tail.clone(),
+        }
+    }
+}
+
 /// One VM of a batch report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct VmResult {
@@ -267,14 +346,38 @@ pub struct VmResult {
     /// Whether it succeeded or was skipped.
     pub success: bool,
     /// Its final state.
-    pub state: super::job::JobState,
+    pub state: JobState,
+    /// Its job, if it was one of the service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<i64>,
+    /// How often it was tried.
+    #[serde(default)]
+    pub attempts: u32,
     /// Seconds.
     pub duration_seconds: f64,
+    /// When it first began, epoch seconds.
+    #[serde(default)]
+    pub started_at: Option<f64>,
+    /// When it ended, epoch seconds.
+    #[serde(default)]
+    pub completed_at: Option<f64>,
     /// When it ended, RFC 3339 UTC.
     pub timestamp: Option<String>,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The same in its parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// Its result files and their SHA-256 in hex.
+    #[serde(default)]
+    pub outputs: BTreeMap<PathBuf, Option<String>>,
+    /// What a person should know, also if it failed.
+    #[serde(default)]
+    pub warnings: Vec<Notice>,
+    /// What it was in, one after the other, since it was accepted or last retried.
+    #[serde(default)]
+    pub timeline: Vec<Span>,
     /// Its `report.json`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pipeline_report: Option<serde_json::Value>,

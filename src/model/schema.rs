@@ -8,7 +8,7 @@ use super::config::ConfigFile;
 use super::error::{Error, Kind, Result};
 use super::manifest::{BatchManifest, Manifest, Profile};
 use super::progress::BatchProgress;
-use super::report::{ErrorReport, Report};
+use super::report::{BatchReport, ErrorReport, Report};
 
 /// What there is a schema of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,19 +25,22 @@ pub enum SchemaKind {
     Progress,
     /// `report.json`
     Report,
+    /// `batch_report.json`
+    BatchReport,
     /// `<name>.error.json`
     Error,
 }
 
 impl SchemaKind {
     /// Every kind.
-    pub const ALL: [SchemaKind; 7] = [
+    pub const ALL: [SchemaKind; 8] = [
         SchemaKind::Manifest,
         SchemaKind::Batch,
         SchemaKind::Profile,
         SchemaKind::Config,
         SchemaKind::Progress,
         SchemaKind::Report,
+        SchemaKind::BatchReport,
         SchemaKind::Error,
     ];
 
@@ -51,6 +54,7 @@ impl SchemaKind {
             SchemaKind::Config => "config",
             SchemaKind::Progress => "progress",
             SchemaKind::Report => "report",
+            SchemaKind::BatchReport => "batch-report",
             SchemaKind::Error => "error",
         }
     }
@@ -74,6 +78,7 @@ pub fn schema(kind: SchemaKind) -> serde_json::Value {
         SchemaKind::Config => of::<ConfigFile>("hyper2kvm configuration"),
         SchemaKind::Progress => of::<BatchProgress>("hyper2kvm progress file"),
         SchemaKind::Report => of::<Report>("hyper2kvm report of one VM"),
+        SchemaKind::BatchReport => of::<BatchReport>("hyper2kvm report of a batch"),
         SchemaKind::Error => of::<ErrorReport>("hyper2kvm error file"),
     }
 }

@@ -6,12 +6,15 @@
 //! exactly which file gets which name. What it says is believed only as far as the files on the disk
 //! agree. What is not here: the renames themselves (see [`super::publish`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::directories::Directories;
 use crate::disk::FileIdentity;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::guest::GuestIdentity;
@@ -22,6 +25,7 @@ use crate::model::protocol::Published;
 use crate::model::report::{FixReport, Notice};
 use crate::sys::dir::{Dir, Entry};
 use crate::sys::failpoint;
+use crate::sys::users::effective_uid;
 
 /// The version of the format. An unknown one is not gone on from.
 const VERSION: u32 = 1;
@@ -29,6 +33,9 @@ const VERSION: u32 = 1;
 const LIMIT_BYTES: u64 = 16 * 1024 * 1024;
 /// Nobody but us has to read it.
 const MODE: u32 = 0o600;
+
+/// So much of a digest that no two of the same are met.
+const MARK_BYTES: usize = 8;
 
 /// The name of a VM's journal.
 #[must_use]
@@ -152,12 +159,37 @@ pub struct OverlayMark {
 /// One file gets its final name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rename {
+    /// In this directory; none: the VM's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
     /// From this name.
     pub from: String,
     /// To this one.
     pub to: String,
     /// Which file.
     pub file: FileMark,
+}
+
+impl Rename {
+    /// The directory, which has to be open.
+    pub(super) fn place<'d>(&self, dirs: Directories<'d>) -> Result<&'d Dir> {
+        dirs.at(self.directory.as_deref()).ok_or_else(|| {
+            let path = self.directory.clone().unwrap_or_default();
+            Error::new(Kind::Output, format!("{} is not there any more", path.display())).output(path)
+        })
+    }
+
+    /// Where the file lies when it has its final name.
+    pub(super) fn path(&self, dirs: Directories<'_>) -> PathBuf {
+        self.directory.as_deref().unwrap_or_else(|| dirs.main().path()).join(&self.to)
+    }
+
+    /// Whether the file has its final name.
+    pub(super) fn is_made(&self, dirs: Directories<'_>) -> Result<bool> {
+        let Some(dir) = dirs.at(self.directory.as_deref()) else { return Ok(false) };
+        let made = self.file.is_at(dir, &self.to);
+        made.map_err(|error| Error::io(Kind::Output, "look for", &dir.path().join(&self.to), &error))
+    }
 }
 
 /// What publishing does: recorded before the first rename, so that it can be finished or undone.
@@ -170,6 +202,9 @@ pub struct Intent {
     /// The name and content of what libvirt is told of the machine, if that is written.
     #[serde(default)]
     pub domain: Option<(String, String)>,
+    /// The pages that say for people what the report says, by name.
+    #[serde(default)]
+    pub pages: Vec<(String, String)>,
     /// Whether files of those names are replaced.
     pub replace: bool,
     /// What the worker tells when all is done.
@@ -177,6 +212,16 @@ pub struct Intent {
     /// The digests of the files.
     #[serde(default)]
     pub digests: Digests,
+}
+
+impl Intent {
+    /// The directories in which names change, each once.
+    pub(super) fn directories<'d>(&self, dirs: Directories<'d>) -> Vec<&'d Dir> {
+        let named: BTreeSet<&PathBuf> =
+            self.renames.iter().filter_map(|rename| rename.directory.as_ref()).collect();
+        let others = named.into_iter().filter_map(|directory| dirs.at(Some(directory)));
+        std::iter::once(dirs.main()).chain(others).collect()
+    }
 }
 
 /// How far the digests of what is published are. They follow it.
@@ -194,6 +239,9 @@ pub enum Digests {
     Made {
         /// The report with them, if one is written.
         report: Option<String>,
+        /// Its pages with them, by name.
+        #[serde(default)]
+        pages: Vec<(String, String)>,
     },
 }
 
@@ -220,6 +268,12 @@ pub struct Checkpoint {
     pub plan_sha256: String,
     /// Names that this VM's partial results have.
     pub partials: Vec<String>,
+    /// The same in other directories.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub elsewhere: BTreeMap<PathBuf, Vec<String>>,
+    /// What is in those names, so that no other VM's are called so, of whatever host.
+    #[serde(default)]
+    pub mark: String,
     /// Finished disks, by id.
     pub disks: BTreeMap<String, FinishedDisk>,
     /// What the guest work found and made, once all of it is durable.
@@ -227,6 +281,9 @@ pub struct Checkpoint {
     pub guest: Option<GuestRecord>,
     /// Seconds spent in each stage, over all attempts.
     pub stage_seconds: BTreeMap<Stage, f64>,
+    /// When each stage first began and last ended, epoch seconds.
+    #[serde(default)]
+    pub stage_times: BTreeMap<Stage, (f64, f64)>,
     /// Warnings so far, for the report.
     pub warnings: Vec<Notice>,
     /// Once publishing has begun.
@@ -234,36 +291,59 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Nothing is done yet.
+    /// Nothing is done yet, by a job of this host; none: nobody else can work there.
     #[must_use]
-    pub fn new(job_id: i64, batch_id: &str, plan: &Plan) -> Checkpoint {
+    pub fn new(job_id: i64, batch_id: &str, plan: &Plan, host: Option<String>) -> Checkpoint {
+        let mark = mark(host.as_deref().unwrap_or_default(), batch_id, plan);
         Checkpoint {
             version: VERSION,
             job_id,
             batch_id: batch_id.to_owned(),
-            host: None,
+            host,
             plan_sha256: fingerprint(plan),
             partials: super::publish::partial_names(plan),
+            elsewhere: super::publish::partial_names_elsewhere(plan, &mark),
+            mark,
             disks: BTreeMap::new(),
             guest: None,
             stage_seconds: BTreeMap::new(),
+            stage_times: BTreeMap::new(),
             warnings: Vec::new(),
             intent: None,
         }
     }
 
-    /// The same, as a job of this host.
+    /// The same with the mark of an earlier attempt: what that left is found by it.
     #[must_use]
-    pub fn on(self, host: Option<String>) -> Checkpoint {
-        Checkpoint { host, ..self }
+    pub fn marked(self, earlier: &Checkpoint, plan: &Plan) -> Checkpoint {
+        if earlier.mark.is_empty() {
+            return self;
+        }
+        let elsewhere = super::publish::partial_names_elsewhere(plan, &earlier.mark);
+        Checkpoint { mark: earlier.mark.clone(), elsewhere, ..self }
+    }
+
+    /// Each partial name, with the directory that it is in; none: the VM's own.
+    pub fn all_partials(&self) -> impl Iterator<Item = (Option<&Path>, &String)> {
+        let elsewhere = self.elsewhere.iter();
+        let elsewhere = elsewhere
+            .flat_map(|(directory, names)| names.iter().map(|name| (Some(directory.as_path()), name)));
+        self.partials.iter().map(|name| (None, name)).chain(elsewhere)
+    }
+
+    /// The directories besides the VM's own that it speaks of.
+    pub(super) fn directories(&self) -> BTreeSet<&Path> {
+        let renames = self.intent.iter().flat_map(|intent| &intent.renames);
+        let renames = renames.filter_map(|rename| rename.directory.as_deref());
+        self.elsewhere.keys().map(PathBuf::as_path).chain(renames).collect()
     }
 
     /// The same work, now done by another job; perhaps by another version, which has names for more.
     #[must_use]
     pub fn taken_over_by(self, job: &Checkpoint) -> Checkpoint {
         let is_elsewhere = self.is_of_another_host(job.host.as_deref());
-        let Checkpoint { job_id, batch_id, host, partials, .. } = job.clone();
-        let mut taken = Checkpoint { job_id, batch_id, host, partials, ..self };
+        let Checkpoint { job_id, batch_id, host, partials, elsewhere, mark, .. } = job.clone();
+        let mut taken = Checkpoint { job_id, batch_id, host, partials, elsewhere, mark, ..self };
         if is_elsewhere {
             // Should that host come back in the midst of putting repairs in, it puts them into a file that is no more.
             taken.disks.retain(|_, disk| disk.holds != Holds::Mixed);
@@ -289,6 +369,11 @@ impl Checkpoint {
             }
         };
         match serde_json::from_slice::<Checkpoint>(&bytes) {
+            // What it says of other directories could do harm there: only whoever may write them anyway is believed.
+            Ok(checkpoint) if !checkpoint.directories().is_empty() && !is_ours(dir, &name)? => {
+                tracing::warn!("the journal may have been written by others: starting over");
+                Ok(None)
+            }
             Ok(checkpoint) if checkpoint.version == VERSION => Ok(Some(checkpoint)),
             Ok(checkpoint) => {
                 tracing::warn!(
@@ -325,6 +410,20 @@ impl Checkpoint {
     }
 }
 
+/// What tells the partial results of this VM from those of any other in a directory that many share.
+fn mark(host: &str, batch_id: &str, plan: &Plan) -> String {
+    let directory = plan.output.directory.to_string_lossy();
+    let hash = Sha256::digest(format!("{host}\0{batch_id}\0{directory}\0{}", plan.vm_id));
+    hash.iter().take(MARK_BYTES).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn is_ours(dir: &Dir, name: &str) -> Result<bool> {
+    let file = dir.open_file(name).and_then(|file| file.metadata());
+    let file =
+        file.map_err(|error| Error::io(Kind::Output, "look at the journal", &dir.path().join(name), &error))?;
+    Ok(file.uid() == effective_uid() && file.mode() & 0o022 == 0)
+}
+
 /// Whether an interrupted attempt left something of worth: a finished disk, or a result half published.
 #[must_use]
 pub fn is_worth_resuming(plan: &Plan) -> bool {
@@ -343,5 +442,10 @@ pub fn fingerprint(plan: &Plan) -> String {
         plan.stages.iter().filter(|planned| planned.enabled).map(|planned| planned.stage).collect();
     // A JSON value of plain data cannot fail to be made; should it, no journal matches and work starts over.
     let value = serde_json::json!([plan.vm_id, plan.disks, plan.output, enabled, plan.content_sha256]);
-    Sha256::digest(value.to_string().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex_sha256(value.to_string().as_bytes())
+}
+
+/// The SHA-256 of what is in memory, in hex.
+pub(super) fn hex_sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,7 +1,7 @@
 //! The SHA-256 of what was published: made when the result is there already, and put into its report then.
 //!
 //! ```text
-//!   published, report without digests ─▶ each file is read ─▶ journal: the digests, and the report with them ─▶ report replaced
+//!   published, report without digests ─▶ each file is read ─▶ journal: the digests, and the report with them ─▶ its pages, then it replaced
 //! ```
 //!
 //! A digest tells whoever gets the file that it is this one; it proves nothing of what is in it, which was proved before. So nobody has to wait
@@ -15,8 +15,8 @@ use crate::model::plan::PlannedDisk;
 use crate::model::protocol::Published;
 use crate::pipeline::checkpoint::{Digests, Intent};
 use crate::pipeline::meter::Pass;
-use crate::pipeline::publish;
-use crate::pipeline::report;
+use crate::pipeline::report::Written;
+use crate::pipeline::texts;
 use crate::pipeline::worker::Job;
 use crate::sys::failpoint;
 
@@ -33,9 +33,7 @@ pub(super) fn finish(job: &mut Job<'_>, intent: Intent) -> Result<Published> {
         Digests::Due => made(job, intent)?,
         Digests::Made { .. } => intent,
     };
-    if let Digests::Made { report: Some(text) } = &intent.digests {
-        publish::replace_report(&job.place.results, &intent, text)?;
-    }
+    texts::replace(&job.place.results, &intent)?;
     Ok(intent.outcome)
 }
 
@@ -43,7 +41,7 @@ pub(super) fn finish(job: &mut Job<'_>, intent: Intent) -> Result<Published> {
 fn made(job: &mut Job<'_>, mut intent: Intent) -> Result<Intent> {
     for (number, disk) in job.plan.disks.iter().enumerate() {
         let Some(digest) = digest(job, &intent, number, disk)? else { continue };
-        let path = job.place.results.path().join(&intent.renames[number].to);
+        let path = intent.renames[number].path(job.place.dirs());
         if let Some(report) = &mut intent.outcome.content
             && let Some(artifact) = report.artifacts.iter_mut().find(|artifact| artifact.path == path)
         {
@@ -51,9 +49,15 @@ fn made(job: &mut Job<'_>, mut intent: Intent) -> Result<Intent> {
         }
         intent.outcome.outputs.insert(path, Some(digest));
     }
-    let has_report = intent.report.is_some();
-    let report = intent.outcome.content.as_deref().filter(|_| has_report).map(report::text).transpose()?;
-    intent.digests = Digests::Made { report };
+    let is_written = intent.report.is_some();
+    let written = intent.outcome.content.as_deref().filter(|_| is_written).map(Written::of).transpose()?;
+    intent.digests = match written {
+        Some(Written { report, pages }) => {
+            let names = intent.pages.iter().map(|(name, _)| name.clone());
+            Digests::Made { report: Some(report), pages: names.zip(pages).collect() }
+        }
+        None => Digests::Made { report: None, pages: Vec::new() },
+    };
     record(job, &intent)?;
     failpoint::hit("publish.after-digests");
     Ok(intent)
@@ -61,15 +65,15 @@ fn made(job: &mut Job<'_>, mut intent: Intent) -> Result<Intent> {
 
 /// The digest of one published file; `None` where it is not there any more, and where nobody waits for it.
 fn digest(job: &mut Job<'_>, intent: &Intent, number: usize, disk: &PlannedDisk) -> Result<Option<String>> {
-    let (dir, Some(rename)) = (&job.place.results, intent.renames.get(number)) else { return Ok(None) };
-    if !matches!(rename.file.is_at(dir, &rename.to), Ok(true)) {
+    let Some(rename) = intent.renames.get(number) else { return Ok(None) };
+    if !matches!(rename.is_made(job.place.dirs()), Ok(true)) {
         tracing::warn!(file = rename.to, "it has no digest: it is not there any more, or was changed");
         return Ok(None);
     }
     let last = Stage::ALL.into_iter().rev().find(|stage| job.plan.runs(*stage));
     job.meter.detail(last.unwrap_or(Stage::Validate), format!("digest of {}", disk.id));
     let (size, meter) = (rename.file.size.max(1) as f64, &mut job.meter);
-    let path = dir.path().join(&rename.to);
+    let path = rename.path(job.place.dirs());
     let made = verify::sha256_file(&path, job.control, &mut |done| {
         meter.passed(number, Pass::Hash, done as f64 / size);
     });

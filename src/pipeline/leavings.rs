@@ -3,26 +3,30 @@
 //! What is not here: what a worker itself cleans up when its work ends early.
 
 use std::io;
+use std::path::PathBuf;
 
 use super::checkpoint::{Checkpoint, journal_name, lock_name};
+use super::directories::{Directories, Others, open_others};
 use super::hooks::{Ledger, ledger_name};
 use super::host_lock::HostFence;
-use super::publish::{Progress, discard, failed, partial_names, progress};
+use super::publish::{
+    Progress, discard, failed, partial_name, partial_names, partial_names_elsewhere, progress,
+};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::manifest::HookStage;
-use crate::model::plan::Plan;
+use crate::model::plan::{Plan, PlannedDisk};
 use crate::model::protocol::HeldLock;
 use crate::sys::dir::Dir;
 
 /// The outcome is recorded elsewhere: the journal that proved it may go, unless another host has the directory by now. Harmless if there is
 /// none.
 pub fn forget(plan: &Plan, lock: Option<HeldLock>) -> Result<()> {
-    let Some(dir) = open_if_there(plan)? else { return Ok(()) };
+    let Some((dir, others)) = open_if_there(plan)? else { return Ok(()) };
     let dir = dir.guarded(lock.map(HostFence::of).as_ref().map(HostFence::guard));
     let Some(checkpoint) = Checkpoint::read(&dir, &plan.vm_id)? else { return Ok(()) };
     match &checkpoint.intent {
-        Some(intent) if progress(&dir, intent)? == Progress::Complete => {
+        Some(intent) if progress(Directories::new(&dir, &others), intent)? == Progress::Complete => {
             dir.remove(&ledger_name(&plan.vm_id)).map_err(failed("remove", &dir, "the record of hooks"))?;
             dir.remove(&journal_name(&plan.vm_id)).map_err(failed("remove", &dir, "the journal"))?;
             dir.sync().map_err(failed("make durable", &dir, "."))
@@ -31,17 +35,25 @@ pub fn forget(plan: &Plan, lock: Option<HeldLock>) -> Result<()> {
     }
 }
 
-/// Removes all that an unfinished VM left in its output directory: partial results, journal, lock.
+/// Removes all that an unfinished VM left in its output directory, and in those of its disks: partial results, journal, lock.
 ///
 /// Refused while a worker is at it; harmless if there is nothing. Published results stay.
 pub fn abandon(plan: &Plan) -> Result<()> {
-    let Some(dir) = open_if_there(plan)? else { return Ok(()) };
+    let Some((dir, others)) = open_if_there(plan)? else { return Ok(()) };
+    let dirs = Directories::new(&dir, &others);
     let lock = lock_name(&plan.vm_id);
     if dir.is_locked(&lock).map_err(failed("look at the lock", &dir, &lock))? {
         return Err(at_work(&dir, plan));
     }
     if let Some(checkpoint) = Checkpoint::read(&dir, &plan.vm_id)? {
-        discard(&dir, &checkpoint)?;
+        discard(dirs, &checkpoint)?;
+        for (directory, names) in partial_names_elsewhere(plan, &checkpoint.mark) {
+            let Some(dir) = dirs.at(Some(&directory)) else { continue };
+            names
+                .iter()
+                .try_for_each(|name| dir.remove(name).map(drop).map_err(failed("remove", dir, name)))?;
+            dir.sync().map_err(failed("make durable", dir, "."))?;
+        }
     }
     for name in partial_names(plan) {
         dir.remove(&name).map_err(failed("remove", &dir, &name))?;
@@ -63,7 +75,7 @@ pub fn rewind(plan: &Plan, stage: Stage) -> Result<()> {
             return abandon(plan);
         }
     }
-    let Some(dir) = open_if_there(plan)? else { return Ok(()) };
+    let Some((dir, _)) = open_if_there(plan)? else { return Ok(()) };
     if dir.is_locked(&lock_name(&plan.vm_id)).map_err(failed("look at the lock", &dir, "."))? {
         return Err(at_work(&dir, plan));
     }
@@ -76,9 +88,21 @@ pub fn rewind(plan: &Plan, stage: Stage) -> Result<()> {
     checkpoint.write(&dir, &plan.vm_id)
 }
 
-fn open_if_there(plan: &Plan) -> Result<Option<Dir>> {
+/// The partial results of a plan that may be there.
+#[must_use]
+pub fn partials(plan: &Plan) -> Vec<PathBuf> {
+    let journal = Dir::open(&plan.output.directory).ok().map(|dir| Checkpoint::read(&dir, &plan.vm_id));
+    let mark = journal.and_then(|read| read.ok().flatten()).map(|journal| journal.mark).unwrap_or_default();
+    let path = |disk: &PlannedDisk| {
+        let directory = disk.elsewhere().unwrap_or(&plan.output.directory);
+        directory.join(partial_name(plan, disk, &mark))
+    };
+    plan.disks.iter().map(path).collect()
+}
+
+fn open_if_there(plan: &Plan) -> Result<Option<(Dir, Others)>> {
     match Dir::open(&plan.output.directory) {
-        Ok(dir) => Ok(Some(dir)),
+        Ok(dir) => Ok(Some((dir, open_others(plan)?))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io(Kind::Output, "open", &plan.output.directory, &error)),
     }

@@ -1,15 +1,17 @@
 //! Giving finished results their final names: all or none, durable, never over something that is there.
 //!
 //! On-disk order, each step durable before the next: partial files (data, mode, group) → the intent
-//! in the journal → every rename → `domain.xml` → `report.json`, which marks the result complete. A worker that dies
+//! in the journal → every rename → the texts, with `report.json` last, which marks the result complete. A worker that dies
 //! in between finishes the intent when it starts again; where a name was taken meanwhile, the renames
 //! that were made are taken back. The journal stays until the outcome is recorded elsewhere, so
-//! that nothing is ever published twice. What is not here: whether a result is good enough.
+//! that nothing is ever published twice. What is not here: the texts ([`super::texts`]), and whether a result is good enough.
 
 use std::io;
 
 use super::checkpoint::{Checkpoint, Digests, Intent, Rename, lock_name, vm_of_journal};
-use super::hooks::ledger_name;
+use super::directories::Directories;
+use super::report::Written;
+use super::texts;
 use super::users::{User, user_of};
 use crate::model::error::{Disposition, Error, Kind, Result};
 use crate::model::job::Stage;
@@ -18,136 +20,19 @@ use crate::model::protocol::Published;
 use crate::sys::dir::Dir;
 use crate::sys::failpoint;
 
-pub use super::leavings::{abandon, forget, rewind};
+pub use super::leavings::{abandon, forget, partials, rewind};
+pub use super::names::{
+    Named, Names, copy_journal_name, extents_name, grown_name, overlay_name, partial_name, partial_names,
+    partial_names_elsewhere,
+};
+pub(super) use super::names::{copy_names, is_partial_name};
 
 /// Directories that are made for results: libvirt's QEMU has to get through.
 pub const DIRECTORY_MODE: u32 = 0o751;
 /// Results: libvirt's QEMU reads them by their group.
 pub const FILE_MODE: u32 = 0o640;
-/// The report's name.
-const REPORT: &str = "report.json";
-/// How the journal of a copy ends, …
-const COPY_JOURNAL: &str = ".journal";
-/// … and what it becomes when the copy is finished.
-const EXTENTS: &str = ".extents";
-/// The name of what libvirt is told.
-const DOMAIN: &str = "domain.xml";
-/// A suffix beyond this means that something counts wrongly.
-const MOST_SUFFIXES: u32 = 10_000;
-
-/// The name of a disk's result until it is published.
-#[must_use]
-pub fn partial_name(plan: &Plan, disk_id: &str) -> String {
-    format!(".{disk_id}.{}.partial", plan.output.format.name())
-}
-
-/// The name of what is known beside a disk's result of how far its copy is.
-#[must_use]
-pub fn copy_journal_name(plan: &Plan, disk_id: &str) -> String {
-    format!(".{disk_id}.{}{COPY_JOURNAL}", plan.output.format.name())
-}
-
-/// The name of what was a copy's journal, once the copy is finished: what the result is held against. Nothing is gone on from by it, so what
-/// is changed in the result afterwards is never taken for a copy's work.
-#[must_use]
-pub fn extents_name(plan: &Plan, disk_id: &str) -> String {
-    format!(".{disk_id}.{}{EXTENTS}", plan.output.format.name())
-}
-
-/// All names that the copy of one disk has, from its beginning until it is published.
-pub(super) fn copy_names(plan: &Plan, disk_id: &str) -> [String; 3] {
-    [partial_name(plan, disk_id), copy_journal_name(plan, disk_id), extents_name(plan, disk_id)]
-}
-
-/// The name of the overlay that holds what is repaired on a disk, until its result does.
-#[must_use]
-pub fn overlay_name(disk_id: &str) -> String {
-    // No format is called so: it cannot be the name of a partial result.
-    format!(".{disk_id}.overlay.partial")
-}
-
-/// The name of the empty overlay through which the source of a disk that grows is seen with room behind it.
-#[must_use]
-pub fn grown_name(disk_id: &str) -> String {
-    format!(".{disk_id}.grown.partial")
-}
-
-/// All names that a VM's unfinished work has.
-#[must_use]
-pub fn partial_names(plan: &Plan) -> Vec<String> {
-    let copies = plan.disks.iter().flat_map(|disk| copy_names(plan, &disk.id));
-    let overlays = plan.disks.iter().filter(|_| plan.opens_guest()).map(|disk| overlay_name(&disk.id));
-    let grown = plan.disks.iter().filter(|disk| disk.resize.is_some()).map(|disk| grown_name(&disk.id));
-    let hooks = (!plan.hooks.is_empty()).then(|| ledger_name(&plan.vm_id));
-    copies.chain(overlays).chain(grown).chain(hooks).collect()
-}
-
-/// The names that results get.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Names {
-    /// One per disk, in the plan's order.
-    pub disks: Vec<String>,
-    /// What libvirt is told, if that is written.
-    pub domain: Option<String>,
-    /// The report, if one is written.
-    pub report: Option<String>,
-}
-
-impl Names {
-    fn with_suffix(plan: &Plan, suffix: &str) -> Names {
-        let format = plan.output.format.name();
-        Names {
-            disks: plan.disks.iter().map(|disk| format!("{}{suffix}.{format}", disk.id)).collect(),
-            domain: plan.output.domain.then(|| DOMAIN.replace('.', &format!("{suffix}."))),
-            report: plan.output.report.then(|| REPORT.replace('.', &format!("{suffix}."))),
-        }
-    }
-
-    fn all(&self) -> impl Iterator<Item = &String> {
-        self.disks.iter().chain(&self.domain).chain(&self.report)
-    }
-
-    fn taken(&self, dir: &Dir) -> Result<Option<&String>> {
-        for name in self.all() {
-            if dir.entry(name).map_err(failed("look for", dir, name))?.is_some() {
-                return Ok(Some(name));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Decides under which names the results may appear, as things are now.
-    pub fn choose(plan: &Plan, dir: &Dir) -> Result<Names> {
-        let names = Names::with_suffix(plan, "");
-        match plan.output.on_exists {
-            OnExists::Refuse => match names.taken(dir)? {
-                Some(name) => Err(exists(dir, name)),
-                None => Ok(names),
-            },
-            OnExists::Suffix => {
-                for number in 2..MOST_SUFFIXES {
-                    let candidate = match number {
-                        2 if names.taken(dir)?.is_none() => return Ok(names),
-                        number => Names::with_suffix(plan, &format!("-{number}")),
-                    };
-                    if candidate.taken(dir)?.is_none() {
-                        return Ok(candidate);
-                    }
-                }
-                Err(exists(dir, &names.disks[0]))
-            }
-            OnExists::Replace => {
-                for name in names.all() {
-                    replaceable(dir, name)?;
-                }
-                Ok(names)
-            }
-        }
-    }
-}
-
 /// Whether a name may be replaced: nothing is there, or a plain file that nobody has locked and no machine is defined with.
-fn replaceable(dir: &Dir, name: &str) -> Result<()> {
+pub(super) fn replaceable(dir: &Dir, name: &str) -> Result<()> {
     let path = dir.path().join(name);
     let refused = |why: String| Error::new(Kind::Exists, format!("{} {why}", path.display())).output(&path);
     match dir.entry(name).map_err(failed("look for", dir, name))? {
@@ -185,7 +70,7 @@ fn replaceable(dir: &Dir, name: &str) -> Result<()> {
 #[derive(Debug)]
 pub(super) struct Publication<'a> {
     pub(super) plan: &'a Plan,
-    pub(super) dir: &'a Dir,
+    pub(super) dirs: Directories<'a>,
     pub(super) group: Option<u32>,
 }
 
@@ -193,12 +78,12 @@ impl Publication<'_> {
     /// Makes the partial files ready: mode, group, durable.
     pub(super) fn settle_files(&self, checkpoint: &Checkpoint) -> Result<()> {
         let mode = self.plan.output.mode.unwrap_or(FILE_MODE);
-        for disk in checkpoint.disks.values() {
-            let name = &disk.partial;
-            self.dir
-                .set_access(name, mode, self.group)
-                .and_then(|()| self.dir.sync_file(name))
-                .map_err(failed("finish", self.dir, name))?;
+        for disk in &self.plan.disks {
+            let Some(finished) = checkpoint.disks.get(&disk.id) else { continue };
+            let (dir, name) = (self.dirs.of(disk)?, &finished.partial);
+            dir.set_access(name, mode, self.group)
+                .and_then(|()| dir.sync_file(name))
+                .map_err(failed("finish", dir, name))?;
         }
         Ok(())
     }
@@ -209,21 +94,22 @@ impl Publication<'_> {
         checkpoint: &mut Checkpoint,
         names: Names,
         domain: Option<String>,
-        report: String,
+        written: Written,
         outcome: Published,
     ) -> Result<()> {
         let mut renames = Vec::new();
-        for (disk, to) in self.plan.disks.iter().zip(names.disks) {
+        for (disk, Named { directory, name: to }) in self.plan.disks.iter().zip(names.disks) {
             let finished = checkpoint
                 .disks
                 .get(&disk.id)
                 .ok_or_else(|| Error::internal(format!("disk {} is not finished", disk.id)))?;
-            renames.push(Rename { from: finished.partial.clone(), to, file: finished.file });
+            renames.push(Rename { directory, from: finished.partial.clone(), to, file: finished.file });
         }
         checkpoint.intent = Some(Intent {
             renames,
             domain: names.domain.zip(domain),
-            report: names.report.map(|name| (name, report)),
+            report: names.report.map(|name| (name, written.report)),
+            pages: names.pages.into_iter().zip(written.pages).collect(),
             replace: self.plan.output.on_exists == OnExists::Replace,
             outcome,
             digests: match self.plan.runs(Stage::Validate) {
@@ -232,23 +118,24 @@ impl Publication<'_> {
             },
         });
         failpoint::hit("publish.before-intent");
-        checkpoint.write(self.dir, &self.plan.vm_id)?;
+        checkpoint.write(self.dirs.main(), &self.plan.vm_id)?;
         failpoint::hit("publish.after-intent");
         Ok(())
     }
 }
 
 /// Carries out a recorded intent, as far as that has not happened yet.
-pub(super) fn carry_out(dir: &Dir, intent: &Intent) -> Result<Published> {
+pub(super) fn carry_out(dirs: Directories<'_>, intent: &Intent) -> Result<Published> {
+    let dir = dirs.main();
     if intent.replace {
         for rename in &intent.renames {
-            if !rename.file.is_at(dir, &rename.to).map_err(failed("look for", dir, &rename.to))? {
-                replaceable(dir, &rename.to)?;
+            if !rename.is_made(dirs)? {
+                replaceable(rename.place(dirs)?, &rename.to)?;
             }
         }
         // The old report says that what is there is complete: from the first rename on that is no longer true.
         if let Some((name, _)) = &intent.report
-            && !is_reported(dir, intent)?
+            && !texts::is_reported(dir, intent)?
         {
             dir.remove(name).and_then(|_| dir.sync()).map_err(failed("replace", dir, name))?;
         }
@@ -257,27 +144,16 @@ pub(super) fn carry_out(dir: &Dir, intent: &Intent) -> Result<Published> {
         if number > 0 {
             failpoint::hit("publish.between-renames");
         }
+        let dir = rename.place(dirs)?;
         if let Err(error) = rename_one(dir, rename, intent.replace) {
-            return Err(give_up(dir, intent, rename, &error));
+            return Err(give_up(dirs, intent, rename, &error));
         }
     }
-    dir.sync().map_err(failed("make durable", dir, "."))?;
+    for dir in intent.directories(dirs) {
+        dir.sync().map_err(failed("make durable", dir, "."))?;
+    }
     failpoint::hit("publish.after-renames");
-    if let Some((name, content)) = &intent.domain
-        && !is_written(dir, name, content)?
-    {
-        if intent.replace {
-            dir.remove(name).map_err(failed("replace", dir, name))?;
-        }
-        write(dir, intent, name, content)?;
-    }
-    if let Some((name, content)) = &intent.report
-        && !is_reported(dir, intent)?
-    {
-        failpoint::hit("publish.before-report");
-        write(dir, intent, name, content)?;
-        failpoint::hit("publish.after-report");
-    }
+    texts::put(dirs, intent)?;
     Ok(intent.outcome.clone())
 }
 
@@ -294,104 +170,55 @@ fn rename_one(dir: &Dir, rename: &Rename, replace: bool) -> io::Result<()> {
     }
 }
 
-fn write(dir: &Dir, intent: &Intent, name: &str, content: &str) -> Result<()> {
-    let partial = format!(".{name}.partial");
-    dir.write_fresh(&partial, content.as_bytes(), FILE_MODE).map_err(failed("write", dir, &partial))?;
-    match dir.rename_noreplace(&partial, name) {
-        Ok(()) => dir.sync().map_err(failed("make durable", dir, name)),
-        Err(error) => {
-            let _ = dir.remove(&partial);
-            if error.kind() == io::ErrorKind::AlreadyExists {
-                take_back(dir, intent);
-                return Err(exists(dir, name));
-            }
-            Err(failed("publish", dir, name)(error))
-        }
-    }
-}
-
-/// Whether the report is there, with the digests or without.
-fn is_reported(dir: &Dir, intent: &Intent) -> Result<bool> {
-    let Some((name, content)) = &intent.report else { return Ok(true) };
-    let is_final = match &intent.digests {
-        Digests::Made { report: Some(text) } => is_written(dir, name, text)?,
-        _ => false,
-    };
-    Ok(is_final || is_written(dir, name, content)?)
-}
-
-/// The report that marked the result as complete gives way to the same one with the digests, unless somebody took it away.
-pub(super) fn replace_report(dir: &Dir, intent: &Intent, text: &str) -> Result<()> {
-    let Some((name, content)) = &intent.report else { return Ok(()) };
-    if !is_written(dir, name, content)? {
-        return Ok(());
-    }
-    let partial = format!(".{name}.partial");
-    dir.write_fresh(&partial, text.as_bytes(), FILE_MODE)
-        .and_then(|()| dir.rename_over(&partial, name))
-        .and_then(|()| dir.sync())
-        .map_err(failed("replace", dir, name))
-}
-
-fn is_written(dir: &Dir, name: &str, content: &str) -> Result<bool> {
-    match dir.entry(name).map_err(failed("look for", dir, name))? {
-        Some(entry) if entry.is_file && entry.size == content.len() as u64 => {
-            let there = dir.read(name, entry.size).map_err(failed("read", dir, name))?;
-            Ok(there.as_deref() == Some(content.as_bytes()))
-        }
-        _ => Ok(false),
-    }
-}
-
 /// A rename cannot be made: nothing of this VM stays under a final name.
-fn give_up(dir: &Dir, intent: &Intent, rename: &Rename, error: &io::Error) -> Error {
-    take_back(dir, intent);
-    match error.kind() {
-        io::ErrorKind::AlreadyExists => exists(dir, &rename.to),
-        _ => Error::io(Kind::Output, "publish", &dir.path().join(&rename.to), error),
+fn give_up(dirs: Directories<'_>, intent: &Intent, rename: &Rename, error: &io::Error) -> Error {
+    take_back(dirs, intent);
+    match (rename.place(dirs), error.kind()) {
+        (Err(error), _) => error,
+        (Ok(dir), io::ErrorKind::AlreadyExists) => exists(dir, &rename.to),
+        (Ok(dir), _) => Error::io(Kind::Output, "publish", &dir.path().join(&rename.to), error),
     }
 }
 
 /// Gives published files their partial names back, last first.
-fn take_back(dir: &Dir, intent: &Intent) {
+pub(super) fn take_back(dirs: Directories<'_>, intent: &Intent) {
     // What was replaced cannot be brought back; the new file is then better than none.
     if intent.replace {
         return;
     }
-    if let Some((name, content)) = &intent.domain
-        && matches!(is_written(dir, name, content), Ok(true))
-        && let Err(error) = dir.remove(name)
-    {
-        tracing::warn!(file = name, %error, "cannot take a published file back");
-    }
+    texts::take_back(dirs.main(), intent);
     for rename in intent.renames.iter().rev() {
+        let Some(dir) = dirs.at(rename.directory.as_deref()) else { continue };
         if matches!(rename.file.is_at(dir, &rename.to), Ok(true))
             && let Err(error) = dir.rename_noreplace(&rename.to, &rename.from)
         {
             tracing::warn!(file = rename.to, %error, "cannot take a published file back");
         }
     }
-    let _ = dir.sync();
+    for dir in intent.directories(dirs) {
+        let _ = dir.sync();
+    }
 }
 
 /// What was published turns out to be of no use: first it is not said to be complete any more, then it has no final name.
-pub(super) fn withdraw(dir: &Dir, intent: &Intent) -> Result<()> {
+pub(super) fn withdraw(dirs: Directories<'_>, intent: &Intent) -> Result<()> {
+    let dir = dirs.main();
     if let Some((name, _)) = &intent.report
-        && is_reported(dir, intent)?
+        && texts::is_reported(dir, intent)?
     {
         dir.remove(name).and_then(|_| dir.sync()).map_err(failed("remove", dir, name))?;
     }
-    take_back(dir, intent);
+    take_back(dirs, intent);
     Ok(())
 }
 
 /// After a failure: takes back what another attempt would not finish, and tells whether nothing of the
 /// intent has a final name any more.
-pub(super) fn is_undone(dir: &Dir, intent: &Intent, error: &Error) -> bool {
+pub(super) fn is_undone(dirs: Directories<'_>, intent: &Intent, error: &Error) -> bool {
     if error.disposition() == Disposition::Permanent {
-        take_back(dir, intent);
+        take_back(dirs, intent);
     }
-    intent.renames.iter().all(|rename| matches!(rename.file.is_at(dir, &rename.to), Ok(false)))
+    intent.renames.iter().all(|rename| matches!(rename.is_made(dirs), Ok(false)))
 }
 
 /// How far an intent that was found has been carried out.
@@ -406,37 +233,32 @@ pub(super) enum Progress {
 }
 
 /// Looks how far an intent has been carried out.
-pub(super) fn progress(dir: &Dir, intent: &Intent) -> Result<Progress> {
-    let mut complete = true;
+pub(super) fn progress(dirs: Directories<'_>, intent: &Intent) -> Result<Progress> {
+    let (dir, mut complete) = (dirs.main(), true);
     for rename in &intent.renames {
-        if rename.file.is_at(dir, &rename.to).map_err(failed("look for", dir, &rename.to))? {
+        if rename.is_made(dirs)? {
             continue;
         }
         complete = false;
+        let Some(dir) = dirs.at(rename.directory.as_deref()) else { return Ok(Progress::Lost) };
         if !rename.file.is_at(dir, &rename.from).map_err(failed("look for", dir, &rename.from))? {
             return Ok(Progress::Lost);
         }
     }
-    if let Some((name, content)) = &intent.domain {
-        complete &= is_written(dir, name, content)?;
-    }
-    complete &= is_reported(dir, intent)?;
+    complete &= texts::are_there(dir, intent)?;
     Ok(if complete { Progress::Complete } else { Progress::Unfinished })
 }
 
 /// Removes what an unfinished VM left: partial files, and files that were published without their report.
-pub(super) fn discard(dir: &Dir, checkpoint: &Checkpoint) -> Result<()> {
+pub(super) fn discard(dirs: Directories<'_>, checkpoint: &Checkpoint) -> Result<()> {
     if let Some(intent) = &checkpoint.intent
-        && progress(dir, intent)? == Progress::Unfinished
+        && progress(dirs, intent)? == Progress::Unfinished
     {
-        take_back(dir, intent);
+        take_back(dirs, intent);
     }
-    for name in &checkpoint.partials {
-        // Only names of our own making: a journal is a file that others may have written.
-        let is_ours = [".partial", COPY_JOURNAL, EXTENTS].iter().any(|end| name.ends_with(end));
-        if name.starts_with('.') && is_ours && !name.contains('/') {
-            dir.remove(name).map_err(failed("remove", dir, name))?;
-        }
+    for (directory, name) in checkpoint.all_partials().filter(|(_, name)| is_partial_name(name)) {
+        let Some(dir) = dirs.at(directory) else { continue };
+        dir.remove(name).map_err(failed("remove", dir, name))?;
     }
     Ok(())
 }
@@ -458,7 +280,7 @@ pub(super) fn rival(dir: &Dir, vm_id: &str, partials: &[String]) -> Result<Optio
     Ok(None)
 }
 
-fn exists(dir: &Dir, name: &str) -> Error {
+pub(super) fn exists(dir: &Dir, name: &str) -> Error {
     let path = dir.path().join(name);
     Error::new(Kind::Exists, format!("{} is already there", path.display()))
         .output(path)

@@ -1,8 +1,8 @@
-//! `report.json` of one VM: put together from the plan and the journal, when all is done.
+//! The report of one VM: put together from the plan and the journal, when all is done.
 //!
 //! Durations count all attempts: what a disk cost is what somebody waited for it, whether or not a
 //! crash came in between. What is not here: reports of batches (the service and the command line
-//! write those), and where the report is put.
+//! write those), what its pages look like ([`crate::report`]), and where it is put.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,21 +12,24 @@ use crate::model::error::{Error, Result};
 use crate::model::hook::HookRun;
 use crate::model::job::Stage;
 use crate::model::plan::{Compression, Plan};
-use crate::model::report::{Artifact, Notice, PipelineReport, REPORT_VERSION, Report, StageReport, Summary};
+use crate::model::report::{
+    Artifact, Notice, PipelineReport, REPORT_VERSION, Report, StageReport, Summary, WrittenFile,
+};
 use crate::model::units::human_size;
+use crate::report::vm_page;
 use crate::sys::time::rfc3339_utc;
 
 /// What a stage of this attempt found or did.
 pub(super) type StageResults = BTreeMap<Stage, serde_json::Value>;
 
-/// Puts the report together. `paths` are the results' final places, in the plan's order.
+/// Puts the report together. `paths` are the results' final places, in the plan's order; `domain` is what is written for libvirt.
 pub(super) fn compose(
     plan: &Plan,
     attempt: u32,
     checkpoint: &Checkpoint,
     mut results: StageResults,
     hooks: Vec<HookRun>,
-    paths: &[PathBuf],
+    (paths, domain): (&[PathBuf], Option<WrittenFile>),
     now: f64,
 ) -> Report {
     let stages: BTreeMap<Stage, StageReport> = checkpoint
@@ -35,7 +38,16 @@ pub(super) fn compose(
         .filter(|(stage, _)| plan.runs(**stage))
         .map(|(stage, seconds)| {
             let result = results.remove(stage);
-            (*stage, StageReport { success: true, duration: rounded(*seconds), result, error: None })
+            let (began, ended) = checkpoint.stage_times.get(stage).copied().unzip();
+            let report = StageReport {
+                success: true,
+                duration: rounded(*seconds),
+                started_at: began.map(rounded),
+                ended_at: ended.map(rounded),
+                result,
+                error: None,
+            };
+            (*stage, report)
         })
         .collect();
     let artifacts = artifacts(plan, checkpoint, paths);
@@ -64,6 +76,7 @@ pub(super) fn compose(
             stages,
         },
         artifacts,
+        domain,
         guest: checkpoint.guest.as_ref().and_then(|guest| guest.identity.clone()),
         fixes: checkpoint.guest.as_ref().map(|guest| guest.fixes.clone()).unwrap_or_default(),
         hooks,
@@ -85,7 +98,7 @@ fn artifacts(plan: &Plan, checkpoint: &Checkpoint, paths: &[PathBuf]) -> Vec<Art
                 artifact_type: "converted_disk".to_owned(),
                 path: path.clone(),
                 disk_id: disk.id.clone(),
-                format: plan.output.format,
+                format: plan.format_of(disk),
                 size_bytes: finished.file.size,
                 size_human: human_size(finished.file.size),
                 virtual_size_bytes: finished.virtual_size,
@@ -118,9 +131,21 @@ fn rounded(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
 }
 
-/// The report as a file holds it.
-pub(super) fn text(report: &Report) -> Result<String> {
-    let text = serde_json::to_string_pretty(report)
-        .map_err(|error| Error::internal(format!("the report cannot be written: {error}")))?;
-    Ok(text + "\n")
+/// The report as the files hold it.
+#[derive(Debug)]
+pub(super) struct Written {
+    /// `report.json`.
+    pub(super) report: String,
+    /// Its pages: Markdown, plain text.
+    pub(super) pages: [String; 2],
+}
+
+impl Written {
+    /// The texts of a report.
+    pub(super) fn of(report: &Report) -> Result<Written> {
+        let text = serde_json::to_string_pretty(report)
+            .map_err(|error| Error::internal(format!("the report cannot be written: {error}")))?;
+        let page = vm_page(report);
+        Ok(Written { report: text + "\n", pages: [page.markdown(), page.text()] })
+    }
 }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::checkpoint::{Checkpoint, lock_name};
+use super::directories::{self, Directories, Others};
 use super::guest_child::{GuestPlace, KVM_DEVICE};
 use super::host_lock::HostFence;
 use super::launch::appliance_log;
-use super::publish::DIRECTORY_MODE;
 use super::users;
 use super::{hooks, keys};
 use crate::disk::Fence as _;
@@ -22,7 +22,7 @@ use crate::model::job::Stage;
 use crate::model::plan::{OnExists, PlannedDisk, SourceFormat};
 use crate::model::protocol::WorkOrder;
 use crate::model::units::is_id;
-use crate::sys::dir::{Dir, LockFile};
+use crate::sys::dir::{Dir, Guard, LockFile};
 use crate::sys::process::Launcher;
 use crate::sys::sandbox::Rules;
 use crate::sys::users::group_id;
@@ -37,8 +37,10 @@ const PRIVATE_MODE: u32 = 0o700;
 /// The directories of one VM.
 #[derive(Debug)]
 pub(super) struct Workplace {
-    /// Where results go.
+    /// Where results go, and all that is known of the work.
     pub(super) results: Dir,
+    /// Other directories of results: of this plan, and those in which an earlier one left something.
+    others: Others,
     /// The results' group.
     pub(super) group: Option<u32>,
     /// What the guest work needs, if there is any.
@@ -64,20 +66,17 @@ impl Workplace {
     pub(super) fn prepare(order: &WorkOrder, launcher: &Launcher) -> Result<Workplace> {
         let output = &order.plan.output;
         refuse_unsafe_names(order)?;
-        within_roots(&output.directory, &order.limits.write_roots)?;
+        let roots = &order.limits.write_roots;
+        within_roots(&output.directory, roots)?;
         let fence = order.limits.lock.clone().map(HostFence::of);
         fence.as_ref().map_or(Ok(()), |fence| fence.check())?;
-        let results = Dir::create_all(&output.directory, DIRECTORY_MODE).map_err(|error| {
-            Error::io(Kind::Output, "use the result directory", &output.directory, &error)
-                .output(&output.directory)
-                .advice("it has to be a directory (not a symbolic link) that may be written to")
-        })?;
-        // Once more, on the directory itself: between the look above and now a link may have been put there.
-        let real = results
-            .real_path()
-            .map_err(|error| Error::io(Kind::Output, "look at", &output.directory, &error))?;
-        within_roots(&real, &order.limits.write_roots)?;
-        let results = results.guarded(fence.as_ref().map(HostFence::guard));
+        let guard = || fence.as_ref().map(HostFence::guard);
+        let results = directories::make(&output.directory, roots, guard())?;
+        let mut others = left_elsewhere(&results, order, &guard)?;
+        for directory in order.plan.directories_elsewhere() {
+            // What is done in them is decided under the lock of the VM's own directory, so that is what they ask.
+            others.insert(directory.to_owned(), directories::make(directory, roots, guard())?);
+        }
         let group = output.group.as_deref().map(group_number).transpose()?;
         let private = order.limits.work_dir.clone();
         Dir::create_all(&private, PRIVATE_MODE)
@@ -100,6 +99,7 @@ impl Workplace {
         let hooks = wanted.then(|| hooks::Host::start(launcher.stub()).map(Arc::new)).transpose()?;
         Ok(Workplace {
             results,
+            others,
             group,
             guest,
             passphrases,
@@ -111,6 +111,11 @@ impl Workplace {
             tries,
             private,
         })
+    }
+
+    /// All directories of results.
+    pub(super) fn dirs(&self) -> Directories<'_> {
+        Directories::new(&self.results, &self.others)
     }
 
     /// A directory of this job's own.
@@ -178,6 +183,7 @@ impl Workplace {
         // Each sign of life may come from a new file: it is found by its name.
         read.extend(order.limits.lock.iter().map(|lock| lock.directory.clone()));
         let mut write = vec![self.results.path().to_owned(), self.private.clone()];
+        write.extend(self.others.keys().cloned());
         // The same but for a working directory that lies deep.
         write.push(serves_in(&self.private));
         if let Some(guest) = &self.guest {
@@ -196,6 +202,23 @@ impl Workplace {
             network: order.plan.needs_network,
         }
     }
+}
+
+/// The directories in which an earlier attempt at this VM has left something, perhaps by another plan. One that is gone holds nothing.
+fn left_elsewhere(results: &Dir, order: &WorkOrder, guard: &dyn Fn() -> Option<Guard>) -> Result<Others> {
+    let mut left = Others::new();
+    let Some(journal) = Checkpoint::read(results, &order.plan.vm_id)? else { return Ok(left) };
+    for directory in journal.directories().into_iter().filter(|directory| directory.exists()) {
+        let opened =
+            within_roots(directory, &order.limits.write_roots).ok().and_then(|()| Dir::open(directory).ok());
+        match opened {
+            Some(dir) => _ = left.insert(directory.to_owned(), dir.guarded(guard())),
+            None => {
+                tracing::warn!(directory = %directory.display(), "what an earlier attempt left there stays");
+            }
+        }
+    }
+    Ok(left)
 }
 
 /// Makes a file that the sandbox then lets be written.
@@ -234,7 +257,12 @@ fn refuse_unsafe_names(order: &WorkOrder) -> Result<()> {
         return Err(Error::new(Kind::Manifest, format!("two disks are called `{}`", twice.id))
             .advice("give every disk an id of its own"));
     }
-    if !plan.output.directory.is_absolute() || !order.limits.work_dir.is_absolute() {
+    let homes = plan.disks.iter().filter_map(|disk| disk.placement.home.as_ref());
+    if homes.clone().any(|home| home.stem.contains('/') || home.stem.starts_with('.')) {
+        return Err(Error::internal("a work order gives a result a name that no result has"));
+    }
+    let all_absolute = homes.map(|home| &home.directory).all(|directory| directory.is_absolute());
+    if !all_absolute || !plan.output.directory.is_absolute() || !order.limits.work_dir.is_absolute() {
         return Err(Error::internal("a work order names a relative directory"));
     }
     Ok(())

@@ -33,6 +33,7 @@ use super::watchdog;
 use crate::model::config::{Layout, Settings};
 use crate::model::error::{Error, Kind, Result};
 use crate::pipeline::host_lock::{Holds, Who};
+use crate::source::profiles;
 
 /// Threads of the runtime: everything that takes long happens in workers or on threads of its own.
 const RUNTIME_THREADS: usize = 2;
@@ -52,6 +53,7 @@ const CONTROL_FAREWELL: Duration = Duration::from_secs(1);
 /// Runs the service until it is told to stop.
 pub fn run(source: ConfigurationSource, verbosity: i8) -> Result<()> {
     let settings = source.load()?;
+    check_profile(&settings)?;
     let logs = logging::for_daemon(&settings.log, verbosity, settings.verbosity())?;
     second_signal_ends_at_once()?;
     prepare_directories(&settings)?;
@@ -177,6 +179,22 @@ async fn serve(
     queue.close().await;
     tracing::info!("the service has ended");
     Ok(())
+}
+
+/// Disks that are dropped have nobody who could be told that their profile is none.
+fn check_profile(settings: &Settings) -> Result<()> {
+    let intake = &settings.intake;
+    match intake.accept_disks {
+        true => {
+            profiles::kept(&intake.profile, &settings.profiles_dir).map(drop).map_err(|error| {
+                match error.details().place.file {
+                    Some(_) => error,
+                    None => error.field("intake.profile"),
+                }
+            })
+        }
+        false => Ok(()),
+    }
 }
 
 /// What tells this queue from every other, wherever it is moved to.

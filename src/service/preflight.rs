@@ -6,7 +6,6 @@ use crate::disk::{Control, Engine, OpenPolicy, open_source};
 use crate::model::api::{InputCheck, SubmitRequest};
 use crate::model::config::{Fragment, Settings, check_fragment, names_what_comes_later};
 use crate::model::error::Error;
-use crate::model::manifest::Profile;
 use crate::model::parse;
 use crate::model::plan::Plan;
 use crate::model::planner::{BatchName, Submission};
@@ -49,14 +48,15 @@ pub fn check_submission(request: &SubmitRequest, settings: &Settings) -> InputCh
 #[must_use]
 pub fn check_file(document: Document<'_>, settings: &Settings, deep: bool) -> InputCheck {
     let Document { given, bytes, filename, base_directory } = document;
-    let errors = match kind_of(bytes, filename) {
+    let kind = match base_directory == settings.profiles_dir {
+        true => SchemaKind::Profile,
+        false => kind_of(bytes, filename),
+    };
+    let errors = match kind {
         SchemaKind::Config => {
             check_fragment(&Fragment { path: base_directory.join(filename), bytes: bytes.to_vec() })
         }
-        SchemaKind::Profile => match parse::parse(bytes, filename) {
-            Ok(tree) => tree.complaints::<Profile>(),
-            Err(error) => vec![error],
-        },
+        SchemaKind::Profile => source::profiles::complaints(&base_directory.join(filename), bytes, settings),
         _ => return check_manifest(document, settings, deep),
     };
     InputCheck::of(given, &errors)
@@ -135,7 +135,7 @@ fn look_at_sources(plans: &[Plan], settings: &Settings) -> Vec<Error> {
         }
         // A directory that is not there, or not to be used, holds no result; the latter the worker tells.
         if let Ok(directory) = Dir::open(&plan.output.directory) {
-            errors.extend(Names::choose(plan, &directory).err());
+            errors.extend(Names::choose_in(plan, &directory).err());
         }
     }
     errors

@@ -91,12 +91,9 @@ async fn prune_partials(
 
 /// The partial results of a plan that are there: how many, and how many bytes.
 fn partials(plan: &Plan) -> (u64, u64) {
-    let directory = &plan.output.directory;
-    plan.disks
+    publish::partials(plan)
         .iter()
-        .filter_map(|disk| {
-            std::fs::symlink_metadata(directory.join(publish::partial_name(plan, &disk.id))).ok()
-        })
+        .filter_map(|path| std::fs::symlink_metadata(path).ok())
         .fold((0, 0), |(count, bytes), metadata| (count + 1, bytes + allocated_bytes(&metadata)))
 }
 

@@ -15,15 +15,16 @@ use super::intake::is_manifest;
 use super::kept;
 use super::places;
 use super::queue::{BatchRow, DropRow, JobRow};
-use super::view::batch_report::{batch_report, summary};
+use super::view::batch_report::{History, vm_results};
 use super::view::checkpoint::{batch_checkpoint, checkpoint_name};
 use crate::model::config::Layout;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::{BatchState, JobState};
 use crate::model::plan::Plan;
-use crate::model::report::{ErrorReport, FailedVm};
+use crate::model::report::{BatchReport, ErrorReport, FailedVm};
 use crate::pipeline::host_lock::{Holds, directory_of};
 use crate::pipeline::publish;
+use crate::report::{BATCH_REPORT, batch_pages, batch_report};
 use crate::sys::failpoint;
 use crate::sys::fs;
 use crate::sys::time::{date_utc, rfc3339_utc};
@@ -41,6 +42,8 @@ pub struct Settlement {
     pub batch: BatchRow,
     /// Its jobs, all ended.
     pub rows: Vec<JobRow>,
+    /// What they have been through.
+    pub history: History,
     /// The plans of those that succeeded.
     pub succeeded: Vec<Plan>,
     /// Its drop, no longer on its way to `processing/`.
@@ -62,10 +65,10 @@ pub struct Settlement {
 impl Settlement {
     /// Writes the reports and moves the drop; answers where it lies now, if there is a file.
     pub fn carry_out(&self) -> Result<Option<PathBuf>> {
-        let report =
-            batch_report(&self.batch.batch_id, &self.dropped.name, &self.rows, self.vm_reports(), self.now);
+        let results = vm_results(&self.dropped.name, &self.rows, &self.history, self.vm_reports());
+        let report = batch_report(&self.batch.batch_id, Some(&self.dropped.name), results, self.now);
         // An output directory that went away, or that another host has by now, does not keep the drop from being moved.
-        if let Err(error) = self.close_results(&encode(&report)?, &summary(&report)) {
+        if let Err(error) = self.close_results(&report) {
             tracing::warn!(batch = %self.batch.batch_id, %error, "the batch's report is only beside its drop");
         }
         let Some(found) = self.find_file() else { return Ok(None) };
@@ -83,13 +86,13 @@ impl Settlement {
     }
 
     /// The last that this host writes beside the results; then it gives up their locks, or says that another host may go on.
-    fn close_results(&self, report: &[u8], summary: &str) -> Result<()> {
+    fn close_results(&self, report: &BatchReport) -> Result<()> {
         let (batch_id, holds) = (&self.batch.batch_id, &self.holds);
         let directories = places::directories(&self.output_directory, &self.rows);
         let written = places::during(holds, batch_id, &directories, self.takes_over, || {
             self.forget_journals();
             self.write_checkpoints(&directories)?;
-            self.write_beside_results(report, summary)?;
+            self.write_beside_results(report)?;
             // Nothing is left to give away where all is done.
             if self.is_released && !self.is_good() {
                 holds.leave(batch_id, true)?;
@@ -135,11 +138,13 @@ impl Settlement {
         self.rows.iter().filter_map(|row| Some((row.job_id, read(row.report.as_deref()?)?))).collect()
     }
 
-    fn write_beside_results(&self, report: &[u8], summary: &str) -> Result<()> {
+    /// The pages first: whoever sees the report finds them.
+    fn write_beside_results(&self, report: &BatchReport) -> Result<()> {
         make_directory(&self.output_directory)?;
-        for (name, bytes) in [("batch_report.json", report), ("batch_summary.txt", summary.as_bytes())] {
+        let pages = batch_pages(report).map(|(name, text)| (name, text.into_bytes()));
+        for (name, bytes) in pages.into_iter().chain([(BATCH_REPORT, encode(report)?)]) {
             let path = self.output_directory.join(name);
-            fs::atomic_write(&path, bytes, FILE_MODE)
+            fs::atomic_write(&path, &bytes, FILE_MODE)
                 .map_err(|error| Error::io(Kind::Output, "write", &path, &error))?;
         }
         Ok(())

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::scheduler::core::SpaceProbe;
 use crate::disk::estimate_virtual_size;
 use crate::model::plan::{Plan, PlannedDisk, SourceFormat};
+use crate::pipeline::publish;
 use crate::source;
 use crate::sys::fs;
 
@@ -26,34 +27,47 @@ const MAX_DISK_BYTES: u64 = 1 << 50;
 /// A VMDK that is no larger than this holds no data but names the files that do.
 const MAX_DESCRIPTOR_BYTES: u64 = 64 << 10;
 
-/// The room for a plan; `None` where it cannot be told (a source is missing, say).
+/// The room for a plan, on each file system that its results go to; `None` where it cannot be told (a source is missing, say).
 #[must_use]
 pub fn probe(plan: &Plan) -> Option<SpaceProbe> {
-    let directory = &plan.output.directory;
-    let space = fs::free_bytes(directory).ok()?;
-    let path = directory.ancestors().find(|path| path.exists()).unwrap_or(directory).to_owned();
-    let need = match plan.output.preallocation.lays_out() {
-        true => sum(plan, laid_out)?,
-        false => source_bytes(plan)?,
-    };
-    let need = need.saturating_add(need / OVERHEAD_PART).saturating_add(plan.room_for_fixes());
-    Some(SpaceProbe {
-        file_system: space.fs_id,
-        path,
-        need: need.saturating_sub(already_there(directory)),
-        free: space.free,
-        total: space.total,
-    })
+    let own = &plan.output.directory;
+    let here = plan.disks.iter().filter(|disk| disk.elsewhere().is_none());
+    let need = needed(plan, here)?.saturating_add(plan.room_for_fixes());
+    let mut probe = share(own, need.saturating_sub(already_there(own)))?;
+    // Of what was begun elsewhere only the journal knows the names.
+    let begun = publish::partials(plan);
+    for directory in plan.directories_elsewhere() {
+        let there = plan.disks.iter().filter(|disk| disk.elsewhere() == Some(directory));
+        let begun = begun.iter().filter(|path| path.parent() == Some(directory));
+        let begun: u64 =
+            begun.filter_map(|path| path.symlink_metadata().ok()).map(|m| fs::allocated_bytes(&m)).sum();
+        probe.add(share(directory, needed(plan, there)?.saturating_sub(begun))?);
+    }
+    Some(probe)
 }
 
 /// What has to be read of a plan's sources; `None` where it cannot be told.
 #[must_use]
 pub fn source_bytes(plan: &Plan) -> Option<u64> {
-    sum(plan, |disk| files(disk, fs::allocated_bytes))
+    let mut disks = plan.disks.iter();
+    disks.try_fold(0, |sum: u64, disk| Some(sum.saturating_add(files(disk, fs::allocated_bytes)?)))
 }
 
-fn sum(plan: &Plan, bytes: impl Fn(&PlannedDisk) -> Option<u64>) -> Option<u64> {
-    plan.disks.iter().try_fold(0, |sum: u64, disk| Some(sum.saturating_add(bytes(disk)?)))
+fn share(directory: &Path, need: u64) -> Option<SpaceProbe> {
+    let space = fs::free_bytes(directory).ok()?;
+    let path = directory.ancestors().find(|path| path.exists()).unwrap_or(directory).to_owned();
+    let (file_system, free, total) = (space.fs_id, space.free, space.total);
+    Some(SpaceProbe { file_system, path, need, free, total, beside: Vec::new() })
+}
+
+/// What results of these disks take.
+fn needed<'p>(plan: &Plan, mut disks: impl Iterator<Item = &'p PlannedDisk>) -> Option<u64> {
+    let bytes = |disk: &PlannedDisk| match plan.preallocation_of(disk).lays_out() {
+        true => laid_out(disk),
+        false => files(disk, fs::allocated_bytes),
+    };
+    let need = disks.try_fold(0, |sum: u64, disk| Some(sum.saturating_add(bytes(disk)?)))?;
+    Some(need.saturating_add(need / OVERHEAD_PART))
 }
 
 /// All that the guest sees. Where no header tells that, the size of the files, until a worker has looked.
@@ -130,6 +144,7 @@ fn already_there(directory: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::placement::Placement;
     use crate::model::plan::PlannedGrowth;
 
     #[test]
@@ -166,6 +181,7 @@ mod tests {
             allowed_paths: Vec::new(),
             boot_order_hint: 0,
             resize: None,
+            placement: Placement::default(),
         };
         let write = |magic: &[u8], size: u64| {
             let mut bytes = vec![0; FILE];

@@ -22,7 +22,7 @@ pub fn drop_in(settings: &Settings) -> String {
     let written = written(settings);
     let read: Vec<PathBuf> =
         settings.paths.read.iter().filter(|path| !covers(&written, path)).cloned().collect();
-    let shown: Vec<&PathBuf> = written.iter().chain(&read).collect();
+    let shown: Vec<&PathBuf> = written.iter().chain(&read).chain([&settings.profiles_dir]).collect();
     let below = |roots: &[&str]| shown.iter().any(|path| roots.iter().any(|root| path.starts_with(root)));
 
     let mut text =
@@ -151,6 +151,8 @@ mod tests {
     fn home_and_temporary_directories_are_shown_only_when_named() {
         let lines = service_lines(|settings| settings.paths.read = vec!["/home/anna/vms".into()]);
         assert_eq!(lines, ["ReadOnlyPaths=\"-/home/anna/vms\"", "ProtectHome=read-only"]);
+        let lines = service_lines(|settings| settings.profiles_dir = "/home/anna/profiles".into());
+        assert_eq!(lines, ["ProtectHome=read-only"]);
         let lines = service_lines(|settings| settings.paths.read = vec!["/var/tmp/vms".into()]);
         assert_eq!(lines, ["ReadOnlyPaths=\"-/var/tmp/vms\"", "PrivateTmp=no"]);
     }

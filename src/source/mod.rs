@@ -2,13 +2,15 @@
 //!
 //! [`machines`] reads a description (an OVA, an OVF, a VMX, a directory of disks) into [`Facts`]; [`submission`] reads a manifest that names one, so that the facts lie
 //! below what the manifest says. Descriptions are other people's files: every one is read within bounds, and names nothing outside of its
-//! archive or directory. What is not here: the formats of disks, and copying them.
+//! archive or directory. [`profiles`] has what a manifest builds on. What is not here: the formats of disks, and copying them.
 
 mod appliance;
 mod folder;
 mod manifest;
 mod ovf;
 mod place;
+mod plain;
+pub mod profiles;
 mod shelf;
 mod sums;
 mod tar;
@@ -16,13 +18,14 @@ mod vmware;
 mod vmx;
 
 use std::path::Path;
+use std::sync::Arc;
 
 pub use place::{place_found, place_of, stored_place};
 
 use crate::model::config::Settings;
 use crate::model::error::{Error, Result};
 use crate::model::facts::Facts;
-use crate::model::planner::{self, Origin, Submission, Surroundings, VmOrigins};
+use crate::model::planner::{self, Origin, ResolvedProfile, Submission, Surroundings, VmOrigins};
 
 /// The machines that are described there; one at least.
 pub fn machines(origin: &Origin) -> Result<Vec<Facts>> {
@@ -37,15 +40,24 @@ pub fn machines(origin: &Origin) -> Result<Vec<Facts>> {
 }
 
 /// This machine, as the planner may look at it.
-struct Here;
+struct Here<'s> {
+    settings: &'s Settings,
+}
 
-impl Surroundings for Here {
+impl Surroundings for Here<'_> {
     fn machines(&mut self, origin: &Origin) -> Result<Vec<Facts>> {
         machines(origin)
     }
 
     fn manifest(&mut self, path: &Path) -> Result<Vec<u8>> {
         manifest::read(path)
+    }
+
+    fn profile(&mut self, name: &str, directory: &Path) -> Result<Arc<ResolvedProfile>> {
+        match directory == self.settings.profiles_dir {
+            true => profiles::kept(name, directory),
+            false => profiles::fresh(name, directory),
+        }
     }
 }
 
@@ -66,7 +78,7 @@ pub fn submission(
     base_directory: &Path,
     settings: &Settings,
 ) -> Result<Submission> {
-    Submission::read_with(bytes, filename, base_directory, settings, &mut Here)
+    Submission::read_with(bytes, filename, base_directory, settings, &mut Here { settings })
 }
 
 /// Where each value of it comes from. See [`planner::origins`].
@@ -76,11 +88,11 @@ pub fn origins(
     base_directory: &Path,
     settings: &Settings,
 ) -> Result<Vec<VmOrigins>> {
-    planner::origins(bytes, filename, base_directory, settings, &mut Here)
+    planner::origins(bytes, filename, base_directory, settings, &mut Here { settings })
 }
 
 /// All that is wrong with it. See [`planner::complaints`].
 #[must_use]
 pub fn complaints(bytes: &[u8], filename: &str, base_directory: &Path, settings: &Settings) -> Vec<Error> {
-    planner::complaints(bytes, filename, base_directory, settings, &mut Here)
+    planner::complaints(bytes, filename, base_directory, settings, &mut Here { settings })
 }

@@ -12,6 +12,7 @@
     reason = "a bench binary has no outside and may end at a surprise"
 )]
 
+mod batches;
 mod disks;
 mod figures;
 mod flood;
@@ -19,6 +20,7 @@ mod guest;
 mod history;
 mod idle;
 mod latency;
+mod profiles;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -30,11 +32,13 @@ use figures::Figures;
 type Measure = fn(&mut Figures);
 
 /// What can be measured, in the order in which it is.
-const ALL: [(&str, Measure); 6] = [
+const ALL: [(&str, Measure); 7] = [
     ("idle", idle::measure),
     ("latency", latency::measure),
+    ("profiles", profiles::measure),
     ("flood", flood::measure),
     ("history", history::measure),
+    ("batches", batches::measure),
     ("disks", disks::measure),
     ("guest", guest::measure),
 ];

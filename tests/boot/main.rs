@@ -11,6 +11,7 @@ mod sectors;
 use std::path::Path;
 
 use hyper2kvm::disk::Engine;
+use hyper2kvm::model::limits::{DiskLimits, NicLimits};
 use hyper2kvm::model::machine::{DiskBus, Machine, MachineDisk, MachineNic, NicLink};
 use hyper2kvm::model::manifest::{Accelerator, NicModel};
 use hyper2kvm::model::plan::SourceFormat;
@@ -38,10 +39,18 @@ fn order(disk: &Path, work_dir: &Path) -> BootTestOrder {
         bus: DiskBus::VirtioBlk,
         serial: None,
         boot_order: Some(1),
+        cache: None,
+        limits: DiskLimits::default(),
     });
     for mac in ["00:50:56:00:00:01", "00:50:56:00:00:02"] {
         let link = NicLink::Network("default".to_owned());
-        machine.nics.push(MachineNic { mac: Some(mac.to_owned()), model: NicModel::Virtio, link });
+        machine.nics.push(MachineNic {
+            mac: Some(mac.to_owned()),
+            model: NicModel::Virtio,
+            link,
+            vlan: None,
+            limits: NicLimits::default(),
+        });
     }
     let mut order = BootTestOrder::new(machine, work_dir);
     order.options.accel = Accelerator::Tcg;

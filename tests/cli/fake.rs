@@ -13,7 +13,7 @@ use hyper2kvm::model::config::Settings;
 use hyper2kvm::model::error::{Error, Kind};
 use hyper2kvm::model::job::{BatchState, JobState, Stage, WaitReason};
 use hyper2kvm::model::progress::{
-    BatchProgress, Counts, FilesystemStatus, PROGRESS_SCHEMA, Status, VmProgress, VmStatus,
+    BatchProgress, Counts, FilesystemStatus, PROGRESS_SCHEMA, ProfileStatus, Status, VmProgress, VmStatus,
 };
 use hyper2kvm::model::protocol::DiskProgress;
 use hyper2kvm::service::command::{Command, SchedulerHandle};
@@ -210,6 +210,7 @@ impl Jobs {
             estimated_time_remaining: Some(250.0),
             oldest_snapshot_at: None,
             notifications: None,
+            profiles: ProfileStatus { kept: 2, hits: 40, misses: 3, invalidations: 1 },
             filesystems: vec![FilesystemStatus { path: "/x".to_owned(), free: 1 << 30, reserved: 1 << 20 }],
             last_error: None,
         }

@@ -5,11 +5,12 @@ use hyper2kvm::cli::LATER;
 use crate::run::{run, run_at};
 
 /// The commands that this version has.
-const COMMANDS: [&str; 28] = [
+const COMMANDS: [&str; 29] = [
     "daemon",
     "convert",
     "boot-test",
     "plan",
+    "profiles",
     "validate",
     "inspect",
     "fix",

@@ -55,7 +55,7 @@ fn convert_runs_hooks_only_from_where_its_configuration_allows_it() {
     let mut names: Vec<_> =
         fs::read_dir(dir.path().join("out")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["boot.qcow2", "domain.xml", "report.json"]);
+    assert_eq!(names, ["boot.qcow2", "domain.xml", "report.json", "report.md", "report.txt"]);
 }
 
 #[test]

@@ -103,6 +103,7 @@ fn options() -> FixOptions {
     let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
     let nic = WantedNic {
         mac: Some("52:54:00:00:00:01".to_owned()),
+        was: None,
         addresses: texts(&["192.0.2.10/24", "192.0.2.11/24", "2001:db8::10/64"]),
         gateway: Some("192.0.2.1".to_owned()),
         dns: texts(&["192.0.2.53", "2001:db8::53"]),

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use hyper2kvm::libvirt::xml::domain_xml;
+use hyper2kvm::model::limits::{DiskLimits, FlowLimit, NicLimits};
 use hyper2kvm::model::machine::{DiskBus, Firmware, Machine, MachineDisk, MachineNic, NicLink};
-use hyper2kvm::model::manifest::{Manifest, NicModel};
+use hyper2kvm::model::manifest::{DiskCache, Manifest, NicModel};
 use hyper2kvm::model::plan::SourceFormat;
 use proptest::prelude::*;
 
@@ -74,6 +75,39 @@ fn a_guest_that_was_not_repaired_is_written_with_emulated_parts() {
     reviewed("emulated", &machine);
 }
 
+#[test]
+fn cards_and_disks_with_all_that_a_mapping_can_give_them_are_written_as_reviewed() {
+    let mut machine = machine("mapped", "nics: [{mac: '00:50:56:aa:bb:01'}, {bridge: br0}, {}, {}]");
+    let flow = |average, peak, burst| FlowLimit { average, peak, burst };
+    machine.nics[0].link = NicLink::OpenVswitch("ovs-dmz".to_owned());
+    machine.nics[0].vlan = Some(120);
+    machine.nics[0].limits.inbound = Some(flow(50 << 20, None, None));
+    machine.nics[0].limits.outbound = Some(flow(1, Some(40_000_000), Some(8 << 20)));
+    machine.nics[2].link = NicLink::Network("lan".to_owned());
+    machine.nics[2].limits.outbound = Some(flow(1 << 40, Some(1 << 40), Some(1 << 40)));
+    machine.nics[3].link = NicLink::OpenVswitch("ovs0".to_owned());
+    machine.disks[0].cache = Some(DiskCache::None);
+    machine.disks[0].limits = DiskLimits {
+        read_bytes_sec: Some(100 << 20),
+        write_bytes_sec: Some(50 << 20),
+        total_iops_sec: Some(500),
+        ..DiskLimits::default()
+    };
+    machine.disks[1].format = SourceFormat::Raw;
+    machine.disks[1].path = PathBuf::from("/srv/slow/mapped-data.raw");
+    machine.disks[1].limits = DiskLimits {
+        total_bytes_sec: Some(1 << 40),
+        read_iops_sec: Some(1),
+        write_iops_sec: Some(1_000_000_000),
+        ..DiskLimits::default()
+    };
+    reviewed("mapped", &machine);
+    for cache in [DiskCache::Writeback, DiskCache::Writethrough, DiskCache::Directsync, DiskCache::Unsafe] {
+        machine.disks[1].cache = Some(cache);
+        assert_eq!(objections(&domain_xml(&machine)), "");
+    }
+}
+
 /// Names as nobody sane gives them, and some do.
 fn hostile() -> impl Strategy<Value = String> {
     prop_oneof![
@@ -101,8 +135,16 @@ proptest! {
             bus: [DiskBus::VirtioBlk, DiskBus::VirtioScsi, DiskBus::Sata][usize::from(bus)],
             serial: Some(serial),
             boot_order: Some(1),
+            cache: None,
+            limits: DiskLimits::default(),
         });
-        machine.nics.push(MachineNic { mac: None, model: NicModel::Virtio, link: NicLink::Network(network) });
+        machine.nics.push(MachineNic {
+            mac: None,
+            model: NicModel::Virtio,
+            link: NicLink::Network(network),
+            vlan: None,
+            limits: NicLimits::default(),
+        });
         let xml = domain_xml(&machine);
         prop_assert_eq!(objections(&xml), "");
         for (element, count) in [("<disk ", 1), ("<interface ", 1), ("<name>", 1), ("<hostdev", 0)] {

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use hyper2kvm::model::config::Settings;
 use hyper2kvm::model::error::Result;
+use hyper2kvm::model::facts::Facts;
 use hyper2kvm::model::job::Stage;
 use hyper2kvm::model::manifest::{FstabMode, OnNoOs, OnUnsupportedGuest};
 use hyper2kvm::model::plan::{Compression, KeySource, OutputFormat, Plan, PlannedGrowth};
-use hyper2kvm::model::planner::{BatchName, Nowhere, Submission, origins};
+use hyper2kvm::model::planner::{BatchName, Nowhere, Origin, Submission, Surroundings, origins};
 
 fn settings() -> Settings {
     Settings::defaults(Path::new("/state"), 2)
@@ -276,6 +277,29 @@ fn every_value_of_a_plan_has_an_origin() {
     assert_eq!(origin("output.format"), "profile_overrides, line 8");
     assert_eq!(origin("pipeline.boot_test.enabled"), "profile production");
     assert_eq!(origin("preflight"), "default");
+}
+
+/// Notes where it was asked to look.
+struct Looking(Vec<PathBuf>);
+
+impl Surroundings for Looking {
+    fn machines(&mut self, origin: &Origin) -> Result<Vec<Facts>> {
+        self.0.push(origin.path().to_owned());
+        Nowhere.machines(origin)
+    }
+
+    fn manifest(&mut self, path: &Path) -> Result<Vec<u8>> {
+        Nowhere.manifest(path)
+    }
+}
+
+#[test]
+fn a_source_is_looked_for_from_the_manifests_directory() {
+    let mut looking = Looking(Vec::new());
+    let text = "manifest_version: \"1.0\"\nsource: {ova: {path: ../web.ova}}\n";
+    Submission::read_with(text.as_bytes(), "web.yaml", Path::new("/drops"), &settings(), &mut looking)
+        .unwrap_err();
+    assert_eq!(looking.0, [PathBuf::from("/web.ova")]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::stalls::kept_bytes;
 use crate::support::{disks, wait_for, within};
 
 /// A VM whose second disk takes a while: there is time to command.
-fn slow() -> Site {
+pub fn slow() -> Site {
     let mut site = Site::new(&["raw"]);
     let source = disks::disk(&site.root().join("in"), "disk1", "raw", 512, 384, 5);
     site.order.plan.disks.push(crate::site::planned_disk("disk1", &source, "raw"));
@@ -19,7 +19,7 @@ fn slow() -> Site {
     site
 }
 
-fn second_disk_begins(event: &WorkerEvent) -> bool {
+pub fn second_disk_begins(event: &WorkerEvent) -> bool {
     matches!(event, WorkerEvent::StageDetail { stage: Stage::Convert, detail } if detail == "disk 2/2")
 }
 

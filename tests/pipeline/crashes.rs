@@ -10,7 +10,7 @@ use hyper2kvm::model::protocol::{WorkerEvent, WorkerOutcome};
 use crate::site::{Site, drive};
 
 /// Every step of a worker, and how often at most it is met with two disks.
-const STEPS: [(&str, u32); 17] = [
+const STEPS: [(&str, u32); 19] = [
     ("worker.started", 1),
     ("copy.target-made", 2),
     ("copy.before-journal", 2),
@@ -25,8 +25,10 @@ const STEPS: [(&str, u32); 17] = [
     ("publish.after-intent", 1),
     ("publish.between-renames", 1),
     ("publish.after-renames", 1),
+    ("publish.after-text", 2),
     ("publish.before-report", 1),
     ("publish.after-report", 1),
+    ("publish.between-reports", 2),
     ("worker.before-finished", 1),
 ];
 
@@ -66,8 +68,16 @@ fn a_worker_killed_at_any_step_is_gone_on_from_to_the_same_result() {
                 other => panic!("{name}:{nth}: {other:?}\n{}", site.log_text()),
             }
             site.assert_no_process();
+            if site.names().contains(&"report.json".to_owned()) {
+                let names = site.names();
+                assert!(
+                    ["report.md", "report.txt"].iter().all(|page| names.contains(&(*page).to_owned())),
+                    "{names:?}"
+                );
+            }
             site.succeed();
             site.assert_only(&["disk0.qcow2", "disk1.qcow2", "report.json"]);
+            site.assert_pages_agree();
             assert_eq!(site.hashes(), expected, "{name}:{nth}");
             assert!(!site.root().join("work").exists(), "{name}:{nth}: working files are left");
         }

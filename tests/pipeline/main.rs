@@ -18,6 +18,8 @@ mod hook_requests;
 mod hooks;
 mod hostile;
 mod kills;
+#[cfg(feature = "failpoints")]
+mod mapped;
 mod names;
 #[cfg(feature = "failpoints")]
 mod proofs;

@@ -30,9 +30,12 @@ fn a_result_that_is_there_is_refused_before_anything_is_copied() {
 fn a_report_that_is_there_counts_as_a_result() {
     let site = Site::new(&["raw"]);
     std::fs::create_dir(site.out()).unwrap();
-    std::fs::write(site.out().join("report.json"), "{}").unwrap();
-    assert_eq!(site.fail().kind(), Kind::Exists);
-    site.assert_only(&["report.json"]);
+    for name in ["report.json", "report.md", "report.txt"] {
+        std::fs::write(site.out().join(name), "{}").unwrap();
+        assert_eq!(site.fail().kind(), Kind::Exists);
+        assert_eq!(site.names(), [name]);
+        std::fs::remove_file(site.out().join(name)).unwrap();
+    }
 }
 
 #[test]

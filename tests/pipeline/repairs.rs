@@ -1,12 +1,14 @@
 //! A guest that is really repaired, and a worker that dies at any step of it: the result is that of an undisturbed one.
 
+use std::path::Path;
 use std::process::Command;
 
 use hyper2kvm::model::job::Stage;
+use hyper2kvm::model::placement::Home;
 use hyper2kvm::model::plan::Packing;
 use hyper2kvm::model::report::Report;
 
-use crate::site::Site;
+use crate::site::{Site, names};
 use crate::support::{disks, trees};
 
 const UUID: &str = "6c0f3c52-51d1-4b5e-8a6f-7d8a1f3f9a01";
@@ -30,9 +32,13 @@ fn site() -> Site {
 
 /// What a file of the result holds, read without a machine.
 fn file_in(site: &Site, path: &str) -> String {
+    file_of(site, &site.out().join("disk0.qcow2"), path)
+}
+
+fn file_of(site: &Site, result: &Path, path: &str) -> String {
     let raw = site.root().join("result.raw");
     let mut convert = Command::new("qemu-img");
-    convert.args(["convert", "-f", "qcow2", "-O", "raw"]).arg(site.out().join("disk0.qcow2")).arg(&raw);
+    convert.args(["convert", "-f", "qcow2", "-O", "raw"]).arg(result).arg(&raw);
     assert!(convert.status().unwrap().success());
     trees::file_in(&raw, path)
 }
@@ -87,4 +93,18 @@ fn a_worker_killed_at_any_step_of_a_repair_is_gone_on_from_to_the_same_guest() {
         let report = site.succeed().content.unwrap();
         assert_repaired(&site, &report, &before);
     }
+}
+
+#[test]
+fn a_repair_of_a_disk_on_another_file_system_is_put_into_its_result_there() {
+    let elsewhere = tempfile::Builder::new().prefix("h2k-repairs-").tempdir_in("/dev/shm").unwrap();
+    let mut site = site();
+    let home = Home { directory: elsewhere.path().to_owned(), stem: "vm-disk0".to_owned() };
+    site.order.plan.disks[0].placement.home = Some(home);
+    let report = site.succeed().content.unwrap();
+    assert_eq!(report.fixes.len(), 1, "{:?}", report.fixes);
+    site.assert_only(&["report.json"]);
+    assert_eq!(names(elsewhere.path()), ["vm-disk0.qcow2"]);
+    let fstab = file_of(&site, &elsewhere.path().join("vm-disk0.qcow2"), "/etc/fstab");
+    assert_eq!(fstab, format!("UUID={UUID} / ext4 errors=remount-ro 0 1\n"));
 }

@@ -163,6 +163,10 @@ fn blur(value: &mut serde_json::Value) {
             for (name, field) in fields {
                 match name.as_str() {
                     "timestamp" => *field = "[time]".into(),
+                    "started_at" | "ended_at" => {
+                        assert!(field.as_f64().is_some_and(|at| at > 1.7e9), "{field}");
+                        *field = "[moment]".into();
+                    }
                     "duration" | "duration_seconds" | "seconds" => {
                         assert!(
                             field.as_f64().is_some_and(|seconds| (0.0..600.0).contains(&seconds)),

@@ -7,12 +7,14 @@ use std::time::Duration;
 use hyper2kvm::model::boot::BootOptions;
 use hyper2kvm::model::error::Error;
 use hyper2kvm::model::job::Stage;
+use hyper2kvm::model::placement::Placement;
 use hyper2kvm::model::plan::{
     Compression, InputManifest, OnExists, OutputFormat, Plan, PlannedDisk, PlannedGuest, PlannedOutput,
     PlannedStage, Preallocation, Preflight, SourceFormat,
 };
 use hyper2kvm::model::protocol::{Published, WorkLimits, WorkOrder, WorkerEvent, WorkerOutcome};
 use hyper2kvm::pipeline::launch::{WorkerHandle, WorkerProcess};
+use hyper2kvm::report::vm_page;
 use tempfile::TempDir;
 
 use crate::support::{disks, within};
@@ -135,7 +137,7 @@ impl Site {
     pub fn hashes(&self) -> BTreeMap<String, String> {
         self.names()
             .into_iter()
-            .filter(|name| !name.ends_with(".json"))
+            .filter(|name| !name.starts_with("report"))
             .map(|name| (name.clone(), disks::sha256(&self.out().join(&name))))
             .collect()
     }
@@ -158,10 +160,18 @@ impl Site {
         }
     }
 
-    /// Nothing but these names is in the result directory.
+    /// Nothing but these names is in the result directory. Where a report is, its pages are.
     #[track_caller]
     pub fn assert_only(&self, expected: &[&str]) {
-        assert_eq!(self.names(), expected);
+        assert_eq!(self.names(), with_pages(expected));
+    }
+
+    /// The pages are there and say what the report says.
+    #[track_caller]
+    pub fn assert_pages_agree(&self) {
+        let read = |name: &str| std::fs::read_to_string(self.out().join(name)).unwrap();
+        let page = vm_page(&serde_json::from_str(&read("report.json")).unwrap());
+        assert_eq!((read("report.md"), read("report.txt")), (page.markdown(), page.text()));
     }
 
     /// No process works in here any more.
@@ -178,6 +188,18 @@ impl Site {
         });
         assert!(gone.is_some(), "a process of {} is left", self.root().display());
     }
+}
+
+/// These names and those of each report's pages, sorted.
+pub fn with_pages(names: &[&str]) -> Vec<String> {
+    let is_report = |name: &&&str| name.starts_with("report") && name.ends_with(".json");
+    let pages = names
+        .iter()
+        .filter(is_report)
+        .flat_map(|name| ["md", "txt"].map(|end| name.replace(".json", &format!(".{end}"))));
+    let mut all: Vec<String> = names.iter().map(|name| (*name).to_owned()).chain(pages).collect();
+    all.sort();
+    all
 }
 
 /// Names in a directory, sorted.
@@ -205,6 +227,7 @@ pub fn planned_disk(id: &str, source: &Path, format: &str) -> PlannedDisk {
         allowed_paths: Vec::new(),
         boot_order_hint: 999,
         resize: None,
+        placement: Placement::default(),
     }
 }
 

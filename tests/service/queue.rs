@@ -1,10 +1,11 @@
 //! What the queue promises: durable or not at all, in order, and no state that the table does not know.
 
 use hyper2kvm::model::error::{Error, Kind};
-use hyper2kvm::model::job::{JobState, WaitReason};
+use hyper2kvm::model::job::{JobState, Stage, WaitReason};
 use hyper2kvm::model::protocol::Published;
 use hyper2kvm::service::admission::Known;
-use hyper2kvm::service::queue::{Change, Db, QueueHandle, Target};
+use hyper2kvm::service::queue::{Change, Db, QueueHandle, StageMark, Target};
+use hyper2kvm::sys::time::now_epoch;
 
 use crate::queue_support::{accept, batch, drop_of, jobs_of, plans_below, single};
 
@@ -40,6 +41,50 @@ fn a_job_goes_its_way_and_its_batch_ends_with_it() {
     assert_eq!(ended[0].outcome.unwrap().name(), "failed");
     assert_eq!(db.counts().unwrap().states["succeeded"], 1);
     assert_eq!(db.events(jobs[0]).unwrap().len(), 5);
+}
+
+#[test]
+fn what_a_job_is_in_is_kept_for_the_timeline_and_goes_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut db = Db::open(&directory.path().join("queue.db")).unwrap();
+    let job = jobs_of(&accept(&mut db, directory.path(), single("a", "1")))[0];
+    let batch = db.job(job).unwrap().unwrap().batch_key;
+    assert!(db.phases(batch).unwrap().is_empty());
+    let before = now_epoch();
+    db.transition(job, claim(1), "started").unwrap();
+    for stage in [Stage::Load, Stage::Load, Stage::Extraction] {
+        let mark = StageMark { stage: Some(stage), progress_percentage: before, ..StageMark::default() };
+        db.mark_stage(job, &mark).unwrap();
+    }
+    let waiting = Change::Wait {
+        reason: WaitReason::DiskSpace,
+        detail: "1 GiB".to_owned(),
+        not_before: None,
+        failure: None,
+    };
+    db.transition(job, waiting, "waits").unwrap();
+    db.transition(job, claim(1), "goes on").unwrap();
+    db.transition(job, Change::Fail(Error::new(Kind::Source, "no such disk")), "failed").unwrap();
+    let phases = db.phases(batch).unwrap().remove(&job).unwrap();
+    let seen: Vec<_> = phases.iter().map(|phase| (phase.state, phase.stage, phase.waiting_reason)).collect();
+    assert_eq!(
+        seen,
+        [
+            (JobState::Running, None, None),
+            (JobState::Running, Some(Stage::Load), None),
+            (JobState::Running, Some(Stage::Extraction), None),
+            (JobState::Waiting, Some(Stage::Extraction), Some(WaitReason::DiskSpace)),
+            (JobState::Running, Some(Stage::Extraction), None),
+            (JobState::Failed, Some(Stage::Extraction), None),
+        ]
+    );
+    // The database's clock is the program's, to the millisecond.
+    assert!(phases.is_sorted_by(|a, b| a.at <= b.at) && phases[0].at > before - 0.01, "{phases:?}");
+    assert!(phases.iter().all(|phase| phase.at <= now_epoch() + 0.01), "{phases:?}");
+
+    db.batch_settled(batch, db.batch_run(batch).unwrap().unwrap().ended_at.unwrap(), None).unwrap();
+    assert_eq!(db.prune(1e12, false).unwrap().len(), 1);
+    assert!(db.phases(batch).unwrap().is_empty());
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! Submissions and plans made by hand, so that the queue's tests do not hang on the manifest's grammar.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use hyper2kvm::model::error::Result;
 use hyper2kvm::model::job::Stage;
+use hyper2kvm::model::placement::Placement;
 use hyper2kvm::model::plan::{
     Compression, InputManifest, OnExists, OutputFormat, Plan, PlannedDisk, PlannedGuest, PlannedOutput,
     PlannedStage, Preallocation, Preflight, SourceFormat,
@@ -34,6 +35,7 @@ pub(crate) fn submission(name: BatchName, rerun: Rerun, vms: &[(&str, &str)]) ->
                 setup: None,
                 manifest_path: None,
                 rerun: None,
+                profile_says: BTreeMap::new(),
             })
             .collect(),
         refused: Vec::new(),
@@ -107,6 +109,7 @@ pub(crate) fn plan(vm: &VmSubmission, directory: PathBuf) -> Plan {
             allowed_paths: Vec::new(),
             boot_order_hint: 0,
             resize: None,
+            placement: Placement::default(),
         }],
         machine: None,
         guest: PlannedGuest::default(),

@@ -61,7 +61,7 @@ fn at_the_minute_at_which_one_window_opens_and_another_closes_one_batch_starts_a
     wait_vm(&daemon, "early", "waiting for its window", waits_for_its_window);
     let shown = daemon.client(&["show", "early"]);
     let detail = format!("its window opens {} +00:00 (UTC)", change.strftime("%a %Y-%m-%d %H:%M"));
-    assert_eq!(shown["job"]["waiting_detail"], detail.as_str(), "{shown:#}");
+    assert_eq!(shown["waiting_detail"], detail.as_str(), "{shown:#}");
     assert_eq!(daemon.client(&["status"])["waiting"]["window"], 1);
     assert_eq!(daemon.progress("early").unwrap()["waiting_reason"], "window");
 

@@ -2,14 +2,18 @@
 //!
 //! What is not here: what a batch means (the planner's), and the order in which its VMs run (see `running`).
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::ConvertArgs;
-use super::inputs::{put, put_options};
+use super::inputs::{Understood, Work, name_of, of_plan, put, put_options, settings};
+use crate::cli::input::Input;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::planner::{RefusedVm, Submission};
+use crate::source;
+use crate::sys::time::now_epoch;
 
 /// Whether a document is a batch's.
 pub(super) fn is_batch(document: &Value) -> bool {
@@ -45,13 +49,82 @@ pub(super) fn with_options(mut document: Value, args: &ConvertArgs, base: &Path)
 }
 
 /// Those that cannot run, told from the file as it was written where that knows it: the other one has no lines.
-pub(super) fn refused(merged: Vec<RefusedVm>, written: Option<Submission>) -> Vec<RefusedVm> {
+pub(super) fn refused(merged: Vec<RefusedVm>, written: Option<Submission>, filename: &str) -> Vec<RefusedVm> {
     let known = written.map(|submission| submission.refused).unwrap_or_default();
     merged
         .into_iter()
         .map(|vm| match known.iter().find(|other| other.vm_id == vm.vm_id) {
             Some(known) => known.clone(),
-            None => RefusedVm { error: vm.error.without_file(), ..vm },
+            None => RefusedVm { error: vm.error.without_file(filename), ..vm },
         })
         .collect()
+}
+
+/// Two VMs of one name, or with one place for their results.
+pub(super) fn refuse_what_is_there_twice(works: &[Work]) -> Result<()> {
+    let mut seen = BTreeMap::new();
+    for work in works {
+        if let Some(other) = seen.insert(&work.order.plan.vm_id, &work.given) {
+            return Err(Error::new(
+                Kind::Manifest,
+                format!(
+                    "{} and {} are both called `{}`",
+                    other.display(),
+                    work.given.display(),
+                    work.order.plan.vm_id
+                ),
+            )
+            .advice("convert them one after the other, or name them in manifests"));
+        }
+    }
+    let mut places = BTreeMap::new();
+    for work in works {
+        let directory = &work.order.plan.output.directory;
+        let several = works.len() > 1;
+        if let Some(other) = places.insert(directory, &work.order.plan.vm_id).filter(|_| several) {
+            let cause = format!(
+                "`{other}` and `{}` both put their result into {}",
+                work.order.plan.vm_id,
+                directory.display()
+            );
+            return Err(Error::new(Kind::Manifest, cause)
+                .field("output.directory")
+                .advice("give each VM a directory of its own"));
+        }
+    }
+    Ok(())
+}
+
+/// The VMs of a batch.
+pub(super) fn add(
+    input: &Path,
+    (file, document): (&Input, &Value),
+    args: &ConvertArgs,
+    base: &Path,
+    all: &mut Understood,
+) -> Result<()> {
+    let settings = settings(base, args)?;
+    let read = |bytes: &[u8]| source::submission(bytes, &file.filename, &file.base_directory, &settings);
+    let merged = with_options(document.clone(), args, base)?;
+    let written = read(&file.bytes);
+    let mut submission = match (read(merged.to_string().as_bytes()), &written) {
+        (Ok(submission), _) => submission,
+        // The file as it was written knows its lines: what is wrong in it is better told from there.
+        (Err(_), Err(error)) => return Err(error.clone().file_as(&file.filename, &file.given)),
+        (Err(error), Ok(_)) => return Err(error.without_file(&file.filename)),
+    };
+    all.refused.extend(self::refused(std::mem::take(&mut submission.refused), written.ok(), &file.filename));
+    all.fail_fast |= submission.fail_fast;
+    all.notes.extend(submission.window.as_ref().map(|window| {
+        let stands = window.in_words(now_epoch());
+        format!("{}: its window is not waited for here: it {stands}", file.given.display())
+    }));
+    all.parallel_limit = [all.parallel_limit, submission.parallel_limit].into_iter().flatten().min();
+    let named = args.output.is_none();
+    let above = submission.output_directory.clone().unwrap_or_else(|| base.to_owned());
+    let batch_id = name_of(&submission);
+    for plan in submission.plans(&batch_id, "", &settings)? {
+        all.works.push(of_plan(input, plan, (&batch_id, &settings), &above, (named, true)));
+    }
+    Ok(())
 }

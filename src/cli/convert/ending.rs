@@ -1,8 +1,10 @@
 //! How a conversion is told when it is over: paths, reports, what to do next.
 //!
-//! What is not here: the reports' content (the worker writes it).
+//! What is not here: the report of one VM (its worker writes it).
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use super::inputs::resume_line;
 use super::running::{AllEnded, Ended, state_of};
@@ -12,13 +14,20 @@ use crate::model::error::{Error, Kind};
 use crate::model::job::JobState;
 use crate::model::planner::RefusedVm;
 use crate::model::protocol::{Published, WorkerOutcome};
-use crate::model::report::{AggregateStats, BatchHead, BatchReport, Notice, REPORT_VERSION, Timed, VmResult};
+use crate::model::report::{self, BatchReport, VmResult};
 use crate::model::units::{human_duration, human_size};
 use crate::pipeline::launch::appliance_log;
+use crate::report::{BATCH_REPORT, batch_pages, batch_report, duration};
+use crate::sys::fs::atomic_write;
 use crate::sys::time::{now_epoch, rfc3339_utc};
 
+/// Of the report of several, which is for whoever may read the directory.
+const REPORT_MODE: u32 = 0o644;
+
 /// Prints what came out, and says how the program ends.
-pub(super) fn tell(all: &AllEnded, ui: &Ui) -> Result<Exit, Failure> {
+///
+/// `directory`: where what is told of several together is written.
+pub(super) fn tell(all: &AllEnded, directory: &Path, ui: &Ui) -> Result<Exit, Failure> {
     for ended in &all.vms {
         if matches!(ended.outcome, Some(WorkerOutcome::Succeeded(_))) {
             clear_scratch(ended);
@@ -26,7 +35,7 @@ pub(super) fn tell(all: &AllEnded, ui: &Ui) -> Result<Exit, Failure> {
     }
     match all.vms.as_slice() {
         [only] if all.refused.is_empty() => tell_one(only, all.interrupted, ui),
-        _ => tell_several(all, ui),
+        _ => tell_several(all, directory, ui),
     }
 }
 
@@ -58,9 +67,11 @@ fn tell_one(ended: &Ended, interrupted: bool, ui: &Ui) -> Result<Exit, Failure> 
     }
 }
 
-fn tell_several(all: &AllEnded, ui: &Ui) -> Result<Exit, Failure> {
+fn tell_several(all: &AllEnded, directory: &Path, ui: &Ui) -> Result<Exit, Failure> {
+    let report = report_of(all);
+    write_reports(&report, directory, ui);
     if ui.json {
-        ui.print_json(&batch_report(all))?;
+        ui.print_json(&report)?;
     }
     let mut failed = Vec::new();
     for ended in &all.vms {
@@ -153,94 +164,81 @@ fn clear_scratch(ended: &Ended) {
     let _ = fs::remove_dir(&ended.work.scratch);
 }
 
-fn batch_report(all: &AllEnded) -> BatchReport {
-    let now = rfc3339_utc(now_epoch());
+fn report_of(all: &AllEnded) -> BatchReport {
     let refused = all.refused.iter().map(refused_vm);
-    let vm_results: Vec<VmResult> = all.vms.iter().map(vm_result).chain(refused).collect();
-    let ended: Vec<&Ended> = all.vms.iter().filter(|ended| ended.outcome.is_some()).collect();
-    let good: Vec<Timed> = vm_results
-        .iter()
-        .filter(|result| result.success)
-        .map(|result| Timed { vm_id: result.vm_id.clone(), duration: result.duration_seconds })
-        .collect();
-    let total: f64 = vm_results.iter().map(|result| result.duration_seconds).sum();
-    let first = all.vms.iter().filter_map(|ended| ended.began_at).fold(f64::INFINITY, f64::min);
-    let last = all.vms.iter().filter_map(|ended| ended.ended_at).fold(0.0, f64::max);
-    let by_time = |a: &&Timed, b: &&Timed| a.duration.total_cmp(&b.duration);
-    let total_vms = all.vms.len() as u64;
-    let errors = vm_results
-        .iter()
-        .filter_map(|result| {
-            let message = format!("{}: {}", result.vm_id, result.error.as_ref()?);
-            Some(Notice { stage: "convert".to_owned(), message, timestamp: now.clone() })
-        })
-        .collect();
-    BatchReport {
-        version: REPORT_VERSION.to_owned(),
-        report_type: "batch_conversion".to_owned(),
-        timestamp: now,
-        batch: BatchHead {
-            batch_id: "convert".to_owned(),
-            manifest_path: None,
-            success: good.len() as u64 == total_vms,
-            duration_seconds: millis((last - first).max(0.0)),
-            total_vms,
-            processed_vms: ended.len() as u64,
-            successful_vms: good.len() as u64,
-            failed_vms: (ended.len() - good.len()) as u64,
-            success_rate: (good.len() as f64 / all.vms.len().max(1) as f64 * 10_000.0).round() / 10_000.0,
-        },
-        aggregate_stats: AggregateStats {
-            total_duration: millis(total),
-            average_duration: millis(total / ended.len().max(1) as f64),
-            fastest_conversion: good.iter().min_by(by_time).cloned(),
-            slowest_conversion: good.iter().max_by(by_time).cloned(),
-        },
-        vm_results,
-        warnings: Vec::new(),
-        errors,
-    }
+    batch_report("convert", None, all.vms.iter().map(vm_result).chain(refused).collect(), now_epoch())
 }
 
 fn refused_vm(vm: &RefusedVm) -> VmResult {
+    let now = now_epoch();
     VmResult {
         vm_id: vm.vm_id.clone(),
         manifest: None,
         success: false,
         state: JobState::Failed,
+        job_id: None,
+        attempts: 0,
         duration_seconds: 0.0,
-        timestamp: None,
+        started_at: None,
+        completed_at: Some(now),
+        timestamp: Some(rfc3339_utc(now)),
         error: Some(vm.error.to_string()),
+        failure: Some(report::Failure::of(&vm.error)),
+        outputs: BTreeMap::new(),
+        warnings: Vec::new(),
+        timeline: Vec::new(),
         pipeline_report: None,
     }
 }
 
 fn vm_result(ended: &Ended) -> VmResult {
     let state = ended.outcome.as_ref().map_or(JobState::Cancelled, state_of);
-    let report = match &ended.outcome {
-        Some(WorkerOutcome::Succeeded(published)) => {
-            published.content.as_ref().and_then(|report| serde_json::to_value(report).ok())
-        }
-        _ => None,
+    let (content, outputs) = match &ended.outcome {
+        Some(WorkerOutcome::Succeeded(published)) => (published.content.as_ref(), published.outputs.clone()),
+        _ => Default::default(),
     };
     let error = match &ended.outcome {
-        Some(WorkerOutcome::Failed { error }) => Some(error.to_string()),
-        Some(WorkerOutcome::Cancelled | WorkerOutcome::Stopped) => Some("interrupted".to_owned()),
+        Some(WorkerOutcome::Failed { error }) => Some(error.clone()),
+        Some(WorkerOutcome::Cancelled | WorkerOutcome::Stopped) => {
+            Some(Error::new(Kind::Cancelled, "interrupted"))
+        }
         Some(WorkerOutcome::Succeeded(_)) => None,
-        None => Some("not begun".to_owned()),
+        None => Some(Error::new(Kind::Cancelled, "not begun")),
     };
     VmResult {
         vm_id: ended.work.order.plan.vm_id.clone(),
         manifest: Some(ended.work.given.display().to_string()),
         success: state == JobState::Succeeded,
         state,
-        duration_seconds: millis(seconds(ended)),
+        job_id: None,
+        attempts: u32::from(ended.began_at.is_some()),
+        duration_seconds: duration(ended.began_at, ended.ended_at),
+        started_at: ended.began_at,
+        completed_at: ended.ended_at,
         timestamp: ended.ended_at.map(rfc3339_utc),
-        error,
-        pipeline_report: report,
+        error: error.as_ref().map(ToString::to_string),
+        failure: error.as_ref().map(report::Failure::of),
+        outputs,
+        warnings: content.map_or_else(|| ended.warnings.clone(), |report| report.warnings.clone()),
+        timeline: ended.timeline.clone(),
+        pipeline_report: content.and_then(|report| serde_json::to_value(report).ok()),
     }
 }
 
-fn millis(seconds: f64) -> f64 {
-    if seconds.is_finite() { (seconds * 1000.0).round() / 1000.0 } else { 0.0 }
+/// Beside the directories of the VMs; the results are there whether or not this can be written.
+fn write_reports(report: &BatchReport, directory: &Path, ui: &Ui) {
+    let write = || -> Result<(), Error> {
+        let text = serde_json::to_string_pretty(report)
+            .map_err(|error| Error::internal(format!("the report cannot be written: {error}")))?;
+        for (name, text) in batch_pages(report).into_iter().chain([(BATCH_REPORT, text + "\n")]) {
+            let path = directory.join(name);
+            atomic_write(&path, text.as_bytes(), REPORT_MODE)
+                .map_err(|error| Error::io(Kind::Output, "write", &path, &error))?;
+        }
+        Ok(())
+    };
+    match write() {
+        Ok(()) => ui.note(&format!("report: {}", directory.join("batch_report.html").display())),
+        Err(error) => ui.note(&format!("there is no report of all: {error}")),
+    }
 }

@@ -3,7 +3,6 @@
 //! Options count as if the manifest said so: they are put into it before it is planned, so that the
 //! planner checks them like everything else. What is not here: what a manifest means.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -25,7 +24,6 @@ use crate::model::planner::{BatchName, RefusedVm, Submission, VmOrigins};
 use crate::model::protocol::{WorkLimits, WorkOrder};
 use crate::model::units::safe_id;
 use crate::source;
-use crate::sys::time::now_epoch;
 
 /// What is needed while it runs lies here, beside the results; gone when all went well.
 pub(super) const SCRATCH: &str = ".hyper2kvm";
@@ -75,84 +73,13 @@ pub(super) fn understand(args: &ConvertArgs) -> Result<Understood> {
     };
     for (input, item) in &items {
         match item {
-            Item::Batch(file, document) => add_batch(input, (file, document), args, &base, &mut all)?,
+            Item::Batch(file, document) => batch::add(input, (file, document), args, &base, &mut all)?,
             _ => all.works.push(one(input, item, args, &base, several)?),
         }
     }
     all.works.sort_by_key(|work| work.order.plan.priority);
-    refuse_what_is_there_twice(&all.works)?;
+    batch::refuse_what_is_there_twice(&all.works)?;
     Ok(all)
-}
-
-fn refuse_what_is_there_twice(works: &[Work]) -> Result<()> {
-    let mut seen = BTreeMap::new();
-    for work in works {
-        if let Some(other) = seen.insert(&work.order.plan.vm_id, &work.given) {
-            return Err(Error::new(
-                Kind::Manifest,
-                format!(
-                    "{} and {} are both called `{}`",
-                    other.display(),
-                    work.given.display(),
-                    work.order.plan.vm_id
-                ),
-            )
-            .advice("convert them one after the other, or name them in manifests"));
-        }
-    }
-    let mut places = BTreeMap::new();
-    for work in works {
-        let directory = &work.order.plan.output.directory;
-        let several = works.len() > 1;
-        if let Some(other) = places.insert(directory, &work.order.plan.vm_id).filter(|_| several) {
-            let cause = format!(
-                "`{other}` and `{}` both put their result into {}",
-                work.order.plan.vm_id,
-                directory.display()
-            );
-            return Err(Error::new(Kind::Manifest, cause)
-                .field("output.directory")
-                .advice("give each VM a directory of its own"));
-        }
-    }
-    Ok(())
-}
-
-/// The VMs of a batch.
-fn add_batch(
-    input: &Path,
-    (file, document): (&Input, &Value),
-    args: &ConvertArgs,
-    base: &Path,
-    all: &mut Understood,
-) -> Result<()> {
-    let settings = settings(base, args, document)?;
-    let read = |bytes: &[u8]| source::submission(bytes, &file.filename, &file.base_directory, &settings);
-    let merged = batch::with_options(document.clone(), args, base)?;
-    let written = read(&file.bytes);
-    let mut submission = match (read(merged.to_string().as_bytes()), &written) {
-        (Ok(submission), _) => submission,
-        // The file as it was written knows its lines: what is wrong in it is better told from there.
-        (Err(_), Err(error)) => return Err(error.clone().file(&file.given)),
-        (Err(error), Ok(_)) => return Err(error.without_file()),
-    };
-    all.refused.extend(batch::refused(std::mem::take(&mut submission.refused), written.ok()));
-    all.fail_fast |= submission.fail_fast;
-    all.notes.extend(submission.window.as_ref().map(|window| {
-        format!(
-            "{}: its window is not waited for here: it {}",
-            file.given.display(),
-            window.in_words(now_epoch())
-        )
-    }));
-    all.parallel_limit = [all.parallel_limit, submission.parallel_limit].into_iter().flatten().min();
-    let named = args.output.is_none();
-    let above = submission.output_directory.clone().unwrap_or_else(|| base.to_owned());
-    let batch_id = name_of(&submission);
-    for plan in submission.plans(&batch_id, "", &settings)? {
-        all.works.push(of_plan(input, plan, (&batch_id, &settings), &above, (named, true)));
-    }
-    Ok(())
 }
 
 /// One machine of what was named.
@@ -221,8 +148,8 @@ pub(super) fn of_machine(machine: &MachineDisks<'_>, args: &ConvertArgs) -> Resu
     put(&mut document, &["pipeline", "fix", "engine"], json!(machine.engine));
     put(&mut document, &["luks"], machine.key_files.iter().map(key).collect::<Result<Value>>()?);
     put(&mut document, &["nics"], machine.macs.iter().enumerate().map(nic).collect());
-    let planned =
-        plan_document(document, &filename, &base, args, &base, false).map_err(Error::without_file)?;
+    let planned = plan_document(document, &filename, &base, args, &base, false)
+        .map_err(|error| error.without_file(&filename))?;
     work(first, planned, &base, false, true)
 }
 
@@ -241,13 +168,13 @@ pub(super) fn origins_of(input: &Path, args: &ConvertArgs) -> Result<Option<Vec<
         Given::Machines(machines) => (describer(input), machines.iter().map(document_of_machine).collect()),
     };
     let base = base_directory(args)?;
-    let settings = Settings::defaults(&base, cores()).for_a_person();
+    let settings = settings(&base, args)?;
     let several = documents.len() > 1;
     let mut all = Vec::new();
     for (document, filename) in documents {
         let (document, _) = with_options(document, args, &base, several)?;
         let vms = source::origins(document.to_string().as_bytes(), &filename, &base, &settings);
-        all.extend(vms.map_err(Error::without_file)?);
+        all.extend(vms.map_err(|error| error.without_file(&filename))?);
     }
     for value in all.iter_mut().flat_map(|vm| &mut vm.values) {
         // The manifest is one that nobody wrote.
@@ -284,7 +211,7 @@ fn quoted(word: &str) -> String {
 }
 
 /// `-o DIR`, or where the person is. Their own symbolic links are followed here, once.
-fn base_directory(args: &ConvertArgs) -> Result<PathBuf> {
+pub(super) fn base_directory(args: &ConvertArgs) -> Result<PathBuf> {
     let given = args.output.as_deref().unwrap_or(Path::new("."));
     let absolute =
         std::path::absolute(given).map_err(|error| Error::io(Kind::Output, "resolve", given, &error))?;
@@ -296,14 +223,16 @@ fn one(input: &Path, item: &Item, args: &ConvertArgs, base: &Path, several: bool
         Item::Machine(facts) => {
             let (document, filename) = document_of_machine(facts);
             let planned = plan_document(document, &filename, base, args, base, several);
-            let mut work = work(input, planned.map_err(Error::without_file)?, base, several, false)?;
+            let mut work =
+                work(input, planned.map_err(|error| error.without_file(&filename))?, base, several, false)?;
             work.order.plan.warnings.extend(facts.warnings.iter().cloned());
             return Ok(work);
         }
         Item::Disk(format) => {
             let (document, filename) = document_of_disk(input, *format)?;
             refuse_its_own_source(input, args, base, several)?;
-            plan_document(document, &filename, base, args, base, several).map_err(Error::without_file)?
+            plan_document(document, &filename, base, args, base, several)
+                .map_err(|error| error.without_file(&filename))?
         }
         Item::Manifest | Item::Batch(..) => {
             let file = Input::read(input)?;
@@ -312,11 +241,10 @@ fn one(input: &Path, item: &Item, args: &ConvertArgs, base: &Path, several: bool
                 Ok(planned) => planned,
                 Err(merged) => {
                     // The file as it was written knows its lines: what is wrong in it is better told from there.
-                    let settings =
-                        settings(base, args, &parse::parse(&file.bytes, &file.filename)?.root.canonical())?;
+                    let settings = settings(base, args)?;
                     let written =
                         source::submission(&file.bytes, &file.filename, &file.base_directory, &settings);
-                    return Err(written.err().unwrap_or(merged).file(&file.given));
+                    return Err(written.err().unwrap_or(merged).file_as(&file.filename, &file.given));
                 }
             }
         }
@@ -343,14 +271,14 @@ fn work(
     Ok(of_plan(given, plan, (&batch_id, &settings), base, (named, several)))
 }
 
-fn name_of(submission: &Submission) -> String {
+pub(super) fn name_of(submission: &Submission) -> String {
     match &submission.name {
         BatchName::Named(name) | BatchName::Stem(name) => name.clone(),
     }
 }
 
 /// The work of a plan. `named`: its directory is the manifest's; else it is `base`, or of several VMs one below that.
-fn of_plan(
+pub(super) fn of_plan(
     given: &Path,
     mut plan: Plan,
     (batch_id, settings): (&str, &Settings),
@@ -377,19 +305,17 @@ fn of_plan(
     }
 }
 
-/// What binds a person: permissions alone, and of the configuration what may be run for somebody else's manifest.
-fn settings(base: &Path, args: &ConvertArgs, document: &Value) -> Result<Settings> {
-    let mut settings = Settings::defaults(base, cores()).for_a_person();
-    let names = |pointer: &str| document.pointer(pointer).is_some_and(|hooks| !hooks.is_null());
-    if names("/hooks") || names("/profile_overrides/hooks") || batch::is_batch(document) {
-        let configured = args.state.settings_or_defaults();
-        settings.hooks = configured
-            .map_err(|failure| {
-                failure.error.unwrap_or_else(|| Error::internal("the configuration is not known"))
-            })?
-            .hooks;
-    }
-    Ok(settings)
+/// What binds a person: permissions alone, and of the configuration what a manifest is read with: which profiles there are, and what may be
+/// run for somebody else's manifest.
+pub(super) fn settings(base: &Path, args: &ConvertArgs) -> Result<Settings> {
+    let configured = args.state.settings_or_defaults().map_err(|failure| {
+        failure.error.unwrap_or_else(|| Error::internal("the configuration is not known"))
+    })?;
+    Ok(Settings {
+        hooks: configured.hooks,
+        profiles_dir: configured.profiles_dir,
+        ..Settings::defaults(base, cores()).for_a_person()
+    })
 }
 
 /// A document with the options put into it; also says whether it names its directory itself.
@@ -421,7 +347,7 @@ fn plan_document(
     several: bool,
 ) -> Result<(Submission, Settings, bool)> {
     let (document, named) = with_options(document, args, base, several)?;
-    let settings = settings(base, args, &document)?;
+    let settings = settings(base, args)?;
     let submission = source::submission(document.to_string().as_bytes(), filename, directory, &settings)?;
     Ok((submission, settings, named))
 }
@@ -502,6 +428,11 @@ fn settle_directory(plan: &mut Plan, base: &Path, named: bool, several: bool) {
     }
     if let Ok(real) = fs::canonicalize(&plan.output.directory) {
         plan.output.directory = real;
+    }
+    for home in plan.disks.iter_mut().filter_map(|disk| disk.placement.home.as_mut()) {
+        if let Ok(real) = fs::canonicalize(&home.directory) {
+            home.directory = real;
+        }
     }
 }
 

@@ -102,7 +102,7 @@ pub(super) fn run(args: &ConvertArgs, ui: &Ui) -> Result<Exit, Failure> {
         }
     }
     let ended = running::convert(understood, args, ui)?;
-    ending::tell(&ended, ui)
+    ending::tell(&ended, &inputs::base_directory(args)?, ui)
 }
 
 /// Converts the disks of one machine, repaired and not started.
@@ -131,13 +131,13 @@ pub(super) fn repaired_copy(
     };
     let ended = running::convert(understood, &args, ui)?;
     ending::tell_fixes(&ended, ui);
-    ending::tell(&ended, ui)
+    ending::tell(&ended, output, ui)
 }
 
 /// What converting a disk or an appliance without any option would do, and where its values come from; `None` if the input is a
 /// manifest.
-pub(super) fn plans_of(input: &Path) -> Result<Option<(Vec<Plan>, Vec<VmOrigins>)>> {
-    let args = ConvertArgs { inputs: vec![input.to_owned()], ..ConvertArgs::default() };
+pub(super) fn plans_of(input: &Path, state: &StateArgs) -> Result<Option<(Vec<Plan>, Vec<VmOrigins>)>> {
+    let args = ConvertArgs { inputs: vec![input.to_owned()], state: state.clone(), ..ConvertArgs::default() };
     let Some(origins) = inputs::origins_of(input, &args)? else { return Ok(None) };
     let plans = inputs::understand(&args)?.works.into_iter().map(|work| work.order.plan).collect();
     Ok(Some((plans, origins)))
@@ -179,7 +179,7 @@ fn refuse_unfinished(work: &Work, args: &ConvertArgs) -> Result<()> {
 fn refuse_taken_names(work: &Work) -> Result<()> {
     let plan = &work.order.plan;
     match Dir::open(&plan.output.directory) {
-        Ok(dir) if !checkpoint::is_worth_resuming(plan) => Names::choose(plan, &dir).map(drop),
+        Ok(dir) if !checkpoint::is_worth_resuming(plan) => Names::choose_in(plan, &dir).map(drop),
         // Half published already, or not there: the worker sees what is to be done.
         _ => Ok(()),
     }

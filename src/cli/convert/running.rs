@@ -17,15 +17,16 @@ use crate::cli::progress::ProgressView;
 use crate::model::bandwidth::{Caps, Parts};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
-use crate::model::job::{BatchState, JobState};
+use crate::model::job::{BatchState, JobState, Stage};
 use crate::model::planner::RefusedVm;
 use crate::model::progress::{BatchProgress, Counts, PROGRESS_SCHEMA, VmProgress, VmStatus};
 use crate::model::protocol::{WorkerCommand, WorkerEvent, WorkerOutcome};
+use crate::model::report::{Notice, Span};
 use crate::pipeline::host_lock::{Holds, Who, directory_of};
 use crate::pipeline::launch::{WorkerHandle, WorkerProcess};
 use crate::pipeline::publish::DIRECTORY_MODE;
 use crate::sys::dir::Dir;
-use crate::sys::time::now_epoch;
+use crate::sys::time::{now_epoch, rfc3339_utc};
 
 /// How often the display changes at most; a stage's begin is shown at once.
 const SHOW_INTERVAL: Duration = Duration::from_millis(100);
@@ -40,6 +41,26 @@ pub(super) struct Ended {
     pub(super) began_at: Option<f64>,
     /// When it ended.
     pub(super) ended_at: Option<f64>,
+    /// What it was in until then.
+    pub(super) timeline: Vec<Span>,
+    /// What its worker warned of.
+    pub(super) warnings: Vec<Notice>,
+}
+
+impl Ended {
+    /// From now on it is in something else.
+    fn turns(&mut self, state: JobState, stage: Option<Stage>, now: f64) {
+        self.is_still_so(now);
+        let attempt = u32::from(state != JobState::Queued);
+        let span = Span { state, waiting_reason: None, stage, attempt, started_at: now, ended_at: now };
+        self.timeline.push(span);
+    }
+
+    fn is_still_so(&mut self, now: f64) {
+        if let Some(last) = self.timeline.last_mut() {
+            last.ended_at = now;
+        }
+    }
 }
 
 /// How all ended.
@@ -94,7 +115,10 @@ fn hold(works: &mut [Work], holds: &Holds) -> Result<()> {
         let beside = work.scratch.parent().unwrap_or(&directory);
         let place = directory_of(beside, &directory).to_owned();
         let (batch_id, places) = (&work.order.batch_id, std::slice::from_ref(&place));
-        holds.look_around(batch_id, &directory, places, false)?;
+        let elsewhere = work.order.plan.directories_elsewhere();
+        for directory in std::iter::once(&*directory).chain(elsewhere) {
+            holds.look_around(batch_id, directory, places, false)?;
+        }
         holds.take(batch_id, places, false)?;
         work.order.limits.lock = holds.lock_of(&place);
     }
@@ -145,10 +169,18 @@ impl Party {
     fn new(works: Vec<Work>, (most, caps): (usize, Caps), fail_fast: bool, ui: &Ui) -> Party {
         let (tell, news) = mpsc::unbounded_channel();
         let progress = begin_progress(&works);
-        let vms: Vec<Ended> = works
+        let mut vms: Vec<Ended> = works
             .into_iter()
-            .map(|work| Ended { work, outcome: None, began_at: None, ended_at: None })
+            .map(|work| Ended {
+                work,
+                outcome: None,
+                began_at: None,
+                ended_at: None,
+                timeline: Vec::new(),
+                warnings: Vec::new(),
+            })
             .collect();
+        vms.iter_mut().for_each(|vm| vm.turns(JobState::Queued, None, now_epoch()));
         Party {
             waiting: (0..vms.len()).collect(),
             vms,
@@ -192,6 +224,7 @@ impl Party {
         {
             let now = now_epoch();
             self.vms[index].began_at = Some(now);
+            self.vms[index].turns(JobState::Running, None, now);
             self.vm(index, |vm| {
                 vm.state = JobState::Running;
                 vm.started_at = Some(now);
@@ -260,6 +293,7 @@ impl Party {
                 self.running.remove(&index);
                 let now = now_epoch();
                 self.vms[index].ended_at = Some(now);
+                self.vms[index].is_still_so(now);
                 let state = state_of(&outcome);
                 self.vm(index, |vm| {
                     vm.state = state;
@@ -305,6 +339,7 @@ impl Party {
             WorkerEvent::StageStarted { stage } => {
                 at_once = true;
                 let now = now_epoch();
+                self.vms[index].turns(JobState::Running, Some(stage), now);
                 self.vm(index, |vm| {
                     vm.current_stage = Some(stage);
                     vm.stage_detail = None;
@@ -325,9 +360,14 @@ impl Party {
             WorkerEvent::Progress { percentage } => {
                 self.vm(index, |vm| vm.progress_percentage = percentage);
             }
-            WorkerEvent::Warning { message, .. } => {
+            WorkerEvent::Warning { stage, message } => {
                 let vm_id = &self.vms[index].work.order.plan.vm_id;
                 self.ui.note(&format!("{vm_id}: {message}"));
+                self.vms[index].warnings.push(Notice {
+                    stage: stage.map_or("plan", |stage| stage.name()).to_owned(),
+                    message,
+                    timestamp: rfc3339_utc(now_epoch()),
+                });
             }
             WorkerEvent::Room { .. }
             | WorkerEvent::Heartbeat

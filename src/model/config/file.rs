@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{LogFormat, NotificationsFile, OnNetworkTimeout, PauseScope};
 use crate::model::bandwidth::Window;
 use crate::model::manifest::values::{
-    AbsolutePath, GroupName, InterfaceName, Line, Rate, Seconds, Size, Whole,
+    AbsolutePath, GroupName, Id, InterfaceName, Rate, Seconds, Size, Whole,
 };
 
 /// A configuration file.
@@ -21,6 +21,8 @@ pub struct ConfigFile {
     pub output_dir: Option<AbsolutePath>,
     /// Working files. Default `<state>/work`.
     pub work_dir: Option<AbsolutePath>,
+    /// Where custom profiles are, `<name>.yaml` each. Default /etc/hyper2kvm/profiles.
+    pub profiles_dir: Option<AbsolutePath>,
     /// How many jobs run at a time. Default half the cores, 1 to 3.
     pub max_concurrent_jobs: Option<Whole<1, 1024>>,
     /// No progress for this long fails a copy. Default 600.
@@ -67,7 +69,7 @@ pub struct IntakeFile {
     /// Whether a disk in it is a drop too. Default false.
     pub accept_disks: Option<bool>,
     /// The profile by which dropped disks are converted. Default production.
-    pub profile: Option<Line>,
+    pub profile: Option<Id>,
     /// How long a dropped disk waits for files that belong to it. Default 300.
     pub companion_wait_s: Option<Seconds>,
     /// How long a file has to hold still before it is taken as complete.

@@ -4,8 +4,7 @@ use crate::model::error::{Error, Kind};
 use crate::model::parse::{Tree, Value};
 
 /// A key (or all keys below it) and what it belongs to.
-const LATER: [(&str, &str); 16] = [
-    ("profiles_dir", "custom profiles"),
+const LATER: [(&str, &str); 15] = [
     ("credentials.allowed_env", "passwords in variables"),
     ("sources", "sources that can be shut down"),
     ("limits.per_vcenter", "remote sources"),

@@ -11,9 +11,8 @@ use super::{
 };
 use crate::model::bandwidth::{Caps, Limit, Window};
 use crate::model::error::{Error, Kind, Result};
-use crate::model::manifest::PROFILE_NAMES;
 use crate::model::manifest::values::{AbsolutePath, Seconds};
-use crate::model::parse::{Layer, Node, Tree, Value, closest, merge, parse};
+use crate::model::parse::{Layer, Node, Tree, Value, merge, only_comments, parse};
 
 /// One configuration file, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,16 +102,10 @@ fn tree_of(fragment: &Fragment) -> Result<Tree> {
     }
 }
 
-fn only_comments(bytes: &[u8]) -> bool {
-    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    std::str::from_utf8(text).is_ok_and(|text| {
-        text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#') || line == "---")
-    })
-}
-
 fn apply(file: &ConfigFile, settings: &mut Settings) {
     put_path(&mut settings.output_dir, file.output_dir.as_ref());
     put_path(&mut settings.work_dir, file.work_dir.as_ref());
+    put_path(&mut settings.profiles_dir, file.profiles_dir.as_ref());
     put_u32(&mut settings.max_concurrent_jobs, file.max_concurrent_jobs.map(|number| number.get()));
     put_seconds(&mut settings.stall_timeout_s, file.stall_timeout_s);
     put_seconds(&mut settings.takeover_stale_s, file.takeover_stale_s);
@@ -276,20 +269,6 @@ fn check(settings: &Settings, tree: &Tree) -> Result<()> {
             "hosts that live would be taken for gone".to_owned(),
             "allow at least a second; 300 is the default",
         );
-    }
-    let profile = settings.intake.profile.as_str();
-    if !PROFILE_NAMES.contains(&profile) {
-        let error = tree
-            .error(
-                Kind::Unsupported,
-                "intake.profile",
-                format!("there is no built-in profile `{profile}`, and this version has no custom profiles"),
-            )
-            .allowed(PROFILE_NAMES);
-        return Err(match closest(profile, PROFILE_NAMES) {
-            Some(meant) => error.advice(format!("did you mean `{meant}`?")),
-            None => error.advice("name one of these"),
-        });
     }
     let bandwidth = &settings.limits.bandwidth;
     if let Some(always) = bandwidth.iter().position(|limit| limit.when.is_always())

@@ -1,63 +1,9 @@
-//! `network_mapping`, `storage_mapping` and `libvirt_integration`: where the guest finds itself afterwards.
-
-use std::collections::BTreeMap;
+//! `libvirt_integration`: what libvirt is told.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::values::{InterfaceName, Line, Mac, PathText};
-
-/// `network_mapping`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NetworkMapping {
-    /// Source network to bridge.
-    pub source_networks: Option<BTreeMap<String, InterfaceName>>,
-    /// What becomes of MAC addresses; default preserve.
-    pub mac_address_policy: Option<MacPolicy>,
-    /// For `custom`: old to new. Keys are MAC addresses.
-    pub mac_address_overrides: Option<BTreeMap<Mac, Mac>>,
-    /// For networks that are not named.
-    pub default_bridge: Option<InterfaceName>,
-}
-
-/// What becomes of MAC addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum MacPolicy {
-    /// They stay.
-    Preserve,
-    /// New ones.
-    Regenerate,
-    /// As `mac_address_overrides` says.
-    Custom,
-}
-
-/// `storage_mapping`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct StorageMapping {
-    /// The pool for disks that are not named.
-    pub default_pool: Option<Line>,
-    /// Disk id or role to directory.
-    pub disk_mappings: Option<BTreeMap<String, PathText>>,
-    /// Format of every disk.
-    pub format_override: Option<MappedFormat>,
-    /// Lay results out beforehand.
-    pub preallocate: Option<bool>,
-}
-
-/// The formats that a storage mapping knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum MappedFormat {
-    /// QEMU's own.
-    Qcow2,
-    /// Bytes as they are.
-    Raw,
-    /// VirtualBox.
-    Vdi,
-}
+use super::values::{Line, PathText};
 
 /// `libvirt_integration`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]

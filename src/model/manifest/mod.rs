@@ -8,6 +8,7 @@ mod batch;
 mod guest;
 mod hooks;
 mod integration;
+mod mapping;
 mod pipeline;
 mod profile;
 mod source;
@@ -33,7 +34,11 @@ pub use guest::{
     NetworkFiles, NmConnection, NoCloud, Services, Users,
 };
 pub use hooks::{Hook, HookRetry, HookStage, HookType, Hooks, RetryStrategy};
-pub use integration::{LibvirtIntegration, MacPolicy, MappedFormat, NetworkMapping, StorageMapping};
+pub use integration::LibvirtIntegration;
+pub use mapping::{
+    Bandwidth, DiskCache, DiskPlace, DiskQos, DiskTarget, Flow, FlowLimits, MacPolicy, NetworkMapping,
+    NetworkPlug, NetworkTarget, StorageMapping,
+};
 pub use pipeline::{
     Accelerator, BootMethod, BootTest, Compress, Convert, Fix, FixEngine, FstabMode, Inspect, OnNoOs,
     OnUnsupportedGuest, Pipeline, TestFirmware, Validate,
@@ -85,7 +90,7 @@ pub struct Manifest {
     pub configuration: Option<Configuration>,
     /// What is run between stages.
     pub hooks: Option<Hooks>,
-    /// Source networks to bridges.
+    /// Source networks to what cards are plugged into here.
     pub network_mapping: Option<NetworkMapping>,
     /// Disks to places.
     pub storage_mapping: Option<StorageMapping>,
@@ -241,6 +246,8 @@ pub struct Nic {
     pub vlan: Option<Whole<1, 4094>>,
     /// The model.
     pub model: Option<NicModel>,
+    /// How much it may send and receive.
+    pub bandwidth: Option<Bandwidth>,
     /// Addresses inside the guest, with prefix lengths.
     pub addresses: Option<Vec<IpPrefix>>,
     /// The default route inside the guest.

@@ -111,6 +111,15 @@ pub fn is_whole(bytes: &[u8]) -> bool {
     text(bytes).and_then(tree).is_ok_and(|root| matches!(root.value, Value::Map(_)))
 }
 
+/// Whether a file holds nothing but comments and empty lines.
+#[must_use]
+pub fn only_comments(bytes: &[u8]) -> bool {
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    std::str::from_utf8(text).is_ok_and(|text| {
+        text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#') || line == "---")
+    })
+}
+
 fn text(bytes: &[u8]) -> Result<&str> {
     if bytes.len() > MAX_BYTES {
         return Err(Error::new(Kind::Manifest, format!("the file has {} bytes", bytes.len()))
@@ -309,6 +318,14 @@ impl Tree {
     pub fn error(&self, kind: Kind, field: &str, cause: impl Into<String>) -> Error {
         let place = self.place(field);
         self.pointed(Error::new(kind, cause), field, place)
+    }
+
+    /// A complaint about a key that may be any text, dots too, pointing at the key.
+    #[must_use]
+    pub fn error_at_key(&self, kind: Kind, map: &str, key: &str, cause: impl Into<String>) -> Error {
+        let found = self.node(map).and_then(|node| node.entry(key));
+        let place = found.map_or_else(|| self.place(map), |(key, value)| (key.line, key.column, value.layer));
+        self.pointed(Error::new(kind, cause), &format!("{map}.{key}"), place)
     }
 
     /// An error that came from elsewhere, pointing at the field that led there.

@@ -1,8 +1,10 @@
 //! What the planner may look at beside the file that it reads. It does no IO itself: whoever asks it hands in who looks.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::Origin;
+use super::profiles::{NoFiles, ResolvedProfile, resolve};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::Facts;
 
@@ -12,6 +14,10 @@ pub trait Surroundings {
     fn machines(&mut self, origin: &Origin) -> Result<Vec<Facts>>;
     /// The bytes of a VM's manifest that a batch names by its path (absolute).
     fn manifest(&mut self, path: &Path) -> Result<Vec<u8>>;
+    /// The profile of this name, custom ones lying in this directory (absolute). Who does not look there has only built-in ones.
+    fn profile(&mut self, name: &str, _directory: &Path) -> Result<Arc<ResolvedProfile>> {
+        resolve(name, &mut NoFiles).map(Arc::new)
+    }
 }
 
 /// Where nothing may be looked at.

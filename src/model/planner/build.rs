@@ -1,15 +1,16 @@
 //! The plan of one VM, spelled out from its effective manifest. Decides nothing that could still be refused.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::effective::builtin;
-use super::{Submission, VmSubmission, stem};
+use super::{Submission, VmSubmission, mapping, stem};
 use crate::model::config::Settings;
 use crate::model::error::Result;
 use crate::model::job::Stage;
 use crate::model::machine::{Firmware, Machine};
 use crate::model::manifest::{Compress, Disk, Manifest, Source};
 use crate::model::parse::{Node, Tree, Value};
+use crate::model::placement::Placement;
 use crate::model::plan::{
     Compression, InputManifest, OnExists, OutputFormat, Plan, PlannedDisk, PlannedGuest, PlannedOutput,
     PlannedStage, Preallocation,
@@ -30,7 +31,7 @@ pub(super) fn plan(
     settings: &Settings,
 ) -> Result<Plan> {
     let profile = manifest.profile.as_ref().map_or(super::effective::BASE_PROFILE, |name| name.as_str());
-    let stages = stages(tree, profile)?;
+    let stages = stages(tree, profile, &vm.profile_says);
     let lacking: Vec<Stage> = Stage::ALL.into_iter().filter(|stage| lacks(tree, *stage)).collect();
     let root = submission.output_directory.clone().unwrap_or_else(|| settings.output_dir.join(batch_id));
     let output = output(manifest, tree, &vm.vm_id, vm_suffix, &root);
@@ -48,13 +49,20 @@ pub(super) fn plan(
     warnings.extend(super::growth::warnings(tree, manifest));
     warnings.extend(vm.warnings.iter().cloned());
     let name = vm_name(manifest, &submission.filename);
-    let disks = disks(manifest.disks.as_deref().unwrap_or_default());
-    let images = disks.iter().map(|disk| {
-        let path = output.directory.join(format!("{}.{}", disk.id, output.format.name()));
-        (disk.id.clone(), path, output.format.into())
-    });
-    let machine = Machine::of_manifest(&name, manifest, images);
-    let known = known(submission, &name, vm, batch_id, &disks, output.format, &machine);
+    let mut disks = disks(manifest.disks.as_deref().unwrap_or_default());
+    let rerun = suffix(output.on_exists, vm_suffix);
+    mapping::disks::place_all(manifest, &output, &format!("{}{rerun}", vm.vm_id), &mut disks);
+    let images =
+        disks.iter().map(|disk| (disk.id.clone(), disk.result_in(&output), disk.format_in(&output).into()));
+    let mut machine = Machine::of_manifest(&name, manifest, images);
+    let mut guest = super::guest::planned(manifest, settings);
+    mapping::disks::apply(manifest, &mut machine);
+    mapping::networks::apply(manifest, &mut machine);
+    mapping::macs::apply(manifest, (batch_id, &vm.vm_id), &mut machine, &mut guest.nics);
+    warnings.extend(mapping::networks::warnings(manifest, &machine));
+    warnings.extend(mapping::macs::warnings(manifest));
+    let format = disks.first().map_or(output.format, |disk| disk.format_in(&output));
+    let known = known(submission, &name, vm, batch_id, &disks, format, &machine);
     let hooks = super::hooks::planned(tree, manifest, &known)?;
     warnings.extend(super::hooks::warnings(tree, manifest));
     Ok(Plan {
@@ -64,7 +72,7 @@ pub(super) fn plan(
         stages,
         disks,
         machine: Some(machine),
-        guest: PlannedGuest { setup: vm.setup.clone(), ..super::guest::planned(manifest, settings) },
+        guest: PlannedGuest { setup: vm.setup.clone(), ..guest },
         boot_test: super::guest::boot_test(manifest)?,
         hooks,
         output,
@@ -140,7 +148,7 @@ pub(super) fn is_on(tree: &Tree, stage: Stage) -> bool {
     }
 }
 
-fn enabled(root: &Node, section: &str) -> Option<bool> {
+pub(super) fn enabled(root: &Node, section: &str) -> Option<bool> {
     let node = section.split('.').try_fold(root, |node, key| node.get(key))?.get("enabled")?;
     match node.value {
         Value::Bool(on) => Some(on),
@@ -152,17 +160,15 @@ fn lacks(tree: &Tree, stage: Stage) -> bool {
     is_on(tree, stage) && !Stage::BUILT.contains(&stage)
 }
 
-fn stages(tree: &Tree, profile: &str) -> Result<Vec<PlannedStage>> {
-    let of_profile = builtin(profile)?;
+fn stages(tree: &Tree, profile: &str, says: &BTreeMap<Stage, bool>) -> Vec<PlannedStage> {
     let planned = Stage::ALL.into_iter().map(|stage| {
         let on = is_on(tree, stage);
-        let by_profile = of_profile.and_then(|root| enabled(root, section(stage)));
-        let reason = match (section(stage), by_profile) {
+        let reason = match (section(stage), says.get(&stage)) {
             ("", _) => "always runs".to_owned(),
             _ if lacks(tree, stage) => {
                 format!("the profile {profile} asks for it, but this version cannot do it")
             }
-            (_, Some(wanted)) if wanted == on => {
+            (_, Some(wanted)) if *wanted == on => {
                 format!("the profile {profile} switches it {}", if on { "on" } else { "off" })
             }
             (_, None) if !on => "nothing asks for it".to_owned(),
@@ -170,7 +176,17 @@ fn stages(tree: &Tree, profile: &str) -> Result<Vec<PlannedStage>> {
         };
         PlannedStage { stage, enabled: on && Stage::BUILT.contains(&stage), reason }
     });
-    Ok(planned.collect())
+    planned.collect()
+}
+
+/// Lowest boots; of equals, the first.
+pub(super) fn boots_at(disk: &Disk) -> u32 {
+    disk.boot_order_hint.and_then(|hint| u32::try_from(hint.get()).ok()).unwrap_or(LAST_TO_BOOT)
+}
+
+/// What a rerun's results are told by from those that are there; nothing where they take their place.
+fn suffix(on_exists: OnExists, vm_suffix: &str) -> &str {
+    if on_exists == OnExists::Replace { "" } else { vm_suffix }
 }
 
 fn disks(disks: &[Disk]) -> Vec<PlannedDisk> {
@@ -197,11 +213,9 @@ fn disks(disks: &[Disk]) -> Vec<PlannedDisk> {
                 .flatten()
                 .map(|path| PathBuf::from(path.as_str()))
                 .collect(),
-            boot_order_hint: disk
-                .boot_order_hint
-                .and_then(|hint| u32::try_from(hint.get()).ok())
-                .unwrap_or(LAST_TO_BOOT),
+            boot_order_hint: boots_at(disk),
             resize: disk.resize.as_ref().and_then(super::growth::planned),
+            placement: Placement::default(),
         })
         .collect();
     planned.sort_by_key(|disk| disk.boot_order_hint);
@@ -216,9 +230,9 @@ fn output(
     batch_directory: &Path,
 ) -> PlannedOutput {
     let output = manifest.output.as_ref();
-    let format = output.and_then(|output| output.format).unwrap_or_default();
+    let format = mapping::disks::format(manifest);
     let on_exists = output.and_then(|output| output.on_exists).unwrap_or_default();
-    let suffix = if on_exists == OnExists::Replace { "" } else { vm_suffix };
+    let suffix = suffix(on_exists, vm_suffix);
     let named = output.and_then(|output| output.directory.as_ref());
     let directory = match named {
         Some(directory) if suffix.is_empty() => PathBuf::from(directory.as_str()),
@@ -234,7 +248,7 @@ fn output(
         compress_level: output
             .and_then(|output| output.compress_level)
             .and_then(|level| u8::try_from(level.get()).ok()),
-        preallocation: output.and_then(|output| output.preallocation).unwrap_or_default(),
+        preallocation: mapping::disks::preallocation(manifest),
         group: output.and_then(|output| output.group.as_ref()).map(|group| group.as_str().to_owned()),
         mode: output.and_then(|output| output.mode).map(|mode| mode.0),
         on_exists,

@@ -7,13 +7,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::build;
-use super::effective::{Effective, OVERRIDES};
+use super::effective::{Effective, is_written};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
-use crate::model::manifest::{Compress, Disk, Manifest, Source, VsphereSource};
+use crate::model::manifest::{Disk, Manifest, Source, VsphereSource};
 use crate::model::parse::Tree;
-use crate::model::plan::{Compression, OutputFormat, Preallocation};
 
 /// What cannot succeed, in the order above: of each sort the first.
 /// `in_batch`: what it waits for is held against the others there.
@@ -30,10 +29,11 @@ pub(super) fn complaints(effective: &Effective, settings: &Settings, in_batch: b
         super::nics::check(tree, manifest),
         super::hooks::check(tree, manifest, settings),
         check_machine(tree, manifest),
-        check_output(tree, manifest),
+        super::output::check(tree, manifest),
         check_disks(tree, disks, &settings.paths.read),
         super::growth::check(tree, disks),
-        check_directory(tree, manifest, disks, &settings.paths.write),
+        super::output::check_directory(tree, manifest, disks, &settings.paths.write),
+        super::mapping::check(tree, manifest, settings),
         if in_batch { Ok(()) } else { check_dependencies(tree, manifest) },
     ]
     .into_iter()
@@ -198,12 +198,7 @@ pub(super) fn unsupported(tree: &Tree, field: &str, what: &str) -> Error {
 
 /// Keys whose feature does not exist yet.
 fn check_features(tree: &Tree, manifest: &Manifest) -> Result<()> {
-    let wanted = [
-        ("profiles_directory", "custom profiles"),
-        ("network_mapping", "network mapping"),
-        ("storage_mapping", "storage mapping"),
-        ("output.pool", "libvirt storage pools"),
-    ];
+    let wanted = [("output.pool", "libvirt storage pools")];
     for (field, what) in wanted {
         if tree.said_in(field).is_some() {
             return Err(unsupported(tree, field, what).advice("remove it"));
@@ -229,8 +224,8 @@ fn check_features(tree: &Tree, manifest: &Manifest) -> Result<()> {
     Ok(())
 }
 
-/// A stage that this version lacks: what a manifest itself says about it is refused; what only the profile wants is
-/// left out with a warning (see [`build`]).
+/// A stage that this version lacks: what somebody wrote about it is refused; what only a built-in profile wants is left out with a
+/// warning (see [`build`]).
 fn check_stages(tree: &Tree) -> Result<()> {
     for stage in Stage::ALL.into_iter().filter(|stage| !Stage::BUILT.contains(stage)) {
         let section = build::section(stage);
@@ -239,13 +234,14 @@ fn check_stages(tree: &Tree) -> Result<()> {
         if !enabled {
             continue;
         }
-        let by_manifest = |key: &str| node.get(key).is_some_and(|value| value.layer >= OVERRIDES);
-        if by_manifest("enabled") {
+        let is_said = |key: &str| node.get(key).is_some_and(|value| is_written(tree, value.layer));
+        if is_said("enabled") {
             let field = format!("{section}.enabled");
             return Err(unsupported(tree, &field, &format!("stage `{stage}`"))
                 .advice("remove it, or set it to false: the guest is then converted as it is"));
         }
-        if let Some((key, _)) = node.entries().iter().find(|(_, value)| value.layer >= OVERRIDES) {
+        let written = node.entries().iter().find(|(_, value)| is_written(tree, value.layer));
+        if let Some((key, _)) = written {
             let field = format!("{section}.{}", key.name);
             return Err(unsupported(tree, &field, &format!("stage `{stage}`, to which this belongs"))
                 .advice(format!(
@@ -278,73 +274,6 @@ fn check_machine(tree: &Tree, manifest: &Manifest) -> Result<()> {
     Ok(())
 }
 
-/// Formats, packing and layout have to fit each other.
-fn check_output(tree: &Tree, manifest: &Manifest) -> Result<()> {
-    let Some(output) = &manifest.output else { return Ok(()) };
-    let format = output.format.unwrap_or_default();
-    let bad = |field: &str, cause: String| tree.error(Kind::Manifest, field, cause);
-    let compression = build::compression(output.compress, format);
-    if !build::is_on(tree, Stage::Convert) {
-        if format != OutputFormat::Qcow2 {
-            return Err(bad(
-                "output.format",
-                format!("the stage `convert` is off, so the result is qcow2 and not {}", format.name()),
-            )
-            .advice("set `pipeline.convert.enabled: true`, or remove the format"));
-        }
-        if compression != Some(Compression::None) {
-            return Err(bad(
-                "output.compress",
-                "the stage `convert` is off, so nothing is compressed".to_owned(),
-            )
-            .advice("set `pipeline.convert.enabled: true`, or remove this"));
-        }
-    }
-    let Some(compression) = compression else {
-        let cause = match output.compress {
-            Some(Compress::With(Compression::Zstd)) => "zstd exists only in qcow2".to_owned(),
-            _ => format!("{} cannot be compressed", format.name()),
-        };
-        return Err(bad("output.compress", cause)
-            .allowed(match format {
-                OutputFormat::Qcow2 => vec!["false", "true", "zstd", "zlib"],
-                OutputFormat::Vmdk => vec!["false", "true", "zlib"],
-                OutputFormat::Raw | OutputFormat::Vhd | OutputFormat::Vdi => vec!["false"],
-            })
-            .advice("choose another format, or remove this"));
-    };
-    if let Some(level) = output.compress_level
-        && compression == Compression::Zlib
-        && level.get() > 9
-    {
-        return Err(
-            bad("output.compress_level", format!("zlib has no level {}", level.get())).allowed(["1 to 9"])
-        );
-    }
-    let preallocation = output.preallocation.unwrap_or_default();
-    let allowed: &[Preallocation] = match format {
-        OutputFormat::Qcow2 => {
-            &[Preallocation::Off, Preallocation::Metadata, Preallocation::Falloc, Preallocation::Full]
-        }
-        OutputFormat::Raw => &[Preallocation::Off, Preallocation::Falloc, Preallocation::Full],
-        OutputFormat::Vmdk | OutputFormat::Vhd | OutputFormat::Vdi => &[Preallocation::Off],
-    };
-    if !allowed.contains(&preallocation) {
-        let cause = format!("{} cannot be laid out beforehand like this", format.name());
-        return Err(bad("output.preallocation", cause)
-            .allowed(allowed.iter().map(|choice| build::preallocation_name(*choice)))
-            .advice("choose another, or another format"));
-    }
-    if compression != Compression::None && preallocation != Preallocation::Off {
-        return Err(bad(
-            "output.preallocation",
-            "a compressed result cannot be laid out beforehand".to_owned(),
-        )
-        .advice("remove this or `output.compress`"));
-    }
-    Ok(())
-}
-
 fn check_disks(tree: &Tree, disks: &[Disk], roots: &[PathBuf]) -> Result<()> {
     let mut ids = BTreeMap::new();
     let mut paths = BTreeMap::new();
@@ -368,29 +297,6 @@ fn check_disks(tree: &Tree, disks: &[Disk], roots: &[PathBuf]) -> Result<()> {
         for (nth, path) in disk.allowed_paths.iter().flatten().enumerate() {
             let field = format!("disks[{index}].allowed_paths[{nth}]");
             check_root(tree, Kind::Source, &field, Path::new(path.as_str()), roots, "paths.read")?;
-        }
-    }
-    Ok(())
-}
-
-fn check_directory(tree: &Tree, manifest: &Manifest, disks: &[Disk], roots: &[PathBuf]) -> Result<()> {
-    let output = manifest.output.as_ref();
-    let Some(directory) = output.and_then(|output| output.directory.as_ref()) else { return Ok(()) };
-    let directory = Path::new(directory.as_str());
-    check_root(tree, Kind::Output, "output.directory", directory, roots, "paths.write")?;
-    let suffix = output.and_then(|output| output.format).unwrap_or_default().name();
-    for (index, disk) in disks.iter().enumerate() {
-        let result = directory.join(format!("{}.{suffix}", disk.id));
-        if let Some(source) = disks.iter().position(|disk| Path::new(disk.local_path.as_str()) == result) {
-            return Err(tree
-                .error(
-                    Kind::Manifest,
-                    "output.directory",
-                    format!(
-                        "the result of disks[{index}] would take the place of the source of disks[{source}]"
-                    ),
-                )
-                .advice("choose another directory or another id"));
         }
     }
     Ok(())

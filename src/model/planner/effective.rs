@@ -1,36 +1,39 @@
 //! The manifest that holds: defaults < what its source says < profile < profile_overrides < what a batch shares < what the
 //! VM's manifest says < what the batch lays over it.
 
-use std::sync::LazyLock;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
 
+use super::check::check_root;
 use super::origin::Described;
+use super::profiles::{MAX_CHAIN, ResolvedProfile};
 use super::written::{Said, Written, profile_overrides};
 use super::{OriginOf, Surroundings, origin};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::Facts;
-use crate::model::manifest::{BUILTIN, Manifest, PROFILE_NAMES, Profile};
-use crate::model::parse::{Key, Layer, Node, Tree, Value, closest, merge, parse, without};
+use crate::model::manifest::{BUILTIN, Manifest, Profile};
+use crate::model::parse::{Key, Layer, Leaf, Node, Tree, Value, merge, parse, without};
 use crate::model::redaction::names_secret;
 
 /// What holds where nobody says anything.
 pub(super) const DEFAULT: u16 = 0;
 /// What the source says of its machine.
 pub(super) const SOURCE: u16 = 1;
-/// The profile.
+/// The profile that all of its chain build on; each of them has its own number, the one that was asked for the highest.
 pub(super) const PROFILE: u16 = 2;
 /// `profile_overrides`; what is in this layer or above it, somebody has written for this VM.
-pub(super) const OVERRIDES: u16 = 3;
+pub(super) const OVERRIDES: u16 = PROFILE + MAX_CHAIN;
 /// `profile_overrides` in a batch's `overrides`.
-pub(super) const BATCH_PROFILE_OVERRIDES: u16 = 4;
+pub(super) const BATCH_PROFILE_OVERRIDES: u16 = OVERRIDES + 1;
 /// A batch's `shared_config`.
-pub(super) const SHARED: u16 = 5;
+pub(super) const SHARED: u16 = OVERRIDES + 2;
 /// The VM's manifest.
-pub(super) const MANIFEST: u16 = 6;
+pub(super) const MANIFEST: u16 = OVERRIDES + 3;
 /// What a batch lays over the VM's manifest.
-pub(super) const BATCH_OVERRIDES: u16 = 7;
+pub(super) const BATCH_OVERRIDES: u16 = OVERRIDES + 4;
 /// What else a batch says of the VM.
-pub(super) const BATCH_ENTRY: u16 = 8;
+pub(super) const BATCH_ENTRY: u16 = OVERRIDES + 5;
 
 /// The profile of a manifest that names none.
 pub(super) const BASE_PROFILE: &str = "production";
@@ -50,6 +53,8 @@ pub(super) struct Effective {
     pub(super) manifest: Manifest,
     /// What the source says, if it was looked at.
     pub(super) facts: Option<Facts>,
+    /// The profile.
+    pub(super) profile: Arc<ResolvedProfile>,
 }
 
 impl Effective {
@@ -61,24 +66,26 @@ impl Effective {
     ) -> Result<Effective> {
         let said = written.said()?;
         let facts = described(&said, settings, around)?.map(|described| described.chosen).transpose()?;
-        Effective::of_machine(written, said, facts)
+        Effective::of_machine(written, said, facts, settings, around)
     }
 
     /// The same, of this machine.
-    pub(super) fn of_machine(written: &Written<'_>, said: Said, facts: Option<Facts>) -> Result<Effective> {
-        let Said { mut tree, manifest } = said;
-        check_overrides(&tree, manifest.profile_overrides.as_ref())?;
-        let of_batch = written.shared().and_then(|shared| shared.profile.as_deref());
-        let name = manifest.profile.as_ref().map(|name| name.as_str()).or(of_batch).unwrap_or(BASE_PROFILE);
-        let name = name.to_owned();
-        let (mut root, profile) = match (builtin("default")?, builtin(&name)?) {
-            (Some(default), Some(profile)) if name != "default" => (default.clone(), profile.clone()),
-            _ => return Err(no_such_profile(&tree, &name)),
-        };
+    pub(super) fn of_machine(
+        written: &Written<'_>,
+        said: Said,
+        facts: Option<Facts>,
+        settings: &Settings,
+        around: &mut dyn Surroundings,
+    ) -> Result<Effective> {
+        check_overrides(&said.tree, said.manifest.profile_overrides.as_ref())?;
+        let profile = profile(written, &said, settings, around)?;
+        let mut tree = said.tree;
+        let default = builtin("default")?;
+        let mut root = default.ok_or_else(|| Error::internal("there are no defaults"))?.clone();
         let described = facts.as_ref().map(|facts| Node::from_json(&facts.document()));
         let mut layers = std::mem::take(&mut tree.layers);
-        if let Some(layer) = layers.get_mut(usize::from(PROFILE)) {
-            layer.label = format!("profile {name}");
+        for (layer, of_profile) in layers.iter_mut().skip(usize::from(PROFILE)).zip(profile.layers()) {
+            layer.clone_from(of_profile);
         }
 
         let overrides = profile_overrides(&mut tree);
@@ -87,7 +94,7 @@ impl Effective {
         root.set_layer(DEFAULT);
         for (upper, number) in [
             (described, Some(SOURCE)),
-            (Some(profile), Some(PROFILE)),
+            (Some(profile.root().clone()), None),
             (overrides, None),
             (shared, Some(SHARED)),
             (Some(tree.root), None),
@@ -107,11 +114,10 @@ impl Effective {
                 output.take("directory");
             }
         }
-        root.take("description");
         if root.get("profile").is_none()
             && let Value::Map(entries) = &mut root.value
         {
-            entries.push(made("profile", Node::made(Value::Text(name))));
+            entries.push(made("profile", Node::made(Value::Text(profile.name.clone()))));
         }
         written.make_absolute(&mut root);
         let mut tree = Tree { root, layers };
@@ -124,14 +130,14 @@ impl Effective {
             entries.push(made("name", Node::made(Value::Text(name.clone()))));
             manifest = tree.decode()?;
         }
-        Ok(Effective { tree, manifest, facts })
+        Ok(Effective { tree, manifest, facts, profile })
     }
 
     /// What "the same content" is decided by: what differs from the defaults, without what only says how
     /// to run again, and without names for what is spelled out anyway.
     pub(super) fn content(&self) -> serde_json::Value {
         let mut root = self.tree.root.clone();
-        for key in ["rerun", "profile", "manifest_version"] {
+        for key in ["rerun", "profile", "profiles_directory", "manifest_version"] {
             root.take(key);
         }
         match builtin("default") {
@@ -149,19 +155,65 @@ impl Effective {
 
     /// Each value and where it comes from.
     pub(super) fn origins(&self) -> Vec<OriginOf> {
-        let tree = Tree { root: self.redacted(), layers: self.tree.layers.clone() };
-        tree.leaves()
-            .into_iter()
-            .map(|leaf| {
-                let label = tree.layers.get(usize::from(leaf.layer)).map_or("default", |layer| &layer.label);
-                let origin = match leaf.line {
-                    line if leaf.layer >= OVERRIDES && line > 0 => format!("{label}, line {line}"),
-                    _ => label.to_owned(),
-                };
-                OriginOf { field: leaf.path, value: leaf.value, origin }
-            })
-            .collect()
+        values_of(&Tree { root: self.redacted(), layers: self.tree.layers.clone() })
     }
+}
+
+/// Each value of a tree and where it comes from.
+pub(super) fn values_of(tree: &Tree) -> Vec<OriginOf> {
+    let of = |leaf: Leaf| {
+        let origin = origin_words(tree, leaf.layer, leaf.line);
+        OriginOf { field: leaf.path, value: leaf.value, origin }
+    };
+    tree.leaves().into_iter().map(of).collect()
+}
+
+/// Where what stands in this layer and line of a tree comes from, for people.
+#[must_use]
+pub fn origin_words(tree: &Tree, layer: u16, line: u32) -> String {
+    let label = tree.layers.get(usize::from(layer)).map_or("default", |layer| &layer.label);
+    match line {
+        line if is_written(tree, layer) && line > 0 => format!("{label}, line {line}"),
+        _ => label.to_owned(),
+    }
+}
+
+/// Whether a layer is something that somebody wrote: for this VM, or into a profile of their own.
+pub(super) fn is_written(tree: &Tree, layer: u16) -> bool {
+    tree.layers.get(usize::from(layer)).is_some_and(|layer| layer.file.is_some())
+}
+
+/// The profile that was asked for, with all that it builds on.
+fn profile(
+    written: &Written<'_>,
+    said: &Said,
+    settings: &Settings,
+    around: &mut dyn Surroundings,
+) -> Result<Arc<ResolvedProfile>> {
+    let Said { tree, manifest } = said;
+    let named = manifest.profile.as_ref().map(|name| name.as_str());
+    let shared = written.shared().filter(|shared| named.is_none() && shared.profile.is_some());
+    let of_batch = shared.and_then(|shared| shared.profile.as_deref());
+    let directory = match tree.node("profiles_directory").and_then(Node::text) {
+        Some(path) => {
+            let roots = &settings.paths.read;
+            check_root(tree, Kind::Manifest, "profiles_directory", Path::new(path), roots, "paths.read")?;
+            Path::new(path)
+        }
+        None => &settings.profiles_dir,
+    };
+    around.profile(named.or(of_batch).unwrap_or(BASE_PROFILE), directory).map_err(|error| {
+        // What is wrong in a profile's file is told there; that there is none, where it is named.
+        match shared {
+            _ if error.details().place.file.is_some() => error,
+            Some(shared) => {
+                let mut root = shared.root.clone();
+                root.set_layer(SHARED);
+                Tree { root, layers: tree.layers.clone() }.located("profile", error)
+            }
+            None => tree.located("profile", error),
+        }
+    })
 }
 
 /// The built-in profiles, read once: text that is part of the program.
@@ -193,34 +245,26 @@ pub(super) fn layers(manifest: (Option<String>, &str), batch: Option<(String, &s
         _ => format!("{below}.{key}"),
     };
     let (batch_file, entry) = batch.map_or((None, ""), |(file, entry)| (Some(file), entry));
-    let layer =
-        |label: &str, file: Option<String>, below: String| Layer { file, below, label: label.to_owned() };
     let overrides = inside(entry, "overrides");
-    vec![
-        layer("default", None, String::new()),
-        layer("source", None, String::new()),
-        layer("profile", None, String::new()),
+    let mut layers: Vec<Layer> = ["default", "source"]
+        .into_iter()
+        .chain((0..MAX_CHAIN).map(|_| "profile"))
+        .map(|label| layer(label, None, String::new()))
+        .collect();
+    layers.extend([
         layer("profile_overrides", file.clone(), inside(below, "profile_overrides")),
         layer("overrides.profile_overrides", batch_file.clone(), inside(&overrides, "profile_overrides")),
         layer("shared_config", batch_file.clone(), "shared_config".to_owned()),
         layer("manifest", file, below.to_owned()),
         layer("overrides", batch_file.clone(), overrides),
         layer("batch", batch_file, entry.to_owned()),
-    ]
+    ]);
+    layers
 }
 
-fn no_such_profile(file: &Tree, name: &str) -> Error {
-    let error = file
-        .error(
-            Kind::Unsupported,
-            "profile",
-            format!("there is no built-in profile `{name}`, and this version has no custom profiles"),
-        )
-        .allowed(PROFILE_NAMES);
-    match closest(name, PROFILE_NAMES) {
-        Some(meant) => error.advice(format!("did you mean `{meant}`?")),
-        None => error.advice("remove it, or build on one of these with profile_overrides"),
-    }
+/// A layer of that name, from that field of that file.
+pub(super) fn layer(label: &str, file: Option<String>, below: String) -> Layer {
+    Layer { file, below, label: label.to_owned() }
 }
 
 fn check_overrides(file: &Tree, overrides: Option<&Profile>) -> Result<()> {
@@ -288,7 +332,7 @@ fn made(key: &str, node: Node) -> (Key, Node) {
 }
 
 /// Takes out what nobody may read: the content of every field that is named like a secret.
-fn redact(node: &mut Node) {
+pub(super) fn redact(node: &mut Node) {
     match &mut node.value {
         Value::List(items) => items.iter_mut().for_each(redact),
         Value::Map(entries) => {

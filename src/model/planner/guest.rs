@@ -36,6 +36,7 @@ pub(super) fn planned(manifest: &Manifest, settings: &Settings) -> PlannedGuest 
             .flatten()
             .map(|nic| PlannedNic {
                 mac: nic.mac.as_ref().map(|mac| mac.as_str().to_owned()),
+                was: None,
                 addresses: nic.addresses.iter().flatten().map(ToString::to_string).collect(),
                 gateway: nic.gateway.as_ref().map(ToString::to_string),
                 dns: nic.dns.iter().flatten().map(ToString::to_string).collect(),

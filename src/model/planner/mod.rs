@@ -19,8 +19,11 @@ mod effective;
 mod growth;
 mod guest;
 mod hooks;
+mod mapping;
 mod nics;
 mod origin;
+mod output;
+mod profiles;
 mod setup;
 mod written;
 
@@ -32,6 +35,7 @@ use sha2::{Digest, Sha256};
 
 use super::config::Settings;
 use super::error::{Error, Kind, Result};
+use super::job::Stage;
 use super::manifest::values::PathText;
 use super::manifest::{BatchManifest, Manifest};
 use super::parse::{self, Node, Tree};
@@ -42,7 +46,12 @@ use super::window::Window;
 pub use around::{Nowhere, Surroundings};
 use batch::{Batch, Given, Member};
 use effective::Effective;
+pub use effective::origin_words;
 pub use origin::Origin;
+pub use profiles::{
+    NoFiles, ProfileFile, ProfileFiles, ProfileLevel, ResolvedProfile, complaints as profile_complaints,
+    resolve as resolve_profile,
+};
 use written::Written;
 
 /// Which VMs of a batch that ran before run again.
@@ -88,6 +97,9 @@ pub struct VmSubmission {
     /// What it says itself of being run again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rerun: Option<Rerun>,
+    /// Which stages its profile switches on or off.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub profile_says: BTreeMap<Stage, bool>,
 }
 
 /// A VM of a batch that cannot run as it is written. The others do.
@@ -316,14 +328,14 @@ impl Submission {
 
     /// The plans of all its VMs in a batch of this id; `vm_suffix` (`-2`) makes a rerun's results lie beside the old ones.
     pub fn plans(&self, batch_id: &str, vm_suffix: &str, settings: &Settings) -> Result<Vec<Plan>> {
-        self.vms
-            .iter()
-            .map(|vm| {
-                let tree = Tree::of(Node::from_json(&vm.manifest), "effective manifest");
-                let manifest: Manifest = tree.decode()?;
-                build::plan(self, vm, &manifest, &tree, batch_id, vm_suffix, settings)
-            })
-            .collect()
+        let plan = |vm: &VmSubmission| {
+            let tree = Tree::of(Node::from_json(&vm.manifest), "effective manifest");
+            let manifest: Manifest = tree.decode()?;
+            build::plan(self, vm, &manifest, &tree, batch_id, vm_suffix, settings)
+        };
+        let plans = self.vms.iter().map(plan).collect::<Result<Vec<Plan>>>()?;
+        mapping::check_together(&plans)?;
+        Ok(plans)
     }
 }
 
@@ -440,6 +452,7 @@ fn vm_submission(
         manifest: effective.redacted().canonical(),
         setup: setup::wanted(&effective.tree, &effective.manifest)?,
         rerun: effective.manifest.rerun,
+        profile_says: effective.profile.switches(),
         warnings: effective.facts.map_or_else(Vec::new, |facts| facts.warnings),
         manifest_path,
     })

@@ -101,7 +101,9 @@ impl Written<'_> {
         };
         let mut root = part(self.manifest.root.clone(), self.base, MANIFEST)?;
         let Some(entry) = &self.entry else {
-            return Ok(Said { tree: Tree { root, layers }, manifest: written });
+            let tree = Tree { root, layers };
+            let manifest = tree.decode()?;
+            return Ok(Said { tree, manifest });
         };
         if let Some(overrides) = &entry.overrides {
             // It is held against the type by itself, so that a complaint names the place in the batch.
@@ -118,7 +120,7 @@ impl Written<'_> {
         Ok(Said { tree, manifest })
     }
 
-    /// Counts the paths that are still relative (a profile's) from the manifest's directory.
+    /// Counts the paths that are still relative (none that somebody wrote) from the manifest's directory.
     pub(super) fn make_absolute(&self, root: &mut Node) {
         make_absolute(root, self.base);
     }
@@ -143,6 +145,9 @@ fn lower(node: &mut Node) {
 /// Counts relative paths from the directory of the file that they stand in.
 pub(super) fn make_absolute(root: &mut Node, base: &Path) {
     if let Some(directory) = root.get_mut("output").and_then(|output| output.get_mut("directory")) {
+        make_path_absolute(directory, base);
+    }
+    if let Some(directory) = root.get_mut("profiles_directory") {
         make_path_absolute(directory, base);
     }
     for (provider, key) in [("ova", "path"), ("ovf", "path"), ("vmx", "path"), ("local", "directory")] {
@@ -170,6 +175,15 @@ pub(super) fn make_absolute(root: &mut Node, base: &Path) {
                         make_path_absolute(path, base);
                     }
                 }
+            }
+        }
+    }
+    let mappings = root.get_mut("storage_mapping").and_then(|mapping| mapping.get_mut("disk_mappings"));
+    if let Some(Value::Map(mappings)) = mappings.map(|mappings| &mut mappings.value) {
+        for (_, entry) in mappings {
+            make_path_absolute(entry, base);
+            if let Some(directory) = entry.get_mut("directory") {
+                make_path_absolute(directory, base);
             }
         }
     }

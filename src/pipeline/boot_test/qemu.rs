@@ -203,6 +203,7 @@ fn value(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::limits::{DiskLimits, NicLimits};
     use crate::model::machine::NicLink;
     use crate::model::plan::SourceFormat;
     use std::path::PathBuf;
@@ -216,6 +217,8 @@ mod tests {
             mac: Some("00:50:56:aa:bb:cc".to_owned()),
             model,
             link: NicLink::Bridge("br0".to_owned()),
+            vlan: None,
+            limits: NicLimits::default(),
         }
     }
 
@@ -227,6 +230,8 @@ mod tests {
             bus,
             serial: Some("a,b\n".to_owned()),
             boot_order: Some(1),
+            cache: None,
+            limits: DiskLimits::default(),
         }
     }
 

@@ -29,7 +29,6 @@ use runner::INTERPRETER;
 pub use runner::{interpreter, process_main};
 
 use self::attempt::Attempts;
-use super::publish::partial_name;
 use super::worker::Job;
 use crate::disk::Interruption;
 use crate::model::error::{Disposition, Error, Kind, Result};
@@ -279,10 +278,10 @@ fn values(job: &Job<'_>, failure: Option<&Error>) -> Vec<(&'static str, String)>
         Some(disk) => {
             let published = job.checkpoint.intent.as_ref().and_then(|intent| intent.renames.first());
             match published {
-                Some(rename) => (rename.to.clone(), directory.join(&rename.to)),
+                Some(rename) => (rename.to.clone(), rename.path(job.place.dirs())),
                 None => {
-                    let name = format!("{}.{}", disk.id, job.plan.output.format.name());
-                    (name, directory.join(partial_name(job.plan, &disk.id)))
+                    let name = format!("{}.{}", disk.stem(), job.plan.format_of(disk).name());
+                    (name, job.partial_path(disk))
                 }
             }
         }

@@ -12,7 +12,6 @@ use crate::model::error::{Error, Result};
 use crate::model::job::Stage;
 use crate::pipeline::boot_test::{self, BootTestOrder};
 use crate::pipeline::meter::Pass;
-use crate::pipeline::publish::partial_name;
 use crate::pipeline::target;
 use crate::pipeline::worker::Job;
 
@@ -22,9 +21,7 @@ const USUAL_SHARE: f64 = 8.0;
 const SAYING_CHARACTERS: usize = 80;
 
 pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
-    let dir = job.place.results.path();
-    let images: Vec<PathBuf> =
-        job.plan.disks.iter().map(|disk| dir.join(partial_name(job.plan, &disk.id))).collect();
+    let images: Vec<PathBuf> = job.plan.disks.iter().map(|disk| job.partial_path(disk)).collect();
     let machine = target::machine(job.plan, &job.checkpoint, &images)
         .ok_or_else(|| Error::internal("the plan holds no machine to be tried"))?;
     let order = BootTestOrder {

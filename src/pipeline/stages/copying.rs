@@ -14,7 +14,6 @@ use crate::model::job::Stage;
 use crate::model::plan::PlannedDisk;
 use crate::pipeline::checkpoint::{FileMark, FinishedDisk, Holds};
 use crate::pipeline::meter::Pass;
-use crate::pipeline::publish::{copy_journal_name, extents_name, partial_name};
 use crate::pipeline::worker::Job;
 use crate::sys::failpoint;
 
@@ -22,11 +21,11 @@ use crate::sys::failpoint;
 pub(super) fn target(job: &Job<'_>, disk: &PlannedDisk) -> Target {
     let output = &job.plan.output;
     Target {
-        path: job.place.results.path().join(partial_name(job.plan, &disk.id)),
-        format: output.format,
+        path: job.partial_path(disk),
+        format: job.plan.format_of(disk),
         compress: output.compress,
         level: output.compress_level,
-        preallocation: output.preallocation,
+        preallocation: job.plan.preallocation_of(disk),
         journal: None,
     }
 }
@@ -59,8 +58,8 @@ pub(super) fn copy_all(job: &mut Job<'_>, stage: Stage) -> Result<Value> {
 
 /// A copy that is recorded as finished is not gone on with: its journal becomes what the result is held against.
 pub(super) fn settle_journal(job: &Job<'_>, disk: &PlannedDisk) -> Result<()> {
-    let (dir, from) = (&job.place.results, copy_journal_name(job.plan, &disk.id));
-    match dir.rename_over(&from, &extents_name(job.plan, &disk.id)) {
+    let (dir, from) = (job.dir(disk)?, job.copy_journal(disk));
+    match dir.rename_over(&from, &job.extents(disk)) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(Error::io(Kind::Output, "rename", &dir.path().join(&from), &error))
         }
@@ -70,7 +69,7 @@ pub(super) fn settle_journal(job: &Job<'_>, disk: &PlannedDisk) -> Result<()> {
 
 /// The result was held against it, or is no more.
 pub(super) fn forget_extents(job: &Job<'_>, disk: &PlannedDisk) -> Result<()> {
-    let (dir, name) = (&job.place.results, extents_name(job.plan, &disk.id));
+    let (dir, name) = (job.dir(disk)?, job.extents(disk));
     let removed = dir.remove(&name);
     removed.map(drop).map_err(|error| Error::io(Kind::Output, "remove", &dir.path().join(&name), &error))
 }
@@ -81,11 +80,11 @@ fn copy_one(
     number: usize,
     disk: &PlannedDisk,
 ) -> Result<(FinishedDisk, CopyOutcome)> {
-    let dir = &job.place.results;
-    let partial = partial_name(job.plan, &disk.id);
+    let dir = job.place.dirs().of(disk)?;
+    let partial = job.partial(disk);
     let repaired = guest::is_repaired(job, disk) && stage == Stage::Convert;
     // What repairs show is made anew by every run that needs them: only a copy of the source itself is gone on with.
-    let journal = (!repaired).then(|| dir.path().join(copy_journal_name(job.plan, &disk.id)));
+    let journal = (!repaired).then(|| job.path(disk, &job.copy_journal(disk)));
     let target = Target { journal, ..target(job, disk) };
     if repaired {
         // What a cut copy left; also a link that somebody else put there: removed, never followed.

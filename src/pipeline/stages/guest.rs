@@ -233,9 +233,9 @@ pub(super) fn commit(job: &mut Job<'_>) -> Result<()> {
         note(job, disk, |finished| finished.holds = Holds::Mixed)?;
         failpoint::hit("commit.before");
         let engine = job.engine.as_ref().ok_or_else(|| Error::internal("nothing was loaded"))?;
-        let result = job.place.results.path().join(&partial);
-        engine.commit_overlay(&path, &result, job.plan.output.format, job.control, &mut |_| {})?;
-        let entry = job.place.results.entry(&partial);
+        let result = job.path(disk, &partial);
+        engine.commit_overlay(&path, &result, job.plan.format_of(disk), job.control, &mut |_| {})?;
+        let entry = job.dir(disk)?.entry(&partial);
         let entry = entry.map_err(|error| Error::io(Kind::Output, "look at", &result, &error))?;
         let file = entry.and_then(FileMark::of).ok_or_else(|| {
             Error::new(Kind::Output, format!("{} vanished while it was written", result.display()))
@@ -309,8 +309,8 @@ pub(super) fn can_be_committed_again(job: &Job<'_>, disk: &PlannedDisk) -> bool 
         return false;
     };
     let overlay = job.checkpoint.guest.as_ref().and_then(|record| record.overlays.get(&disk.id));
-    let same_file = matches!(job.place.results.entry(&finished.partial),
-        Ok(Some(entry)) if entry.is_file && entry.inode == finished.file.inode);
+    let same_file = matches!(job.dir(disk).map(|dir| dir.entry(&finished.partial)),
+        Ok(Ok(Some(entry))) if entry.is_file && entry.inode == finished.file.inode);
     same_file && overlay.is_some_and(|overlay| is_there(job, overlay))
 }
 
@@ -323,7 +323,7 @@ fn is_in_its_result(job: &Job<'_>, disk: &PlannedDisk) -> bool {
     job.checkpoint.disks.get(&disk.id).is_some_and(|finished| {
         finished.holds == Holds::Fixed
             && (finished.validated || !job.plan.runs(Stage::Validate))
-            && finished.file.is_at(&job.place.results, &finished.partial).unwrap_or(false)
+            && job.is_there(disk, finished).unwrap_or(false)
     })
 }
 
@@ -375,6 +375,7 @@ fn options(guest: &PlannedGuest) -> FixOptions {
             .iter()
             .map(|nic| WantedNic {
                 mac: nic.mac.clone(),
+                was: nic.was.clone(),
                 addresses: nic.addresses.clone(),
                 gateway: nic.gateway.clone(),
                 dns: nic.dns.clone(),

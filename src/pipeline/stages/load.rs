@@ -7,21 +7,18 @@
 use serde_json::{Value, json};
 
 use super::copying::{forget_extents, settle_journal, target};
-use super::{growth, guest, position, sums};
-use crate::disk::{Engine, FileIdentity, Measure, OpenPolicy, SourceDisk, open_source};
+use super::{growth, guest, position, room, sums};
+use crate::disk::{Engine, FileIdentity, OpenPolicy, SourceDisk, open_source};
 use crate::guest::{GuestfsPresence, virt_v2v};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::manifest::FixEngine;
 use crate::model::plan::{PlannedDisk, Preallocation};
-use crate::model::protocol::WorkerEvent;
-use crate::model::units::human_size;
 use crate::pipeline::boot_test;
 use crate::pipeline::meter::Pass;
-use crate::pipeline::publish::{Names, copy_journal_name};
+use crate::pipeline::publish::Names;
 use crate::pipeline::worker::{Job, Opened};
 use crate::source;
-use crate::sys::fs::{allocated_bytes, free_bytes};
 use crate::sys::kvm;
 
 /// What opening a guest costs, as so many bytes copied: some ten seconds.
@@ -32,7 +29,7 @@ const EMULATED_BOOT_BYTES: u64 = 16 << 30;
 
 pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     // Before anything costs time: a result that is there is the commonest reason for there being nothing to do.
-    Names::choose(job.plan, &job.place.results)?;
+    Names::choose(job.plan, job.place.dirs())?;
     check_machine(job)?;
     let engine = engine(job)?;
     let mut described = Vec::new();
@@ -57,15 +54,13 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     job.engine = Some(engine);
     keep_what_is_finished(job)?;
     announce(job);
-    let room = still_to_write(job);
-    job.meter.tell(WorkerEvent::Room { bytes: room });
-    check_room(job, room)?;
+    room::check(job)?;
     Ok(json!({ "disks": described }))
 }
 
 /// Whether QEMU opens the source itself: for its guest, for an overlay that makes it larger, or to lay out a result beforehand.
 fn needs_qemu(job: &Job<'_>, disk: &PlannedDisk) -> bool {
-    let is_laid_out = job.plan.output.preallocation != Preallocation::Off;
+    let is_laid_out = job.plan.preallocation_of(disk) != Preallocation::Off;
     job.plan.opens_guest() || disk.resize.is_some() || is_laid_out
 }
 
@@ -146,16 +141,13 @@ fn warn_of_size(job: &mut Job<'_>, disk: &PlannedDisk, source: &SourceDisk) {
 /// Settles which disks of an earlier attempt are good: same source, and the very file that was finished.
 fn keep_what_is_finished(job: &mut Job<'_>) -> Result<()> {
     guest::keep_what_is_sound(job)?;
-    let dir = &job.place.results;
     let mut restarted = Vec::new();
     for (disk, opened) in job.plan.disks.iter().zip(&job.sources) {
-        let partial = crate::pipeline::publish::partial_name(job.plan, &disk.id);
+        let dir = job.place.dirs().of(disk)?;
+        let partial = job.partial(disk);
         if let Some(finished) = job.checkpoint.disks.get(&disk.id) {
             let unchanged = same_files(&finished.source, opened.source.identity());
-            let there = finished
-                .file
-                .is_at(dir, &finished.partial)
-                .map_err(|error| Error::io(Kind::Output, "look for", &dir.path().join(&partial), &error))?;
+            let there = job.is_there(disk, finished)?;
             settle_journal(job, disk)?;
             if unchanged && (there || guest::can_be_committed_again(job, disk)) {
                 continue;
@@ -164,7 +156,7 @@ fn keep_what_is_finished(job: &mut Job<'_>) -> Result<()> {
             restarted.push((disk.id.clone(), unchanged));
         }
         forget_extents(job, disk)?;
-        let journal = copy_journal_name(job.plan, &disk.id);
+        let journal = job.copy_journal(disk);
         // A copy that was cut is gone on with, if the copy itself finds that it may be.
         let is_cut = dir.entry(&journal).is_ok_and(|entry| entry.is_some());
         if !is_cut {
@@ -223,53 +215,5 @@ fn announce(job: &mut Job<'_>) {
             job.meter.passed(number, Pass::Compare, 1.0);
             job.meter.passed(number, Pass::Hash, 1.0);
         }
-    }
-}
-
-fn still_to_write(job: &Job<'_>) -> u64 {
-    job.plan
-        .disks
-        .iter()
-        .zip(&job.sources)
-        .filter(|(disk, _)| !job.checkpoint.disks.contains_key(&disk.id))
-        .map(|(disk, opened)| {
-            let begun = target(job, disk).path.symlink_metadata().map_or(0, |file| allocated_bytes(&file));
-            room(job, opened.content(), &opened.measure).saturating_sub(begun)
-        })
-        .sum::<u64>()
-        .saturating_add(if job.checkpoint.guest.is_some() { 0 } else { job.plan.room_for_fixes() })
-}
-
-/// What is still to be written has to fit, with what others have reserved and what has to stay free.
-fn check_room(job: &Job<'_>, need: u64) -> Result<()> {
-    let path = job.place.results.path();
-    let space = free_bytes(path).map_err(|error| Error::io(Kind::Output, "look at", path, &error))?;
-    let limits = &job.order.limits;
-    let others = limits.reserved_by_others_bytes;
-    let usable = space.free.saturating_sub(limits.disk_reserve_bytes).saturating_sub(others);
-    if need <= usable {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::DiskSpace,
-        format!(
-            "{} needs {} but only {} of {} may be used ({} stay free, {} are reserved by other jobs)",
-            path.display(),
-            human_size(need),
-            human_size(usable),
-            human_size(space.free),
-            human_size(limits.disk_reserve_bytes),
-            human_size(others),
-        ),
-    )
-    .advice("free some space there or choose another directory")
-    .output(path)
-    .space(need, usable))
-}
-
-fn room(job: &Job<'_>, content: &SourceDisk, measure: &Measure) -> u64 {
-    match job.plan.output.preallocation {
-        Preallocation::Falloc | Preallocation::Full => measure.required_bytes.max(content.facts.virtual_size),
-        Preallocation::Off | Preallocation::Metadata => measure.required_bytes,
     }
 }

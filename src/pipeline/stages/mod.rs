@@ -14,6 +14,7 @@ mod growth;
 mod guest;
 mod inspect;
 mod load;
+mod room;
 mod sums;
 mod validate;
 

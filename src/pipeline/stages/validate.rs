@@ -14,7 +14,6 @@ use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::plan::PlannedDisk;
 use crate::pipeline::meter::Pass;
-use crate::pipeline::publish::extents_name;
 use crate::pipeline::worker::Job;
 use crate::sys::failpoint;
 
@@ -49,6 +48,7 @@ fn validate_one(job: &mut Job<'_>, number: usize, disk: &PlannedDisk) -> Result<
     let where_ = position(number, job);
     let engine = job.engine.as_ref().ok_or_else(|| Error::internal("nothing was loaded"))?;
     let content = guest::content(job, number, disk)?;
+    let extents = job.path(disk, &job.extents(disk));
     let (control, meter) = (job.control, &mut job.meter);
 
     if job.plan.output.check_image_integrity {
@@ -56,7 +56,6 @@ fn validate_one(job: &mut Job<'_>, number: usize, disk: &PlannedDisk) -> Result<
         engine.check(&target.path, target.format, control)?;
     }
     meter.detail(Stage::Validate, format!("{where_}: comparing with the source"));
-    let extents = job.place.results.path().join(extents_name(job.plan, &disk.id));
     let mut compared = |part| meter.passed(number, Pass::Compare, part);
     let (path, format) = (&target.path, target.format);
     // What an earlier run has written was seen by nobody since.
@@ -68,13 +67,8 @@ fn validate_one(job: &mut Job<'_>, number: usize, disk: &PlannedDisk) -> Result<
     meter.passed(number, Pass::Compare, 1.0);
     content.check_unchanged().map_err(|error| changed(&error, disk))?;
 
-    let still_there = job
-        .checkpoint
-        .disks
-        .get(&disk.id)
-        .map(|finished| finished.file.is_at(&job.place.results, &finished.partial))
-        .transpose()
-        .map_err(|error| Error::io(Kind::Output, "look at", &target.path, &error))?;
+    let still_there =
+        job.checkpoint.disks.get(&disk.id).map(|finished| job.is_there(disk, finished)).transpose()?;
     if still_there != Some(true) {
         return Err(Error::new(
             Kind::Validation,
@@ -93,7 +87,8 @@ fn validate_one(job: &mut Job<'_>, number: usize, disk: &PlannedDisk) -> Result<
 /// A result that is not what it should be must not be gone on from.
 fn throw_away(job: &mut Job<'_>, disk: &PlannedDisk) {
     if let Some(finished) = job.checkpoint.disks.remove(&disk.id)
-        && let Err(error) = job.place.results.remove(&finished.partial)
+        && let Ok(dir) = job.dir(disk)
+        && let Err(error) = dir.remove(&finished.partial)
     {
         tracing::warn!(%error, "a result that failed its check stays");
     }

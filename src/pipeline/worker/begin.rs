@@ -5,10 +5,10 @@
 use crate::model::error::{Error, Kind, Result};
 use crate::model::protocol::{Published, WorkOrder, WorkerEvent};
 use crate::pipeline::checkpoint::{Checkpoint, Digests, Intent};
+use crate::pipeline::directories::Directories;
 use crate::pipeline::hooks::{self, Ledger};
 use crate::pipeline::publish::{self, Progress};
 use crate::pipeline::workplace::Workplace;
-use crate::sys::dir::Dir;
 
 /// What there is to do.
 pub(super) enum Begun {
@@ -28,7 +28,12 @@ pub(super) fn begin(
     let (dir, plan) = (&place.results, &order.plan);
     let claim = || -> Result<Begun> {
         let host = order.limits.lock.as_ref().map(|lock| lock.host.clone());
-        let fresh = Checkpoint::new(order.job_id, &order.batch_id, plan).on(host);
+        let found = Checkpoint::read(dir, &plan.vm_id)?;
+        let fresh = Checkpoint::new(order.job_id, &order.batch_id, plan, host);
+        let fresh = match &found {
+            Some(found) => fresh.marked(found, plan),
+            None => fresh,
+        };
         if let Some(rival) = publish::rival(dir, &plan.vm_id, &fresh.partials)? {
             return Err(Error::new(
                 Kind::Output,
@@ -38,9 +43,9 @@ pub(super) fn begin(
             .advice("choose another directory, or wait until it has ended")
             .transient());
         }
-        let checkpoint = match Checkpoint::read(dir, &plan.vm_id)? {
+        let checkpoint = match found {
             None => fresh,
-            Some(found) => match go_on_from(dir, found, &fresh, hooks::are_due(plan, ledger))? {
+            Some(found) => match go_on_from(place.dirs(), found, &fresh, hooks::are_due(plan, ledger))? {
                 Begun::At(checkpoint) => *checkpoint,
                 published @ Begun::Published(_) => return Ok(published),
             },
@@ -60,8 +65,8 @@ pub(super) fn begin(
 }
 
 /// What an earlier attempt's journal is worth; `due`: something is to be run once all is published.
-fn go_on_from(dir: &Dir, found: Checkpoint, fresh: &Checkpoint, due: bool) -> Result<Begun> {
-    let progress = found.intent.as_ref().map(|intent| publish::progress(dir, intent)).transpose()?;
+fn go_on_from(dirs: Directories<'_>, found: Checkpoint, fresh: &Checkpoint, due: bool) -> Result<Begun> {
+    let progress = found.intent.as_ref().map(|intent| publish::progress(dirs, intent)).transpose()?;
     let same_plan = found.plan_sha256 == fresh.plan_sha256;
     // Another host counts its jobs by itself; what it had published of this batch is this job's.
     let is_elsewhere = found.is_of_another_host(fresh.host.as_deref());
@@ -81,7 +86,7 @@ fn go_on_from(dir: &Dir, found: Checkpoint, fresh: &Checkpoint, due: bool) -> Re
             Ok(Begun::At(Box::new(found.taken_over_by(fresh))))
         }
         _ => {
-            publish::discard(dir, &found)?;
+            publish::discard(dirs, &found)?;
             Ok(Begun::At(Box::new(fresh.clone())))
         }
     }

@@ -12,6 +12,7 @@
 //! [`super::stages`]), and whether a failed job is tried again.
 
 mod begin;
+mod places;
 mod process;
 
 use std::collections::BTreeSet;
@@ -19,26 +20,27 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use begin::{Begun, begin, is_over};
+use places::Cut;
 pub use process::process_main;
 
-use super::checkpoint::{Checkpoint, GuestRecord, Intent};
+use super::checkpoint::{Checkpoint, GuestRecord, Intent, hex_sha256};
 use super::digests;
 use super::guest_child::GuestChild;
 use super::hooks::{self, Beside, Ledger};
 use super::meter::Meter;
 use super::publish::{self, Names, Publication};
-use super::report::{self, StageResults};
+use super::report::{self, StageResults, Written};
 use super::stages;
 use super::target;
 use super::workplace::Workplace;
 use crate::disk::{Control, Engine, Fence, Interruption, Measure, Served, SourceDisk};
 use crate::libvirt::xml::domain_xml;
-use crate::model::error::{Disposition, Error, Kind, Result};
+use crate::model::error::{Error, Result};
 use crate::model::job::Stage;
 use crate::model::manifest::HookStage;
-use crate::model::plan::{Plan, PlannedDisk};
+use crate::model::plan::Plan;
 use crate::model::protocol::{Published, WorkOrder, WorkerEvent, WorkerOutcome};
-use crate::model::report::Notice;
+use crate::model::report::{Notice, WrittenFile};
 use crate::sys::failpoint;
 use crate::sys::process::Launcher;
 use crate::sys::time::{now_epoch, rfc3339_utc};
@@ -227,10 +229,11 @@ impl Job<'_> {
         tracing::info!(%stage, "stage begins");
         self.reached = Some(stage);
         self.meter.tell(WorkerEvent::StageStarted { stage });
-        let start = Instant::now();
+        let (start, began_at) = (Instant::now(), now_epoch());
         let result = stages::run(stage, self);
         let seconds = start.elapsed().as_secs_f64();
         *self.checkpoint.stage_seconds.entry(stage).or_default() += seconds;
+        self.checkpoint.stage_times.entry(stage).or_insert((began_at, began_at)).1 = now_epoch();
         let result = result?;
         tracing::info!(%stage, seconds, "stage ended");
         self.results.insert(stage, result.clone());
@@ -239,25 +242,29 @@ impl Job<'_> {
     }
 
     fn publish(&mut self) -> Result<Published> {
-        let dir = &self.place.results;
+        let (dir, dirs) = (&self.place.results, self.place.dirs());
         if self.checkpoint.intent.is_none() {
             self.control.checkpoint()?;
-            let publication = Publication { plan: self.plan, dir, group: self.place.group };
+            let publication = Publication { plan: self.plan, dirs, group: self.place.group };
             stages::clear(self)?;
             publication.settle_files(&self.checkpoint)?;
-            let names = Names::choose(self.plan, dir)?;
-            let paths: Vec<_> = names.disks.iter().map(|name| dir.path().join(name)).collect();
-            let domain = target::machine(self.plan, &self.checkpoint, &paths);
+            let names = Names::choose(self.plan, dirs)?;
+            let paths: Vec<_> = names.disks.iter().map(|named| self.final_path(named)).collect();
+            let domain = target::machine(self.plan, &self.checkpoint, &paths).as_ref().map(domain_xml);
+            let described = names.domain.as_ref().zip(domain.as_ref()).map(|(name, text)| WrittenFile {
+                path: dir.path().join(name),
+                sha256: hex_sha256(text.as_bytes()),
+            });
             let report = report::compose(
                 self.plan,
                 self.order.attempt,
                 &self.checkpoint,
                 std::mem::take(&mut self.results),
                 hooks::runs(self),
-                &paths,
+                (&paths, described),
                 now_epoch(),
             );
-            let text = report::text(&report)?;
+            let written = Written::of(&report)?;
             let hashes = report.artifacts.iter().map(|artifact| artifact.sha256.clone());
             let outcome = Published {
                 directory: dir.path().to_owned(),
@@ -265,19 +272,18 @@ impl Job<'_> {
                 report: names.report.as_ref().map(|name| dir.path().join(name)),
                 content: Some(Box::new(report)),
             };
-            let domain = domain.as_ref().map(domain_xml);
-            publication.declare(&mut self.checkpoint, names, domain, text, outcome)?;
+            publication.declare(&mut self.checkpoint, names, domain, written, outcome)?;
         }
         let Some(intent) = self.checkpoint.intent.clone() else {
             return Err(Error::internal("nothing was declared for publishing"));
         };
-        if is_over(publish::progress(dir, &intent)?, &intent) {
+        if is_over(publish::progress(dirs, &intent)?, &intent) {
             return hooks::succeeded(self, intent.outcome);
         }
-        if let Err(error) = publish::carry_out(dir, &intent) {
+        if let Err(error) = publish::carry_out(dirs, &intent) {
             // While a file has its final name, the intent is the only proof that it is ours: the
             // next attempt finishes it.
-            if publish::is_undone(dir, &intent, &error) {
+            if publish::is_undone(dirs, &intent, &error) {
                 self.checkpoint.intent = None;
                 self.save_quietly();
             }
@@ -295,7 +301,7 @@ impl Job<'_> {
 
     /// What was published cannot be read: it is to be looked at anew, if there is a next attempt.
     fn withdraw(&mut self, intent: &Intent) -> Result<()> {
-        publish::withdraw(&self.place.results, intent)?;
+        publish::withdraw(self.place.dirs(), intent)?;
         self.checkpoint.intent = None;
         self.checkpoint.disks.values_mut().for_each(|disk| disk.validated = false);
         self.ledger.forget(&[HookStage::PostValidate])?;
@@ -361,82 +367,10 @@ impl Job<'_> {
             }
         }
     }
-
-    /// Keeps what a next attempt goes on from, and removes the rest: it only takes room that others may need. With nothing to go on from,
-    /// nothing is left behind.
-    fn keep(&self, cut: Cut) {
-        let is_kept = |disk: &&PlannedDisk| {
-            self.checkpoint.disks.contains_key(&disk.id) || (cut == Cut::Stays && self.is_begun(disk))
-        };
-        let disks = self.plan.disks.iter().filter(is_kept);
-        let names = disks.flat_map(|disk| publish::copy_names(self.plan, &disk.id));
-        let overlays = self.checkpoint.guest.iter().flat_map(|guest| guest.overlays.values());
-        let mut kept: Vec<String> = names.chain(overlays.map(|overlay| overlay.name.clone())).collect();
-        let goes_on = cut == Cut::Stays || !kept.is_empty() || self.checkpoint.intent.is_some();
-        if goes_on && self.ledger.says_something() {
-            kept.push(self.ledger.name().to_owned());
-        }
-        for name in self.checkpoint.partials.iter().filter(|name| !kept.contains(name)) {
-            if let Err(error) = self.place.results.remove(name) {
-                tracing::warn!(name, %error, "a partial result that is of no use stays");
-            }
-        }
-        if !kept.is_empty() || self.checkpoint.intent.is_some() {
-            self.save_quietly();
-        } else if let Err(error) = Checkpoint::remove(&self.place.results, &self.plan.vm_id) {
-            tracing::warn!(%error, "the journal stays");
-        }
-    }
-
-    /// Whether a copy was begun that can be gone on with: what has no journal cannot.
-    fn is_begun(&self, disk: &PlannedDisk) -> bool {
-        let is_there = |name: String| matches!(self.place.results.entry(&name), Ok(Some(_)));
-        is_there(publish::partial_name(self.plan, &disk.id))
-            && is_there(publish::copy_journal_name(self.plan, &disk.id))
-    }
-
-    fn remove_everything(&self) -> Result<()> {
-        publish::discard(&self.place.results, &self.checkpoint)?;
-        Checkpoint::remove(&self.place.results, &self.plan.vm_id)
-    }
-}
-
-/// What becomes of copies that were cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cut {
-    /// A next attempt goes on with them.
-    Stays,
-    /// They give their room back.
-    Goes,
-}
-
-impl Cut {
-    /// After a failure: they stay where there will be another attempt, unless it is room that is wanted.
-    fn after(error: &Error) -> Cut {
-        match (error.disposition(), error.kind()) {
-            (Disposition::Permanent, _) | (_, Kind::DiskSpace) => Cut::Goes,
-            (Disposition::Transient | Disposition::NeedsOperator, _) => Cut::Stays,
-        }
-    }
 }
 
 impl std::fmt::Debug for Job<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Job").field("vm_id", &self.plan.vm_id).finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cut_copy_stays_for_another_attempt_and_never_where_room_is_wanted() {
-        let cut = |kind| Cut::after(&Error::new(kind, "failed"));
-        assert_eq!(Cut::after(&Error::new(Kind::Conversion, "no progress").transient()), Cut::Stays);
-        assert_eq!((cut(Kind::Network), cut(Kind::Auth)), (Cut::Stays, Cut::Stays));
-        assert_eq!((cut(Kind::Source), cut(Kind::Validation)), (Cut::Goes, Cut::Goes));
-        assert_eq!(cut(Kind::DiskSpace), Cut::Goes);
-        assert_eq!(Cut::after(&Error::new(Kind::DiskSpace, "full").transient()), Cut::Goes);
     }
 }

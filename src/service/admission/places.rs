@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::results::Known;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::JobState;
+use crate::model::plan::Plan;
 use crate::pipeline::host_lock::{self, Who};
 use crate::service::places::{checkpoint, elsewhere};
 use crate::service::view::checkpoint::{BatchCheckpoint, batch_of_checkpoint};
@@ -36,19 +37,16 @@ impl Place {
         self.refusal.as_ref()
     }
 
-    /// The files that a VM of this content came to, below its directory.
+    /// The files that a VM of this content came to, in the directories where it would put them.
     #[must_use]
-    pub fn made(
-        &self,
-        vm_id: &str,
-        content_sha256: &str,
-        directory: &Path,
-    ) -> Option<&BTreeMap<PathBuf, Option<String>>> {
-        let vm = self.checkpoint.as_ref()?.vms.get(vm_id)?;
+    pub fn made(&self, content_sha256: &str, plan: &Plan) -> Option<&BTreeMap<PathBuf, Option<String>>> {
+        let vm = self.checkpoint.as_ref()?.vms.get(&plan.vm_id)?;
+        let mut directories = plan.directories_elsewhere();
+        directories.push(&plan.output.directory);
         let is_done = matches!(vm.state, JobState::Succeeded | JobState::Skipped)
             && vm.manifest_sha256 == content_sha256
             && !vm.outputs.is_empty();
-        let is_its = |path: &PathBuf| path.parent() == Some(directory);
+        let is_its = |path: &PathBuf| path.parent().is_some_and(|parent| directories.contains(&parent));
         (is_done && vm.outputs.keys().all(is_its)).then_some(&vm.outputs)
     }
 }

@@ -194,7 +194,7 @@ impl Worker {
         match self.offer_of(name, &made.manifests, files.all.clone(), settings) {
             Ok(drop) => Ok(Some(Box::new(Candidate::of_disk(name.to_owned(), identity, drop)))),
             Err(error) => {
-                self.refuse(name, identity, &files.all, &error.without_file())?;
+                self.refuse(name, identity, &files.all, &error.without_file(&name.to_string_lossy()))?;
                 Ok(None)
             }
         }

@@ -23,7 +23,7 @@ impl Worker {
         let mut bytes = 0;
         let due = self.pending.due(now);
         let claims = match due.iter().any(|name| DropKind::of(name) == DropKind::Manifest) {
-            true => self.claims()?,
+            true => self.claims(&due)?,
             false => Claims::new(),
         };
         for name in due {

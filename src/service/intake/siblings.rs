@@ -4,7 +4,7 @@
 //! by itself; it is parked, and goes where the batch goes. What a batch names and what is not there is waited for, as the parts of a disk are; then
 //! the batch is taken all the same: the VM that lacks its manifest is refused alone. What is not here: manifests that lie elsewhere, which stay there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::time::{Duration, Instant};
 
@@ -32,8 +32,9 @@ pub(super) enum Siblings {
 }
 
 impl Worker {
-    /// Which manifests of the drop directory belong to batches there.
-    pub(super) fn claims(&mut self) -> Result<Claims> {
+    /// Which manifests of the drop directory belong to batches there. Looked at are names that are due, and those that are new: what changes becomes due.
+    pub(super) fn claims(&mut self, due: &[OsString]) -> Result<Claims> {
+        let due: BTreeSet<&OsString> = due.iter().collect();
         let incoming = &self.places.incoming;
         let told = |error: std::io::Error| Error::io(Kind::Output, "list", incoming, &error);
         let mut known = BTreeMap::new();
@@ -41,6 +42,12 @@ impl Worker {
             let name = entry.map_err(told)?.file_name();
             let Ok(text) = names::readable(&name) else { continue };
             if names::is_ignored(&name) || DropKind::of(&name) != DropKind::Manifest {
+                continue;
+            }
+            if !due.contains(&name)
+                && let Some((text, seen)) = self.batches.known.remove_entry(text)
+            {
+                known.insert(text, seen);
                 continue;
             }
             let path = incoming.join(&name);

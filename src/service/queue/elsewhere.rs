@@ -49,7 +49,7 @@ impl Claim {
             if let Some(refusal) = place.refusal() {
                 return Err(refusal.clone());
             }
-            let made = place.made(&vm.vm_id, &vm.content_sha256, results);
+            let made = place.made(&vm.content_sha256, plan);
             found = found.or(made.filter(|_| self.takeover));
         }
         let Some(outputs) = found else { return Ok(None) };

@@ -6,8 +6,13 @@ use rusqlite::params;
 
 use super::db::Db;
 use super::now;
+use super::rows::{maybe_named, named, wait_reason};
 use crate::model::api::JobEvent;
 use crate::model::error::Result;
+use crate::model::job::{JobState, Stage, WaitReason};
+
+/// How a warning begins in a job's history.
+const WARNING: &str = "warning: ";
 
 /// How many jobs are in what.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,6 +21,21 @@ pub struct Counts {
     pub states: BTreeMap<String, u64>,
     /// Waiting jobs by reason; only reasons that occur.
     pub waiting: BTreeMap<String, u64>,
+}
+
+/// What a job was in from a moment on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Phase {
+    /// Epoch seconds.
+    pub at: f64,
+    /// In which attempt; 0 before the first.
+    pub attempt: u32,
+    /// What.
+    pub state: JobState,
+    /// Why it waited.
+    pub waiting_reason: Option<WaitReason>,
+    /// At which stage it was.
+    pub stage: Option<Stage>,
 }
 
 /// A run of a batch that was (or would be) taken out of the queue.
@@ -50,6 +70,26 @@ impl Db {
         Ok(())
     }
 
+    /// Tells it something that a person should know.
+    pub fn append_warning(&mut self, job_id: i64, message: &str) -> Result<()> {
+        self.append_event(job_id, &format!("{WARNING}{message}"))
+    }
+
+    /// What the jobs of a run have been warned of, oldest first.
+    pub fn warnings(&self, batch_key: i64) -> Result<BTreeMap<i64, Vec<JobEvent>>> {
+        let rows = self.rows(
+            "SELECT job_id, event.at, event.attempt, substr(event.message, 1 + length(?2))
+             FROM job JOIN event USING (job_id)
+             WHERE job.batch_key = ?1 AND substr(event.message, 1, length(?2)) = ?2 ORDER BY event_id",
+            params![batch_key, WARNING],
+            |row| {
+                let event = JobEvent { at: row.get(1)?, attempt: row.get(2)?, message: row.get(3)? };
+                Ok((row.get(0)?, event))
+            },
+        )?;
+        Ok(by_job(rows))
+    }
+
     /// A job's history, oldest first.
     pub fn events(&self, job_id: i64) -> Result<Vec<JobEvent>> {
         self.rows(
@@ -57,6 +97,26 @@ impl Db {
             [job_id],
             |row| Ok(JobEvent { at: row.get(0)?, attempt: row.get(1)?, message: row.get(2)? }),
         )
+    }
+
+    /// What the jobs of a run have been in, oldest first. What does not go beyond their acceptance is not there.
+    pub fn phases(&self, batch_key: i64) -> Result<BTreeMap<i64, Vec<Phase>>> {
+        let rows = self.rows(
+            "SELECT job_id, phase.at, phase.attempt, phase.state, phase.waiting_reason, phase.stage
+             FROM job JOIN phase USING (job_id) WHERE job.batch_key = ?1 ORDER BY phase_id",
+            [batch_key],
+            |row| {
+                let phase = Phase {
+                    at: row.get("at")?,
+                    attempt: row.get("attempt")?,
+                    state: named(row, "state", JobState::parse)?,
+                    waiting_reason: maybe_named(row, "waiting_reason", wait_reason)?,
+                    stage: maybe_named(row, "stage", |name| Stage::parse(name).ok())?,
+                };
+                Ok((row.get("job_id")?, phase))
+            },
+        )?;
+        Ok(by_job(rows))
     }
 
     /// How many jobs are in what; cheap however long the history is.
@@ -123,4 +183,12 @@ impl Db {
         };
         Ok(())
     }
+}
+
+fn by_job<T>(rows: Vec<(i64, T)>) -> BTreeMap<i64, Vec<T>> {
+    let mut by_job: BTreeMap<i64, Vec<T>> = BTreeMap::new();
+    for (job_id, row) in rows {
+        by_job.entry(job_id).or_default().push(row);
+    }
+    by_job
 }

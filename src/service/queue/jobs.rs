@@ -352,7 +352,7 @@ impl Db {
                         published.directory.to_string_lossy()
                     ],
                 )?;
-                self.supersede_older(id, &published.outputs)?;
+                self.supersede_older(id, &published.directory, &published.outputs)?;
             }
             Change::Fail(error) => {
                 self.let_go(id, state)?;

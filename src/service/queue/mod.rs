@@ -44,7 +44,7 @@ pub use db::Db;
 pub use deliveries::Parcel;
 pub use drops::{Brought, MovedDrop};
 pub use elsewhere::Claim;
-pub use history::{Counts, PrunedBatch};
+pub use history::{Counts, Phase, PrunedBatch};
 pub(super) use history::{released, taken_over};
 pub use jobs::{Change, StageMark, Tries};
 pub use outbox::{Receiver, Telling};

@@ -16,6 +16,9 @@ use crate::model::error::{Error, Kind, Result};
 use crate::model::job::JobChange;
 use crate::model::plan::Plan;
 
+/// Files that a job has made, with their digests.
+type Outputs = BTreeMap<PathBuf, Option<String>>;
+
 impl Db {
     /// What will be done for an ended job when it is tried again; an error if it may not be.
     pub fn plan_to_retry(&self, job_id: i64) -> Result<Plan> {
@@ -70,23 +73,30 @@ impl Db {
     }
 
     /// Marks older jobs whose result files this one's have replaced.
-    pub(super) fn supersede_older(
-        &mut self,
-        job_id: i64,
-        outputs: &BTreeMap<PathBuf, Option<String>>,
-    ) -> Result<()> {
-        let Some(directory) = outputs.keys().next().and_then(|path| path.parent()) else { return Ok(()) };
-        let older = self.rows(
-            "SELECT job_id, outputs FROM job WHERE output_directory = ?1 AND job_id <> ?2 AND replaced_by IS NULL
-                 AND state IN ('succeeded', 'skipped')",
-            params![directory.to_string_lossy(), job_id],
-            |row| Ok((row.get::<_, i64>(0)?, json::<BTreeMap<PathBuf, Option<String>>>(row, "outputs")?)),
-        )?;
+    pub(super) fn supersede_older(&mut self, job_id: i64, directory: &Path, outputs: &Outputs) -> Result<()> {
+        let mut older = self.older("output_directory = ?2", job_id, &directory.to_string_lossy())?;
+        // In a directory that disks are mapped to lie results of jobs with other directories.
+        for path in outputs.keys().filter(|path| path.parent() != Some(directory)) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            older.extend(self.older("instr(outputs, ?2) > 0", job_id, &name)?);
+        }
         for (older, its_outputs) in older {
             if its_outputs.keys().any(|path| outputs.contains_key(path)) {
                 self.execute("UPDATE job SET replaced_by = ?2 WHERE job_id = ?1", [older, job_id])?;
             }
         }
         Ok(())
+    }
+
+    /// Other jobs of which this is true, with what they have made.
+    fn older(&mut self, is_meant: &str, job_id: i64, by: &str) -> Result<Vec<(i64, Outputs)>> {
+        self.rows(
+            &format!(
+                "SELECT job_id, outputs FROM job WHERE job_id <> ?1 AND replaced_by IS NULL
+                     AND state IN ('succeeded', 'skipped') AND {is_meant}"
+            ),
+            params![job_id, by],
+            |row| Ok((row.get::<_, i64>(0)?, json::<Outputs>(row, "outputs")?)),
+        )
     }
 }

@@ -350,12 +350,16 @@ pub(super) fn batch_state(name: &str) -> Option<BatchState> {
         .find(|state| state.name() == name)
 }
 
-fn wait_reason(name: &str) -> Option<WaitReason> {
+pub(super) fn wait_reason(name: &str) -> Option<WaitReason> {
     WaitReason::ALL.into_iter().find(|reason| reason.name() == name)
 }
 
 /// A column that holds one of our names.
-fn named<T>(row: &Row<'_>, column: &str, parse: impl Fn(&str) -> Option<T>) -> rusqlite::Result<T> {
+pub(super) fn named<T>(
+    row: &Row<'_>,
+    column: &str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> rusqlite::Result<T> {
     let name: String = row.get(column)?;
     parse(&name).ok_or_else(|| unreadable(row, column, format!("`{name}` is no {column}").into()))
 }

@@ -102,7 +102,14 @@ impl Core {
             let (id, state, waiting) = (facts.id, facts.state, facts.waiting);
             self.jobs.insert(
                 id,
-                Job { facts, phase: Phase::Idle, percentage: 0.0, file_system: None, timer: None },
+                Job {
+                    facts,
+                    phase: Phase::Idle,
+                    percentage: 0.0,
+                    file_system: None,
+                    lacked_at: None,
+                    timer: None,
+                },
             );
             match (state, waiting) {
                 (JobState::Running, _) => {
@@ -125,7 +132,7 @@ impl Core {
     /// The answer to [`Action::Probe`]; without one the worker will find out what is wrong.
     pub fn probed(&mut self, now: f64, id: JobId, probe: Option<SpaceProbe>) {
         let Some(job) = self.jobs.get(&id).filter(|job| job.phase == Phase::Probing) else { return };
-        let exact = job.facts.counters.exact_need;
+        let (exact, lacked_at) = (job.facts.counters.exact_need, job.lacked_at.clone());
         self.set_phase(id, Phase::Idle);
         if self.start_is_blocked(id) {
             return self.release(id);
@@ -133,14 +140,17 @@ impl Core {
         let (mut reserved_by_others, mut kept_free) = (0, 0);
         if let Some(probe) = probe {
             self.job(id).file_system = Some(probe.file_system);
-            let need = exact.unwrap_or(probe.need);
-            match self.ledger.reserve(id, &probe, need, &self.policy) {
+            let exact = exact.map(|need| (need, lacked_at.as_deref()));
+            match self.ledger.reserve(id, &probe, exact, &self.policy) {
                 Verdict::Fits { reserved_by_others: bytes } => {
                     reserved_by_others = bytes;
                     kept_free = self.policy.reserve(probe.total);
                 }
-                Verdict::Full(_) if self.is_behind_many(id) => return self.release(id),
-                Verdict::Full(detail) => {
+                Verdict::Full { file_system, detail } => {
+                    self.job(id).file_system = Some(file_system);
+                    if self.is_behind_many(id) {
+                        return self.release(id);
+                    }
                     self.space_waiters.insert(id);
                     self.next_space_check.get_or_insert(millis(now + SPACE_RECHECK_S));
                     return self.wait(now, id, WaitReason::DiskSpace, detail);

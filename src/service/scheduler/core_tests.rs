@@ -65,7 +65,8 @@ fn load_batch(core: &mut Core, mut jobs: Vec<JobFacts>, change: impl FnOnce(&mut
 }
 
 fn probe(need: u64, free: u64) -> Option<SpaceProbe> {
-    Some(SpaceProbe { file_system: 1, path: "/out".into(), need, free, total: 100 * GIB })
+    let (path, total) = ("/out".into(), 100 * GIB);
+    Some(SpaceProbe { file_system: 1, path, need, free, total, beside: Vec::new() })
 }
 
 /// Answers every probe with plenty of room; returns what else there was to do.

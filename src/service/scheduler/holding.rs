@@ -44,8 +44,10 @@ impl Wanted {
         let place = directories.last().cloned().unwrap_or_default();
         let taken = tokio::task::spawn_blocking(move || {
             // As the worker will see to it, but it finds the directories made.
-            within_roots(&plan.output.directory, &roots)?;
-            holds.look_around(&batch_id, &plan.output.directory, &directories, takeover)?;
+            for directory in std::iter::once(&*plan.output.directory).chain(plan.directories_elsewhere()) {
+                within_roots(directory, &roots)?;
+                holds.look_around(&batch_id, directory, &directories, takeover)?;
+            }
             places::take(&holds, &batch_id, &directories, takeover)
         });
         match tokio::time::timeout(HOLD_LIMIT, taken).await {

@@ -1,6 +1,7 @@
 //! What the scheduler knows of a job that has not ended, and of its batch. Pure data.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use super::core::{ALL_PAUSED, BatchKey, JobId};
 use crate::model::job::{JobState, WaitReason};
@@ -121,6 +122,8 @@ pub(super) struct Job {
     pub(super) percentage: f64,
     /// The file system that its results go to, once that was looked at.
     pub(super) file_system: Option<u64>,
+    /// Where a worker of it lacked room.
+    pub(super) lacked_at: Option<PathBuf>,
     /// When the scheduler looks at it again.
     pub(super) timer: Option<u64>,
 }

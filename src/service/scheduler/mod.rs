@@ -282,9 +282,9 @@ impl Scheduler {
             self.core.measured(now, job, bytes);
         }
         if let WorkerEvent::Warning { message, .. } = &event {
-            let message = format!("warning: {message}");
-            tracing::warn!(job, "{message}");
-            if let Err(error) = self.parts.queue.with(move |db| db.append_event(job, &message)).await {
+            tracing::warn!(job, "warning: {message}");
+            let message = message.clone();
+            if let Err(error) = self.parts.queue.with(move |db| db.append_warning(job, &message)).await {
                 tracing::debug!(job, %error, "a warning was not recorded");
             }
         }

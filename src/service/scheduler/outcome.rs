@@ -35,6 +35,7 @@ impl Core {
                 counters.take_back();
                 let details = error.details();
                 counters.exact_need = details.need_bytes.or(counters.exact_need);
+                job.lacked_at = details.output.clone().or(job.lacked_at.take());
                 let detail = error.to_string();
                 self.space_waiters.insert(id);
                 self.next_space_check.get_or_insert(millis(now + SPACE_RECHECK_S));

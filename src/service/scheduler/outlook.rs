@@ -20,6 +20,7 @@ use crate::service::view::progress::{Shown, batch_progress};
 use crate::service::view::writer::{View, ViewWriter};
 use crate::service::view::{metrics, status};
 use crate::service::watchdog;
+use crate::source;
 use crate::sys::fs::Space;
 use crate::sys::time::now_epoch;
 
@@ -323,6 +324,7 @@ impl Scheduler {
             oldest_snapshot_at: None,
             filesystems: self.file_systems(),
             notifications,
+            profiles: source::profiles::statistics(),
             last_error: outlook
                 .queue_error
                 .clone()

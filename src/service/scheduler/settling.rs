@@ -11,6 +11,7 @@ use crate::model::job::JobState;
 use crate::service::places::batch_directory;
 use crate::service::queue::{DropState, released, taken_over};
 use crate::service::settle::Settlement;
+use crate::service::view::batch_report::History;
 use crate::sys::time::now_epoch;
 
 /// A drop that is still on its way is looked at again after this, and then after twice as long each
@@ -152,6 +153,7 @@ impl Scheduler {
                     .filter(|row| row.state == JobState::Succeeded)
                     .map(|row| db.plan(row.job_id))
                     .collect::<Result<_>>()?;
+                let history = History { phases: db.phases(batch)?, warnings: db.warnings(batch)? };
                 let now = now_epoch();
                 let is_released = db.flag(&released(batch))?.is_some();
                 let takes_over = db.flag(&taken_over(batch))?.is_some();
@@ -159,6 +161,7 @@ impl Scheduler {
                 let settlement = Settlement {
                     batch,
                     rows,
+                    history,
                     succeeded,
                     dropped,
                     layout,

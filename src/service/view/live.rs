@@ -1,6 +1,6 @@
 //! What a running worker has told since it started: newer than the queue's rows, and lost with the daemon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::job::Stage;
 use crate::model::plan::Plan;
@@ -30,8 +30,8 @@ pub struct Live {
     pub completed: Vec<Stage>,
     /// 0 to 100; never falls within an attempt.
     pub percentage: f64,
-    /// Whether a disk takes all of its room before its first byte is copied.
-    pub lays_out: bool,
+    /// Disks that take all of their room before their first byte is copied.
+    pub laid_out: BTreeSet<String>,
     /// Bytes, by disk.
     pub disks: BTreeMap<String, DiskProgress>,
     /// The percentage that the queue knows.
@@ -59,7 +59,12 @@ impl Live {
             vm: row.vm_id.clone(),
             copying_stage: Some(plan.copying_stage()),
             percentage: row.progress_percentage,
-            lays_out: plan.output.preallocation.lays_out(),
+            laid_out: plan
+                .disks
+                .iter()
+                .filter(|disk| plan.preallocation_of(disk).lays_out())
+                .map(|disk| disk.id.clone())
+                .collect(),
             kept: row.progress_percentage,
             ..Live::default()
         }
@@ -127,8 +132,12 @@ impl Live {
     /// Bytes that the results occupy so far.
     #[must_use]
     pub fn bytes_written(&self) -> u64 {
-        let laid_out = |disk: &DiskProgress| self.lays_out && disk.bytes_done > 0;
-        self.disks.values().map(|disk| if laid_out(disk) { disk.virtual_size } else { disk.bytes_done }).sum()
+        let written =
+            |(id, disk): (&String, &DiskProgress)| match disk.bytes_done > 0 && self.laid_out.contains(id) {
+                true => disk.virtual_size,
+                false => disk.bytes_done,
+            };
+        self.disks.iter().map(written).sum()
     }
 
     /// Bytes still to be copied.
@@ -195,7 +204,7 @@ mod tests {
             live.hear(&WorkerEvent::Disk { disk: disk.to_owned(), progress }, 0.0);
         }
         assert_eq!(live.bytes_written(), 1);
-        live.lays_out = true;
+        live.laid_out.insert("boot".to_owned());
         assert_eq!(live.bytes_written(), 100);
     }
 

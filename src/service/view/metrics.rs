@@ -46,6 +46,13 @@ pub fn text(status: &Status) -> String {
         out.single("notifications_pending", "Events that a receiver has not been told of.", outbox.pending);
         out.single("notifications_given_up", "Messages that were given up.", outbox.given_up);
     }
+    let profiles = &status.profiles;
+    out.single("profiles_kept", "Profiles that are remembered.", profiles.kept);
+    out.head("profile_lookups_total", "How often a profile was asked for.", "counter");
+    out.sample("profile_lookups_total", &[("remembered", "yes")], profiles.hits);
+    out.sample("profile_lookups_total", &[("remembered", "no")], profiles.misses);
+    out.head("profile_changes_total", "How often a remembered profile had changed.", "counter");
+    out.sample("profile_changes_total", &[], profiles.invalidations);
     out.0
 }
 

@@ -99,6 +99,12 @@ pub(super) mod tests {
                 given_up: 1,
                 last_error: None,
             }),
+            profiles: crate::model::progress::ProfileStatus {
+                kept: 3,
+                hits: 212,
+                misses: 5,
+                invalidations: 2,
+            },
             filesystems: vec![FilesystemStatus {
                 path: "/var/lib/hyper2kvm/output".to_owned(),
                 free: 1 << 40,

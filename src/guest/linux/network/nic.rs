@@ -69,7 +69,8 @@ impl Plan {
         let macs: Vec<Option<&str>> = wanted.iter().map(|nic| nic.mac.as_deref()).collect();
         let of_mac = |nic: &Seen| {
             let mac = nic.mac.as_deref()?;
-            macs.iter().position(|wanted| *wanted == Some(mac))
+            let had = || wanted.iter().position(|wanted| wanted.was.as_deref() == Some(mac));
+            macs.iter().position(|wanted| *wanted == Some(mac)).or_else(had)
         };
         let taken: BTreeSet<usize> = seen.iter().filter_map(of_mac).collect();
         let mut free = (0..wanted.len()).filter(|index| !taken.contains(index));
@@ -247,6 +248,20 @@ mod tests {
     fn becomes(seen: Vec<Seen>, wanted: &[WantedNic]) -> Vec<(String, Becomes)> {
         let plan = Plan::new(seen, wanted);
         plan.cards.into_iter().map(|card| (card.seen.name.unwrap_or_default(), card.becomes)).collect()
+    }
+
+    #[test]
+    fn a_card_that_gets_a_new_mac_is_known_by_its_old_one_whatever_the_order() {
+        let cards = vec![seen("ens192", "00:50:56:00:00:01"), seen("ens224", "00:50:56:00:00:02")];
+        let nic = |was: &str, mac: &str| WantedNic {
+            mac: Some(mac.to_owned()),
+            was: Some(was.to_owned()),
+            ..WantedNic::default()
+        };
+        let wanted = [nic("00:50:56:00:00:02", OTHER), nic("00:50:56:00:00:01", "52:54:00:00:00:01")];
+        let told = [("ens192", "52:54:00:00:00:01"), ("ens224", OTHER)];
+        let told = told.map(|(name, mac)| (name.to_owned(), Becomes::Mac(mac.to_owned())));
+        assert_eq!(becomes(cards, &wanted), told);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use serde::{Serialize, Serializer};
 
 use crate::model::parse::Refusal;
 
-pub use numbers::{FileMode, Rate, Seconds, Size, Version, Whole};
+pub use numbers::{FileMode, Rate, Seconds, Size, Throughput, Version, Whole};
 
 /// A text type whose content is checked: `name, check, JSON Schema pattern`.
 macro_rules! checked_text {

@@ -110,6 +110,13 @@ pub struct Size(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate(pub bandwidth::Rate);
 
+/// A number of bytes per second that something may reach: `50MiB/s`, or a plain number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Throughput(pub u64);
+
+/// No card and no disk is as fast; and every unit in which libvirt counts holds it.
+const MOST_THROUGHPUT: u64 = 1 << 40;
+
 /// Less would take years for a disk: whoever writes it forgot the unit.
 const LEAST_RATE: u64 = 64 << 10;
 
@@ -203,6 +210,35 @@ impl<'de> Deserialize<'de> for Rate {
     }
 }
 
+impl Throughput {
+    /// The one that a text names.
+    pub fn new(text: &str) -> Result<Throughput, Refusal> {
+        let size = text.strip_suffix("/s").unwrap_or(text);
+        match units::parse_size(size) {
+            Ok(bytes) if (1..=MOST_THROUGHPUT).contains(&bytes) => Ok(Throughput(bytes)),
+            Ok(_) => {
+                Err(refuse(format!("`{text}` is out of range"), "look at the unit: it is bytes, not bits")
+                    .allowed("1 byte to 1TiB in a second"))
+            }
+            Err(_) => Err(refuse(
+                format!("`{}` is not a rate", text.escape_debug()),
+                "write 50MiB/s, or plain bytes in a second",
+            )),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Throughput {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = match deserializer.deserialize_any(TextOrNumber("a rate such as 50MiB/s"))? {
+            Written::Text(text) => text,
+            Written::Int(number) => number.to_string(),
+            Written::Float(number) => number.to_string(),
+        };
+        Throughput::new(&written).map_err(de::Error::custom)
+    }
+}
+
 impl<'de> Deserialize<'de> for Seconds {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let seconds = match deserializer.deserialize_any(TextOrNumber("a duration such as 30s"))? {
@@ -253,4 +289,4 @@ macro_rules! text_or_number_schema {
         }
     )*};
 }
-text_or_number_schema!(Size, Rate, Seconds, FileMode);
+text_or_number_schema!(Size, Rate, Throughput, Seconds, FileMode);

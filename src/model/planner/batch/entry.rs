@@ -200,10 +200,11 @@ impl<'b> Reader<'b> {
                 .error(Kind::Manifest, "id", format!("`{id}` would be the id of several VMs"))
                 .advice("remove it: each is called as its source calls it"));
         }
-        let of = |facts: Option<Facts>, written: &mut Written<'_>| -> Result<(String, Read)> {
+        let mut of = |facts: Option<Facts>, written: &mut Written<'_>| -> Result<(String, Read)> {
             let name = facts.as_ref().map(Facts::plain_name).filter(|name| several && !name.is_empty());
             written.called = Some(name.clone().unwrap_or_else(|| called.to_owned()));
-            let effective = Effective::of_machine(written, written.said()?, facts)?;
+            let said = written.said()?;
+            let effective = Effective::of_machine(written, said, facts, self.given.settings, &mut *around)?;
             let vm_id = match (&typed.id, name) {
                 (Some(id), _) => id.as_str().to_owned(),
                 (None, Some(name)) => safe_id(&name),

@@ -6,10 +6,10 @@ use super::super::check::unsupported;
 use super::super::written::Written;
 use crate::model::error::{Kind, Result};
 use crate::model::facts::Facts;
-use crate::model::glob;
 use crate::model::manifest::Selection;
 use crate::model::manifest::values::{Line, PathText};
 use crate::model::parse::{self, Key, Node, Tree, Value};
+use crate::model::pattern;
 
 /// How a disk of a directory tells its machine where nobody says how: each is one machine's.
 const EACH_DISK: &str = "^(?<vm>(?<disk>.+))$";
@@ -71,13 +71,13 @@ fn put(written: &mut Written<'_>, key: &str, text: &str, part: &Tree) {
 pub(super) fn machines(part: &Tree, selection: &Selection, machines: Vec<Facts>) -> Result<Vec<Facts>> {
     let names: Vec<String> = machines.iter().map(Facts::plain_name).collect();
     let fits =
-        |patterns: &[Line], name: &str| patterns.iter().any(|pattern| glob::fits(pattern.as_str(), name));
+        |patterns: &[Line], name: &str| patterns.iter().any(|wanted| pattern::fits(wanted.as_str(), name));
     if let Some(patterns) = &selection.names {
-        for (index, pattern) in patterns.iter().enumerate() {
-            if !names.iter().any(|name| glob::fits(pattern.as_str(), name)) {
+        for (index, wanted) in patterns.iter().enumerate() {
+            if !names.iter().any(|name| pattern::fits(wanted.as_str(), name)) {
                 let field = format!("select.names[{index}]");
                 return Err(part
-                    .error(Kind::Manifest, &field, format!("no VM there is called like `{pattern}`"))
+                    .error(Kind::Manifest, &field, format!("no VM there is called like `{wanted}`"))
                     .allowed(names)
                     .advice("mend the name, or remove it"));
             }

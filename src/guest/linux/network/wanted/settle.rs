@@ -253,6 +253,7 @@ mod tests {
     fn nic(mac: Option<&str>, addresses: &[&str]) -> WantedNic {
         WantedNic {
             mac: mac.map(str::to_owned),
+            was: None,
             addresses: addresses.iter().map(|address| (*address).to_owned()).collect(),
             gateway: addresses.first().map(|_| "192.0.2.1".to_owned()),
             dns: addresses.first().map(|_| "192.0.2.53".to_owned()).into_iter().collect(),

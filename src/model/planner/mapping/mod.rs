@@ -1,0 +1,64 @@
+//! `network_mapping` and `storage_mapping`: which entry holds for which card and disk, and what is refused.
+//!
+//! An entry that is for nothing is an error, because most often a name is misspelled, and the machine would come up in the wrong network; where
+//! one mapping is for many machines, `optional: true` says so. What is not here: what the entries may hold (the manifest's types).
+
+pub(super) mod disks;
+pub(super) mod macs;
+pub(super) mod networks;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::model::config::Settings;
+use crate::model::error::{Error, Kind, Result};
+use crate::model::manifest::Manifest;
+use crate::model::parse::Tree;
+use crate::model::plan::Plan;
+
+/// Refuses what no machine can be given.
+pub(super) fn check(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Result<()> {
+    networks::check(tree, manifest)?;
+    macs::check(tree, manifest)?;
+    disks::check(tree, manifest, &settings.paths.write)
+}
+
+/// Refuses what only shows when all machines of a batch are seen: two results with one path, and a card that was given another's address.
+pub(super) fn check_together(plans: &[Plan]) -> Result<()> {
+    let mut paths: BTreeMap<PathBuf, &str> = BTreeMap::new();
+    for (plan, disk) in plans.iter().flat_map(|plan| plan.disks.iter().map(move |disk| (plan, disk))) {
+        let path = plan.result_path(disk);
+        if disk.elsewhere().is_some()
+            && let Some(other) = paths.get(&path)
+        {
+            return Err(both(other, &plan.vm_id, &path));
+        }
+        paths.insert(path, &plan.vm_id);
+    }
+    let mut macs: BTreeMap<&str, (&str, bool)> = BTreeMap::new();
+    for (plan, nic) in plans.iter().flat_map(|plan| plan.guest.nics.iter().map(move |nic| (plan, nic))) {
+        let (Some(mac), is_new) = (nic.mac.as_deref(), nic.was.is_some()) else { continue };
+        match macs.insert(mac, (&plan.vm_id, is_new)) {
+            // Two that bring the same one along have done so before.
+            Some((other, other_is_new)) if is_new || other_is_new => {
+                return Err(Error::new(
+                    Kind::Manifest,
+                    format!("`{other}` and `{}` would both have a card with the address {mac}", plan.vm_id),
+                )
+                .field("network_mapping")
+                .advice("give one of them another address in `mac_address_overrides`"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn both(one: &str, other: &str, path: &Path) -> Error {
+    Error::new(
+        Kind::Manifest,
+        format!("a disk of `{one}` and one of `{other}` would both be {}", path.display()),
+    )
+    .field("storage_mapping.disk_mappings")
+    .advice("give one of the disks another id, or a directory of its own")
+}
