@@ -20,7 +20,6 @@ use crate::model::api::Refusal;
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind};
 use crate::service::control::check_length;
-use crate::sys::tls;
 
 /// An answer, or the next line of a stream, comes within this time (the service answers within 60 s).
 const ANSWER_WITHIN: Duration = Duration::from_secs(90);
@@ -44,11 +43,8 @@ impl Client {
             .enable_all()
             .build()
             .map_err(|error| Error::internal(format!("cannot start the client: {error}")))?;
-        tls::set_up();
         let http = reqwest::Client::builder()
             .unix_socket(socket.as_path())
-            // There is no TLS on a socket of this machine: one without any certificates works too.
-            .tls_certs_only([])
             .read_timeout(ANSWER_WITHIN)
             .build()
             .map_err(|error| Error::internal(format!("cannot make the client: {error}")))?;

@@ -160,10 +160,9 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Exit {
     let ui = Ui::new(&cli.global);
-    if !matches!(cli.command, Command::Daemon(_)) {
-        // The daemon starts its own, once it knows its settings.
-        logging::for_command(cli.global.verbosity());
-    }
+    // The daemon starts its own, once it knows its settings.
+    let is_daemon = matches!(cli.command, Command::Daemon(_));
+    let logs = (!is_daemon).then(|| logging::for_command(cli.global.verbosity()));
     let outcome = match &cli.command {
         Command::Daemon(args) => daemon::run(args, &ui),
         Command::Convert(args) => convert::run(args, &ui),
@@ -196,6 +195,7 @@ fn run(cli: &Cli) -> Exit {
         Command::Man(args) => man::run(args, &ui),
         Command::UnitSettings(args) => unit_settings::run(args, &ui),
     };
+    logs.inspect(logging::Logging::finish);
     outcome.unwrap_or_else(|failure| {
         ui.fail(&failure);
         failure.exit

@@ -46,7 +46,7 @@ pub(super) struct PlanDocument {
     pub(super) price: Option<Price>,
     /// Of a batch that works in it only.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) window: Option<Window>,
+    pub(super) window: Option<Box<Window>>,
 }
 
 /// Prints it.
@@ -87,7 +87,7 @@ struct Planned {
     origins: Option<Vec<VmOrigins>>,
     refused: Vec<RefusedVm>,
     at_a_time: Option<u32>,
-    window: Option<Window>,
+    window: Option<Box<Window>>,
 }
 
 fn of_manifest(args: &PlanArgs, settings: &Settings) -> Result<Planned, Failure> {

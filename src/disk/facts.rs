@@ -135,6 +135,7 @@ impl SourceDisk {
                     Kind::Source,
                     format!("{} changed while it was being read", file.path.display()),
                 )
+                .rule("disk.changed")
                 .advice("make sure that the VM is off and nothing writes the file, then try again")
                 .source(self.path.display().to_string()));
             }

@@ -44,5 +44,6 @@ pub(super) fn hold_for_reading(file: &File) -> io::Result<bool> {
 /// What is told where that cannot be.
 pub(super) fn open_elsewhere() -> Error {
     Error::new(Kind::Source, "the image is open elsewhere (QEMU holds a lock on it)")
+        .rule("disk.open_elsewhere")
         .advice("shut down the VM that uses it, then try again")
 }

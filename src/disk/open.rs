@@ -62,7 +62,9 @@ pub fn open_source(
     .map_err(named)?;
     if virtual_size == 0 {
         return Err(named(
-            Error::new(Kind::Source, "the disk has no size").advice("check where it comes from"),
+            Error::new(Kind::Source, "the disk has no size")
+                .rule("disk.corrupt")
+                .advice("check where it comes from"),
         ));
     }
     let facts = ImageFacts {
@@ -212,7 +214,7 @@ impl Opener<'_> {
         let window = inspect::with_log(window, found, declared, self.control)?;
         let layer = inspect::layer(&window, found, declared, self.control)?;
         if place.member.is_some() && (layer.parent.is_some() || !layer.extents.is_empty()) {
-            return Err(Error::new(Kind::Unsupported, "it needs other members of the archive to be whole").advice(
+            return Err(Error::new(Kind::Unsupported, "it needs other members of the archive to be whole").rule("disk.unsupported").advice(
                 "unpack the archive and name the disk itself, or export the appliance again without snapshots",
             ));
         }
@@ -246,7 +248,10 @@ impl Opener<'_> {
         inspect::extent(&window, found, extent, self.control).map_err(|error| {
             let details = error.details();
             let advice = details.advice.clone().unwrap_or_default();
-            Error::new(error.kind(), format!("{}: {}", path.display(), details.cause)).advice(advice)
+            let rule = details.rule.clone().unwrap_or_else(|| "disk.corrupt".to_owned());
+            Error::new(error.kind(), format!("{}: {}", path.display(), details.cause))
+                .advice(advice)
+                .rule(rule)
         })?;
         self.extents.push(path.clone());
         Ok(path)
@@ -265,6 +270,7 @@ impl Opener<'_> {
                     shown(&parent.name)
                 ),
             )
+            .rule("disk.snapshots")
             .advice("consolidate its snapshots first, or allow the chain: with `backing_chain: true` at the disk in a manifest, or `convert --backing-chain`")
             .field("disks.backing_chain"));
         }
@@ -303,6 +309,7 @@ impl Opener<'_> {
                     Kind::Source,
                     format!("its backing file `{}` may be any of {}", shown(&parent.name), names.join(", ")),
                 )
+                .rule("disk.chain")
                 .advice("they differ only in upper and lower case: give the one that is meant the name that the disk says")
                 .field("disks.backing_chain"));
             }
@@ -318,6 +325,7 @@ impl Opener<'_> {
     fn member(&self, image: &Path, name: &str, what: &str) -> Result<PathBuf> {
         let refused = |why: &str| {
             Error::new(Kind::Source, format!("its {what} `{}` {why}", shown(name)))
+                .rule("disk.outside")
                 .advice("put all files of the disk into one directory, or list the other one under `allowed_paths`")
                 .field("disks.allowed_paths")
         };
@@ -328,10 +336,10 @@ impl Opener<'_> {
         let path = inspect::beside(image, name);
         let plain = std::fs::symlink_metadata(&path);
         let real = path.canonicalize().map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                refused("is missing").advice("copy all files of the disk: the descriptor alone holds no data")
-            }
-            _ => refused(&format!("cannot be opened: {error}")),
+            std::io::ErrorKind::NotFound => refused("is missing")
+                .rule("disk.missing")
+                .advice("copy all files of the disk: the descriptor alone holds no data"),
+            _ => refused(&format!("cannot be opened: {error}")).rule("disk.unreadable"),
         })?;
         let allowed = self
             .policy
@@ -380,6 +388,7 @@ impl OpenPolicy<'_> {
             Kind::Source,
             format!("{} lies outside the directories that may be read", real.display()),
         )
+        .rule("disk.outside")
         .advice("move it below one of them, or add its directory to `paths.read`")
         .allowed(self.read_roots.iter().map(|root| root.display().to_string())))
     }
@@ -407,11 +416,11 @@ pub(super) fn real_path(path: &Path) -> Result<PathBuf> {
 }
 
 fn cannot_open(path: &Path, error: &std::io::Error) -> Error {
-    let made = Error::io(Kind::Source, "open", path, error);
+    let made = Error::io(Kind::Source, "open", path, error).rule("disk.unreadable");
     match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            made.advice("check the path; relative ones count from the manifest's directory")
-        }
+        std::io::ErrorKind::NotFound => made
+            .rule("disk.missing")
+            .advice("check the path; relative ones count from the manifest's directory"),
         std::io::ErrorKind::PermissionDenied => made.advice(
             "let the service's user read it: `setfacl -m u:hyper2kvm:r <file>`, and `x` on its directories",
         ),
@@ -425,19 +434,23 @@ fn cannot_open(path: &Path, error: &std::io::Error) -> Error {
 /// A declared `raw` is read as raw whatever it holds; anything else has to be what it is said to be.
 pub(super) fn agree(declared: SourceFormat, found: Format) -> Result<()> {
     if found == Format::Empty {
-        return Err(Error::new(Kind::Source, "the file is empty").advice("copy the disk again"));
+        return Err(Error::new(Kind::Source, "the file is empty")
+            .rule("disk.cut_off")
+            .advice("copy the disk again"));
     }
     if declared == SourceFormat::Raw || found.source_format() == Some(declared) {
         return Ok(());
     }
     if declared == SourceFormat::Qcow2 && found == Format::QcowOther {
         return Err(Error::new(Kind::Unsupported, "only versions 2 and 3 of qcow are read")
+            .rule("disk.unsupported")
             .advice("convert it with `qemu-img convert -O qcow2` first"));
     }
     let error = Error::new(
         Kind::Source,
         format!("declared as {}, but its content is {}", declared.name(), found.name()),
-    );
+    )
+    .rule("disk.format");
     Err(match (found, found.source_format()) {
         (Format::Raw, _) => error.advice(
             "if it really is a raw disk declare it as `source_format: raw`; else it is damaged, or its end is missing",
@@ -467,11 +480,13 @@ pub(crate) fn refuse_locked(path: &Path) -> Result<()> {
         Kind::Source,
         format!("{} is open elsewhere: {} is there", path.display(), lock.display()),
     )
+    .rule("disk.open_elsewhere")
     .advice("shut the VM down; if it is off and the lock was left behind by a crash, remove it"))
 }
 
 fn chain(what: &str) -> Error {
     Error::new(Kind::Source, format!("its chain of snapshots is broken: {what}"))
+        .rule("disk.chain")
         .advice("consolidate the snapshots where the disk comes from, and copy it again")
 }
 

@@ -55,6 +55,7 @@ pub(super) fn before<'v>(
 ) -> Result<Vec<String>> {
     run(appliance, volumes, "keep", &|device, why| {
         Error::new(Kind::Guest, format!("the file system on {device} has errors: {why}"))
+            .rule("guest.file_system")
             .advice("check it in the source machine (`fsck -f`, `xfs_repair`, `btrfs check`), shut the machine down and convert it then")
             .permanent()
     })

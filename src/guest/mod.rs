@@ -16,7 +16,7 @@ mod grow;
 pub mod inspect;
 pub mod linux;
 mod lookup;
-mod ready;
+pub mod ready;
 pub mod tree;
 pub mod virt_v2v;
 pub mod work;

@@ -13,6 +13,7 @@ use super::appliance::{Appliance, Drive, Settings};
 use super::facts::{Facts, FixOptions};
 use super::fix::{self, Guest};
 use super::grow::{self, Growth};
+use super::inspect::Condition;
 use super::tree::{Tree, shown};
 use super::{check, inspect, linux, ready, virt_v2v};
 use crate::model::error::{Error, Kind, Result};
@@ -85,6 +86,9 @@ pub enum Event {
     Inspected {
         /// What it is.
         identity: Box<GuestIdentity>,
+        /// In what state its disks are.
+        #[serde(default)]
+        condition: Box<Condition>,
         /// How long that took.
         seconds: f64,
     },
@@ -141,16 +145,18 @@ pub fn run(order: &Order, emit: &mut dyn FnMut(Event)) -> Result<()> {
         emit(Event::Fixing { name: grow::NAME.to_owned() });
         grow::contents(&appliance, &mut found, &mut growth)?;
     }
+    let condition = inspect::condition(&appliance, &found);
     let facts = inspect::open(&appliance, found, order.fix.is_none())?;
     emit(Event::Inspected {
         identity: Box::new(facts.identity.clone()),
+        condition: Box::new(condition),
         seconds: start.elapsed().as_secs_f64(),
     });
     match &order.fix {
         None => appliance.finish()?,
         Some(options) => {
             let engine = engine(options, &facts, emit)?;
-            ready::check(&appliance, &facts)?;
+            ready::check(&appliance, &facts, engine)?;
             match engine {
                 FixEngine::VirtV2v => repair_by_virt_v2v(order, appliance, &facts, growth, emit)?,
                 FixEngine::Native | FixEngine::Auto => {
@@ -189,6 +195,7 @@ fn engine(options: &FixOptions, facts: &Facts, emit: &mut dyn FnMut(Event)) -> R
         GuestType::Linux => None,
         GuestType::Windows => Some(
             Error::new(Kind::Unsupported, "this version cannot repair Windows guests")
+                .rule("guest.unsupported")
                 .field("pipeline.fix.on_unsupported_guest")
                 .advice("`on_unsupported_guest: emulated` converts it as it is, for SATA and e1000e; `engine: auto` lets virt-v2v repair it"),
         ),

@@ -24,7 +24,7 @@ pub fn domain_xml(machine: &Machine) -> String {
     let uefi = machine.starts_with() == Firmware::Uefi;
     let domain = Element::new("domain")
         .with("type", "kvm")
-        .child(Element::text("name", name(&machine.name)))
+        .child(Element::text("name", domain_name(&machine.name)))
         .children(machine.uuid.iter().map(|uuid| Element::text("uuid", uuid)))
         .child(Element::text("memory", machine.memory_mib).with("unit", "MiB"))
         .child(Element::text("vcpu", machine.vcpus))
@@ -41,7 +41,8 @@ pub fn domain_xml(machine: &Machine) -> String {
 }
 
 /// A name that libvirt takes: one line, no slash.
-fn name(name: &str) -> String {
+#[must_use]
+pub fn domain_name(name: &str) -> String {
     let safe: String = name
         .chars()
         .map(|c| if c.is_control() || c == '/' { '-' } else { c })
@@ -286,7 +287,7 @@ mod tests {
             (" web 1 ", "web 1"),
             ("Müller & <Co>", "Müller & <Co>"),
         ] {
-            assert_eq!(name(given), taken);
+            assert_eq!(domain_name(given), taken);
         }
     }
 }

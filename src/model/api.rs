@@ -7,6 +7,7 @@ use super::error::{Error, Kind};
 use super::job::{BatchState, JobState, Stage, WaitReason};
 use super::parse::MAX_COMPLAINTS;
 use super::progress::Status;
+use super::validation::Validation;
 
 /// A job as `list`, `show` and `submit` print it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -317,6 +318,9 @@ pub struct InputCheck {
     pub errors: Vec<ErrorView>,
     /// What a person should know, though nothing is wrong.
     pub warnings: Vec<String>,
+    /// All that the pre-flight found, where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Validation>,
     /// When it works, of a batch that has a window.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<String>,
@@ -344,6 +348,7 @@ impl InputCheck {
             ok: errors.is_empty(),
             errors,
             warnings: is_more.then_some(more).into_iter().collect(),
+            validation: None,
             window: None,
         }
     }

@@ -193,6 +193,9 @@ pub struct Details {
     /// For `disk_space`: how many bytes are free there.
     #[serde(default)]
     pub free_bytes: Option<u64>,
+    /// Which rule of the pre-flight it breaks, if it is one of those (see [`validation`](super::validation)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
 }
 
 /// A failure with kind, cause and advice.
@@ -215,6 +218,7 @@ impl Error {
             disposition: None,
             need_bytes: None,
             free_bytes: None,
+            rule: None,
         }))
     }
 
@@ -342,6 +346,22 @@ impl Error {
     pub fn space(mut self, need_bytes: u64, free_bytes: u64) -> Self {
         self.0.need_bytes = Some(need_bytes);
         self.0.free_bytes = Some(free_bytes);
+        self
+    }
+
+    /// Says which rule of the pre-flight is broken.
+    #[must_use]
+    pub fn rule(mut self, rule: impl Into<String>) -> Self {
+        self.0.rule = Some(rule.into());
+        self
+    }
+
+    /// Tells behind its cause what else is wrong.
+    #[must_use]
+    pub fn and_also(mut self, others: &[&str]) -> Self {
+        if !others.is_empty() {
+            self.0.cause = format!("{}; also: {}", self.0.cause, others.join("; "));
+        }
         self
     }
 

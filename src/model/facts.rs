@@ -44,6 +44,21 @@ pub struct Facts {
     pub nics: Vec<FoundNic>,
     /// What a person should know.
     pub warnings: Vec<String>,
+    /// The same of what the pre-flight has rules for.
+    pub notes: Vec<SourceNote>,
+}
+
+/// What a source says of a machine that breaks a rule of the pre-flight (see [`validation`](super::validation)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceNote {
+    /// Which rule.
+    pub rule: String,
+    /// The disk that it is about, if it is one.
+    pub about: Option<String>,
+    /// What is the matter.
+    pub message: String,
+    /// What to do about it.
+    pub advice: String,
 }
 
 /// A disk of a machine.

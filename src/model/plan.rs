@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::boot::BootOptions;
+use super::facts::SourceNote;
 use super::hook::PlannedHook;
 use super::job::Stage;
 use super::machine::Machine;
@@ -18,6 +19,7 @@ use super::manifest::{FixEngine, FstabMode, OnNoOs, OnUnsupportedGuest};
 use super::placement::Placement;
 use super::setup::Setup;
 pub use super::source_format::{Packing, SourceFormat};
+use super::validation::Weights;
 
 /// The formats that can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
@@ -127,6 +129,21 @@ pub enum Preflight {
     Metadata,
     /// Nothing beyond what a copy needs.
     Off,
+}
+
+impl Preflight {
+    /// Every choice.
+    pub const ALL: [Preflight; 3] = [Preflight::Full, Preflight::Metadata, Preflight::Off];
+
+    /// The name in manifests.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Preflight::Full => "full",
+            Preflight::Metadata => "metadata",
+            Preflight::Off => "off",
+        }
+    }
 }
 
 /// Every format can have disks of such sizes, and partitions end well there.
@@ -359,6 +376,12 @@ pub struct Plan {
     pub output: PlannedOutput,
     /// What is checked first.
     pub preflight: Preflight,
+    /// What the manifest makes of which rule of that.
+    #[serde(default, skip_serializing_if = "Weights::is_empty")]
+    pub rules: Weights,
+    /// What is known of its source by the name of a rule.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<SourceNote>,
     /// Stages that the profile asks for and that this version lacks.
     pub lacking: Vec<Stage>,
     /// Things a person should know.

@@ -10,10 +10,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::bandwidth::Rate;
+use super::config::PreflightSettings;
 use super::error::Error;
 use super::job::Stage;
 use super::plan::Plan;
 use super::report::Report;
+use super::retry::Retries;
 
 /// Everything a worker has to know.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,6 +59,12 @@ pub struct WorkLimits {
     /// Roots below which lies what hooks may run; empty: nothing.
     #[serde(default)]
     pub hook_roots: Vec<PathBuf>,
+    /// When operations are tried again within this attempt.
+    #[serde(default)]
+    pub retries: Retries,
+    /// What the administrator says of the pre-flight.
+    #[serde(default)]
+    pub preflight: PreflightSettings,
     /// Whether a failure that could pass would be the job's end all the same.
     #[serde(default)]
     pub gives_up: bool,
@@ -98,6 +106,8 @@ impl WorkLimits {
             child_memory_bytes: CHILD_MEMORY_BYTES,
             keep_partial: false,
             hook_roots: Vec::new(),
+            retries: Retries::default(),
+            preflight: PreflightSettings::default(),
             gives_up: true,
             log: None,
             lock: None,

@@ -11,6 +11,7 @@ use super::guest::GuestIdentity;
 use super::hook::HookRun;
 use super::job::{JobState, Stage, WaitReason};
 use super::plan::{InputManifest, OutputFormat};
+use super::validation::Validation;
 
 /// The version of all report formats.
 pub const REPORT_VERSION: &str = "1.0";
@@ -165,6 +166,9 @@ pub struct Report {
     /// Which hooks have run and how they ended; those of `on_success` are not yet among them when the file is written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<HookRun>,
+    /// What the pre-flight has found; what was only good to know is in here alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Validation>,
     /// Stages of the profile that this version lacks.
     pub lacking_stages: Vec<Stage>,
     /// What a person should know.

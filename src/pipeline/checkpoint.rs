@@ -23,6 +23,7 @@ use crate::model::manifest::FixEngine;
 use crate::model::plan::{Plan, SourceFormat};
 use crate::model::protocol::Published;
 use crate::model::report::{FixReport, Notice};
+use crate::model::validation::Finding;
 use crate::sys::dir::{Dir, Entry};
 use crate::sys::failpoint;
 use crate::sys::users::effective_uid;
@@ -134,6 +135,9 @@ pub struct GuestRecord {
     /// Whether the machine gets parts that need no driver of ours, because the guest has none.
     #[serde(default)]
     pub emulated: bool,
+    /// What the pre-flight has found in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
     /// What was changed.
     pub fixes: Vec<FixReport>,
     /// How long that took, the guest being open and known.

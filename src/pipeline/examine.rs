@@ -5,10 +5,11 @@
 
 use std::path::PathBuf;
 
-use super::guest_child::{GuestChild, GuestFiles, GuestLimits, GuestPlace};
+use super::guest_child::{Bearable, GuestChild, GuestFiles, GuestLimits, GuestPlace, Objects};
 use super::library::DiskProcessor;
 use crate::disk::SourceDisk;
 use crate::guest::facts::FixOptions;
+use crate::guest::inspect::Condition;
 use crate::guest::work::{Event, Key, Order, OrderedDrive};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::guest::GuestIdentity;
@@ -30,6 +31,8 @@ pub struct Rehearsal {
     pub diffs: Vec<(String, String)>,
     /// What a person should know.
     pub warnings: Vec<String>,
+    /// In what state its disks are.
+    pub condition: Condition,
 }
 
 impl DiskProcessor {
@@ -42,9 +45,19 @@ impl DiskProcessor {
         keys: Vec<Key>,
         mut beginning: impl FnMut(&str),
     ) -> Result<GuestIdentity> {
+        self.look(disks, keys, &mut beginning).map(|found| found.identity)
+    }
+
+    /// What the pre-flight sees of the guest in these disks.
+    pub(super) fn look(
+        &self,
+        disks: &[SourceDisk],
+        keys: Vec<Key>,
+        beginning: &mut dyn FnMut(&str),
+    ) -> Result<Rehearsal> {
         let scratch = scratch()?;
         let overlays = overlays(&scratch, disks);
-        self.work_inside(disks, &overlays, keys, None, &mut beginning).map(|found| found.identity)
+        self.work_inside(disks, &overlays, keys, None, beginning)
     }
 
     /// What a repair of the guest in these disks would change. Nothing of it stays.
@@ -97,16 +110,23 @@ impl DiskProcessor {
             diffs: fix.is_some(),
             fix,
         };
-        let limits =
-            GuestLimits { stall_timeout_s: STALL_TIMEOUT_S, sandbox_required: false, bearable: Vec::new() };
+        let limits = GuestLimits {
+            stall_timeout_s: STALL_TIMEOUT_S,
+            sandbox_required: false,
+            bearable: Bearable::default(),
+            objects: Objects::default(),
+        };
         beginning(if order.kvm { "the appliance starts" } else { "the appliance starts, emulated" });
         // Ends before what it reads is not served any more.
         let mut child = GuestChild::start(launcher, &place, files, &order, limits, &self.control)?;
         let (mut found, mut fixes, mut diffs, mut warnings) = (None, Vec::new(), Vec::new(), Vec::new());
+        let mut state = Condition::default();
         while let Some(event) = child.next()? {
             match event {
                 Event::Launched { .. } => beginning("the guest is looked at"),
-                Event::Inspected { identity, .. } => found = Some(*identity),
+                Event::Inspected { identity, condition, .. } => {
+                    (found, state) = (Some(*identity), *condition);
+                }
                 Event::Fixing { name } => beginning(&format!("repairs: {name}")),
                 Event::Fixed { fixes: made, .. } => fixes = made,
                 Event::Diff { path, text } => diffs.push((path, text)),
@@ -120,7 +140,7 @@ impl DiskProcessor {
         }
         let identity =
             found.ok_or_else(|| Error::internal("the guest was looked at, and nothing was told of it"))?;
-        Ok(Rehearsal { identity, fixes, diffs, warnings })
+        Ok(Rehearsal { identity, fixes, diffs, warnings, condition: state })
     }
 }
 

@@ -15,7 +15,7 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -183,7 +183,7 @@ pub(super) struct GuestChild {
 impl GuestChild {
     /// Starts it; to be called on the thread that lives as long as the child.
     ///
-    /// A failure that trying again would not mend, and that `bearable` does not name by its field, ends everything
+    /// A failure that trying again would not mend, and that is not among the `bearable` ones, ends everything
     /// that works for this VM at once.
     pub(super) fn start(
         launcher: &Launcher,
@@ -259,8 +259,41 @@ pub(super) struct GuestLimits {
     pub(super) stall_timeout_s: f64,
     /// Whether a sandbox that cannot be applied is an error.
     pub(super) sandbox_required: bool,
-    /// Fields of failures that the manifest allows to happen.
-    pub(super) bearable: Vec<&'static str>,
+    /// Failures that the manifest allows to happen.
+    pub(super) bearable: Bearable,
+    /// What makes a guest that was looked at not worth going on with.
+    pub(super) objects: Objects,
+}
+
+/// Failures that the manifest allows: the guest is then converted as it is.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Bearable {
+    /// By the key that allows them.
+    pub(super) fields: Vec<&'static str>,
+    /// By the rules of the pre-flight that were lowered.
+    pub(super) rules: Vec<String>,
+}
+
+impl Bearable {
+    /// Whether this is one.
+    pub(super) fn bears(&self, error: &Error) -> bool {
+        let details = error.details();
+        let by_field = details.place.field.as_deref().is_some_and(|field| self.fields.contains(&field));
+        by_field || details.rule.as_ref().is_some_and(|rule| self.rules.contains(rule))
+    }
+}
+
+/// Judges what the child tells; what it gives ends everything that works for this VM.
+#[derive(Clone, Default)]
+pub(super) struct Objects(pub(super) Option<Judgement>);
+
+/// Why it is not worth going on.
+pub(super) type Judgement = Arc<dyn Fn(&Event) -> Option<Error> + Send + Sync>;
+
+impl std::fmt::Debug for Objects {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Objects").field(&self.0.is_some()).finish()
+    }
 }
 
 fn listen(mut child: LongChild, tell: &mpsc::Sender<Heard>, limits: &GuestLimits, control: &Control) {
@@ -276,6 +309,9 @@ fn listen(mut child: LongChild, tell: &mpsc::Sender<Heard>, limits: &GuestLimits
                 {
                     control.give_up(error.clone());
                 }
+                if let Some(error) = limits.objects.0.as_ref().and_then(|objects| objects(&event)) {
+                    control.give_up(error);
+                }
                 let _ = tell.send(Heard::Told(event));
             }
             // libguestfs or something below it speaks where nobody should.
@@ -287,9 +323,8 @@ fn listen(mut child: LongChild, tell: &mpsc::Sender<Heard>, limits: &GuestLimits
 }
 
 /// Whether waiting for the rest of the work would be in vain.
-fn is_hopeless(error: &Error, bearable: &[&str]) -> bool {
-    let field = error.details().place.field.as_deref();
-    error.disposition() == Disposition::Permanent && !field.is_some_and(|field| bearable.contains(&field))
+fn is_hopeless(error: &Error, bearable: &Bearable) -> bool {
+    error.disposition() == Disposition::Permanent && !bearable.bears(error)
 }
 
 fn crashed(output: &Output) -> Error {
@@ -323,8 +358,13 @@ mod tests {
     #[test]
     fn a_failure_that_the_manifest_allows_ends_nothing_else() {
         let no_os = Error::new(Kind::Guest, "no operating system").field("pipeline.fix.on_no_os");
-        assert!(is_hopeless(&no_os, &[]));
-        assert!(!is_hopeless(&no_os, &["pipeline.fix.on_no_os"]));
-        assert!(!is_hopeless(&Error::new(Kind::Guest, "crashed").transient(), &[]));
+        let nothing = Bearable::default();
+        assert!(is_hopeless(&no_os, &nothing));
+        let by_key = Bearable { fields: vec!["pipeline.fix.on_no_os"], ..Bearable::default() };
+        assert!(!is_hopeless(&no_os, &by_key));
+        let asleep = Error::new(Kind::Guest, "it sleeps").rule("guest.hibernated");
+        let by_rule = Bearable { rules: vec!["guest.hibernated".to_owned()], ..Bearable::default() };
+        assert!(!is_hopeless(&asleep, &by_rule) && is_hopeless(&asleep, &by_key));
+        assert!(!is_hopeless(&Error::new(Kind::Guest, "crashed").transient(), &nothing));
     }
 }

@@ -19,6 +19,8 @@ mod leavings;
 mod library;
 mod meter;
 mod names;
+mod patience;
+pub mod preflight;
 pub mod publish;
 mod report;
 mod stages;

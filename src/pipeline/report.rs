@@ -16,22 +16,33 @@ use crate::model::report::{
     Artifact, Notice, PipelineReport, REPORT_VERSION, Report, StageReport, Summary, WrittenFile,
 };
 use crate::model::units::human_size;
+use crate::model::validation::Validation;
 use crate::report::vm_page;
 use crate::sys::time::rfc3339_utc;
 
 /// What a stage of this attempt found or did.
 pub(super) type StageResults = BTreeMap<Stage, serde_json::Value>;
 
+/// What this attempt knows and the journal does not.
+pub(super) struct Found {
+    /// Of its stages.
+    pub(super) results: StageResults,
+    /// How its hooks went.
+    pub(super) hooks: Vec<HookRun>,
+    /// What the pre-flight came to.
+    pub(super) validation: Validation,
+}
+
 /// Puts the report together. `paths` are the results' final places, in the plan's order; `domain` is what is written for libvirt.
 pub(super) fn compose(
     plan: &Plan,
     attempt: u32,
     checkpoint: &Checkpoint,
-    mut results: StageResults,
-    hooks: Vec<HookRun>,
+    found: Found,
     (paths, domain): (&[PathBuf], Option<WrittenFile>),
     now: f64,
 ) -> Report {
+    let Found { mut results, hooks, validation } = found;
     let stages: BTreeMap<Stage, StageReport> = checkpoint
         .stage_seconds
         .iter()
@@ -80,6 +91,7 @@ pub(super) fn compose(
         guest: checkpoint.guest.as_ref().and_then(|guest| guest.identity.clone()),
         fixes: checkpoint.guest.as_ref().map(|guest| guest.fixes.clone()).unwrap_or_default(),
         hooks,
+        validation: Some(validation),
         lacking_stages: plan.lacking.clone(),
         warnings,
         errors: Vec::new(),

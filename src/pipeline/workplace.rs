@@ -13,6 +13,7 @@ use super::directories::{self, Directories, Others};
 use super::guest_child::{GuestPlace, KVM_DEVICE};
 use super::host_lock::HostFence;
 use super::launch::appliance_log;
+use super::patience::patience;
 use super::users;
 use super::{hooks, keys};
 use crate::disk::Fence as _;
@@ -71,11 +72,12 @@ impl Workplace {
         let fence = order.limits.lock.clone().map(HostFence::of);
         fence.as_ref().map_or(Ok(()), |fence| fence.check())?;
         let guard = || fence.as_ref().map(HostFence::guard);
-        let results = directories::make(&output.directory, roots, guard())?;
+        let patient = |dir: Dir| dir.patient(patience(order.limits.retries.files));
+        let results = patient(directories::make(&output.directory, roots, guard())?);
         let mut others = left_elsewhere(&results, order, &guard)?;
         for directory in order.plan.directories_elsewhere() {
             // What is done in them is decided under the lock of the VM's own directory, so that is what they ask.
-            others.insert(directory.to_owned(), directories::make(directory, roots, guard())?);
+            others.insert(directory.to_owned(), patient(directories::make(directory, roots, guard())?));
         }
         let group = output.group.as_deref().map(group_number).transpose()?;
         let private = order.limits.work_dir.clone();
@@ -95,7 +97,7 @@ impl Workplace {
         let named = order.plan.guest.keys.iter().filter(|_| opens_guest || tries);
         let passphrases = named.map(|key| keys::planned(&key.source)).collect::<Result<_>>()?;
         let unfit = hooks::check(&order.plan, &order.limits.hook_roots).err();
-        let wanted = !order.plan.hooks.is_empty();
+        let wanted = !order.plan.hooks.is_empty() || !order.limits.preflight.validators.is_empty();
         let hooks = wanted.then(|| hooks::Host::start(launcher.stub()).map(Arc::new)).transpose()?;
         Ok(Workplace {
             results,

@@ -66,10 +66,11 @@ pub fn run(source: ConfigurationSource, verbosity: i8) -> Result<()> {
         .enable_all()
         .build()
         .map_err(|error| Error::internal(format!("cannot start the runtime: {error}")))?;
-    let outcome = runtime.block_on(serve(settings, source, logs, &lock));
+    let outcome = runtime.block_on(serve(settings, source, logs.clone(), &lock));
     // A thread that hangs on a file system that is away must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(200));
     drop(lock);
+    logs.finish();
     outcome
 }
 

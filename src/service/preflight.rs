@@ -2,21 +2,32 @@
 
 use std::path::Path;
 
-use crate::disk::{Control, Engine, OpenPolicy, open_source};
+use crate::disk::Control;
 use crate::model::api::{InputCheck, SubmitRequest};
 use crate::model::config::{Fragment, Settings, check_fragment, names_what_comes_later};
 use crate::model::error::Error;
 use crate::model::parse;
-use crate::model::plan::Plan;
+use crate::model::plan::{Plan, Preflight};
 use crate::model::planner::{BatchName, Submission};
+use crate::model::protocol::WorkLimits;
 use crate::model::schema::{SchemaKind, schema};
+use crate::model::validation::{Finding, Findings, Severity, Validation, Weights};
 use crate::pipeline::hooks;
-use crate::pipeline::publish::Names;
-
+use crate::pipeline::preflight::{Look, rehearse};
+use crate::service::scheduler::Policy;
 use crate::source;
-use crate::sys::dir::Dir;
+use crate::sys::fs::free_bytes;
 use crate::sys::process::Launcher;
 use crate::sys::time::now_epoch;
+
+/// How far a look at an input goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Only what it says.
+    Text,
+    /// The pre-flight of its jobs, too.
+    Preflight(Look),
+}
 
 /// A file that is looked at.
 #[derive(Debug, Clone, Copy)]
@@ -40,13 +51,19 @@ pub fn check_submission(request: &SubmitRequest, settings: &Settings) -> InputCh
         filename: &request.filename,
         base_directory: Path::new(&request.base_directory),
     };
-    check_manifest(document, settings, true)
+    // The service answers at once, and whoever may ask it must not have it start appliances.
+    check_manifest(document, settings, Depth::Preflight(Look::AtDisks), &Control::new(), &mut |_| {})
 }
 
-/// Checks a file, whatever it is: manifest, batch, profile or configuration. `deep` opens the sources of a
-/// manifest too.
+/// Checks a file, whatever it is: manifest, batch, profile or configuration; `beginning` hears what takes long.
 #[must_use]
-pub fn check_file(document: Document<'_>, settings: &Settings, deep: bool) -> InputCheck {
+pub fn check_file(
+    document: Document<'_>,
+    settings: &Settings,
+    depth: Depth,
+    control: &Control,
+    beginning: &mut dyn FnMut(&str),
+) -> InputCheck {
     let Document { given, bytes, filename, base_directory } = document;
     let kind = match base_directory == settings.profiles_dir {
         true => SchemaKind::Profile,
@@ -57,32 +74,85 @@ pub fn check_file(document: Document<'_>, settings: &Settings, deep: bool) -> In
             check_fragment(&Fragment { path: base_directory.join(filename), bytes: bytes.to_vec() })
         }
         SchemaKind::Profile => source::profiles::complaints(&base_directory.join(filename), bytes, settings),
-        _ => return check_manifest(document, settings, deep),
+        _ => return check_manifest(document, settings, depth, control, beginning),
     };
     InputCheck::of(given, &errors)
 }
 
-fn check_manifest(document: Document<'_>, settings: &Settings, deep: bool) -> InputCheck {
+fn check_manifest(
+    document: Document<'_>,
+    settings: &Settings,
+    depth: Depth,
+    control: &Control,
+    beginning: &mut dyn FnMut(&str),
+) -> InputCheck {
     let Document { given, bytes, filename, base_directory } = document;
     let submission = source::submission(bytes, filename, base_directory, settings);
     let is_whole = submission.as_ref().is_ok_and(|submission| submission.refused.is_empty());
     let window = submission.as_ref().ok().and_then(|submission| submission.window.clone());
+    let window = window.map(|window| window.in_words(now_epoch()));
     let plans = match submission.and_then(|submission| plans(&submission, settings)) {
         Ok(plans) if is_whole => plans,
-        // The others of a batch would run; what is wrong is told all the same.
-        Ok(_) => {
-            return InputCheck::of(given, &source::complaints(bytes, filename, base_directory, settings));
-        }
-        Err(first) => {
-            let all = source::complaints(bytes, filename, base_directory, settings);
-            return InputCheck::of(given, if all.is_empty() { std::slice::from_ref(&first) } else { &all });
+        // The others of a batch would run; what is wrong with one is told all the same.
+        outcome => {
+            let mut all = source::complaints(bytes, filename, base_directory, settings);
+            all.extend(outcome.err().filter(|_| all.is_empty()));
+            let validation = (depth != Depth::Text).then(|| refused(&all));
+            return InputCheck { validation, ..InputCheck::of(given, &all) };
         }
     };
-    let errors = if deep { look_at_sources(&plans, settings) } else { Vec::new() };
-    let mut checked = InputCheck::of(given, &errors);
-    checked.warnings.extend(plans.into_iter().flat_map(|plan| plan.warnings));
-    checked.window = window.map(|window| window.in_words(now_epoch()));
-    checked
+    let Depth::Preflight(look) = depth else {
+        let warnings = plans.into_iter().flat_map(|plan| plan.warnings).collect();
+        return InputCheck { warnings, window, ..InputCheck::of(given, &[]) };
+    };
+    let several = plans.len() > 1;
+    let (mut errors, mut results, mut level) = (Vec::new(), Vec::<Finding>::new(), Preflight::Full);
+    for plan in &plans {
+        level = plan.preflight;
+        let launcher = Launcher::this_program();
+        let findings = rehearse(plan, &limits(plan, settings), &launcher, look, control, beginning);
+        let failing = findings.found().iter().filter(|raised| raised.finding.severity.fails());
+        errors.extend(failing.map(|raised| raised.error.clone()));
+        results.extend(findings.told().cloned().map(|mut finding| {
+            if several {
+                let about = finding.about.map(|about| format!(": {about}")).unwrap_or_default();
+                finding.about = Some(format!("{}{about}", plan.vm_id));
+            }
+            finding
+        }));
+    }
+    let is_warning = |finding: &&Finding| finding.severity == Severity::Warning;
+    let warnings = results.iter().filter(is_warning).map(|finding| finding.message.clone()).collect();
+    let validation = Some(Validation::of(level, results));
+    InputCheck { warnings, validation, window, ..InputCheck::of(given, &errors) }
+}
+
+/// What the pre-flight says of a manifest that is none.
+fn refused(errors: &[Error]) -> Validation {
+    let mut findings = Findings::new(Weights::new());
+    for error in errors {
+        let place = &error.details().place;
+        let is_mac = place
+            .field
+            .as_deref()
+            .is_some_and(|field| field.starts_with("nics[") && field.ends_with("].mac"));
+        let rule = if is_mac { "network.mac" } else { "manifest.invalid" };
+        findings.error(rule, None, error.clone());
+    }
+    Validation::of(Preflight::Full, findings.told().cloned().collect())
+}
+
+/// What would bind a worker of the service, as things are now.
+fn limits(plan: &Plan, settings: &Settings) -> WorkLimits {
+    let total = free_bytes(&plan.output.directory).map_or(0, |space| space.total);
+    WorkLimits {
+        read_roots: settings.paths.read.clone(),
+        write_roots: settings.paths.write.clone(),
+        disk_reserve_bytes: Policy::of(settings).reserve(total),
+        hook_roots: settings.hooks.allowed_dirs.clone(),
+        preflight: settings.preflight.clone(),
+        ..WorkLimits::unbound(settings.work_dir.clone(), settings.stall_timeout_s)
+    }
 }
 
 /// The plans that a submission comes to, in a batch that nothing stands in the way of.
@@ -113,32 +183,6 @@ fn kind_of(bytes: &[u8], filename: &str) -> SchemaKind {
         true => SchemaKind::Config,
         false => SchemaKind::Manifest,
     }
-}
-
-/// Opens every source as a worker would, and looks whether the results' names are free.
-fn look_at_sources(plans: &[Plan], settings: &Settings) -> Vec<Error> {
-    let engine = match Engine::find(Launcher::this_program()) {
-        Ok(engine) => engine,
-        Err(error) => return vec![error],
-    };
-    let mut errors = Vec::new();
-    for plan in plans {
-        for disk in &plan.disks {
-            let policy = OpenPolicy {
-                backing_chain: disk.backing_chain,
-                allowed_paths: &disk.allowed_paths,
-                read_roots: &settings.paths.read,
-            };
-            let opened = source::place_of(disk)
-                .and_then(|place| open_source(place, disk.source_format, &policy, &engine, &Control::new()));
-            errors.extend(opened.err());
-        }
-        // A directory that is not there, or not to be used, holds no result; the latter the worker tells.
-        if let Ok(directory) = Dir::open(&plan.output.directory) {
-            errors.extend(Names::choose_in(plan, &directory).err());
-        }
-    }
-    errors
 }
 
 #[cfg(test)]

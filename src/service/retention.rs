@@ -69,11 +69,12 @@ async fn prune_partials(
             match where_it_lies(&holds, (&batch_id, &above), &plan, || publish::abandon(&plan)) {
                 Ok(()) => Some(found),
                 Err(error) if error.kind() == Kind::Exists => {
-                    tracing::info!(job, %error, "its partial results are another host's");
+                    tracing::info!(job, batch = batch_id, vm = plan.vm_id, %error, "its partial results are another host's");
                     Some((0, 0))
                 }
                 Err(error) => {
-                    tracing::warn!(job, %error, "its partial results could not be removed; tried again next time");
+                    let (batch, vm) = (&batch_id, &plan.vm_id);
+                    tracing::warn!(job, batch, vm, %error, "its partial results could not be removed; tried again next time");
                     None
                 }
             }

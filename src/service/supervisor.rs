@@ -38,6 +38,9 @@ pub enum Heard {
 struct Worker {
     /// Distinguishes it from an earlier worker of the same job whose last words are still under way.
     number: u64,
+    /// Whose it is, for the log.
+    batch: String,
+    vm: String,
     pid: u32,
     handle: WorkerHandle,
     last_sign: Instant,
@@ -67,6 +70,8 @@ impl Supervisor {
         self.started += 1;
         let worker = Worker {
             number: self.started,
+            batch: order.batch_id.clone(),
+            vm: order.plan.vm_id.clone(),
             pid: process.pid(),
             handle: process.handle(),
             last_sign: Instant::now(),
@@ -144,7 +149,8 @@ impl Supervisor {
             if silent < LONG_SILENCE && !is_stopped(worker.pid) {
                 continue;
             }
-            tracing::warn!(job, pid = worker.pid, "its worker gives no sign of life and is killed");
+            let Worker { batch, vm, pid, .. } = &*worker;
+            tracing::warn!(job, batch, vm, pid, "its worker gives no sign of life and is killed");
             let cause = format!("its worker gave no sign of life for {} s", silent.as_secs());
             worker.killed_for = Some(Error::internal(cause).transient());
             worker.handle.kill();

@@ -5,6 +5,8 @@
 //! link between two steps; and no name in it is ever followed if it is a link. What is not here:
 //! any idea of what the files mean.
 
+mod rename;
+
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -12,9 +14,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::sys::patience::Patience;
 use crate::sys::record_lock::is_locked;
 
 /// A directory held open.
@@ -23,6 +26,7 @@ pub struct Dir {
     fd: OwnedFd,
     path: PathBuf,
     guard: Option<Guard>,
+    patience: Option<Patience>,
 }
 
 /// Asked before each change of what is in a directory; an error keeps it from being made.
@@ -60,13 +64,26 @@ impl Dir {
     pub fn open(path: &Path) -> io::Result<Dir> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())?;
-        Ok(Dir { fd, path: path.to_owned(), guard: None })
+        Ok(Dir { fd, path: path.to_owned(), guard: None, patience: None })
     }
 
     /// The same, in which nothing is changed any more without asking.
     #[must_use]
     pub fn guarded(self, guard: Option<Guard>) -> Dir {
         Dir { guard, ..self }
+    }
+
+    /// The same, in which what fails for a reason that passes is done again.
+    #[must_use]
+    pub fn patient(self, patience: Patience) -> Dir {
+        Dir { patience: Some(patience), ..self }
+    }
+
+    fn again<T>(&self, mut work: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        match &self.patience {
+            Some(patience) => patience.with(work),
+            None => work(),
+        }
     }
 
     fn may_change(&self) -> io::Result<()> {
@@ -98,7 +115,8 @@ impl Dir {
 
     /// The same directory, held open a second time.
     pub fn try_clone(&self) -> io::Result<Dir> {
-        Ok(Dir { fd: self.fd.try_clone()?, path: self.path.clone(), guard: self.guard.clone() })
+        let fd = self.fd.try_clone()?;
+        Ok(Dir { fd, path: self.path.clone(), guard: self.guard.clone(), patience: self.patience.clone() })
     }
 
     /// The path that it was opened by.
@@ -115,11 +133,11 @@ impl Dir {
 
     /// What a name is, or `None`.
     pub fn entry(&self, name: &str) -> io::Result<Option<Entry>> {
-        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+        self.again(|| match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(entry_of(&stat))),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
-        }
+        })
     }
 
     /// Opens a plain file for reading; a link is refused.
@@ -128,6 +146,10 @@ impl Dir {
     }
 
     fn open_plain(&self, name: &str, access: OFlags) -> io::Result<File> {
+        self.again(|| self.open_once(name, access))
+    }
+
+    fn open_once(&self, name: &str, access: OFlags) -> io::Result<File> {
         // NONBLOCK: a fifo of that name must not hold us up before it is refused.
         let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::openat(&self.fd, name, flags, Mode::empty())?);
@@ -145,7 +167,11 @@ impl Dir {
 
     /// The content of a plain file of at most `limit` bytes, or `None` if there is no such name.
     pub fn read(&self, name: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
-        let file = match self.open_file(name) {
+        self.again(|| self.read_once(name, limit))
+    }
+
+    fn read_once(&self, name: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        let file = match self.open_once(name, OFlags::RDONLY) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -159,7 +185,11 @@ impl Dir {
 
     /// Writes a whole file durably under a name that only we use, replacing what is there. The directory is not synced.
     pub fn write_fresh(&self, name: &str, bytes: &[u8], mode: u32) -> io::Result<()> {
-        self.remove(name)?;
+        self.again(|| self.write_once(name, bytes, mode))
+    }
+
+    fn write_once(&self, name: &str, bytes: &[u8], mode: u32) -> io::Result<()> {
+        self.remove_once(name)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))?;
         let mut file = File::from(fd);
@@ -169,7 +199,7 @@ impl Dir {
         });
         if written.is_err() {
             // Half a file helps nobody, least of all where the disk is full.
-            let _ = self.remove(name);
+            let _ = self.remove_once(name);
         }
         written
     }
@@ -184,31 +214,16 @@ impl Dir {
 
     /// Removes a name that is not a directory; says whether it was there.
     pub fn remove(&self, name: &str) -> io::Result<bool> {
+        self.again(|| self.remove_once(name))
+    }
+
+    fn remove_once(&self, name: &str) -> io::Result<bool> {
         self.may_change()?;
         match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// Gives a file another name, and fails with `AlreadyExists` if that name is taken.
-    pub fn rename_noreplace(&self, from: &str, to: &str) -> io::Result<()> {
-        self.may_change()?;
-        match rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE) {
-            // File systems without the flag (NFS among them): a hard link never replaces either.
-            Err(Errno::INVAL | Errno::NOSYS) => {
-                rustix::fs::linkat(&self.fd, from, &self.fd, to, AtFlags::empty())?;
-                Ok(rustix::fs::unlinkat(&self.fd, from, AtFlags::empty())?)
-            }
-            other => Ok(other?),
-        }
-    }
-
-    /// Gives a file another name, replacing what has it.
-    pub fn rename_over(&self, from: &str, to: &str) -> io::Result<()> {
-        self.may_change()?;
-        Ok(rustix::fs::renameat(&self.fd, from, &self.fd, to)?)
     }
 
     /// Makes the names durable.
@@ -431,5 +446,19 @@ mod tests {
         drop(held);
         assert!(!dir.is_locked(".x.lock").unwrap());
         assert!(dir.names().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_file_that_is_busy_is_waited_for() {
+        let temp = tempfile::tempdir().unwrap();
+        let program = temp.path().join("program");
+        std::fs::copy("/bin/sleep", &program).unwrap();
+        let dir = || Dir::open(temp.path()).unwrap();
+        let mut running = std::process::Command::new(&program).arg("1").spawn().unwrap();
+        let busy = dir().open_to_change("program").unwrap_err();
+        assert_eq!(Errno::from_io_error(&busy), Some(Errno::TXTBSY));
+        let patient = dir().patient(Patience::new(|_| Some(std::time::Duration::from_millis(50))));
+        patient.open_to_change("program").unwrap();
+        running.wait().unwrap();
     }
 }

@@ -131,6 +131,24 @@ pub fn free_bytes(path: &Path) -> io::Result<Space> {
     })
 }
 
+/// `f_type` of FAT, and the longest file that it holds.
+const FAT: (u64, u64) = (0x4d44, (4 << 30) - 1);
+/// The same of ext2 to ext4, whose files have no more blocks than this.
+const EXT: (u64, u64) = (0xef53, 1 << 32);
+
+/// The longest file that can be made below a directory: by its file system, and by what this process may; none: longer than any disk.
+#[must_use]
+pub fn most_file_bytes(directory: &Path) -> Option<u64> {
+    let may = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+    let holds =
+        rustix::fs::statfs(directory).ok().and_then(|found| match found.f_type as u64 & 0xffff_ffff {
+            kind if kind == FAT.0 => Some(FAT.1),
+            kind if kind == EXT.0 => Some(EXT.1.saturating_mul(found.f_bsize as u64)),
+            _ => None,
+        });
+    may.into_iter().chain(holds).min()
+}
+
 /// What a file really occupies.
 #[must_use]
 pub fn allocated_bytes(metadata: &Metadata) -> u64 {

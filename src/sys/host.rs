@@ -17,6 +17,25 @@ pub fn machine_id() -> String {
     fs::read_to_string(MACHINE_ID).unwrap_or_default().trim().to_owned()
 }
 
+/// All memory of this machine, in bytes.
+#[must_use]
+pub fn memory_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram.saturating_mul(u64::from(info.mem_unit))
+}
+
+/// Processors of this machine.
+#[must_use]
+pub fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Whether it has a network interface of this name.
+#[must_use]
+pub fn has_interface(name: &str) -> bool {
+    std::path::Path::new("/sys/class/net").join(name).exists()
+}
+
 /// Within what the ids of processes mean something: the machine, or a container on it.
 #[must_use]
 pub fn process_space() -> String {

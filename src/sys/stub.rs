@@ -165,12 +165,14 @@ fn foreign_command(spec: &ChildSpec, foreign: &Foreign) -> Result<Command, Strin
         true => command.arg(&opened),
         false => command.arg0(&foreign.file),
     };
-    let one_output = io::stdout().as_fd().try_clone_to_owned();
     command
         .env_clear()
         .envs(spec.env.iter().map(|(name, value)| (name, value)))
-        .stdin(input(&spec.input).map_err(|error| format!("standard input: {error}"))?)
-        .stderr(one_output.map_err(|error| format!("standard error: {error}"))?);
+        .stdin(input(&spec.input).map_err(|error| format!("standard input: {error}"))?);
+    if !foreign.apart {
+        let one_output = io::stdout().as_fd().try_clone_to_owned();
+        command.stderr(one_output.map_err(|error| format!("standard error: {error}"))?);
+    }
     if let Some(directory) = &spec.directory {
         command.current_dir(directory);
     }

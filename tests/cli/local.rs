@@ -166,8 +166,9 @@ fn every_input_is_checked_whatever_it_is_and_one_that_is_wrong_decides_the_exit_
 #[test]
 fn a_deep_check_opens_the_sources() {
     let dir = site();
-    let good = dir.path().join("vm.yaml").to_str().unwrap().to_owned();
-    let gone = write(&dir, "gone.yaml", &manifest("nothing.vmdk"));
+    let bytes = |disk: &str| format!("profile: none\n{}", manifest(disk));
+    let good = write(&dir, "good.yaml", &bytes("a.vmdk"));
+    let gone = write(&dir, "gone.yaml", &bytes("nothing.vmdk"));
     assert_eq!(at(&dir, &["validate", &gone]).code, 0);
     let deep = at(&dir, &["validate", "--deep", "--json", &good, &gone]);
     assert_eq!(deep.code, 2, "{}", deep.stdout);

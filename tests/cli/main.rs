@@ -26,6 +26,8 @@ mod limits;
 mod local;
 mod mapped;
 mod packed_appliances;
+mod preflight;
+mod preflight_guests;
 mod profiles;
 mod run;
 mod service;

@@ -21,6 +21,33 @@ fn input(daemon: &Daemon, name: &str) -> String {
 }
 
 #[test]
+fn the_service_runs_the_pre_flight_as_itself_and_opens_no_guest_for_it() {
+    let daemon = Daemon::start_new();
+    let path = input(&daemon, "web");
+    let checked = at(&daemon, &["submit", "--check", "--json", &path]);
+    assert_eq!(checked.code, 0, "{}", checked.stdout);
+    let validation = checked.json()["inputs"][0]["validation"].clone();
+    assert_eq!(
+        (&validation["ok"], &validation["results"][0]["rule"]),
+        (&true.into(), &"disk.no_checksum".into())
+    );
+    let opened = fs::read_to_string(&path).unwrap();
+    let opened = opened.replace("inspect: {enabled: false}", "inspect: {enabled: true}");
+    let other = daemon.scratch().join("opened.yaml");
+    fs::write(&other, opened).unwrap();
+    let checked = at(&daemon, &["submit", "--check", "--json", other.to_str().unwrap()]).json();
+    let results = checked["inputs"][0]["validation"]["results"].as_array().unwrap().clone();
+    assert!(results.iter().any(|finding| finding["rule"] == "guest.not_opened"), "{results:?}");
+    // It sees what is there, and says who is in the way.
+    let out = daemon.state().join("output/web/web");
+    fs::create_dir_all(&out).unwrap();
+    fs::write(out.join("boot.qcow2"), "a result").unwrap();
+    let checked = at(&daemon, &["submit", "--check", "--json", &path]);
+    assert_eq!(checked.code, 1, "{}", checked.stdout);
+    assert_eq!(checked.json()["inputs"][0]["validation"]["results"][0]["rule"], "target.exists");
+}
+
+#[test]
 fn a_manifest_goes_from_submit_to_a_result_and_every_look_agrees() {
     let daemon = Daemon::start_new();
     let path = input(&daemon, "web");

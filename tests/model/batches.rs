@@ -7,6 +7,7 @@ use hyper2kvm::model::config::Settings;
 use hyper2kvm::model::error::{Error, Kind, Result};
 use hyper2kvm::model::facts::{Controller, Facts, FoundDisk};
 use hyper2kvm::model::job::Stage;
+use hyper2kvm::model::machine::NicLink;
 use hyper2kvm::model::plan::{OutputFormat, Plan, SourceFormat};
 use hyper2kvm::model::planner::{BatchName, Origin, Rerun, Submission, Surroundings, complaints, origins};
 
@@ -262,6 +263,32 @@ fn a_folder_is_one_vm_for_each_disk_or_for_each_group_and_names_choose_among_the
         assert!(error.to_string().contains(word), "{entry}: {error}");
         assert!(error.details().advice.is_some(), "{entry}: {error}");
     }
+}
+
+#[test]
+fn a_mapping_that_is_shared_need_not_be_for_every_vm_and_one_of_a_vm_has_to_be() {
+    let text = |shared: &str, own: &str| {
+        format!(
+            r#"
+batch_version: "1.0"
+shared_config: {{{shared}}}
+vms:
+  - id: a
+    manifest: {{{own}nics: [{{network: VM Network}}], disks: [{{id: boot, source_format: raw, local_path: a.img}}]}}
+  - id: b
+    manifest: {{nics: [{{network: DMZ}}], disks: [{{id: boot, source_format: raw, local_path: b.img}}]}}
+"#
+        )
+    };
+    let mapping = "network_mapping: {source_networks: {VM Network: br0, DMZ: br1}}";
+    let shared = read(&text(mapping, ""));
+    assert_eq!(shared.refused, vec![]);
+    let link = |plan: &Plan| plan.machine.as_ref().unwrap().nics[0].link.clone();
+    let bridges: Vec<NicLink> = plans(&shared).iter().map(link).collect();
+    assert_eq!(bridges, ["br0", "br1"].map(|name| NicLink::Bridge(name.to_owned())));
+    let own = read(&text("", &format!("{mapping}, ")));
+    assert_eq!(own.refused.len(), 1, "{:?}", own.refused);
+    assert!(own.refused[0].error.to_string().contains("DMZ"), "{}", own.refused[0].error);
 }
 
 #[test]

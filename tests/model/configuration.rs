@@ -6,6 +6,7 @@ use hyper2kvm::model::config::{
     Fragment, MailSecurity, Overrides, PauseScope, SecretPlace, Settings, changes, check_fragment, resolve,
 };
 use hyper2kvm::model::error::{Error, Result};
+use hyper2kvm::model::retry::{Retries, RetryPolicy};
 use hyper2kvm::model::schema::{SchemaKind, schema};
 
 use crate::golden;
@@ -179,6 +180,20 @@ fn rates_are_read_as_people_write_them_and_later_files_replace_the_list() {
 }
 
 #[test]
+fn policies_of_operations_are_configured_by_name_and_share_the_spread() {
+    let read = settings(
+        "retry: {jitter: 0.5, network: {attempts: 9}, files: {base_delay_s: 0.5, max_delay_s: 2}, max_attempts: 2}\n",
+    )
+    .unwrap();
+    let Retries { network, files } = read.retry.operations;
+    assert_eq!(network, RetryPolicy { attempts: 9, jitter: 0.5, ..RetryPolicy::network() });
+    assert_eq!(files, RetryPolicy { attempts: 3, base_delay_s: 0.5, max_delay_s: 2.0, jitter: 0.5 });
+    let defaults = settings("").unwrap();
+    assert_eq!(defaults.retry.operations, Retries::default());
+    assert_eq!(changes(&defaults, &read).applied, ["retry"], "a reload is enough");
+}
+
+#[test]
 fn the_seeds_keys_keep_their_names() {
     let settings = settings(
         "enable_recovery: true\nverbose: 1\nnetwork_monitor: {enabled: true, required_interfaces: [eth0], max_network_wait_s: 60, pause_on_network_down: true, pause_scope: network_jobs}\n",
@@ -207,6 +222,9 @@ fn what_is_wrong_with_a_configuration_is_said_in_reviewed_words() {
         "retry: {jitter: 1.5}\n",
         "retry: {base_delay_s: 60, max_delay_s: 30}\n",
         "retry:\n  attempts: 3\n",
+        "retry: {files: {attempts: 0}}\n",
+        "retry:\n  network: {max_delay_s: 1}\n",
+        "retry: {vsphere: {attempts: 3}}\n",
         "limits: {disk_reserve: a lot}\n",
         "limits: {bandwidth: [{when: always, rate: 0}]}\n",
         "limits:\n  bandwidth:\n    - {when: 22:00-06:00, rate: fast}\n",

@@ -12,4 +12,5 @@ mod plans;
 mod profiles;
 mod properties;
 mod schemas;
+mod validation;
 mod values;

@@ -369,10 +369,8 @@ fn a_profiles_file_is_checked_as_it_would_be_in_its_place() {
     let circle = all("/tmp/web.yaml", "extends: base\n");
     assert!(circle[0].contains("web -> base -> web") && circle[0].contains("base.yaml:1:10"), "{circle:?}");
     assert_eq!(all("/tmp/web.yaml", "extend: good\noutptu: {}\n").len(), 2);
-    let unsupported = all(
-        "/tmp/web.yaml",
-        "network_mapping: {default_bridge: br0}\nhooks: {pre_fix: [{type: script, path: /bin/true}]}\n",
-    );
+    let unsupported =
+        all("/tmp/web.yaml", "output: {pool: images}\nhooks: {pre_fix: [{type: script, path: /bin/true}]}\n");
     assert_eq!(unsupported.len(), 2, "{unsupported:?}");
     assert!(unsupported.iter().all(|said| said.starts_with("/tmp/web.yaml:")), "{unsupported:?}");
     assert!(all("/tmp/web server.yaml", "extends: none\n")[0].contains("no name of a profile"));

@@ -9,6 +9,7 @@ use std::time::Duration;
 use hyper2kvm::model::error::Kind;
 use hyper2kvm::model::hook::{Content, HookCall, PlannedHook};
 use hyper2kvm::model::manifest::HookStage;
+use hyper2kvm::model::retry::RetryPolicy;
 use hyper2kvm::model::template::Template;
 
 use crate::hooks::hook;
@@ -126,6 +127,18 @@ fn errors_and_silence_and_nobody_there_are_all_tried_again() {
     assert_eq!(error.kind(), Kind::Hook);
     assert!(error.to_string().contains("refused"), "{error}");
     assert_eq!(site.log_text().matches("hook failed: tried again").count(), 2, "{}", site.log_text());
+}
+
+#[test]
+fn a_server_that_cannot_be_reached_is_waited_for_within_the_attempt() {
+    let nowhere = "no-such-host.invalid";
+    let mut site = site(request("GET", &format!("http://{nowhere}/"), &serde_json::Value::Null));
+    site.order.limits.retries.network =
+        RetryPolicy { attempts: 3, base_delay_s: 0.1, max_delay_s: 0.1, jitter: 0.0 };
+    let error = site.fail();
+    assert!(error.to_string().contains("cannot look up no-such-host.invalid"), "{error}");
+    assert_eq!(site.log_text().matches("tried again in 0.1 s").count(), 2, "{}", site.log_text());
+    assert_eq!(site.log_text().matches("hook failed: tried again").count(), 0, "{}", site.log_text());
 }
 
 #[test]

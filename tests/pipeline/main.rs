@@ -21,6 +21,7 @@ mod kills;
 #[cfg(feature = "failpoints")]
 mod mapped;
 mod names;
+mod preflight;
 #[cfg(feature = "failpoints")]
 mod proofs;
 mod reflink;

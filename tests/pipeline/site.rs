@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper2kvm::model::boot::BootOptions;
+use hyper2kvm::model::config::PreflightSettings;
 use hyper2kvm::model::error::Error;
 use hyper2kvm::model::job::Stage;
 use hyper2kvm::model::placement::Placement;
@@ -13,6 +14,7 @@ use hyper2kvm::model::plan::{
     PlannedStage, Preallocation, Preflight, SourceFormat,
 };
 use hyper2kvm::model::protocol::{Published, WorkLimits, WorkOrder, WorkerEvent, WorkerOutcome};
+use hyper2kvm::model::retry::Retries;
 use hyper2kvm::pipeline::launch::{WorkerHandle, WorkerProcess};
 use hyper2kvm::report::vm_page;
 use tempfile::TempDir;
@@ -71,6 +73,8 @@ impl Site {
                 child_memory_bytes: 4 << 30,
                 keep_partial: false,
                 hook_roots: Vec::new(),
+                retries: Retries::default(),
+                preflight: PreflightSettings::default(),
                 gives_up: true,
                 log: None,
                 lock: None,
@@ -260,6 +264,8 @@ fn plan(disks: Vec<PlannedDisk>, out: &Path) -> Plan {
             check_image_integrity: true,
         },
         preflight: Preflight::Full,
+        rules: BTreeMap::new(),
+        notes: Vec::new(),
         lacking: Vec::new(),
         warnings: Vec::new(),
         priority: 0,

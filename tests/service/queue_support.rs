@@ -29,6 +29,7 @@ pub(crate) fn submission(name: BatchName, rerun: Rerun, vms: &[(&str, &str)]) ->
             .iter()
             .map(|(vm, content)| VmSubmission {
                 warnings: Vec::new(),
+                notes: Vec::new(),
                 vm_id: (*vm).to_owned(),
                 content_sha256: (*content).to_owned(),
                 manifest: serde_json::json!({ "name": vm }),
@@ -129,6 +130,8 @@ pub(crate) fn plan(vm: &VmSubmission, directory: PathBuf) -> Plan {
             check_image_integrity: true,
         },
         preflight: Preflight::Full,
+        rules: std::collections::BTreeMap::new(),
+        notes: Vec::new(),
         lacking: Vec::new(),
         warnings: Vec::new(),
         priority: 0,

@@ -116,7 +116,7 @@ fn a_batch_that_continues_takes_the_window_of_the_new_file() {
     for window in [window("Sat 22:00"), window("Sat 20:00"), None] {
         let mut db = Db::open(&path).unwrap();
         let mut wanted = submission(BatchName::Named("fleet".to_owned()), Rerun::All, &[("vm", "A")]);
-        wanted.window.clone_from(&window);
+        wanted.window = window.clone().map(Box::new);
         let Admission::Accepted { batch_key, jobs, .. } = accept(&mut db, root.path(), wanted) else {
             panic!()
         };

@@ -2,10 +2,16 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use hyper2kvm::model::config::{LogFormat, LogSettings};
 use hyper2kvm::service::logging;
+use hyper2kvm::sys::lines::fold::Fold;
+use hyper2kvm::sys::lines::{self, Bound};
+use hyper2kvm::sys::time::now_epoch;
 use serde_json::Value;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Set in the process that logs; its value is a scratch directory.
 const INSIDE: &str = "HYPER2KVM_TEST_LOGS";
@@ -69,10 +75,58 @@ fn json_lines_are_one_object_each() {
     let text = logged(Path::new("/"), &[]);
     let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     assert_eq!(lines.len(), 2, "{text}");
-    assert_eq!(lines[0]["message"], "copied");
-    assert_eq!(lines[0]["level"], "INFO");
-    assert_eq!(lines[0]["vm"], "web01");
-    assert_eq!(lines[1]["message"], "details");
+    assert_eq!((&lines[0]["msg"], &lines[0]["level"]), (&"copied".into(), &"INFO".into()));
+    let context = serde_json::json!({ "job": 17, "batch": "my-batch", "vm": "web01", "stage": "convert", "bytes": 4096 });
+    assert_eq!(lines[0]["ctx"], context);
+    assert_eq!(lines[1]["msg"], "details");
+}
+
+#[test]
+fn a_warning_that_is_said_over_and_over_is_told_with_its_count_wherever_lines_go() {
+    if let Some(scratch) = scratch_inside() {
+        let file = Some(scratch.join("h2k.log"));
+        let log = logging::for_daemon(&LogSettings { file, ..settings(LogFormat::Json) }, 0, 0).unwrap();
+        for _ in 0..1000 {
+            tracing::warn!(target: "hyper2kvm", job = 17, "is slow");
+            tracing::warn!(target: "other", "a matter of others");
+        }
+        tracing::error!(target: "hyper2kvm", "failed");
+        log.finish();
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let stderr = logged(scratch.path(), &[]);
+    let file = std::fs::read_to_string(scratch.path().join("h2k.log")).unwrap();
+    for text in [stderr, file] {
+        let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let said: Vec<&str> = lines.iter().filter_map(|line| line["msg"].as_str()).collect();
+        assert_eq!(said[..3], ["is slow", "a matter of others", "failed"], "{text}");
+        assert_eq!(said.len(), 5, "{text}");
+        let count = "is slow (999 times more within 60 s)";
+        let told = lines.iter().find(|line| line["msg"] == count).unwrap_or_else(|| panic!("{text}"));
+        assert_eq!((&told["level"], &told["ctx"]["job"]), (&"WARN".into(), &17.into()), "{told}");
+    }
+}
+
+#[test]
+fn counts_of_warnings_are_told_while_they_go_on() {
+    if scratch_inside().is_some() {
+        let fold = Fold::new(Duration::from_millis(100));
+        let text = lines::text(std::io::stderr, &Bound::new(), false, true, now_epoch);
+        tracing_subscriber::registry().with(fold.over(text)).init();
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(500) {
+            tracing::warn!("is slow");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        // Nothing is said any more: the last count is told all the same.
+        std::thread::sleep(Duration::from_millis(400));
+        return;
+    }
+    let text = logged(Path::new("/"), &[]);
+    let told: Vec<&str> = text.lines().filter(|line| line.contains("is slow")).collect();
+    assert!(told.len() >= 3 && told.len() <= 8, "{text}");
+    assert!(told[1..].iter().all(|line| line.ends_with("times more within 0.1 s)")), "{text}");
 }
 
 #[test]

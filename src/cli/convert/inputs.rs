@@ -299,6 +299,7 @@ pub(super) fn of_plan(
             plan,
             limits: WorkLimits {
                 hook_roots: settings.hooks.allowed_dirs.clone(),
+                preflight: settings.preflight.clone(),
                 ..WorkLimits::unbound(work_dir, settings.stall_timeout_s)
             },
         },

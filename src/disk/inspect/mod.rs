@@ -28,7 +28,7 @@ pub(crate) use bytes::{Image, le32, le64, table_be64, table_le32};
 pub use needs::Needs;
 pub(crate) use needs::needs;
 pub(crate) use qcow2::Qcow2Facts;
-pub(crate) use raw::tells_its_end;
+pub(crate) use raw::{odd_size, tells_its_end};
 pub(crate) use size::virtual_size;
 pub(crate) use vmdk_sparse::SparseHeader;
 pub use windows::{alike, files_alike};
@@ -165,16 +165,18 @@ pub(crate) fn beside(image: &Path, name: &str) -> PathBuf {
 /// An image whose end is missing.
 pub(crate) fn cut_off(what: &str) -> Error {
     Error::new(Kind::Source, format!("the image is cut off: {what}"))
+        .rule("disk.cut_off")
         .advice("the copy or download was not finished: fetch the disk again and compare its checksum")
 }
 
 /// An image that is damaged or was made up.
 pub(crate) fn broken(what: &str) -> Error {
     Error::new(Kind::Source, format!("the image is damaged: {what}"))
+        .rule("disk.corrupt")
         .advice("fetch the disk again, or repair a copy of it with the tools of its hypervisor")
 }
 
 /// An image that cannot be read by this version.
 pub(crate) fn unsupported(what: &str, advice: &str) -> Error {
-    Error::new(Kind::Unsupported, what).advice(advice)
+    Error::new(Kind::Unsupported, what).advice(advice).rule("disk.unsupported")
 }

@@ -8,13 +8,15 @@ const SECTOR: u64 = 512;
 /// Partition type of a GPT disk's guard entry, whose size means nothing.
 const PROTECTIVE: u8 = 0xee;
 
+/// What is told of a disk that does not end with a sector.
+pub(crate) fn odd_size(bytes: u64) -> String {
+    format!("its size ({bytes} bytes) is no multiple of {SECTOR}: the last sector is filled up with zeros")
+}
+
 pub(crate) fn layer(image: &Image<'_>) -> Result<Layer> {
     let mut layer = Layer::default();
     if !image.size.is_multiple_of(SECTOR) {
-        layer.warnings.push(format!(
-            "its size ({} bytes) is no multiple of {SECTOR}: the last sector is filled up with zeros",
-            image.size
-        ));
+        layer.warnings.push(odd_size(image.size));
     }
     if image.size >= SECTOR {
         check_partitions(image)?;

@@ -20,6 +20,7 @@ pub(crate) fn layer(image: &Image<'_>, found: Format) -> Result<Layer> {
         Format::VmdkSparse | Format::VmdkStreamOptimized => embedded(image),
         Format::VmdkCowd | Format::VmdkSeSparse => {
             Err(Error::new(crate::model::error::Kind::Source, "this is one extent of a disk, not the disk")
+                .rule("disk.format")
                 .advice("name the descriptor: the small .vmdk text file beside it"))
         }
         _ => Err(broken("it is no VMDK")),
@@ -112,6 +113,7 @@ fn embedded(image: &Image<'_>) -> Result<Layer> {
                 crate::model::error::Kind::Source,
                 "this is one extent of a disk, not the disk",
             )
+            .rule("disk.format")
             .advice("name the descriptor: the small .vmdk text file beside it"));
         }
     };
@@ -142,7 +144,8 @@ fn refuse_kind(kind: &str, known: &[&str]) -> Result<()> {
         return Err(unsupported(
             &format!("the disk ({shown}) stands for a device: its data is not in files"),
             "copy the device itself into an image, or clone the disk to VMFS (`vmkfstools -i`) first",
-        ));
+        )
+        .rule("disk.device"));
     }
     Err(unsupported(
         &format!("VMDKs of the kind `{shown}` cannot be read"),

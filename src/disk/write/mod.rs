@@ -80,18 +80,22 @@ pub(crate) const BLOCK_BYTES: usize = 64 << 10;
 
 /// Whether this program writes what is wanted; else QEMU does.
 pub(crate) fn is_ours(target: &Target, bytes: u64) -> bool {
-    let most = match target.format {
+    let is_laid_out_so = match target.format {
+        OutputFormat::Raw => target.preallocation != Preallocation::Metadata,
+        _ => target.preallocation == Preallocation::Off,
+    };
+    (1..=most_bytes(target.format)).contains(&bytes) && is_laid_out_so
+}
+
+/// The largest disk that a format holds, as this program and QEMU write it.
+pub(crate) fn most_bytes(format: OutputFormat) -> u64 {
+    match format {
         OutputFormat::Raw => i64::MAX as u64,
         OutputFormat::Qcow2 => qcow2::MOST_BYTES,
         OutputFormat::Vmdk => vmdk::MOST_BYTES,
         OutputFormat::Vhd => vhd::MOST_BYTES,
         OutputFormat::Vdi => vdi::MOST_BYTES,
-    };
-    let is_laid_out_so = match target.format {
-        OutputFormat::Raw => target.preallocation != Preallocation::Metadata,
-        _ => target.preallocation == Preallocation::Off,
-    };
-    (1..=most).contains(&bytes) && is_laid_out_so
+    }
 }
 
 /// A writer into this file, which is empty or was begun by the same one.

@@ -24,6 +24,8 @@ const FILE_SYSTEMS: [&str; 12] = [
 ];
 /// More candidates than this are not looked at.
 const MOST_CANDIDATES: usize = 64;
+/// A volume that BitLocker has encrypted, in libblkid's words.
+pub(super) const BITLOCKER: &str = "BitLocker";
 /// Field by which a manifest allows that there is nothing to repair.
 const NO_OS_FIELD: &str = "pipeline.fix.on_no_os";
 
@@ -93,6 +95,8 @@ impl Candidate {
 pub(super) struct Choice {
     pub(super) root: Candidate,
     pub(super) notes: Vec<String>,
+    /// File systems that cannot be opened, and why.
+    pub(super) unreadable: Vec<(String, String)>,
 }
 
 /// Chooses.
@@ -130,7 +134,7 @@ pub(super) fn choose(appliance: &Appliance, storage: &Storage, wanted: Option<&s
             root.called()
         ));
     }
-    Ok(Choice { root, notes })
+    Ok(Choice { root, notes, unreadable: failures })
 }
 
 /// A btrfs over several devices is one file system; the first of them stands for it.
@@ -283,6 +287,7 @@ fn newest(appliance: &Appliance, several: &[Candidate], notes: &mut Vec<String>)
 fn nothing(storage: &Storage, wanted: Option<&Volume>, notes: &[String]) -> Error {
     if let Some(wanted) = wanted {
         return Error::new(Kind::Guest, format!("there is no operating system on {}", shown(&wanted.device)))
+            .rule("guest.no_system")
             .field("pipeline.fix.root")
             .advice(
                 "name the file system that holds /etc and /usr, or leave `root` out: it is found by itself",
@@ -297,6 +302,7 @@ fn nothing(storage: &Storage, wanted: Option<&Volume>, notes: &[String]) -> Erro
                 locked.join(", ")
             ),
         )
+        .rule("guest.encrypted")
         .field("luks")
         .advice("give its passphrase: `luks: [{uuid: …, key_file: …}]`, or `--key-file` of `inspect`");
     }
@@ -320,7 +326,9 @@ fn nothing(storage: &Storage, wanted: Option<&Volume>, notes: &[String]) -> Erro
     } else {
         format!("no operating system was found: {}", notes.join("; "))
     };
+    let is_bitlocker = storage.holding(BITLOCKER).next().is_some();
     Error::new(Kind::Guest, cause)
+        .rule(if is_bitlocker { "guest.bitlocker" } else { "guest.no_system" })
         .field(NO_OS_FIELD)
         .advice("give all disks of the machine, the one that it boots from among them; `on_no_os: skip` converts disks without a system as they are")
 }
@@ -329,7 +337,7 @@ fn nothing(storage: &Storage, wanted: Option<&Volume>, notes: &[String]) -> Erro
 fn foreign(volume: &Volume) -> Option<&'static str> {
     Some(match (volume.content.as_str(), volume.partition_type.as_deref()) {
         ("zfs_member", _) => "ZFS, which the appliance cannot read",
-        ("BitLocker", _) => "a volume that BitLocker has encrypted",
+        (BITLOCKER, _) => "a volume that BitLocker has encrypted",
         ("apfs" | "hfsplus", _) => "a file system of macOS",
         ("VMFS" | "VMFS_volume_member", _) => "a datastore of VMware (VMFS)",
         ("ufs" | "ffs", _) => "a file system of BSD",

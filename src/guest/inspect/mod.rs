@@ -10,6 +10,7 @@
 mod agents;
 mod boot;
 mod choose;
+mod condition;
 mod entries;
 mod files;
 mod fstab;
@@ -30,6 +31,7 @@ use crate::model::error::{Error, Kind, Result};
 use crate::model::guest::{GuestIdentity, GuestMount, GuestNic, GuestType};
 use boot::Boot;
 use choose::Choice;
+pub use condition::Condition;
 use files::Files;
 use mount::Opened;
 use storage::Storage;
@@ -63,6 +65,11 @@ pub fn find(appliance: &Appliance, keys: &[Key], root: Option<&str>) -> Result<F
     let storage = unlock::unlock(appliance, keys, storage::scan(appliance)?)?;
     let choice = choose::choose(appliance, &storage, root)?;
     Ok(Found { storage, choice })
+}
+
+/// In what state the disks of a system that was found are. Nothing of it is mounted.
+pub fn condition(appliance: &Appliance, found: &Found) -> Condition {
+    condition::of(appliance, &found.storage, &found.choice)
 }
 
 /// Mounts the file systems of a system that was found, for writing unless `readonly`, and looks at it.
@@ -148,7 +155,7 @@ fn mounts(appliance: &Appliance, storage: &Storage, opened: &Opened) -> Result<V
 fn notes(choice: &Choice, opened: &Opened, storage: &Storage) -> Vec<String> {
     let mut notes = choice.notes.clone();
     notes.extend(opened.warnings.iter().cloned());
-    notes.extend(storage.holding("swsuspend").map(|swap| {
+    notes.extend(storage.holding(mount::SLEEPING).map(|swap| {
         format!(
             "the system is hibernated: its memory lies in {}, and it cannot be repaired",
             shown(&swap.device)
@@ -183,6 +190,7 @@ fn layout(storage: Storage, opened: Opened, boot: Boot) -> Layout {
 pub fn unknown_system(facts: &Facts) -> Error {
     let name = facts.identity.os_pretty.as_deref().map_or_else(|| "the system".to_owned(), shown);
     Error::new(Kind::Guest, format!("{name} in this disk cannot be repaired"))
+        .rule("guest.unsupported")
         .field("pipeline.fix.on_unsupported_guest")
         .advice("`on_unsupported_guest: emulated` converts it as it is, for hardware that it knows")
 }

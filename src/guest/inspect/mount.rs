@@ -17,6 +17,8 @@ use crate::model::error::{Error, Kind, Result};
 
 /// A guest boots from these or keeps its packages' records there: a repair without them would be half of one.
 const NEEDED: [&str; 3] = ["/boot", "/usr", "/var"];
+/// Swap that holds a sleeping system's memory, in libblkid's words.
+pub(super) const SLEEPING: &str = "swsuspend";
 /// Of what lies below the root, only these hold what a repair reads or writes; homes and data stay closed.
 const OPENED: [&str; 11] = [
     "/boot",
@@ -203,27 +205,47 @@ fn sound<'s>(
 /// Refuses what must not be written to: a system that sleeps on disk.
 fn awake(appliance: &Appliance, storage: &Storage, content: &str, device: &str) -> Result<()> {
     let asleep = |what: String| {
-        Error::new(Kind::Guest, what).advice(
+        Error::new(Kind::Guest, what).rule("guest.hibernated").advice(
             "start the source machine, shut it down completely (not hibernated; in Windows with `shutdown /s /f /t 0` or \
              fast startup switched off), and convert it then",
         )
     };
-    if let Some(swap) = storage.volumes.iter().find(|volume| volume.content == "swsuspend") {
+    if let Some(swap) = storage.holding(SLEEPING).next() {
         return Err(asleep(format!("the guest is hibernated: its memory lies in {}", shown(&swap.device))));
     }
     if content != "ntfs" {
         return Ok(());
     }
-    let probe =
-        format!("ntfs-3g.probe --readwrite {} >/dev/null 2>&1; echo $?", for_shell(storage.node(device)));
-    let answer = appliance.appliance_command(&probe).unwrap_or_default();
-    match answer.trim() {
-        "14" => Err(asleep(format!(
+    match ntfs_state(appliance, storage.node(device)) {
+        NtfsState::Hibernated => Err(asleep(format!(
             "the Windows on {} is hibernated or was shut down by fast startup",
             shown(device)
         ))),
-        "15" => Err(asleep(format!("the Windows on {} was not shut down cleanly", shown(device)))),
-        _ => Ok(()),
+        NtfsState::Unclean => {
+            Err(asleep(format!("the Windows on {} was not shut down cleanly", shown(device)))
+                .rule("guest.unclean"))
+        }
+        NtfsState::Sound => Ok(()),
+    }
+}
+
+/// How a Windows has left one of its file systems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NtfsState {
+    Sound,
+    /// Its memory lies there, or fast startup's part of it.
+    Hibernated,
+    /// Its journal says that it was cut off.
+    Unclean,
+}
+
+/// Asks the driver that would write to it, without letting it.
+pub(super) fn ntfs_state(appliance: &Appliance, node: &str) -> NtfsState {
+    let probe = format!("ntfs-3g.probe --readwrite {} >/dev/null 2>&1; echo $?", for_shell(node));
+    match appliance.appliance_command(&probe).unwrap_or_default().trim() {
+        "14" => NtfsState::Hibernated,
+        "15" => NtfsState::Unclean,
+        _ => NtfsState::Sound,
     }
 }
 
@@ -232,6 +254,7 @@ fn cannot_mount(device: &str, path: &str, why: &str) -> Error {
         Kind::Guest,
         format!("{} of the guest cannot be mounted at {}: {}", shown(device), shown(path), shown(why)),
     )
+    .rule("guest.file_system")
     .advice("check that file system in the source machine (`fsck`, `xfs_repair`), shut the machine down and try again")
 }
 

@@ -10,7 +10,7 @@ use crate::guest::tree::shown;
 use crate::guest::work::Key;
 use crate::model::error::{Error, Kind, Result};
 
-const LUKS: &str = "crypto_LUKS";
+pub(super) const LUKS: &str = "crypto_LUKS";
 const LVM: &str = "LVM2_member";
 /// Encryption below a volume group below encryption: deeper is nothing that anybody runs.
 const MOST_LAYERS: usize = 3;

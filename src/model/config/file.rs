@@ -5,7 +5,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{LogFormat, NotificationsFile, OnNetworkTimeout, PauseScope};
+use super::{LogFormat, NotificationsFile, OnNetworkTimeout, PauseScope, PreflightFile};
 use crate::model::bandwidth::Window;
 use crate::model::manifest::values::{
     AbsolutePath, GroupName, Id, InterfaceName, Rate, Seconds, Size, Whole,
@@ -42,6 +42,8 @@ pub struct ConfigFile {
     pub credentials: Option<CredentialsFile>,
     /// What drops may have run.
     pub hooks: Option<HooksFile>,
+    /// What is looked at before bytes move.
+    pub preflight: Option<PreflightFile>,
     /// When to try again.
     pub retry: Option<RetryFile>,
     /// How long things are kept.
@@ -130,6 +132,22 @@ pub struct RetryFile {
     pub jitter: Option<f64>,
     /// This long after the first failure without progress, give up. Default 43200.
     pub give_up_after_s: Option<Seconds>,
+    /// Reaching a server, within an attempt. Default 5 attempts, 2 s to 30 s.
+    pub network: Option<RetryPolicyFile>,
+    /// An operation in a directory with results, within an attempt. Default 3 attempts, 1 s.
+    pub files: Option<RetryPolicyFile>,
+}
+
+/// `retry.network`, `retry.files`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetryPolicyFile {
+    /// In all, the first one included.
+    pub attempts: Option<Whole<1, 100>>,
+    /// Before the second one; then it doubles.
+    pub base_delay_s: Option<Seconds>,
+    /// At most.
+    pub max_delay_s: Option<Seconds>,
 }
 
 /// `retention`

@@ -11,6 +11,7 @@ mod changes;
 mod file;
 mod later;
 mod notifications;
+mod preflight;
 mod resolve;
 mod settings;
 
@@ -24,5 +25,6 @@ pub use notifications::{
     EmailSettings, MailSecurity, NotificationSettings, NotificationsFile, SecretPlace, WebhookSettings,
     WebhookType,
 };
+pub use preflight::{CustomValidator, PreflightFile, PreflightSettings, ValidatorFile};
 pub use resolve::{Fragment, Overrides, check_fragment, resolve};
 pub use settings::*;

@@ -7,7 +7,7 @@ use super::file::{
 };
 use super::{
     CredentialSettings, DEFAULT_STATE_DIR, LimitSettings, LogSettings, NetworkSettings, RetentionSettings,
-    RetrySettings, Settings, later, notifications,
+    RetrySettings, Settings, later, notifications, preflight,
 };
 use crate::model::bandwidth::{Caps, Limit, Window};
 use crate::model::error::{Error, Kind, Result};
@@ -58,6 +58,7 @@ pub fn resolve(fragments: &[Fragment], overrides: &Overrides, cores: u32) -> Res
         settings.control.socket = Some(socket.clone());
     }
     check(&settings, &tree)?;
+    preflight::check(&settings.preflight, &tree)?;
     if let Some(file) = &file.notifications {
         notifications::check(file, &tree)?;
     }
@@ -129,6 +130,9 @@ fn apply(file: &ConfigFile, settings: &mut Settings) {
         settings.hooks.allowed_dirs =
             hooks.allowed_dirs.iter().flatten().map(AbsolutePath::to_path).collect();
     }
+    if let Some(file) = &file.preflight {
+        preflight::apply(file, &mut settings.preflight);
+    }
     if let Some(retry) = &file.retry {
         apply_retry(retry, &mut settings.retry);
     }
@@ -187,6 +191,14 @@ fn apply_retry(retry: &RetryFile, settings: &mut RetrySettings) {
     put_seconds(&mut settings.max_delay_s, retry.max_delay_s);
     put(&mut settings.jitter, retry.jitter);
     put_seconds(&mut settings.give_up_after_s, retry.give_up_after_s);
+    let operations = &mut settings.operations;
+    for (file, policy) in [(&retry.network, &mut operations.network), (&retry.files, &mut operations.files)] {
+        policy.jitter = settings.jitter;
+        let Some(file) = file else { continue };
+        put_u32(&mut policy.attempts, file.attempts.map(|number| number.get()));
+        put_seconds(&mut policy.base_delay_s, file.base_delay_s);
+        put_seconds(&mut policy.max_delay_s, file.max_delay_s);
+    }
 }
 
 fn apply_retention(retention: &RetentionFile, settings: &mut RetentionSettings) {
@@ -246,15 +258,19 @@ fn check(settings: &Settings, tree: &Tree) -> Result<()> {
             .error(Kind::Manifest, "retry.jitter", format!("{} is out of range", retry.jitter))
             .allowed(["0 to 1"]));
     }
-    if retry.max_delay_s < retry.base_delay_s {
-        return refuse(
-            "retry.max_delay_s",
-            format!(
-                "the longest delay, {} s, is shorter than the first, {} s",
-                retry.max_delay_s, retry.base_delay_s
-            ),
-            "raise it, or lower `retry.base_delay_s`",
-        );
+    let (network, files) = (&retry.operations.network, &retry.operations.files);
+    for (place, first, longest) in [
+        ("retry", retry.base_delay_s, retry.max_delay_s),
+        ("retry.network", network.base_delay_s, network.max_delay_s),
+        ("retry.files", files.base_delay_s, files.max_delay_s),
+    ] {
+        if longest < first {
+            return refuse(
+                &format!("{place}.max_delay_s"),
+                format!("the longest delay, {longest} s, is shorter than the first, {first} s"),
+                &format!("raise it, or lower `{place}.base_delay_s`"),
+            );
+        }
     }
     if settings.stall_timeout_s < 1.0 {
         return refuse(

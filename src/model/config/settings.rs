@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::NotificationSettings;
+use super::{NotificationSettings, PreflightSettings};
 use crate::model::bandwidth::Limit;
+use crate::model::retry::{JITTER, Retries, backoff_s};
 
 /// Everything that can be configured in this version.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,6 +40,9 @@ pub struct Settings {
     /// What drops may have run.
     #[serde(default)]
     pub hooks: HookSettings,
+    /// What is looked at before bytes move.
+    #[serde(default)]
+    pub preflight: PreflightSettings,
     /// When to try again.
     pub retry: RetrySettings,
     /// How long things are kept.
@@ -125,14 +129,16 @@ pub struct RetrySettings {
     pub jitter: f64,
     /// After this long since the first failure without progress, give up.
     pub give_up_after_s: f64,
+    /// Operations within an attempt.
+    #[serde(default)]
+    pub operations: Retries,
 }
 
 impl RetrySettings {
     /// Seconds before the next attempt after so many failures in a row; `random` is in 0..1.
     #[must_use]
     pub fn backoff_s(&self, failures: u32, random: f64) -> f64 {
-        let doubled = self.base_delay_s * 2f64.powi(failures.saturating_sub(1).min(40) as i32);
-        doubled.min(self.max_delay_s) * (1.0 + self.jitter * (2.0 * random - 1.0))
+        backoff_s(failures, (self.base_delay_s, self.max_delay_s), self.jitter, random)
     }
 }
 
@@ -264,12 +270,14 @@ impl Settings {
             paths: PathSettings::default(),
             credentials: CredentialSettings::default(),
             hooks: HookSettings::default(),
+            preflight: PreflightSettings::default(),
             retry: RetrySettings {
                 max_attempts: 5,
                 base_delay_s: 10.0,
                 max_delay_s: 600.0,
-                jitter: 0.25,
+                jitter: JITTER,
                 give_up_after_s: 43_200.0,
+                operations: Retries::default(),
             },
             retention: RetentionSettings {
                 history_s: 365.0 * 86_400.0,

@@ -8,10 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::values::{Id, Line, PathText, Version, WeekTime, Whole};
 use super::{
-    Configuration, Hooks, LibvirtIntegration, Manifest, NetworkMapping, Output, Pipeline, RunOptions,
-    StorageMapping,
+    Configuration, Hooks, LibvirtIntegration, Manifest, NetworkMapping, Output, Pipeline, PreflightChoice,
+    RunOptions, StorageMapping,
 };
-use crate::model::plan::Preflight;
 use crate::model::planner::Rerun;
 
 /// Several VMs.
@@ -190,5 +189,5 @@ pub struct SharedConfig {
     /// What libvirt is told.
     pub libvirt_integration: Option<LibvirtIntegration>,
     /// What is checked before bytes move.
-    pub preflight: Option<Preflight>,
+    pub preflight: Option<PreflightChoice>,
 }

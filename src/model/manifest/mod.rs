@@ -10,6 +10,7 @@ mod hooks;
 mod integration;
 mod mapping;
 mod pipeline;
+mod preflight;
 mod profile;
 mod source;
 pub mod values;
@@ -19,7 +20,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::plan::{OnExists, OutputFormat, Packing, Preallocation, Preflight, SourceFormat};
+use super::plan::{OnExists, OutputFormat, Packing, Preallocation, SourceFormat};
 use super::planner::Rerun;
 use values::{
     Checksum, FileMode, Free, GroupName, Growth, Id, InterfaceName, Ip, IpPrefix, Line, Mac, PathText,
@@ -43,6 +44,7 @@ pub use pipeline::{
     Accelerator, BootMethod, BootTest, Compress, Convert, Fix, FixEngine, FstabMode, Inspect, OnNoOs,
     OnUnsupportedGuest, Pipeline, TestFirmware, Validate,
 };
+pub use preflight::{PreflightChoice, RuleName, RuleWeights, weights};
 pub use profile::{BUILTIN, PROFILE_NAMES, Profile};
 pub use source::{
     ApplianceSource, EsxiSource, LaterSource, LibvirtXmlSource, LocalSource, PathSource, SnapshotQuiesce,
@@ -103,7 +105,7 @@ pub struct Manifest {
     /// Which VMs of a batch that ran before run again.
     pub rerun: Option<Rerun>,
     /// What is checked before bytes move.
-    pub preflight: Option<Preflight>,
+    pub preflight: Option<PreflightChoice>,
     /// Start the target although the source may run.
     pub allow_live_clone: Option<bool>,
 }

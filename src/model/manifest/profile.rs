@@ -5,9 +5,9 @@ use serde::Deserialize;
 
 use super::values::Line;
 use super::{
-    Configuration, Hooks, LibvirtIntegration, NetworkMapping, Output, Pipeline, RunOptions, StorageMapping,
+    Configuration, Hooks, LibvirtIntegration, NetworkMapping, Output, Pipeline, PreflightChoice, RunOptions,
+    StorageMapping,
 };
-use crate::model::plan::Preflight;
 
 /// A profile's file, and `profile_overrides` (there without `description` and `extends`).
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
@@ -34,7 +34,7 @@ pub struct Profile {
     /// What libvirt is told.
     pub libvirt_integration: Option<LibvirtIntegration>,
     /// What is checked before bytes move.
-    pub preflight: Option<Preflight>,
+    pub preflight: Option<PreflightChoice>,
 }
 
 /// The profiles that the program brings along, by name.

@@ -8,7 +8,7 @@ use crate::model::config::Settings;
 use crate::model::error::Result;
 use crate::model::job::Stage;
 use crate::model::machine::{Firmware, Machine};
-use crate::model::manifest::{Compress, Disk, Manifest, Source};
+use crate::model::manifest::{Compress, Disk, Manifest, PreflightChoice, Source};
 use crate::model::parse::{Node, Tree, Value};
 use crate::model::placement::Placement;
 use crate::model::plan::{
@@ -76,7 +76,9 @@ pub(super) fn plan(
         boot_test: super::guest::boot_test(manifest)?,
         hooks,
         output,
-        preflight: manifest.preflight.unwrap_or_default(),
+        preflight: manifest.preflight.as_ref().and_then(|choice| choice.level).unwrap_or_default(),
+        rules: manifest.preflight.as_ref().map(PreflightChoice::weights).unwrap_or_default(),
+        notes: vm.notes.clone(),
         lacking,
         warnings,
         priority: manifest.priority.map_or(0, |priority| priority.get()),

@@ -268,6 +268,7 @@ fn check_machine(tree: &Tree, manifest: &Manifest) -> Result<()> {
                     &format!("nics[{index}].mac"),
                     format!("nics[{first}] has this address too"),
                 )
+                .rule("network.mac")
                 .advice("each card has its own"));
         }
     }

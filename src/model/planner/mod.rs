@@ -35,6 +35,7 @@ use sha2::{Digest, Sha256};
 
 use super::config::Settings;
 use super::error::{Error, Kind, Result};
+use super::facts::SourceNote;
 use super::job::Stage;
 use super::manifest::values::PathText;
 use super::manifest::{BatchManifest, Manifest};
@@ -91,6 +92,9 @@ pub struct VmSubmission {
     /// What a person should know of its source, if that was looked at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// The same of what the pre-flight has rules for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<SourceNote>,
     /// The file that its manifest is in, if a batch names one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest_path: Option<PathBuf>,
@@ -140,7 +144,7 @@ pub struct Submission {
     pub output_directory: Option<PathBuf>,
     /// When it may work, if that is limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub window: Option<Window>,
+    pub window: Option<Box<Window>>,
 }
 
 /// How many VMs of a batch run at a time if it does not say so.
@@ -223,7 +227,7 @@ impl Submission {
             parallel_limit: Some(batch.parallel_limit.unwrap_or(PARALLEL_LIMIT)),
             fail_fast: batch.continue_on_error == Some(false),
             output_directory: batch.output_directory,
-            window: batch.window,
+            window: batch.window.map(Box::new),
             ..Submission::empty(given)
         };
         if let Some(id) = batch.id {
@@ -446,6 +450,8 @@ fn vm_submission(
     manifest_path: Option<PathBuf>,
 ) -> Result<VmSubmission> {
     setup::seal(&mut effective)?;
+    let (warnings, notes) =
+        effective.facts.take().map_or_else(Default::default, |facts| (facts.warnings, facts.notes));
     Ok(VmSubmission {
         vm_id,
         content_sha256: hex(&Sha256::digest(effective.content().to_string())),
@@ -453,7 +459,8 @@ fn vm_submission(
         setup: setup::wanted(&effective.tree, &effective.manifest)?,
         rerun: effective.manifest.rerun,
         profile_says: effective.profile.switches(),
-        warnings: effective.facts.map_or_else(Vec::new, |facts| facts.warnings),
+        warnings,
+        notes,
         manifest_path,
     })
 }

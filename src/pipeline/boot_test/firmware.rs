@@ -42,6 +42,7 @@ pub(super) fn find(secure_boot: bool) -> Result<UefiFirmware> {
     let lacking = || {
         let with = if secure_boot { " with secure boot and enrolled keys" } else { "" };
         Error::new(Kind::Unsupported, format!("there is no UEFI firmware{with} here"))
+            .rule(if secure_boot { "host.secure_boot" } else { "host.uefi" })
             .advice("install it: `apt-get install ovmf` (Debian) or `dnf install edk2-ovmf`")
     };
     described(&DESCRIPTORS.map(PathBuf::from), secure_boot).or_else(|| known(secure_boot)).ok_or_else(lacking)

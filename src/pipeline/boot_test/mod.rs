@@ -92,16 +92,12 @@ impl BootTestOrder {
     }
 }
 
-/// Whether this host has what a test of that machine needs: asked before hours are spent on a result that could not be tried.
-pub fn check_host(machine: &Machine) -> Result<()> {
-    program()?;
-    if machine.starts_with() == Firmware::Uefi {
-        firmware::find(machine.secure_boot)?;
-    }
-    if machine.tpm {
-        tpm::program()?;
-    }
-    Ok(())
+/// What this host lacks to run that machine, and with `is_tried` to test it: asked before hours are spent on a result that could not be tried.
+pub(super) fn objections(machine: &Machine, is_tried: bool) -> Vec<Error> {
+    let qemu = is_tried.then(program).and_then(Result::err);
+    let firmware = (machine.starts_with() == Firmware::Uefi).then(|| firmware::find(machine.secure_boot));
+    let tpm = machine.tpm.then(tpm::program);
+    qemu.into_iter().chain(firmware.and_then(Result::err)).chain(tpm.and_then(Result::err)).collect()
 }
 
 fn program() -> Result<PathBuf> {

@@ -24,6 +24,7 @@ const FILE_BYTES: u64 = 16 << 20;
 pub(super) fn program() -> Result<PathBuf> {
     find_program("swtpm").ok_or_else(|| {
         Error::new(Kind::Unsupported, "the machine has a TPM, and swtpm is not here to emulate one")
+            .rule("host.tpm")
             .advice("install it: `apt-get install swtpm` (Debian) or `dnf install swtpm`")
     })
 }

@@ -14,6 +14,7 @@ use crate::disk::Control;
 use crate::model::error::{Error, Result};
 use crate::model::hook::{Content, HookCall, HookRun, PlannedHook, percent_encoded};
 use crate::model::redaction::{REDACTED, redact};
+use crate::model::retry::RetryPolicy;
 use crate::model::template::Template;
 
 /// How often it is looked whether waiting is over.
@@ -29,6 +30,7 @@ pub(super) struct Attempts {
     pub(super) hook: PlannedHook,
     pub(super) roots: Vec<PathBuf>,
     pub(super) memory_bytes: u64,
+    pub(super) network: RetryPolicy,
     pub(super) values: Vec<(&'static str, String)>,
     /// What must not be told, whoever says it.
     pub(super) secrets: Vec<String>,
@@ -82,6 +84,7 @@ impl Attempts {
             roots: self.roots.clone(),
             timeout_s: self.hook.timeout_s,
             memory_bytes: self.memory_bytes,
+            network: self.network,
         };
         self.host.attempt(call, bounds, &self.control, &mut |line| {
             let line = self.told(line);

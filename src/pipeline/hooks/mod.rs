@@ -13,6 +13,7 @@
 //! process is bound ([`runner`]), and which file may be run ([`crate::sys::trusted`]).
 
 mod attempt;
+mod consult;
 mod host;
 mod ledger;
 mod request;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+pub(super) use consult::consult;
 pub(super) use host::Host;
 pub(super) use ledger::{Ledger, ledger_name};
 use runner::INTERPRETER;
@@ -166,6 +168,7 @@ pub fn check(plan: &Plan, roots: &[PathBuf]) -> Result<()> {
         let field = format!("hooks.{}[{}]", hook.stage.name(), hook.number.saturating_sub(1));
         if let Err(error) = looked {
             return Err(Error::new(Kind::Hook, format!("the hook {}: {error}", hook.name))
+                .rule("manifest.hook")
                 .field(field)
                 .advice(error.advice));
         }
@@ -174,6 +177,7 @@ pub fn check(plan: &Plan, roots: &[PathBuf]) -> Result<()> {
                 Kind::Unsupported,
                 format!("the hook {} needs `{}`, which is not on this machine", hook.name, INTERPRETER),
             )
+            .rule("manifest.hook")
             .field(field)
             .advice("install it, or write the hook as a script"));
         }
@@ -204,6 +208,7 @@ fn start(job: &mut Job<'_>, hook: &PlannedHook, failure: Option<&Error>) -> Resu
         hook: hook.clone(),
         roots: job.order.limits.hook_roots.clone(),
         memory_bytes: job.order.limits.child_memory_bytes,
+        network: job.order.limits.retries.network,
         values: values(job, failure),
         secrets,
     };

@@ -1,27 +1,23 @@
-//! The request of an HTTP hook: over TLS, and never to where a machine tells its own secrets.
+//! The request of an HTTP hook: what a manifest says, handed to the client for everything outside ([`crate::web`]), within its time.
 //!
-//! Addresses to which nothing is sent (see [`crate::model::web_address`]) are refused as they stand in a URL, as a name resolves to them (the
-//! address that was looked at is the one that is connected to), and where a redirect leads. No proxy of the environment is used, which would
-//! resolve names elsewhere. What is not here: when a request is sent again.
+//! What is not here: where nothing is ever sent to, which the client looks at, and when a request is sent again.
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Client, ClientBuilder, Method, Url};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::{HeaderMap, Method};
 
-use crate::model::web_address::forbidden;
-use crate::sys::tls;
+use crate::model::retry::RetryPolicy;
+use crate::sys::random;
+use crate::web::{self, NoAnswer};
 
 /// Answers lead on at most so often.
-const MOST_REDIRECTS: usize = 5;
+const MOST_REDIRECTS: u32 = 5;
 /// Of an answer so much is read.
 const ANSWER_BYTES: usize = 64 << 10;
 
 /// What is sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Request {
     /// `POST`
     pub(super) method: String,
@@ -29,10 +25,12 @@ pub(super) struct Request {
     pub(super) url: String,
     /// Further headers.
     pub(super) headers: Vec<(String, String)>,
-    /// A body, and of which type.
-    pub(super) body: Option<(String, Vec<u8>)>,
+    /// A body: JSON.
+    pub(super) body: Option<String>,
     /// All together may take so long.
     pub(super) timeout: Duration,
+    /// How often it is tried to reach a host.
+    pub(super) policy: RetryPolicy,
 }
 
 /// What came back.
@@ -58,150 +56,77 @@ pub(super) enum HttpError {
     Failed(String),
 }
 
-/// Sends a request and waits for the answer.
-pub(super) async fn send(request: &Request) -> Result<Answer, HttpError> {
-    let exchange = exchange(request);
+/// Sends a request and waits for the answer. `told`: that a host was not reached yet.
+pub(super) async fn send(request: &Request, told: &(dyn Fn(&str) + Sync)) -> Result<Answer, HttpError> {
+    let exchange = exchange(request, told);
     match tokio::time::timeout(request.timeout, exchange).await {
         Ok(answered) => answered,
         Err(_) => Err(HttpError::TimedOut(request.timeout)),
     }
 }
 
-async fn exchange(request: &Request) -> Result<Answer, HttpError> {
-    let url = Url::parse(&request.url)
-        .map_err(|error| HttpError::Refused(format!("{} is not a URL: {error}", request.url)))?;
-    check(&url).map_err(|refusal| HttpError::Refused(refusal.to_string()))?;
+async fn exchange(request: &Request, told: &(dyn Fn(&str) + Sync)) -> Result<Answer, HttpError> {
+    let refused = |why: String| HttpError::Refused(why);
     let method = Method::from_bytes(request.method.as_bytes())
-        .map_err(|_| HttpError::Refused(format!("`{}` is not a method", request.method)))?;
-    let plain = url.scheme() == "http";
-    let made = client().build().or_else(|error| match plain {
-        // Without TLS nobody has to be vouched for: a machine without any certificates can ask too.
-        true => client().tls_certs_only([]).build(),
-        false => Err(error),
-    });
-    let client = made.map_err(|error| HttpError::Failed(said(&error)))?;
-    let mut builder = client.request(method, url);
+        .map_err(|_| refused(format!("`{}` is not a method", request.method)))?;
+    let mut headers = HeaderMap::new();
     for (name, value) in &request.headers {
-        builder = builder.header(name, value);
+        let unfit = || refused(format!("`{name}` is not a header, or its value cannot be that of one"));
+        let said = name.parse::<HeaderName>().map_err(|_| unfit())?;
+        headers.append(said, value.parse().map_err(|_| unfit())?);
     }
-    if let Some((of_type, body)) = &request.body {
-        let named = request.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type"));
-        if !named {
-            builder = builder.header("content-type", of_type);
-        }
-        builder = builder.body(body.clone());
+    let mut body = String::new();
+    if let Some(content) = &request.body {
+        body.clone_from(content);
+        headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
     }
-    let mut answer = builder.send().await.map_err(|error| failure(&error))?;
-    let status = answer.status().as_u16();
-    let mut body = Vec::new();
-    while let Ok(Some(piece)) = answer.chunk().await {
-        let room = ANSWER_BYTES - body.len();
-        body.extend_from_slice(&piece[..piece.len().min(room)]);
-        if body.len() >= ANSWER_BYTES {
-            break;
-        }
-    }
+    let patience = |failures: u32, why: &str| {
+        let wait = request.policy.wait_s(failures, random::spread())?;
+        told(&format!("{why}: tried again in {wait:.1} s"));
+        Some(Duration::from_secs_f64(wait))
+    };
+    let asked = web::Request {
+        method,
+        address: web::address(&request.url)?,
+        headers,
+        body,
+        ca_file: None,
+        redirects: Some(MOST_REDIRECTS),
+        patience: &patience,
+    };
+    let answer = web::ask(asked).await?;
+    let status = answer.status.as_u16();
+    let body = answer.beginning(ANSWER_BYTES).await;
     Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
 }
 
-fn client() -> ClientBuilder {
-    tls::set_up();
-    Client::builder()
-        .no_proxy()
-        .dns_resolver(Arc::new(Resolver))
-        .redirect(Policy::custom(follow))
-        .user_agent(concat!("hyper2kvm/", env!("CARGO_PKG_VERSION")))
-}
-
-fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
-    let downgraded = attempt.url().scheme() == "http"
-        && attempt.previous().last().is_some_and(|before| before.scheme() == "https");
-    if attempt.previous().len() > MOST_REDIRECTS {
-        return attempt.error(Refusal("it leads on and on".to_owned()));
-    }
-    if downgraded {
-        return attempt.error(Refusal("it leads from https to http".to_owned()));
-    }
-    match check(attempt.url()) {
-        Ok(()) => attempt.follow(),
-        Err(refusal) => attempt.error(refusal),
-    }
-}
-
-/// Whether a URL may be asked at all, as far as its letters tell.
-fn check(url: &Url) -> Result<(), Refusal> {
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(Refusal(format!("{} is not asked for anything", url.scheme())));
-    }
-    let host = url.host_str().unwrap_or_default();
-    let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    match literal {
-        Ok(address) => forbidden(address).map_or(Ok(()), |why| Err(Refusal::of(address, why))),
-        Err(_) => Ok(()),
-    }
-}
-
-/// A request that the rules forbid.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Refusal(String);
-
-impl Refusal {
-    fn of(address: IpAddr, why: &str) -> Refusal {
-        Refusal(format!("{address} is {why}: nothing is ever asked there"))
-    }
-}
-
-/// The system's resolver, without addresses that may not be asked.
-struct Resolver;
-
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        Box::pin(async move {
-            let all: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let asked: Vec<SocketAddr> =
-                all.iter().copied().filter(|address| forbidden(address.ip()).is_none()).collect();
-            match all.iter().find_map(|address| Some((address.ip(), forbidden(address.ip())?))) {
-                Some((refused, why)) if asked.is_empty() => Err(Refusal::of(refused, why).into()),
-                _ => Ok(Box::new(asked.into_iter()) as Addrs),
-            }
-        })
-    }
-}
-
-fn failure(error: &reqwest::Error) -> HttpError {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(refusal) = cause.downcast_ref::<Refusal>() {
-            return HttpError::Refused(refusal.to_string());
+impl From<NoAnswer> for HttpError {
+    fn from(none: NoAnswer) -> HttpError {
+        match none {
+            NoAnswer::Refused(why) => HttpError::Refused(why),
+            NoAnswer::Failed(why) => HttpError::Failed(why),
         }
-        source = cause.source();
     }
-    HttpError::Failed(said(error))
-}
-
-/// What went wrong, to its first cause; without the URL, which its caller knows.
-fn said(error: &reqwest::Error) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    let mut source: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(error);
-    while let Some(cause) = source {
-        parts.push(cause.to_string());
-        source = cause.source();
-    }
-    parts.dedup();
-    if parts.is_empty() { error.to_string() } else { parts.join(": ") }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn refusal(url: &str) -> Option<String> {
-        check(&Url::parse(url).unwrap()).err().map(|refusal| refusal.to_string())
+    async fn sent(url: &str) -> Result<Answer, HttpError> {
+        let request = Request {
+            method: "GET".to_owned(),
+            url: url.to_owned(),
+            headers: Vec::new(),
+            body: None,
+            timeout: Duration::from_secs(5),
+            policy: RetryPolicy::network(),
+        };
+        send(&request, &|_| ()).await
     }
 
-    #[test]
-    fn addresses_at_which_machines_tell_their_secrets_are_refused_however_they_are_written() {
+    #[tokio::test]
+    async fn addresses_at_which_machines_tell_their_secrets_are_refused_however_they_are_written() {
         for host in [
             "169.254.169.254",
             "169.254.0.1",
@@ -216,26 +141,26 @@ mod tests {
             "0.0.0.0",
             "[::]",
         ] {
-            assert!(refusal(&format!("http://{host}/latest")).is_some(), "{host}");
+            for scheme in ["http", "https"] {
+                let answer = sent(&format!("{scheme}://{host}/latest")).await;
+                assert!(matches!(answer, Err(HttpError::Refused(_))), "{scheme} {host}: {answer:?}");
+            }
         }
-        for host in
-            ["127.0.0.1", "10.0.0.1", "192.0.2.1", "[::1]", "[2001:db8::1]", "[fd00::1]", "example.com"]
-        {
-            assert_eq!(refusal(&format!("https://{host}/")), None, "{host}");
+    }
+
+    #[tokio::test]
+    async fn what_is_only_near_is_asked() {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        for host in ["127.0.0.1", "localhost", "0x7f000001"] {
+            let answer = sent(&format!("http://{host}:{port}/")).await;
+            assert!(matches!(answer, Err(HttpError::Failed(_))), "{host}: {answer:?}");
         }
     }
 
     #[tokio::test]
     async fn a_url_that_may_not_be_asked_is_refused_before_anything_is_sent() {
-        let request = Request {
-            method: "GET".to_owned(),
-            url: "http://169.254.169.254/latest/meta-data".to_owned(),
-            headers: Vec::new(),
-            body: None,
-            timeout: Duration::from_secs(5),
-        };
-        assert!(matches!(send(&request).await, Err(HttpError::Refused(_))));
-        let other = Request { url: "file:///etc/passwd".to_owned(), ..request };
-        assert!(matches!(send(&other).await, Err(HttpError::Refused(_))));
+        for url in ["file:///etc/passwd", "http://", "ftp://h/"] {
+            assert!(matches!(sent(url).await, Err(HttpError::Refused(_))), "{url}");
+        }
     }
 }

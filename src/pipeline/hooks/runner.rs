@@ -10,6 +10,7 @@
 //! process is the parent of every orphan below it, ends all of them after each hook, and ends with everything below it as soon as the worker's end
 //! of the pipe is closed, whatever closed it. What is not here: which hooks run, and when again.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,8 @@ use crate::sys::process::{
 const OUTPUT_BYTES: usize = 64 << 10;
 /// A longer line is told in pieces.
 const LINE_BYTES: usize = 4 << 10;
+/// How often one that runs is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How long hooks that were killed may take to go.
 const PATIENCE: Duration = Duration::from_secs(6);
 /// Makes a function of a file an exit code.
@@ -122,13 +125,15 @@ impl Runner {
                     method,
                     url,
                     headers,
-                    body: body.map(|body| ("application/json".to_owned(), body.into_bytes())),
+                    body,
                     timeout: Duration::try_from_secs_f64(bounds.timeout_s).unwrap_or(Duration::MAX),
+                    policy: bounds.network,
                 };
                 self.request(id, &request)
             }
             Call::Script { file, args, env, directory } => {
-                let foreign = Foreign { file: file.clone(), roots: bounds.roots, is_argument: false };
+                let foreign =
+                    Foreign { file: file.clone(), roots: bounds.roots, is_argument: false, apart: false };
                 let spec = ChildSpec {
                     env,
                     directory: Some(directory),
@@ -138,13 +143,26 @@ impl Runner {
                 };
                 self.run(id, &spec)
             }
+            Call::Validator { file, input, env } => {
+                let foreign =
+                    Foreign { file: file.clone(), roots: bounds.roots, is_argument: false, apart: true };
+                let spec = ChildSpec {
+                    env,
+                    input,
+                    directory: Some("/".into()),
+                    foreign: Some(foreign),
+                    limits: limits(bounds.timeout_s, bounds.memory_bytes),
+                    ..ChildSpec::new(file, [""; 0])
+                };
+                self.ask(id, &spec)
+            }
             Call::Python { file, function, args, env } => {
                 let Some(interpreter) = interpreter() else {
                     let status = format!("there is no `{INTERPRETER}` on this machine");
                     return Ended { status, hopeless: true, ..Ended::default() };
                 };
                 let order = serde_json::json!({ "file": &file, "function": function, "args": args });
-                let foreign = Foreign { file, roots: bounds.roots, is_argument: true };
+                let foreign = Foreign { file, roots: bounds.roots, is_argument: true, apart: false };
                 let spec = ChildSpec {
                     env,
                     input: order.to_string(),
@@ -160,6 +178,47 @@ impl Runner {
     }
 
     fn run(&self, id: u64, spec: &ChildSpec) -> Ended {
+        let mut said = Said::new(id);
+        let (ended, left) =
+            self.child_to_its_end(id, spec, &mut |bytes| said.take(bytes), &mut || Watch::GoOn);
+        if left > 0 {
+            said.note(&format!("it left {left} processes behind, which were ended"));
+        }
+        said.finish();
+        judged(ended)
+    }
+
+    /// Runs one whose output is an answer: it is whole, or there is none.
+    fn ask(&self, id: u64, spec: &ChildSpec) -> Ended {
+        let (answer, is_flood) = (RefCell::new(Vec::new()), Cell::new(false));
+        let mut take = |bytes: &[u8]| {
+            let mut answer = answer.borrow_mut();
+            is_flood.set(is_flood.get() || answer.len() + bytes.len() > OUTPUT_BYTES);
+            if !is_flood.get() {
+                answer.extend_from_slice(bytes);
+            }
+        };
+        let mut watch = || match is_flood.get() {
+            true => Watch::End(format!("it said more than {} KiB", OUTPUT_BYTES >> 10)),
+            false => Watch::GoOn,
+        };
+        let (ended, _) = self.child_to_its_end(id, spec, &mut take, &mut watch);
+        let ended = judged(ended);
+        if is_flood.get() {
+            let status = format!("it said more than {} KiB", OUTPUT_BYTES >> 10);
+            return Ended { success: false, status, ..ended };
+        }
+        Ended { answer: String::from_utf8(answer.into_inner()).ok(), ..ended }
+    }
+
+    /// Runs a child, and ends what it has left behind; says how many processes that were.
+    fn child_to_its_end(
+        &self,
+        id: u64,
+        spec: &ChildSpec,
+        take: &mut dyn FnMut(&[u8]),
+        watch: &mut dyn FnMut() -> Watch,
+    ) -> (Result<Output, ProcessError>, usize) {
         let started = {
             let mut running = self.lock();
             let started = Launcher::this_program().start(spec);
@@ -168,33 +227,24 @@ impl Runner {
             }
             started
         };
-        let mut said = Said::new(id);
-        let ended = started.and_then(|mut child| {
-            let mut take = |bytes: &[u8]| said.take(bytes);
-            child.supervise(Capture::Bytes(&mut take), Duration::from_secs(1), &mut || Watch::GoOn)
-        });
-        {
-            let mut running = self.lock();
-            running.remove(&id);
-            let alone = !running.values().any(|other| matches!(other, Running::Child(_)));
-            // What another hook has below it cannot be told from what this one left.
-            let left = if alone { strays::end_all() } else { 0 };
-            if left > 0 {
-                said.note(&format!("it left {left} processes behind, which were ended"));
-            }
-        }
-        said.finish();
-        judged(ended)
+        let ended = started.and_then(|mut child| child.supervise(Capture::Bytes(take), LOOK_AGAIN, watch));
+        let mut running = self.lock();
+        running.remove(&id);
+        let alone = !running.values().any(|other| matches!(other, Running::Child(_)));
+        // What another hook has below it cannot be told from what this one left.
+        let left = if alone { strays::end_all() } else { 0 };
+        (ended, left)
     }
 
     fn request(&self, id: u64, request: &request::Request) -> Ended {
         let token = CancellationToken::new();
         self.lock().insert(id, Running::Request(token.clone()));
+        let told = |why: &str| tell(&Event::Said { id, line: format!("({why})") });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let answered = match runtime {
             Ok(runtime) => runtime.block_on(async {
                 tokio::select! {
-                    answered = request::send(request) => answered,
+                    answered = request::send(request, &told) => answered,
                     () = token.cancelled() => Err(HttpError::Failed("cut".to_owned())),
                 }
             }),

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::retry::RetryPolicy;
+
 /// One attempt of a hook, everything filled in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum Call {
@@ -11,6 +13,8 @@ pub(super) enum Call {
     Script { file: PathBuf, args: Vec<String>, env: Vec<(String, String)>, directory: PathBuf },
     /// A function.
     Python { file: PathBuf, function: String, args: serde_json::Value, env: Vec<(String, String)> },
+    /// A program that reads a plan and answers; what it says besides is of no interest.
+    Validator { file: PathBuf, input: String, env: Vec<(String, String)> },
     /// A request.
     Http { url: String, method: String, headers: Vec<(String, String)>, body: Option<String> },
 }
@@ -24,6 +28,8 @@ pub(super) struct Bounds {
     pub(super) timeout_s: f64,
     /// Address space.
     pub(super) memory_bytes: u64,
+    /// How often it is tried to reach a host.
+    pub(super) network: RetryPolicy,
 }
 
 /// What is to be done. The end of these lines ends everything.
@@ -56,4 +62,7 @@ pub(super) struct Ended {
     /// Nothing that trying again would mend.
     pub(super) hopeless: bool,
     pub(super) seconds: f64,
+    /// Of a validator: its answer.
+    #[serde(default)]
+    pub(super) answer: Option<String>,
 }

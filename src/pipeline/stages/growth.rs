@@ -7,7 +7,7 @@
 use crate::disk::{Engine, SourceDisk};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::PlannedDisk;
-use crate::model::units::human_size;
+use crate::pipeline::preflight::shrinks;
 use crate::pipeline::publish::grown_name;
 use crate::pipeline::worker::Job;
 
@@ -21,13 +21,7 @@ pub(super) fn seen(
     let Some(growth) = disk.resize else { return Ok(None) };
     let now = source.facts.virtual_size;
     let Some(size) = growth.applied_to(now) else {
-        return Err(Error::new(
-            Kind::Unsupported,
-            format!("disk {} has {} ({now} bytes), and disks only grow", disk.id, human_size(now)),
-        )
-        .field("disks[].resize")
-        .source(disk.source.display().to_string())
-        .advice("give a size that is larger, or how much is to be added: `resize: \"+10GiB\"`"));
+        return Err(shrinks(disk, now));
     };
     if size == now {
         return Ok(None);

@@ -10,22 +10,26 @@
 //! not at all. What is not here: what is told of it in the report (`inspect`, `fix`).
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::{growth, position};
 use crate::disk::SourceDisk;
 use crate::guest::facts::{self, FixOptions, WantedNic};
+use crate::guest::inspect::Condition;
 use crate::guest::work::{Event, Key, Order, OrderedDrive};
 use crate::model::error::{Error, Kind, Result};
+use crate::model::guest::GuestIdentity;
 use crate::model::job::Stage;
 use crate::model::manifest::{FstabMode, OnNoOs, OnUnsupportedGuest};
-use crate::model::plan::{PlannedDisk, PlannedGuest};
+use crate::model::plan::{PlannedDisk, PlannedGuest, Preflight};
+use crate::model::validation::{Findings, Rule};
 use crate::pipeline::checkpoint::{FileMark, GuestRecord, Holds, OverlayMark};
-use crate::pipeline::guest_child::{GuestChild, GuestFiles, GuestLimits};
+use crate::pipeline::guest_child::{Bearable, GuestChild, GuestFiles, GuestLimits, Judgement, Objects};
 use crate::pipeline::meter::Pass;
+use crate::pipeline::preflight::{self, Seen};
 use crate::pipeline::publish::overlay_name;
 use crate::pipeline::worker::{GuestWork, Job};
 use crate::sys::failpoint;
-use crate::sys::kvm;
 
 /// How the guest room says that there is nothing to repair, and which key allows that.
 const NO_OS: &str = "pipeline.fix.on_no_os";
@@ -60,7 +64,7 @@ pub(super) fn begin(job: &mut Job<'_>) -> Result<()> {
     }
     let guest = &job.plan.guest;
     let order = Order {
-        kvm: kvm::probe(&job.bench.launcher).works,
+        kvm: job.kvm().works,
         memory_mb: None,
         temp: place.temp.clone(),
         log: place.log.clone(),
@@ -72,7 +76,8 @@ pub(super) fn begin(job: &mut Job<'_>) -> Result<()> {
     let limits = GuestLimits {
         stall_timeout_s: job.order.limits.stall_timeout_s,
         sandbox_required: job.order.limits.sandbox_required,
-        bearable: bearable(guest),
+        bearable: bearable(job),
+        objects: Objects(objects(job)),
     };
     let child = GuestChild::start(&job.bench.launcher, place, files, &order, limits, job.control)?;
     tracing::info!(kvm = order.kvm, fix = order.fix.is_some(), "the guest is opened");
@@ -125,10 +130,11 @@ fn hear(job: &mut Job<'_>, stage: Stage) -> Result<bool> {
             tracing::info!(seconds, "the appliance runs");
             job.meter.passed(0, Pass::Guest, 0.4);
         }
-        Event::Inspected { identity, seconds } => {
+        Event::Inspected { identity, condition, seconds } => {
             tracing::info!(seconds, os = identity.os_pretty, "the guest was looked at");
-            work.record.identity = Some(*identity);
+            work.record.identity = Some((*identity).clone());
             job.meter.passed(0, Pass::Guest, 0.6);
+            preflight_inside(job, stage, *identity, *condition)?;
         }
         Event::Fixing { name } => job.meter.detail(stage, name),
         Event::Fixed { fixes, seconds, engine, emulated } => {
@@ -155,11 +161,11 @@ fn hear(job: &mut Job<'_>, stage: Stage) -> Result<bool> {
 
 /// A failure that the manifest allows: the VM is converted as it is, and says so.
 fn bear(job: &mut Job<'_>, stage: Stage, error: Error) -> Result<()> {
-    let field = error.details().place.field.as_deref();
-    if !field.is_some_and(|field| bearable(&job.plan.guest).contains(&field)) {
+    if !bearable(job).bears(&error) {
         return Err(error);
     }
-    let emulated = field == Some(UNSUPPORTED);
+    // A system that is there and was not repaired has no drivers of ours.
+    let emulated = error.details().place.field.as_deref() != Some(NO_OS);
     let why = error.details().cause.clone();
     job.warn(stage, format!("the guest is converted as it is: {why}"));
     if job.sources.iter().any(|opened| opened.grown.is_some()) {
@@ -174,8 +180,9 @@ fn bear(job: &mut Job<'_>, stage: Stage, error: Error) -> Result<()> {
     Ok(())
 }
 
-/// Which failures the manifest allows, by the key that does.
-fn bearable(guest: &PlannedGuest) -> Vec<&'static str> {
+/// Which failures the manifest allows: by the key that does, or because it lowers the rule.
+fn bearable(job: &Job<'_>) -> Bearable {
+    let guest = &job.plan.guest;
     let mut fields = Vec::new();
     if guest.fix.on_no_os == OnNoOs::Skip {
         fields.push(NO_OS);
@@ -183,7 +190,46 @@ fn bearable(guest: &PlannedGuest) -> Vec<&'static str> {
     if guest.fix.on_unsupported_guest == OnUnsupportedGuest::Emulated {
         fields.push(UNSUPPORTED);
     }
-    fields
+    let weights = preflight::weights(job.plan, &job.order.limits);
+    let lowered = weights
+        .into_iter()
+        .filter(|(rule, weight)| weight.lets_pass() && Rule::named(rule).is_some_and(|rule| !rule.guarded));
+    Bearable { fields, rules: lowered.map(|(rule, _)| rule).collect() }
+}
+
+/// What the pre-flight has against a guest is said when it was looked at, not when the copy has ended.
+fn objects(job: &Job<'_>) -> Option<Judgement> {
+    if job.plan.preflight != Preflight::Full {
+        return None;
+    }
+    let (plan, weights) = (job.plan.clone(), preflight::weights(job.plan, &job.order.limits));
+    Some(Arc::new(move |event| {
+        let Event::Inspected { identity, condition, .. } = event else { return None };
+        let seen =
+            Seen { identity: Some((**identity).clone()), condition: (**condition).clone(), error: None };
+        let mut findings = Findings::new(weights.clone());
+        preflight::judge(&plan, &seen, &mut findings);
+        findings.failure()
+    }))
+}
+
+/// What the pre-flight finds in the guest: told, and kept for the report.
+fn preflight_inside(
+    job: &mut Job<'_>,
+    stage: Stage,
+    identity: GuestIdentity,
+    condition: Condition,
+) -> Result<()> {
+    if job.plan.preflight != Preflight::Full {
+        return Ok(());
+    }
+    let mut findings = Findings::new(preflight::weights(job.plan, &job.order.limits));
+    let seen = Seen { identity: Some(identity), condition, error: None };
+    preflight::judge(job.plan, &seen, &mut findings);
+    if let Some(work) = &mut job.guest {
+        work.record.findings = findings.told().cloned().collect();
+    }
+    job.tell(stage, &findings)
 }
 
 /// Makes durable what the guest work wrote, and throws away what it did not.

@@ -1,25 +1,24 @@
 //! `load`: resolve what is named, look at it, refuse what cannot succeed, before any byte moves.
 //!
-//! Everything that can be known beforehand is found out here: the formats (by content), what is
+//! Everything that can be known beforehand is found out here by the pre-flight, and told together: the formats (by content), what is
 //! hostile or broken, room on the target, names that are taken. Then it is settled what of an earlier attempt can be kept. What is not
 //! here: any change to a file other than our own partial results; and checksums, which are made beside the copy.
 
 use serde_json::{Value, json};
 
 use super::copying::{forget_extents, settle_journal, target};
-use super::{growth, guest, position, room, sums};
+use super::{growth, guest, position, sums};
 use crate::disk::{Engine, FileIdentity, OpenPolicy, SourceDisk, open_source};
-use crate::guest::{GuestfsPresence, virt_v2v};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
-use crate::model::manifest::FixEngine;
 use crate::model::plan::{PlannedDisk, Preallocation};
-use crate::pipeline::boot_test;
+use crate::model::protocol::WorkerEvent;
+use crate::model::validation::Findings;
 use crate::pipeline::meter::Pass;
-use crate::pipeline::publish::Names;
+use crate::pipeline::preflight::{self, Fit, Scene};
 use crate::pipeline::worker::{Job, Opened};
 use crate::source;
-use crate::sys::kvm;
+use crate::sys::fs::allocated_bytes;
 
 /// What opening a guest costs, as so many bytes copied: some ten seconds.
 const GUEST_WORK_BYTES: u64 = 1 << 30;
@@ -28,15 +27,29 @@ const BOOT_BYTES: u64 = 4 << 30;
 const EMULATED_BOOT_BYTES: u64 = 16 << 30;
 
 pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
-    // Before anything costs time: a result that is there is the commonest reason for there being nothing to do.
-    Names::choose(job.plan, job.place.dirs())?;
-    check_machine(job)?;
-    let engine = engine(job)?;
+    let mut findings = Findings::new(preflight::weights(job.plan, &job.order.limits));
+    let engine = engine(job);
+    let sources = open_all(job, engine.as_ref().ok())?;
+    let scene = Scene {
+        plan: job.plan,
+        limits: &job.order.limits,
+        launcher: &job.bench.launcher,
+        control: job.control,
+        sources: &sources,
+        no_engine: engine.as_ref().err(),
+        results: Some(job.place.dirs()),
+        programs: job.place.hooks.clone(),
+        kvm: &|| job.kvm().clone(),
+    };
+    preflight::run(&scene, &mut findings);
+    job.control.checkpoint()?;
+    tell(job, &findings)?;
+    let engine = engine?;
     let mut described = Vec::new();
-    for (number, disk) in job.plan.disks.iter().enumerate() {
+    for (number, (disk, source)) in job.plan.disks.iter().zip(sources).enumerate() {
         job.control.checkpoint()?;
         job.meter.detail(Stage::Load, position(number, job));
-        let source = open(job, &engine, disk)?;
+        let source = source?;
         let (source, served) = match needs_qemu(job, disk) {
             true => source.for_qemu(job.control)?,
             false => (source, None),
@@ -45,43 +58,60 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
         let content = grown.as_ref().unwrap_or(&source);
         described.push(describe(disk, &source, grown.as_ref()));
         let measure = engine.measure(content, &target(job, disk), job.control)?;
-        for warning in source.warnings.clone() {
-            job.warn(Stage::Load, format!("disk {}: {warning}", disk.id));
-        }
-        warn_of_size(job, disk, &source);
         job.sources.push(Opened { source, _served: served, grown, measure });
     }
     job.engine = Some(engine);
     keep_what_is_finished(job)?;
     announce(job);
-    room::check(job)?;
+    let fits: Vec<Fit<'_>> = job.plan.disks.iter().zip(&job.sources).map(|pair| fit(job, pair)).collect();
+    let fixes = if job.checkpoint.guest.is_some() { 0 } else { job.plan.room_for_fixes() };
+    let bytes = fits.iter().fold(fixes, |sum, fit| sum.saturating_add(fit.need));
+    job.meter.tell(WorkerEvent::Room { bytes });
+    preflight::check_fit(job.plan, &job.order.limits, &fits, fixes, &mut findings);
+    tell(job, &findings)?;
     Ok(json!({ "disks": described }))
+}
+
+/// Opens every source, also behind one that cannot be opened: all that is wrong is told together.
+fn open_all(job: &mut Job<'_>, engine: Option<&Engine>) -> Result<Vec<Result<SourceDisk>>> {
+    let Some(engine) = engine else { return Ok(Vec::new()) };
+    let mut sources = Vec::new();
+    for (number, disk) in job.plan.disks.iter().enumerate() {
+        job.control.checkpoint()?;
+        job.meter.detail(Stage::Load, position(number, job));
+        let opened = open(job, engine, disk);
+        // What was cut short has found nothing.
+        job.control.ended()?;
+        sources.push(opened);
+    }
+    Ok(sources)
+}
+
+/// What was found so far: told, and kept for the report.
+fn tell(job: &mut Job<'_>, findings: &Findings) -> Result<()> {
+    job.findings = findings.told().cloned().collect();
+    job.tell(Stage::Load, findings)
+}
+
+fn fit<'j>(job: &Job<'j>, (disk, opened): (&'j PlannedDisk, &Opened)) -> Fit<'j> {
+    let (virtual_size, measured) = (opened.content().facts.virtual_size, &opened.measure);
+    let laid_out = if job.plan.preallocation_of(disk).lays_out() { virtual_size } else { 0 };
+    let required_bytes = measured.required_bytes.max(laid_out);
+    let begun = target(job, disk).path.symlink_metadata().map_or(0, |file| allocated_bytes(&file));
+    let is_copied = job.checkpoint.disks.contains_key(&disk.id);
+    Fit {
+        disk,
+        virtual_size,
+        required_bytes,
+        data_bytes: measured.bytes_to_copy,
+        need: if is_copied { 0 } else { required_bytes.saturating_sub(begun) },
+    }
 }
 
 /// Whether QEMU opens the source itself: for its guest, for an overlay that makes it larger, or to lay out a result beforehand.
 fn needs_qemu(job: &Job<'_>, disk: &PlannedDisk) -> bool {
     let is_laid_out = job.plan.preallocation_of(disk) != Preallocation::Off;
     job.plan.opens_guest() || disk.resize.is_some() || is_laid_out
-}
-
-/// What is missing on this machine is told before hours are spent.
-fn check_machine(job: &Job<'_>) -> Result<()> {
-    if let Some(machine) = job.plan.machine.as_ref().filter(|_| job.plan.runs(Stage::BootTest)) {
-        boot_test::check_host(machine)?;
-    }
-    if !job.plan.opens_guest() {
-        return Ok(());
-    }
-    if job.plan.runs(Stage::Fix) && job.plan.guest.fix.engine == FixEngine::VirtV2v {
-        virt_v2v::check_host()?;
-    }
-    let why = match crate::guest::presence() {
-        GuestfsPresence::Found { .. } => return Ok(()),
-        GuestfsPresence::NotBuilt => "this build of hyper2kvm has no support for it".to_owned(),
-        GuestfsPresence::Missing { why } | GuestfsPresence::Broken { why } => why,
-    };
-    Err(Error::new(Kind::Unsupported, format!("guests cannot be opened without libguestfs: {why}"))
-        .advice("install it (`apt-get install libguestfs0 libguestfs-tools`, `dnf install libguestfs`), or convert bytes only: `profile: none`, `convert --no-fix`"))
 }
 
 fn engine(job: &Job<'_>) -> Result<Engine> {
@@ -122,20 +152,6 @@ fn describe(disk: &PlannedDisk, source: &SourceDisk, grown: Option<&SourceDisk>)
         told["grows_to_bytes"] = json!(grown.facts.virtual_size);
     }
     told
-}
-
-fn warn_of_size(job: &mut Job<'_>, disk: &PlannedDisk, source: &SourceDisk) {
-    let Some(told) = disk.bytes else { return };
-    let (file, seen) = (source.facts.file_size, source.facts.virtual_size);
-    if told != file && told != seen {
-        job.warn(
-            Stage::Load,
-            format!(
-                "disk {}: the manifest says {told} bytes, but the file has {file} and the guest sees {seen}",
-                disk.id
-            ),
-        );
-    }
 }
 
 /// Settles which disks of an earlier attempt are good: same source, and the very file that was finished.
@@ -204,7 +220,7 @@ fn announce(job: &mut Job<'_>) {
         }
     }
     if job.plan.runs(Stage::BootTest) {
-        let kvm = kvm::probe(&job.bench.launcher).works;
+        let kvm = job.kvm().works;
         job.meter.expect(0, Pass::Boot, if kvm { BOOT_BYTES } else { EMULATED_BOOT_BYTES });
     }
     for (number, disk) in job.plan.disks.iter().enumerate() {

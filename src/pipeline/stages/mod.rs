@@ -14,7 +14,6 @@ mod growth;
 mod guest;
 mod inspect;
 mod load;
-mod room;
 mod sums;
 mod validate;
 

@@ -15,6 +15,7 @@ mod begin;
 mod places;
 mod process;
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -41,7 +42,9 @@ use crate::model::manifest::HookStage;
 use crate::model::plan::Plan;
 use crate::model::protocol::{Published, WorkOrder, WorkerEvent, WorkerOutcome};
 use crate::model::report::{Notice, WrittenFile};
+use crate::model::validation::{Finding, Findings, Severity, Validation};
 use crate::sys::failpoint;
+use crate::sys::kvm::{self, KvmProbe};
 use crate::sys::process::Launcher;
 use crate::sys::time::{now_epoch, rfc3339_utc};
 
@@ -137,6 +140,8 @@ fn work_unless_lost(
         ledger,
         beside: Vec::new(),
         reached: None,
+        findings: Vec::new(),
+        kvm: OnceCell::new(),
         results: StageResults::new(),
     };
     match job.all_stages().and_then(|()| job.publish()) {
@@ -198,6 +203,9 @@ pub(super) struct Job<'a> {
     pub(super) beside: Vec<Beside>,
     /// The stage that began last.
     pub(super) reached: Option<Stage>,
+    /// What the pre-flight has found, but for the guest.
+    pub(super) findings: Vec<Finding>,
+    kvm: OnceCell<KvmProbe>,
     results: StageResults,
 }
 
@@ -259,8 +267,11 @@ impl Job<'_> {
                 self.plan,
                 self.order.attempt,
                 &self.checkpoint,
-                std::mem::take(&mut self.results),
-                hooks::runs(self),
+                report::Found {
+                    results: std::mem::take(&mut self.results),
+                    hooks: hooks::runs(self),
+                    validation: self.validation(),
+                },
                 (&paths, described),
                 now_epoch(),
             );
@@ -306,6 +317,35 @@ impl Job<'_> {
         self.checkpoint.disks.values_mut().for_each(|disk| disk.validated = false);
         self.ledger.forget(&[HookStage::PostValidate])?;
         self.save()
+    }
+
+    /// Whether guests run under KVM: asked once, because it takes a while.
+    pub(super) fn kvm(&self) -> &KvmProbe {
+        self.kvm.get_or_init(|| kvm::probe(&self.bench.launcher))
+    }
+
+    /// Tells what the pre-flight has found; an error if the work may not go on.
+    pub(super) fn tell(&mut self, stage: Stage, findings: &Findings) -> Result<()> {
+        for Finding { rule, severity, message, about, .. } in findings.told() {
+            let about = about.as_deref();
+            match severity {
+                Severity::Info => tracing::info!(rule, about, "{message}"),
+                // The plan's own are in the report already.
+                Severity::Warning if rule == "manifest.note" => {}
+                Severity::Warning => self.warn(stage, with_subject(rule, about, message)),
+                Severity::Error | Severity::Critical => {
+                    tracing::error!(rule, about, severity = severity.name(), "{message}");
+                }
+            }
+        }
+        findings.failure().map_or(Ok(()), Err)
+    }
+
+    /// What the pre-flight came to.
+    fn validation(&self) -> Validation {
+        let guest = self.checkpoint.guest.iter().flat_map(|guest| &guest.findings);
+        let all = self.findings.iter().chain(guest).cloned().collect();
+        Validation::of(self.plan.preflight, all)
     }
 
     /// Remembers a warning for the report, and tells it.
@@ -366,6 +406,16 @@ impl Job<'_> {
                 failed(error)
             }
         }
+    }
+}
+
+/// `disk boot: its footer is damaged`
+fn with_subject(rule: &str, about: Option<&str>, message: &str) -> String {
+    let is_of_disk = ["disk.", "target."].iter().any(|group| rule.starts_with(group));
+    match about {
+        Some(about) if is_of_disk => format!("disk {about}: {message}"),
+        Some(about) if rule.starts_with("network.") => format!("{about}: {message}"),
+        _ => message.to_owned(),
     }
 }
 

@@ -16,6 +16,10 @@ use std::time::Duration;
 use rustix::process::Signal;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::{Bench, failed, work};
 use crate::disk::{Control, Fence as _};
@@ -25,7 +29,10 @@ use crate::pipeline::host_lock::HostFence;
 use crate::pipeline::publish;
 use crate::pipeline::workplace::Workplace;
 use crate::sys::failpoint;
+use crate::sys::lines;
+use crate::sys::lines::fold::{Fold, WINDOW};
 use crate::sys::sandbox::{self, Enforcement};
+use crate::sys::time::now_epoch;
 
 /// A plan of a thousand disks fits in this.
 const ORDER_LIMIT_BYTES: u64 = 16 * 1024 * 1024;
@@ -45,7 +52,6 @@ pub fn process_main() -> ExitCode {
         eprintln!("hyper2kvm worker: {why}");
         return ExitCode::from(NO_OUTCOME);
     }
-    start_logging();
     let mut input = BufReader::new(std::io::stdin());
     let order = match read_order(&mut input) {
         Ok(order) => order,
@@ -54,7 +60,10 @@ pub fn process_main() -> ExitCode {
             return if told { ExitCode::SUCCESS } else { ExitCode::from(NO_OUTCOME) };
         }
     };
-    carry_out(&order, input)
+    let fold = start_logging(&order);
+    let code = carry_out(&order, input);
+    fold.finish();
+    code
 }
 
 fn carry_out(order: &WorkOrder, input: BufReader<Stdin>) -> ExitCode {
@@ -138,15 +147,18 @@ fn die_with_parent() -> std::result::Result<(), String> {
     }
 }
 
-fn start_logging() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("HYPER2KVM_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        .try_init();
+/// Every line of this process is about this one job, and says so.
+fn start_logging(order: &WorkOrder) -> Fold {
+    let level = EnvFilter::try_from_env("HYPER2KVM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let bound = vec![
+        ("job", order.job_id.into()),
+        ("batch", order.batch_id.as_str().into()),
+        ("vm", order.plan.vm_id.as_str().into()),
+    ];
+    let fold = Fold::new(WINDOW);
+    let text = lines::text(std::io::stderr, &bound, false, false, now_epoch);
+    let _ = tracing_subscriber::registry().with(fold.over(text).with_filter(level)).try_init();
+    fold
 }
 
 fn read_order(input: &mut BufReader<Stdin>) -> Result<WorkOrder> {

@@ -180,7 +180,7 @@ pub(super) struct Offered {
 enum Answer {
     Decided(Offered),
     /// First it has to be known which of these results of earlier runs are there.
-    Asks(Box<Candidate>, BTreeSet<PathBuf>),
+    Asks(Candidate, BTreeSet<PathBuf>),
 }
 
 /// Offers a chunk to the queue: what is accepted is durable when this returns.
@@ -217,7 +217,7 @@ pub(super) fn offer(
             match answer {
                 Answer::Decided(offered) => decided.push(offered),
                 Answer::Asks(candidate, paths) => match results.find_out(&paths, &mut known) {
-                    Ok(()) => open.push(*candidate),
+                    Ok(()) => open.push(candidate),
                     Err(error) => decided.push(candidate.came_to(Outcome::PutOff(error))),
                 },
             }
@@ -252,7 +252,7 @@ fn offer_one(
         .ok_or_else(|| Error::internal("the queue did not say what became of a drop"))?;
     let outcome = match admission {
         Admission::Refused(error) => Outcome::Refused(error),
-        Admission::Asks(paths) => return Ok(Answer::Asks(Box::new(candidate), paths)),
+        Admission::Asks(paths) => return Ok(Answer::Asks(candidate, paths)),
         Admission::Accepted { drop_id, batch_id, processing_name, jobs, .. } => {
             tracing::info!(batch = %batch_id, name = %drop.submission.filename, jobs = jobs.len(), "accepted");
             let row = DropRow {

@@ -16,6 +16,8 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::sys::lines::{Fields, words};
+
 /// Before the name of every field of ours.
 const PREFIX: &str = "H2K";
 /// A datagram holds about 200 KiB; a value that is longer than this is cut.
@@ -36,6 +38,9 @@ pub(super) fn connect() -> io::Result<Sentences<tracing_journald::Layer>> {
     Ok(Sentences { inner: journal })
 }
 
+/// Of a span, as this layer keeps them.
+struct Kept(Fields);
+
 /// Hands every event on with a message that reads as a whole.
 #[derive(Debug)]
 pub(super) struct Sentences<L> {
@@ -51,14 +56,14 @@ where
         let mut fields = Fields::default();
         attributes.record(&mut fields);
         if let Some(span) = context.span(id) {
-            span.extensions_mut().insert(fields);
+            span.extensions_mut().replace(Kept(fields));
         }
         self.inner.on_new_span(attributes, id, context);
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
         if let Some(span) = context.span(id)
-            && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
+            && let Some(Kept(fields)) = span.extensions_mut().get_mut()
         {
             values.record(fields);
         }
@@ -68,13 +73,13 @@ where
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut fields = Fields::default();
         for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
-            if let Some(outer) = span.extensions().get::<Fields>() {
+            if let Some(Kept(outer)) = span.extensions().get() {
                 fields.values.extend(outer.values.iter().cloned());
             }
         }
         event.record(&mut fields);
         let mut told =
-            Told { sentence: fields.sentence(), values: vec![None; event.metadata().fields().len()] };
+            Told { sentence: sentence(&fields), values: vec![None; event.metadata().fields().len()] };
         event.record(&mut told);
         let values: Vec<Option<&dyn Value>> =
             told.values.iter().map(|value| value.as_ref().map(|text| text as &dyn Value)).collect();
@@ -116,66 +121,35 @@ impl Visit for Told {
     }
 }
 
-/// The fields of an event or a span, in their order.
-#[derive(Debug, Default)]
-struct Fields {
-    message: String,
-    values: Vec<(&'static str, String)>,
-}
-
-impl Fields {
-    fn get(&self, name: &str) -> Option<&str> {
-        self.values.iter().rev().find(|(key, _)| *key == name).map(|(_, value)| value.as_str())
+/// What a person reads.
+fn sentence(fields: &Fields) -> String {
+    let get = |name: &str| {
+        let found = fields.values.iter().rev().find(|(key, _)| *key == name);
+        found.map(|(_, value)| words(value))
+    };
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = match (get("batch"), get("vm"), get("job")) {
+        (Some(batch), Some(vm), _) => write!(text, "{batch}/{vm}: "),
+        (Some(batch), None, _) => write!(text, "{batch}: "),
+        (None, _, Some(job)) => write!(text, "job {job}: "),
+        (None, _, None) => Ok(()),
+    };
+    if let Some(stage) = get("stage") {
+        let _ = write!(text, "{stage} ");
     }
-
-    /// What a person reads.
-    fn sentence(&self) -> String {
-        let mut text = String::new();
-        // Writing to a string cannot fail.
-        let _ = match (self.get("batch"), self.get("vm"), self.get("job")) {
-            (Some(batch), Some(vm), _) => write!(text, "{batch}/{vm}: "),
-            (Some(batch), None, _) => write!(text, "{batch}: "),
-            (None, _, Some(job)) => write!(text, "job {job}: "),
-            (None, _, None) => Ok(()),
-        };
-        if let Some(stage) = self.get("stage") {
-            let _ = write!(text, "{stage} ");
-        }
-        text.push_str(&self.message);
-        if let Some(error) = self.get("error") {
-            let _ = write!(text, ": {error}");
-        }
-        for (index, (key, value)) in self.others().enumerate() {
-            let _ = write!(text, "{}{key}={value}", if index == 0 { " (" } else { ", " });
-        }
-        if self.others().next().is_some() {
-            text.push(')');
-        }
-        text
+    text.push_str(&fields.message);
+    if let Some(error) = get("error") {
+        let _ = write!(text, ": {error}");
     }
-
-    fn others(&self) -> impl Iterator<Item = &(&'static str, String)> {
-        self.values.iter().filter(|(key, _)| !IN_THE_WORDS.contains(key))
+    let others: Vec<String> = (fields.values.iter())
+        .filter(|(key, _)| !IN_THE_WORDS.contains(key))
+        .map(|(key, value)| format!("{key}={}", words(value)))
+        .collect();
+    if !others.is_empty() {
+        let _ = write!(text, " ({})", others.join(", "));
     }
-
-    fn take(&mut self, field: &Field, value: String) {
-        match field.name() {
-            "message" => self.message = value,
-            // Made by the bridge from the `log` crate, about itself.
-            name if name.starts_with("log.") => {}
-            name => self.values.push((name, value)),
-        }
-    }
-}
-
-impl Visit for Fields {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.take(field, value.to_owned());
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.take(field, format!("{value:?}"));
-    }
+    text
 }
 
 #[cfg(test)]
@@ -195,7 +169,8 @@ mod tests {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
             let mut fields = Fields::default();
             event.record(&mut fields);
-            let mut all: BTreeMap<_, _> = fields.values.into_iter().collect();
+            let mut all: BTreeMap<_, _> =
+                fields.values.iter().map(|(name, value)| (*name, words(value))).collect();
             all.insert("message", fields.message);
             self.0.lock().unwrap().push(all);
         }

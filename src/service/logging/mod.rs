@@ -2,8 +2,8 @@
 //!
 //! Under systemd they go to the journal with the fields `H2K_JOB`, `H2K_BATCH`, `H2K_VM`, `H2K_STAGE`
 //! (what events and spans call `job`, `batch`, `vm`, `stage`); elsewhere to stderr, as text or JSON; besides, to a file if one is
-//! configured. `HYPER2KVM_LOG` overrides the level with a filter (`hyper2kvm=debug,rusqlite=warn`).
-//! What is not here: what a command prints, which is its output, and the worker's log, which the worker starts
+//! configured. A warning that is said over and over is folded, wherever it goes. `HYPER2KVM_LOG` overrides the level with a filter (`hyper2kvm=debug,rusqlite=warn`).
+//! What is not here: how lines look (`sys::lines`), what a command prints, which is its output, and the worker's log, which the worker starts
 //! for itself (it knows nothing of a service).
 
 mod journal;
@@ -22,6 +22,9 @@ use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::model::config::{LogFormat, LogSettings};
 use crate::model::error::{Error, Kind, Result};
+use crate::sys::lines::fold::{Fold, WINDOW};
+use crate::sys::lines::{self, Bound};
+use crate::sys::time::now_epoch;
 
 /// Overrides the level when set.
 pub const FILTER_VARIABLE: &str = "HYPER2KVM_LOG";
@@ -32,6 +35,7 @@ type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
 #[derive(Debug, Clone)]
 pub struct Logging {
     level: reload::Handle<EnvFilter, Registry>,
+    fold: Fold,
     file: Option<LogFile>,
     settings: LogSettings,
     /// How much more or less the command line asks for: that holds over every reload.
@@ -44,11 +48,11 @@ pub fn for_daemon(settings: &LogSettings, asked: i8, configured: i8) -> Result<L
     let mut outputs: Vec<BoxedLayer> = Vec::new();
     match journal(settings) {
         Some(layer) => outputs.push(layer),
-        None => outputs.push(lines(settings.format, io::stderr, colours())),
+        None => outputs.push(output(settings.format, io::stderr, colours())),
     }
     let file = settings.file.as_deref().map(LogFile::open).transpose()?;
     if let Some(file) = &file {
-        outputs.push(lines(settings.format, file.clone(), false));
+        outputs.push(output(settings.format, file.clone(), false));
     }
     Ok(start(outputs, (asked, configured), file, settings.clone()))
 }
@@ -65,6 +69,11 @@ impl Logging {
     pub fn set_verbosity(&self, configured: i8) {
         // The only failure is that the subscriber is gone, and then there is nobody to tell.
         let _ = self.level.reload(filter(self.asked.saturating_add(configured)));
+    }
+
+    /// Tells how often warnings were said that were not shown again; after it all are shown.
+    pub fn finish(&self) {
+        self.fold.finish();
     }
 
     /// Opens the log file again, so that it may have been moved away by log rotation.
@@ -98,8 +107,9 @@ fn start(
 ) -> Logging {
     let (level, handle) = reload::Layer::new(filter(asked.saturating_add(configured)));
     // A second start in one process (tests) keeps the first.
-    let _ = tracing_subscriber::registry().with(outputs.with_filter(level)).try_init();
-    Logging { level: handle, file, settings, asked }
+    let fold = Fold::new(WINDOW);
+    let _ = tracing_subscriber::registry().with(fold.over(outputs).with_filter(level)).try_init();
+    Logging { level: handle, fold, file, settings, asked }
 }
 
 /// Ours at the level asked for; what others say one step quieter, because it is about their insides.
@@ -137,15 +147,13 @@ fn stderr_is_journal() -> bool {
     device.parse() == Ok(stderr.dev()) && inode.parse() == Ok(stderr.ino())
 }
 
-fn lines<W>(format: LogFormat, writer: W, colours: bool) -> BoxedLayer
+fn output<W>(format: LogFormat, writer: W, colours: bool) -> BoxedLayer
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     match format {
-        LogFormat::Text => fmt::layer().with_writer(writer).with_ansi(colours).boxed(),
-        LogFormat::Json => {
-            fmt::layer().json().flatten_event(true).with_current_span(false).with_writer(writer).boxed()
-        }
+        LogFormat::Text => lines::text(writer, &Bound::new(), colours, true, now_epoch).boxed(),
+        LogFormat::Json => lines::json(writer, Bound::new(), now_epoch).boxed(),
     }
 }
 

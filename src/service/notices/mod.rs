@@ -11,7 +11,6 @@
 //! `queue::outbox`), and what a delivery goes through there (`queue::deliveries`).
 
 mod bodies;
-mod connection;
 mod mail;
 mod pace;
 mod secrets;
@@ -31,8 +30,8 @@ use self::trouble::{Fate, Trouble};
 use super::queue::{Db, Parcel, QueueHandle, Receiver};
 use crate::model::config::{NotificationSettings, Settings};
 use crate::model::error::Result;
-use crate::sys::failpoint;
 use crate::sys::time::now_epoch;
+use crate::sys::{failpoint, random};
 
 /// One try, from looking up the name to the receiver's answer.
 const TRY_LIMIT: Duration = Duration::from_secs(10);
@@ -190,7 +189,7 @@ async fn deliver(receiver: Receiver, settings: &Settings, parcel: &Parcel, parts
         tracing::error!(receiver, event, delivery, error = text, "a notification is given up");
         return record(parts, move |db| db.delivery_given_up(key, now, &text)).await;
     }
-    let backoff = retry.backoff_s(parcel.attempts.saturating_add(1), random());
+    let backoff = retry.backoff_s(parcel.attempts.saturating_add(1), random::spread());
     let wait = match trouble.fate {
         Fate::After(asked) => asked.clamp(0.0, LONGEST_ASKED_S).max(retry.base_delay_s),
         Fate::Again | Fate::Never => backoff,
@@ -294,9 +293,4 @@ impl Parts {
             () = sleep => Some(()),
         }
     }
-}
-
-/// A number in 0..1 to spread retries with.
-fn random() -> f64 {
-    getrandom::u32().map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
 }

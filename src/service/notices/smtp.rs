@@ -5,11 +5,11 @@
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::connection::{Reach, Stream, connect, encrypt};
 use super::mail::base64;
 use super::trouble::Trouble;
 use crate::model::config::{EmailSettings, MailSecurity};
 use crate::model::notice::clean;
+use crate::web::{Reach, Stream, connect, encrypt, once};
 
 /// A reply longer than this is none.
 const REPLY_BYTES: usize = 16 << 10;
@@ -34,7 +34,7 @@ pub(super) async fn hand_over(
         MailSecurity::Starttls | MailSecurity::Tls => Reach::Anybody,
     };
     let ca_file = settings.ca_file.as_deref();
-    let plain = connect(host, settings.port, reach).await?;
+    let plain = connect(host, settings.port, reach, &once).await?;
     let mut talk: Talk<Box<dyn Stream>> = match settings.security {
         MailSecurity::Tls => Talk::with(encrypt(plain, host, ca_file).await?, host),
         MailSecurity::None => Talk::with(Box::new(plain), host),

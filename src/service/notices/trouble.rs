@@ -1,5 +1,7 @@
 //! Why a message did not arrive, and whether another try makes sense.
 
+use crate::web::NoAnswer;
+
 /// What may be done after a try that failed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Fate {
@@ -29,5 +31,12 @@ impl Trouble {
     /// It will not.
     pub(super) fn never(text: String) -> Trouble {
         Trouble { text, fate: Fate::Never }
+    }
+}
+
+/// Whoever could not be reached may be later: even a name that leads where nothing is sent can lead elsewhere then.
+impl From<NoAnswer> for Trouble {
+    fn from(none: NoAnswer) -> Trouble {
+        Trouble::again(none.to_string())
     }
 }

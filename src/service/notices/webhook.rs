@@ -1,19 +1,13 @@
 //! One message to a webhook: a POST with the event, its id and a signature.
 //!
 //! Redirects are not followed: a message goes to the address that was configured and to no other. What is not here: what the body looks
-//! like (see `bodies`), and which addresses are not spoken to (`connection`).
+//! like (see `bodies`), and which addresses are not spoken to (`crate::web`).
 
-use std::future::poll_fn;
-use std::pin::Pin;
-
-use hyper::body::{Body as _, Incoming};
-use hyper::header::{CONTENT_TYPE, HOST, LOCATION, RETRY_AFTER, USER_AGENT};
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper::header::{CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER};
+use hyper::{HeaderMap, Method, StatusCode};
 use sha2::{Digest, Sha256};
 
 use super::bodies;
-use super::connection::{Reach, Stream, connect, encrypt};
 use super::secrets::reveal;
 use super::trouble::{Fate, Trouble};
 use crate::model::config::WebhookSettings;
@@ -21,6 +15,7 @@ use crate::model::notice::clean;
 use crate::model::web_address::WebAddress;
 use crate::service::queue::Parcel;
 use crate::sys::time::now_epoch;
+use crate::web::{self, Answer, Request};
 
 /// Of what a receiver answers, so much is looked at.
 const ANSWER_BYTES: usize = 200;
@@ -31,61 +26,51 @@ pub(super) async fn post(settings: &WebhookSettings, parcel: &Parcel) -> Result<
     let address = WebAddress::parse(&url)
         .map_err(|why| Trouble::again(format!("what is configured is no address of a webhook: {why}")))?;
     let body = bodies::webhook(settings.webhook_type, parcel);
-    let mut request = Request::post(&address.target)
-        .header(HOST, address.authority())
-        .header(USER_AGENT, concat!("hyper2kvm/", env!("CARGO_PKG_VERSION")))
-        .header(CONTENT_TYPE, "application/json")
-        .header("X-Hyper2kvm-Event", parcel.notice.name())
-        .header("X-Hyper2kvm-Delivery", &parcel.delivery_id)
-        .header("X-Hyper2kvm-Attempt", parcel.attempts.saturating_add(1));
+    let mut headers = HeaderMap::new();
+    let mut add = |name: HeaderName, value: &str| -> Result<(), Trouble> {
+        let value = value.parse().map_err(|_| Trouble::never(format!("{name} cannot be said")))?;
+        headers.insert(name, value);
+        Ok(())
+    };
+    add(CONTENT_TYPE, "application/json")?;
+    add(HeaderName::from_static("x-hyper2kvm-event"), parcel.notice.name())?;
+    add(HeaderName::from_static("x-hyper2kvm-delivery"), &parcel.delivery_id)?;
+    let attempt = parcel.attempts.saturating_add(1).to_string();
+    add(HeaderName::from_static("x-hyper2kvm-attempt"), &attempt)?;
     if let Some(place) = &settings.signed_with {
         let secret = reveal(place, &address.host).await?.secret;
-        request = request.header("X-Hyper2kvm-Signature", signature(secret.as_bytes(), body.as_bytes()));
+        let signature = signature(secret.as_bytes(), body.as_bytes());
+        add(HeaderName::from_static("x-hyper2kvm-signature"), &signature)?;
     }
-    let request = request
-        .body(body)
-        .map_err(|_| Trouble::again("what is configured is no address of a webhook".to_owned()))?;
-    let plain = connect(&address.host, address.port, Reach::Anybody).await?;
-    let stream: Box<dyn Stream> = match address.is_https {
-        true => encrypt(plain, &address.host, settings.ca_file.as_deref()).await?,
-        false => Box::new(plain),
-    };
-    let broken = |error: hyper::Error| Trouble::again(format!("{address} broke off: {error}"));
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    let talk = async {
-        let response = sender.send_request(request).await.map_err(broken)?;
-        judge(&address, response).await
-    };
-    let mut talk = std::pin::pin!(talk);
-    // The connection is driven only as long as somebody waits for its answer; when it is closed, the answer may be there already.
-    tokio::select! {
-        judged = &mut talk => judged,
-        ended = connection => match ended {
-            Ok(()) => talk.await,
-            Err(error) => Err(broken(error)),
-        },
-    }
+    let answer = web::ask(Request {
+        method: Method::POST,
+        address: address.clone(),
+        headers,
+        body,
+        ca_file: settings.ca_file.as_deref(),
+        redirects: None,
+        // What does not arrive stays in the outbox, which has its own time.
+        patience: &web::once,
+    });
+    judge(&address, answer.await?).await
 }
 
 /// What an answer means.
-async fn judge(address: &WebAddress, response: Response<Incoming>) -> Result<(), Trouble> {
-    let status = response.status();
+async fn judge(address: &WebAddress, answer: Answer) -> Result<(), Trouble> {
+    let status = answer.status;
     if status.is_success() {
         return Ok(());
     }
+    let header = |name: HeaderName| answer.headers.get(name).and_then(|value| value.to_str().ok());
     if status.is_redirection() {
-        let to = response.headers().get(LOCATION).and_then(|to| to.to_str().ok());
-        let to =
-            to.and_then(|to| WebAddress::parse(to).ok()).map(|to| format!(" to {to}")).unwrap_or_default();
+        let to = header(LOCATION).and_then(|to| WebAddress::parse(to).ok());
+        let to = to.map(|to| format!(" to {to}")).unwrap_or_default();
         return Err(Trouble::again(format!(
             "{address} redirects{to} ({status}), which is not followed: configure the address that it leads to"
         )));
     }
-    let asked = response.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok());
-    let asked = asked.and_then(|after| seconds_of(after, now_epoch()));
-    let said = first_words(response.into_body()).await;
-    let text = format!("{address} answers {status}{said}");
+    let asked = header(RETRY_AFTER).and_then(|after| seconds_of(after, now_epoch()));
+    let text = format!("{address} answers {status}{}", first_words(&answer.beginning(ANSWER_BYTES).await));
     Err(match (status, asked) {
         (StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY, _) => {
             Trouble::never(text)
@@ -106,16 +91,8 @@ fn seconds_of(after: &str, now: f64) -> Option<f64> {
 }
 
 /// The beginning of an answer, as it may be told: `: invalid_payload`.
-async fn first_words(mut body: Incoming) -> String {
-    let mut bytes = Vec::new();
-    while bytes.len() < ANSWER_BYTES {
-        match poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-            Some(Ok(frame)) => bytes.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data)),
-            Some(Err(_)) | None => break,
-        }
-    }
-    bytes.truncate(ANSWER_BYTES);
-    let text = clean(&String::from_utf8_lossy(&bytes));
+fn first_words(body: &[u8]) -> String {
+    let text = clean(&String::from_utf8_lossy(body));
     let line = text.lines().next().unwrap_or_default().trim();
     if line.is_empty() { String::new() } else { format!(": {}", line.escape_debug()) }
 }

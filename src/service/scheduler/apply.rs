@@ -155,7 +155,9 @@ impl Scheduler {
                 Ok(())
             }
             Action::Kill { job } => {
-                tracing::warn!(job, "its worker does not listen and is killed");
+                let live = self.live.get(job).map(|live| (live.batch.as_str(), live.vm.as_str()));
+                let (batch, vm) = live.unzip();
+                tracing::warn!(job, batch, vm, "its worker does not listen and is killed");
                 self.supervisor.kill(*job);
                 Ok(())
             }
@@ -257,6 +259,8 @@ impl Scheduler {
                 child_memory_bytes: CHILD_MEMORY_BYTES,
                 keep_partial: false,
                 hook_roots: settings.hooks.allowed_dirs.clone(),
+                retries: settings.retry.operations,
+                preflight: settings.preflight.clone(),
                 gives_up: self.core.would_give_up(now_epoch(), counters),
                 log: None,
                 lock,
@@ -297,6 +301,7 @@ impl Scheduler {
         self.discarding.insert(job);
         let (reports, leftovers) = (self.reports.0.clone(), self.parts.leftovers.clone());
         let holds = self.parts.holds.clone();
+        let (batch_id, vm) = (run.batch_id.clone(), plan.vm_id.clone());
         tokio::spawn(async move {
             leftovers.gone().await;
             let removed = tokio::task::spawn_blocking(move || {
@@ -304,7 +309,7 @@ impl Scheduler {
             });
             let removed = removed.await;
             if let Ok(Err(error)) = removed {
-                tracing::warn!(job, %error, "its partial results could not be removed");
+                tracing::warn!(job, batch = batch_id, vm, %error, "its partial results could not be removed");
             }
             let _ = reports.send(Report::Discarded { job, batch, error }).await;
         });

@@ -43,7 +43,7 @@ use self::bandwidth::Bandwidth;
 use self::commands::Pending;
 use self::core::{Action, BatchKey, Core, JobId, Network, SpaceProbe};
 use self::outlook::Outlook;
-use self::policy::Policy;
+pub(in crate::service) use self::policy::Policy;
 use self::settling::Settling;
 use self::stall::StallWatch;
 use super::admission::Results;
@@ -63,6 +63,7 @@ use crate::model::job::Stage;
 use crate::model::protocol::WorkerEvent;
 use crate::pipeline::host_lock::Holds;
 use crate::sys::fs::Space;
+use crate::sys::random;
 use crate::sys::time::now_epoch;
 
 /// Flags in the queue that outlive the daemon.
@@ -161,7 +162,7 @@ impl Scheduler {
     /// Takes over what an earlier daemon left.
     pub async fn start(parts: SchedulerParts) -> Result<Scheduler> {
         let settings = Arc::clone(&parts.settings.borrow());
-        let mut core = Core::new(Policy::of(&settings), random);
+        let mut core = Core::new(Policy::of(&settings), random::spread);
         let paused = parts.queue.with(|db| db.flag(PAUSED_FLAG)).await?.is_some();
         core.pause_all(now_epoch(), paused);
         let outlook = Outlook::new(&settings)?;
@@ -282,7 +283,8 @@ impl Scheduler {
             self.core.measured(now, job, bytes);
         }
         if let WorkerEvent::Warning { message, .. } = &event {
-            tracing::warn!(job, "warning: {message}");
+            let (batch, vm) = (&live.batch, &live.vm);
+            tracing::warn!(job, batch, vm, "warning: {message}");
             let message = message.clone();
             if let Err(error) = self.parts.queue.with(move |db| db.append_warning(job, &message)).await {
                 tracing::debug!(job, %error, "a warning was not recorded");
@@ -413,11 +415,6 @@ impl Scheduler {
             let _ = reply.send(Ok("stopped".to_owned()));
         }
     }
-}
-
-/// A number in 0..1 to spread retries with; a machine without randomness spreads nothing.
-fn random() -> f64 {
-    getrandom::u32().map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
 }
 
 /// A failure of the daemon itself, as `status.json` tells it.

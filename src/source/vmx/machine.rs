@@ -2,7 +2,7 @@
 
 use super::text::{Dictionary, bad, hex, shown};
 use crate::model::error::{Error, Kind, Result};
-use crate::model::facts::{Controller, Facts, FoundNic, is_windows};
+use crate::model::facts::{Controller, Facts, FoundNic, SourceNote, is_windows};
 use crate::model::machine::Firmware;
 use crate::model::manifest::values::Mac;
 use crate::source::vmware::SystemId;
@@ -67,6 +67,7 @@ pub(super) fn machine(said: &Dictionary) -> Result<(Facts, Vec<NamedDisk>)> {
     }
     facts.nics = nics(said, &mut facts.warnings);
     let disks = disks(said, &mut facts.warnings)?;
+    facts.notes = disks.iter().flat_map(|disk| notes(said, disk)).collect();
     if said.get("checkpoint.vmstate").is_some() {
         facts.warnings.push(
             "the machine is suspended: what it had in memory stays behind; wake it and shut it down, then copy it again"
@@ -167,6 +168,42 @@ fn disks(said: &Dictionary, warnings: &mut Vec<String>) -> Result<Vec<NamedDisk>
     let place = |slot: &Slot| chosen.iter().position(|other| other == slot).unwrap_or(usize::MAX);
     disks.sort_by_key(|disk| (place(&disk.slot), disk.slot));
     Ok(disks)
+}
+
+/// What VMware does with a disk that copies of it do not show.
+fn notes(said: &Dictionary, disk: &NamedDisk) -> Vec<SourceNote> {
+    let Slot { controller, bus, unit } = disk.slot;
+    let Some((word, _)) = CONTROLLERS.iter().find(|(_, known)| *known == controller) else {
+        return Vec::new();
+    };
+    let name = format!("{word}{bus}:{unit}");
+    let says = |key: String, word: &str| {
+        said.get(&key).is_some_and(|value| value.to_ascii_lowercase().contains(word))
+    };
+    let note = |rule: &str, message: String, advice: &str| SourceNote {
+        rule: rule.to_owned(),
+        about: Some(disk.file.clone()),
+        message,
+        advice: advice.to_owned(),
+    };
+    let mut notes = Vec::new();
+    if says(format!("{name}.mode"), "independent") {
+        notes.push(note(
+            "disk.independent",
+            format!("the disk at `{name}` is independent: it is left out of VMware's snapshots, and may be of another moment than the others"),
+            "shut the machine down before its disks are copied",
+        ));
+    }
+    let bus_is_shared =
+        said.get(&format!("{word}{bus}.sharedbus")).is_some_and(|how| !how.eq_ignore_ascii_case("none"));
+    if bus_is_shared || says(format!("{name}.sharing"), "multi-writer") {
+        notes.push(note(
+            "disk.shared",
+            format!("the disk at `{name}` may be written by several machines"),
+            "shut down all of them before it is copied; on this side it belongs to one machine",
+        ));
+    }
+    notes
 }
 
 /// `scsi0:1`
@@ -323,6 +360,20 @@ mod tests {
         assert!(warnings.iter().any(|warning| warning.contains("scsi-passthru")), "{warnings:?}");
         let (files, _) = names(&format!("{text}\nbios.hddOrder = \"sata0:1, scsi0:10\""));
         assert_eq!(files[..3], ["g.vmdk", "e.vmdk", "c.vmdk"]);
+    }
+
+    #[test]
+    fn disks_that_other_machines_write_or_that_snapshots_leave_out_are_told() {
+        let rules = |further: &str| {
+            let text = format!("scsi0:1.present = \"TRUE\"\nscsi0:1.fileName = \"a.vmdk\"\n{further}");
+            let (facts, _) = told(&text).unwrap();
+            facts.notes.into_iter().map(|note| (note.rule, note.about.unwrap())).collect::<Vec<_>>()
+        };
+        let of = |rule: &str| vec![(rule.to_owned(), "a.vmdk".to_owned())];
+        assert_eq!(rules("scsi0:1.mode = \"persistent\"\nscsi0.sharedBus = \"none\""), []);
+        assert_eq!(rules("scsi0:1.mode = \"independent-persistent\""), of("disk.independent"));
+        assert_eq!(rules("scsi0.sharedBus = \"virtual\""), of("disk.shared"));
+        assert_eq!(rules("scsi0:1.sharing = \"multi-writer\""), of("disk.shared"));
     }
 
     #[test]

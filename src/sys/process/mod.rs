@@ -61,7 +61,7 @@ pub struct ChildSpec {
 
 /// A file that only root can have put where it is (see [`crate::sys::trusted`]), looked at and opened by the child itself.
 ///
-/// Such a child gets no variables but those of its [`ChildSpec`], and both its outputs are one.
+/// Such a child gets no variables but those of its [`ChildSpec`], and both its outputs are one unless they are to be apart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Foreign {
     /// Which.
@@ -70,6 +70,9 @@ pub struct Foreign {
     pub roots: Vec<PathBuf>,
     /// Whether it is the program's last argument, and not the program.
     pub is_argument: bool,
+    /// Whether its outputs are kept apart: one of them is read by a program.
+    #[serde(default)]
+    pub apart: bool,
 }
 
 /// What a child may use; none: unlimited.

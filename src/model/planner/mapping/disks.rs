@@ -169,7 +169,7 @@ pub(super) fn check(tree: &Tree, manifest: &Manifest, roots: &[PathBuf]) -> Resu
         }
         let optional = place(target).and_then(|place| place.optional).unwrap_or(false);
         let is_for = |index: usize| entries(mapping, disks, index).iter().any(|(own, _)| own == key);
-        if !optional && !(0..disks.len()).any(is_for) {
+        if !optional && !super::is_for_many(tree, MAPPINGS, key) && !(0..disks.len()).any(is_for) {
             let there = disks.iter().enumerate();
             return Err(complain(format!("no disk of the machine has the id or the role `{key}`"))
                 .allowed(there.map(|(index, disk)| format!("{} ({})", disk.id, role(disks, index))))

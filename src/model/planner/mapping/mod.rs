@@ -1,7 +1,7 @@
 //! `network_mapping` and `storage_mapping`: which entry holds for which card and disk, and what is refused.
 //!
-//! An entry that is for nothing is an error, because most often a name is misspelled, and the machine would come up in the wrong network; where
-//! one mapping is for many machines, `optional: true` says so. What is not here: what the entries may hold (the manifest's types).
+//! An entry that is for nothing is an error, because most often a name is misspelled, and the machine would come up in the wrong network. What a profile or
+//! a batch says for many machines need not be for each of them, and `optional: true` says so of a manifest's. What is not here: what the entries may hold (the manifest's types).
 
 pub(super) mod disks;
 pub(super) mod macs;
@@ -10,6 +10,7 @@ pub(super) mod networks;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::effective::{OVERRIDES, SHARED};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::manifest::Manifest;
@@ -21,6 +22,12 @@ pub(super) fn check(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Re
     networks::check(tree, manifest)?;
     macs::check(tree, manifest)?;
     disks::check(tree, manifest, &settings.paths.write)
+}
+
+/// Whether an entry of a mapping is said for many machines: by a profile, or by what a batch shares.
+fn is_for_many(tree: &Tree, mapping: &str, key: &str) -> bool {
+    let layer = tree.node(mapping).and_then(|entries| entries.get(key)).map(|entry| entry.layer);
+    layer.is_some_and(|layer| layer < OVERRIDES || layer == SHARED)
 }
 
 /// Refuses what only shows when all machines of a batch are seen: two results with one path, and a card that was given another's address.

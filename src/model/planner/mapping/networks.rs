@@ -120,7 +120,8 @@ pub(super) fn check(tree: &Tree, manifest: &Manifest) -> Result<()> {
         let is_for = |network: &str| name == network || pattern::fits(name, network);
         let mut there: Vec<&str> =
             manifest.nics.iter().flatten().filter_map(|nic| Some(nic.network.as_ref()?.as_str())).collect();
-        if optional || there.iter().any(|network| is_for(network)) {
+        if optional || super::is_for_many(tree, NETWORKS, name) || there.iter().any(|network| is_for(network))
+        {
             continue;
         }
         there.sort_unstable();
