@@ -77,7 +77,7 @@ fn limits(limits: &NicLimits) -> Vec<String> {
             let _ = write!(text, ", for a moment {}/s", human_size(peak));
         }
         if let Some(burst) = burst {
-            let _ = write!(text, ", so {} at once", human_size(burst));
+            let _ = write!(text, ", {} at once", human_size(burst));
         }
         Some(text)
     };

@@ -37,6 +37,7 @@ pub fn vm_page(report: &Report) -> Page {
         &["repair", "disk", "file", "action", "detail", "old content"],
         fixes(report),
     );
+    page.section("Pre-flight", &["severity", "rule", "about", "found", "what to do"], preflight(report));
     page.section("Hooks", &["hook", "when", "ended", "attempts", "took"], hooks(report));
     notices(&mut page, "Warnings", &report.warnings);
     notices(&mut page, "Errors", &report.errors);
@@ -207,6 +208,23 @@ fn fixes(report: &Report) -> Vec<Vec<Line>> {
         ]
     };
     report.fixes.iter().map(row).collect()
+}
+
+/// What the pre-flight found and did not fail for.
+fn preflight(report: &Report) -> Vec<Vec<Line>> {
+    let found = report.validation.iter().flat_map(|validation| &validation.results);
+    found
+        .map(|finding| {
+            let optional = |text: &Option<String>| words(text.as_deref().unwrap_or("–"));
+            vec![
+                words(finding.severity.name()),
+                words(finding.rule.as_str()),
+                optional(&finding.about),
+                words(finding.message.as_str()),
+                optional(&finding.suggestion),
+            ]
+        })
+        .collect()
 }
 
 fn hooks(report: &Report) -> Vec<Vec<Line>> {

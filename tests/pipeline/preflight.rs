@@ -186,7 +186,7 @@ fn asleep() -> Site {
             ("usr/bin/apt-get", ""),
         ],
     );
-    trees::ext4(&site.source(0).to_owned(), 32, &tree, &[]);
+    trees::ext4(site.source(0), 32, &tree, &[]);
     let swap = site.source(1).to_owned();
     std::fs::write(&swap, vec![0; 8 << 20]).unwrap();
     assert!(std::process::Command::new("/sbin/mkswap").arg("-q").arg(&swap).status().unwrap().success());

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use hyper2kvm::model::report::{BatchReport, Report};
 use hyper2kvm::report::{batch_html, batch_page, batch_summary, vm_page};
+use serde_json::Value;
 
 use crate::browser;
 use crate::picture::Picture;
@@ -137,4 +138,64 @@ fn the_policy_of_the_page_would_stop_what_is_not_ours() {
     assert_eq!(seen.requests, Vec::<String>::new());
     assert!(seen.console.iter().any(|line| line.contains("Content Security Policy")), "{:?}", seen.console);
     assert!(!seen.console.iter().any(|line| line.contains("\"run\"")), "{:?}", seen.console);
+}
+
+#[test]
+fn what_hostile_guests_say_does_nothing_in_a_browser() {
+    let mut report = serde_json::to_value(recorded()).unwrap();
+    spoil(&mut report);
+    let report: BatchReport = serde_json::from_value(report).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let page = dir.path().join("batch_report.html");
+    fs::write(&page, batch_html(&report)).unwrap();
+    let seen = browser::open(&page, WINDOW, false);
+    assert_eq!((seen.console, seen.requests), (Vec::<String>::new(), Vec::<String>::new()));
+}
+
+/// Puts into every text that may be anything what a browser would run or ask for.
+fn spoil(value: &mut Value) {
+    const FREE: [&str; 12] = [
+        "batch_id",
+        "manifest_path",
+        "vm_id",
+        "error",
+        "cause",
+        "suggestion",
+        "message",
+        "detail",
+        "evidence",
+        "os_pretty",
+        "sha256",
+        "name",
+    ];
+    match value {
+        Value::Object(fields) => {
+            for (key, field) in fields {
+                if field.is_string() && FREE.contains(&key.as_str()) {
+                    *field = format!(
+                        "\"><img src='http://127.0.0.1:9/{key}'><script>console.error('{key}')</script>"
+                    )
+                    .into();
+                } else {
+                    spoil(field);
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(spoil),
+        _ => {}
+    }
+}
+
+#[test]
+fn a_page_of_a_thousand_vms_opens() {
+    let mut report = recorded();
+    // Those that failed come first, and would fill the window.
+    let vms: Vec<_> = report.vm_results.iter().filter(|vm| vm.success).cloned().collect();
+    report.vm_results = vms.iter().cycle().take(1_000).cloned().collect();
+    let dir = tempfile::tempdir().unwrap();
+    let page = dir.path().join("batch_report.html");
+    fs::write(&page, batch_html(&report)).unwrap();
+    let seen = browser::open(&page, WINDOW, false);
+    assert_eq!((seen.console, seen.requests), (Vec::<String>::new(), Vec::<String>::new()));
+    assert!(seen.picture.stretches(EXTRACTION, 3).len() > 200, "there are no rows");
 }

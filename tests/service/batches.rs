@@ -268,7 +268,7 @@ fn a_batch_is_paused_resumed_cancelled_and_what_failed_of_it_tried_again_by_its_
 #[test]
 fn no_more_vms_run_at_a_time_than_the_batch_allows() {
     let mut daemon = Daemon::prepare();
-    daemon.configure(&format!("max_concurrent_jobs: 3\n{}", HELD));
+    daemon.configure(&format!("max_concurrent_jobs: 3\n{HELD}"));
     daemon.start();
     let dir = daemon.scratch().to_owned();
     let entries: Vec<String> = (0..3)
