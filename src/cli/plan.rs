@@ -17,8 +17,10 @@ use crate::model::machine::{Firmware, Machine};
 use crate::model::plan::{Plan, PlannedGrowth, PlannedNic};
 use crate::model::planner::{RefusedVm, VmOrigins};
 use crate::model::units::human_size;
+use crate::model::window::Window;
 use crate::service::preflight;
 use crate::source;
+use crate::sys::time::now_epoch;
 
 /// Arguments of `plan`.
 #[derive(Debug, clap::Args)]
@@ -42,21 +44,25 @@ pub(super) struct PlanDocument {
     /// Of several VMs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) price: Option<Price>,
+    /// Of a batch that works in it only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) window: Option<Box<Window>>,
 }
 
 /// Prints it.
 pub(super) fn run(args: &PlanArgs, ui: &Ui) -> Result<Exit, Failure> {
     let settings = args.state.settings_or_defaults()?;
-    let Planned { plans, origins, refused, at_a_time } = match convert::plans_of(&args.input, &args.state)? {
-        Some((plans, origins)) => {
-            Planned { plans, origins: args.origins.then_some(origins), ..Planned::default() }
-        }
-        None => of_manifest(args, &settings)?,
-    };
+    let Planned { plans, origins, refused, at_a_time, window } =
+        match convert::plans_of(&args.input, &args.state)? {
+            Some((plans, origins)) => {
+                Planned { plans, origins: args.origins.then_some(origins), ..Planned::default() }
+            }
+            None => of_manifest(args, &settings)?,
+        };
     let price = (plans.len() > 1).then(|| Price::of(&plans, at_a_time, &settings));
     if ui.json {
         let plans = plans.into_iter().map(Plan::without_secrets).collect();
-        ui.print_json(&PlanDocument { plans, origins, price })?;
+        ui.print_json(&PlanDocument { plans, origins, price, window })?;
         return tell_refused(&refused, ui);
     }
     for plan in &plans {
@@ -64,6 +70,9 @@ pub(super) fn run(args: &PlanArgs, ui: &Ui) -> Result<Exit, Failure> {
     }
     for vm in origins.iter().flatten() {
         ui.print(&describe_origins(vm, ui.color))?;
+    }
+    if let Some(window) = window {
+        ui.print(&format!("\nwindow\n  {}\n", window.in_words(now_epoch())))?;
     }
     if let Some(price) = price {
         ui.print(&format!("\n{}", price.describe()))?;
@@ -78,6 +87,7 @@ struct Planned {
     origins: Option<Vec<VmOrigins>>,
     refused: Vec<RefusedVm>,
     at_a_time: Option<u32>,
+    window: Option<Box<Window>>,
 }
 
 fn of_manifest(args: &PlanArgs, settings: &Settings) -> Result<Planned, Failure> {
@@ -87,7 +97,7 @@ fn of_manifest(args: &PlanArgs, settings: &Settings) -> Result<Planned, Failure>
     let origins =
         args.origins.then(|| source::origins(bytes, filename, base_directory, settings)).transpose()?;
     let at_a_time = submission.parallel_limit.map(|limit| limit.min(settings.max_concurrent_jobs));
-    Ok(Planned { plans, origins, refused: submission.refused, at_a_time })
+    Ok(Planned { plans, origins, refused: submission.refused, at_a_time, window: submission.window })
 }
 
 /// VMs of a batch that cannot run as they are written: the plans of the others are no less true.

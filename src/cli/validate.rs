@@ -88,10 +88,14 @@ fn is_only_around(input: &InputCheck) -> bool {
 }
 
 fn describe(input: &InputCheck, color: bool, quiet: bool) -> String {
-    match &input.validation {
+    let mut text = match &input.validation {
         Some(validation) if !is_of_the_file(validation) => in_a_table(input, validation, color, quiet),
         _ => in_lines(input, color, quiet),
+    };
+    if let Some(window) = input.window.as_ref().filter(|_| !quiet) {
+        text.push_str(&format!("{}: its window {}\n", printable(&input.path), printable(window)));
     }
+    text
 }
 
 fn is_of_the_file(validation: &Validation) -> bool {

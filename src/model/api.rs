@@ -321,6 +321,9 @@ pub struct InputCheck {
     /// All that the pre-flight found, where it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validation>,
+    /// When it works, of a batch that has a window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<String>,
 }
 
 /// `{"inputs": […]}`
@@ -346,6 +349,7 @@ impl InputCheck {
             errors,
             warnings: is_more.then_some(more).into_iter().collect(),
             validation: None,
+            window: None,
         }
     }
 }

@@ -38,3 +38,4 @@ pub mod template;
 pub mod units;
 pub mod validation;
 pub mod web_address;
+pub mod window;

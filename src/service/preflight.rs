@@ -18,6 +18,7 @@ use crate::service::scheduler::Policy;
 use crate::source;
 use crate::sys::fs::free_bytes;
 use crate::sys::process::Launcher;
+use crate::sys::time::now_epoch;
 
 /// How far a look at an input goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +89,8 @@ fn check_manifest(
     let Document { given, bytes, filename, base_directory } = document;
     let submission = source::submission(bytes, filename, base_directory, settings);
     let is_whole = submission.as_ref().is_ok_and(|submission| submission.refused.is_empty());
+    let window = submission.as_ref().ok().and_then(|submission| submission.window.clone());
+    let window = window.map(|window| window.in_words(now_epoch()));
     let plans = match submission.and_then(|submission| plans(&submission, settings)) {
         Ok(plans) if is_whole => plans,
         // The others of a batch would run; what is wrong with one is told all the same.
@@ -100,7 +103,7 @@ fn check_manifest(
     };
     let Depth::Preflight(look) = depth else {
         let warnings = plans.into_iter().flat_map(|plan| plan.warnings).collect();
-        return InputCheck { warnings, ..InputCheck::of(given, &[]) };
+        return InputCheck { warnings, window, ..InputCheck::of(given, &[]) };
     };
     let several = plans.len() > 1;
     let (mut errors, mut results, mut level) = (Vec::new(), Vec::<Finding>::new(), Preflight::Full);
@@ -121,7 +124,7 @@ fn check_manifest(
     let is_warning = |finding: &&Finding| finding.severity == Severity::Warning;
     let warnings = results.iter().filter(is_warning).map(|finding| finding.message.clone()).collect();
     let validation = Some(Validation::of(level, results));
-    InputCheck { warnings, validation, ..InputCheck::of(given, &errors) }
+    InputCheck { warnings, validation, window, ..InputCheck::of(given, &errors) }
 }
 
 /// What the pre-flight says of a manifest that is none.

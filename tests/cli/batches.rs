@@ -169,3 +169,43 @@ fn nothing_of_a_dry_run_is_left() {
     assert!(scene.run(&["convert", "fleet.yaml", "-o", "out", "--dry-run"]).status.success());
     assert_eq!(fs::read_dir(scene.dir()).unwrap().count(), before);
 }
+
+#[test]
+fn a_window_is_told_by_plan_and_validate_and_not_waited_for_by_convert() {
+    let scene = Scene::new();
+    // Closed now, whenever now is: it is open for a minute in twelve hours, or was twelve hours ago.
+    let times = [0, 1].map(|minute| {
+        let there = jiff::Zoned::now().with_time_zone(jiff::tz::TimeZone::UTC);
+        let there = there.checked_add(jiff::Span::new().hours(12).minutes(minute)).unwrap();
+        there.strftime("%a %H:%M").to_string()
+    });
+    let [open, close] = &times;
+    let window = format!("{{open: {open}, close: {close}, at_close: hold}}");
+    scene.batch(&format!("batch_metadata: {{window: {window}}}\n"), &[&entry("web", "")]);
+    let told = |arguments: &[&str]| {
+        let done = scene.run(arguments);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr))
+    };
+    let words = format!("opens {open} UTC, in ");
+    let convert = ["convert", "fleet.yaml", "-o", "out"];
+    for arguments in [
+        &["plan", "fleet.yaml"][..],
+        &["validate", "fleet.yaml"],
+        &["convert", "fleet.yaml", "-o", "out", "--dry-run"],
+        &convert,
+    ] {
+        let said = told(arguments);
+        assert!(
+            said.contains(&words) && said.contains("stands still until it opens"),
+            "{arguments:?}: {said}"
+        );
+        assert_eq!(said.contains("not waited for here"), arguments[0] == "convert", "{arguments:?}: {said}");
+    }
+    assert!(scene.is_there("out/web/boot.qcow2"), "a person who converts means now");
+    let (plan, _) = scene.json(&["plan", "fleet.yaml", "--json"]);
+    assert_eq!(plan["window"]["tz"], "UTC", "{plan:#}");
+    assert_eq!(plan["window"]["gates"][0], "start", "{plan:#}");
+    let (checked, _) = scene.json(&["validate", "fleet.yaml", "--json"]);
+    assert!(checked["inputs"][0]["window"].as_str().unwrap().contains(&words), "{checked:#}");
+}

@@ -80,3 +80,12 @@ fn the_batch_of_a_folder_becomes_a_machine_for_each_disk_and_for_each_group() {
     ];
     assert_eq!(results(site.path()), paths.map(PathBuf::from));
 }
+
+#[test]
+fn the_batch_with_a_window_is_valid_and_says_when_it_works() {
+    let site = site(&[]);
+    let done = hyper2kvm().current_dir(site.path()).args(["validate", "batch-window.yaml"]).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{said}");
+    assert!(said.contains("Sat 22:00 Europe/Berlin") && said.contains("Sun 05:00"), "{said}");
+}

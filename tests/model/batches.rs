@@ -327,3 +327,28 @@ fn ten_thousand_vms_that_wait_for_each_other_in_a_row_are_no_circle() {
     let submission = read(&text);
     assert_eq!((submission.vms.len(), submission.refused.len()), (10_000, 0));
 }
+
+#[test]
+fn a_window_is_the_batchs_and_no_part_of_its_content() {
+    let with = |window: &str| {
+        read(&format!(
+            "batch_version: \"1.0\"\nbatch_metadata: {{{window}}}\nvms:\n  - manifest: {{disks: [{{id: a, source_format: raw, local_path: a.img}}]}}\n"
+        ))
+    };
+    let windowed =
+        with(r#"window: {tz: europe/berlin, open: "Sat 22:00", close: "Sun 05:00", at_close: hold}"#);
+    let window = windowed.window.clone().unwrap();
+    assert!(window.gates_start() && window.holds_at_close());
+    assert!(window.in_words(1.8e9).contains("Europe/Berlin"), "{}", window.in_words(1.8e9));
+    let plain = with("");
+    assert_eq!(plain.window, None);
+    assert_eq!(
+        plain.content_sha256, windowed.content_sha256,
+        "when it runs does not change what comes of it"
+    );
+    assert_eq!(windowed.clone_without_vms().window, windowed.window);
+    for submission in [plain, windowed] {
+        let kept = serde_json::to_string(&submission).unwrap();
+        assert_eq!(serde_json::from_str::<Submission>(&kept).unwrap(), submission);
+    }
+}

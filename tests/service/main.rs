@@ -33,3 +33,4 @@ mod redrops;
 mod scheduler;
 mod site;
 mod takeover;
+mod windows;

@@ -43,6 +43,7 @@ pub(crate) fn submission(name: BatchName, rerun: Rerun, vms: &[(&str, &str)]) ->
         parallel_limit: None,
         fail_fast: false,
         output_directory: None,
+        window: None,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::cli::input::Input;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::planner::{RefusedVm, Submission};
 use crate::source;
+use crate::sys::time::now_epoch;
 
 /// Whether a document is a batch's.
 pub(super) fn is_batch(document: &Value) -> bool {
@@ -114,6 +115,11 @@ pub(super) fn add(
     };
     all.refused.extend(self::refused(std::mem::take(&mut submission.refused), written.ok(), &file.filename));
     all.fail_fast |= submission.fail_fast;
+    let gating = submission.window.as_ref().filter(|window| window.gates_start());
+    all.notes.extend(gating.map(|window| {
+        let stands = window.in_words(now_epoch());
+        format!("{}: its window is not waited for here: it {stands}", file.given.display())
+    }));
     all.parallel_limit = [all.parallel_limit, submission.parallel_limit].into_iter().flatten().min();
     let named = args.output.is_none();
     let above = submission.output_directory.clone().unwrap_or_else(|| base.to_owned());

@@ -55,6 +55,8 @@ pub(super) struct Understood {
     pub(super) parallel_limit: Option<u32>,
     /// Whether none begins any more once one has failed.
     pub(super) fail_fast: bool,
+    /// What a person should know before anything is done.
+    pub(super) notes: Vec<String>,
 }
 
 /// Understands all inputs, or says what is wrong with the first that cannot be.
@@ -67,6 +69,7 @@ pub(super) fn understand(args: &ConvertArgs) -> Result<Understood> {
         refused: Vec::new(),
         parallel_limit: None,
         fail_fast: args.fail_fast,
+        notes: Vec::new(),
     };
     for (input, item) in &items {
         match item {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::plan;
 use super::price::Price;
+use super::table::printable;
 use super::{Exit, Failure, StateArgs, Ui};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::manifest::values::Rate;
@@ -82,6 +83,9 @@ pub(super) struct ConvertArgs {
 /// Converts what it is given, here and now.
 pub(super) fn run(args: &ConvertArgs, ui: &Ui) -> Result<Exit, Failure> {
     let understood = inputs::understand(args)?;
+    for note in &understood.notes {
+        ui.note(&printable(note));
+    }
     if args.dry_run {
         return tell_plans(&understood, args, ui);
     }
@@ -118,8 +122,13 @@ pub(super) fn repaired_copy(
     let work = inputs::of_machine(machine, &args)?;
     refuse_unfinished(&work, &args)?;
     refuse_taken_names(&work)?;
-    let understood =
-        Understood { works: vec![work], refused: Vec::new(), parallel_limit: None, fail_fast: false };
+    let understood = Understood {
+        works: vec![work],
+        refused: Vec::new(),
+        parallel_limit: None,
+        fail_fast: false,
+        notes: Vec::new(),
+    };
     let ended = running::convert(understood, &args, ui)?;
     ending::tell_fixes(&ended, ui);
     ending::tell(&ended, output, ui)
@@ -143,7 +152,7 @@ fn tell_plans(understood: &Understood, args: &ConvertArgs, ui: &Ui) -> Result<Ex
         price = Some(Price::of(&plans, args.parallel.or(understood.parallel_limit), &settings));
     }
     if ui.json {
-        ui.print_json(&plan::PlanDocument { plans, origins: None, price })?;
+        ui.print_json(&plan::PlanDocument { plans, origins: None, price, window: None })?;
     } else {
         let mut texts: Vec<String> = plans.iter().map(|plan| plan::describe(plan, ui.color)).collect();
         texts.extend(price.map(|price| price.describe()));

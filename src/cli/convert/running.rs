@@ -75,7 +75,7 @@ pub(super) struct AllEnded {
 
 /// Converts them all.
 pub(super) fn convert(understood: Understood, args: &ConvertArgs, ui: &Ui) -> Result<AllEnded> {
-    let Understood { mut works, refused, parallel_limit, fail_fast } = understood;
+    let Understood { mut works, refused, parallel_limit, fail_fast, .. } = understood;
     for work in &works {
         prepare(work)?;
     }

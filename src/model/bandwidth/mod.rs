@@ -16,6 +16,7 @@ use jiff::{Timestamp, ToSpan, Zoned};
 use serde::{Deserialize, Serialize};
 
 pub use parts::Parts;
+pub(super) use window::DAYS;
 pub use window::Window;
 
 use super::units::human_size;

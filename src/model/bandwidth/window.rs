@@ -13,7 +13,8 @@ use serde::{Serialize, Serializer};
 
 use crate::model::parse::{Refusal, refuse};
 
-const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+/// Days of the week as people write them, Monday first.
+pub(in crate::model) const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 const MINUTES_OF_A_DAY: u16 = 24 * 60;
 
 /// A time of the week that comes again every week.

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
 use serde::de::{self, Deserialize as DeserializeTrait, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
 
 use super::values::{Id, Line, PathText, Version, WeekTime, Whole};
 use super::{
@@ -47,20 +47,20 @@ pub struct BatchMetadata {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Window {
-    /// A time zone, as `Europe/Berlin`.
+    /// A time zone, as `Europe/Berlin`; default UTC.
     pub tz: Option<Line>,
     /// From when.
     pub open: WeekTime,
     /// Until when.
     pub close: WeekTime,
-    /// What waits for it.
+    /// What waits for it; default: all of it.
     pub gates: Option<Vec<Gate>>,
-    /// What becomes of what runs when it closes.
+    /// What becomes of what runs when it closes; default `finish`.
     pub at_close: Option<AtClose>,
 }
 
 /// What waits for a window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Gate {
     /// Starting a job.
@@ -73,13 +73,30 @@ pub enum Gate {
     Autostart,
 }
 
+impl Gate {
+    /// Every gate.
+    pub const ALL: [Gate; 4] = [Gate::Start, Gate::Shutdown, Gate::Cutover, Gate::Autostart];
+
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Gate::Start => "start",
+            Gate::Shutdown => "shutdown",
+            Gate::Cutover => "cutover",
+            Gate::Autostart => "autostart",
+        }
+    }
+}
+
 /// What becomes of what runs when a window closes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AtClose {
     /// It waits for the next.
     Hold,
-    /// It ends.
+    /// It goes on to its end.
+    #[default]
     Finish,
 }
 

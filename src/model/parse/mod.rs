@@ -12,7 +12,7 @@ mod decode;
 mod json;
 mod merge;
 mod problem;
-mod suggest;
+pub(in crate::model) mod suggest;
 mod yaml;
 
 use std::path::Path;

@@ -43,6 +43,7 @@ use super::parse::{self, Node, Tree};
 use super::plan::{Plan, Sha256Hex};
 use super::setup::Setup;
 use super::units::safe_id;
+use super::window::Window;
 pub use around::{Nowhere, Surroundings};
 use batch::{Batch, Given, Member};
 use effective::Effective;
@@ -141,6 +142,9 @@ pub struct Submission {
     /// Where each has a directory of its own, if that is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_directory: Option<PathBuf>,
+    /// When it may work, if that is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Box<Window>>,
 }
 
 /// How many VMs of a batch run at a time if it does not say so.
@@ -213,6 +217,7 @@ impl Submission {
             parallel_limit: None,
             fail_fast: false,
             output_directory: None,
+            window: None,
         }
     }
 
@@ -222,6 +227,7 @@ impl Submission {
             parallel_limit: Some(batch.parallel_limit.unwrap_or(PARALLEL_LIMIT)),
             fail_fast: batch.continue_on_error == Some(false),
             output_directory: batch.output_directory,
+            window: batch.window.map(Box::new),
             ..Submission::empty(given)
         };
         if let Some(id) = batch.id {
@@ -296,6 +302,7 @@ impl Submission {
             parallel_limit,
             fail_fast,
             output_directory,
+            window,
             ..
         } = self;
         Submission {
@@ -309,6 +316,7 @@ impl Submission {
             parallel_limit: *parallel_limit,
             fail_fast: *fail_fast,
             output_directory: output_directory.clone(),
+            window: window.clone(),
         }
     }
 

@@ -129,7 +129,7 @@ pub(in crate::pipeline) fn check_fit(
                 share.1 = share.1.saturating_add(need);
             }
             Err(error) => {
-                findings.add("target.space", None, Error::io(Kind::Output, "look at", there, &error))
+                findings.add("target.space", None, Error::io(Kind::Output, "look at", there, &error));
             }
         }
     }

@@ -49,8 +49,8 @@ impl Db {
     ) -> Result<i64> {
         self.insert(
             "INSERT INTO batch (batch_id, run, stem, content_sha256, submission, output_directory, parallel_limit,
-                 continue_on_error, drop_id, accepted_at)
-             VALUES (?1, (SELECT coalesce(max(run), 0) + 1 FROM batch WHERE batch_id = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                 continue_on_error, window, drop_id, accepted_at)
+             VALUES (?1, (SELECT coalesce(max(run), 0) + 1 FROM batch WHERE batch_id = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             params![
                 batch_id,
                 match &submission.name {
@@ -62,6 +62,7 @@ impl Db {
                 submission.output_directory.as_ref().map(|directory| directory.to_string_lossy()),
                 submission.parallel_limit,
                 submission.fail_fast.then_some(false),
+                submission.window.as_ref().map(encode).transpose()?,
                 drop_id,
                 at,
             ],

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::api::JobView;
 use crate::model::error::Error;
 use crate::model::job::{BatchState, JobState, Stage, WaitReason};
+use crate::model::window::Window;
 
 /// What makes a file the same file: it is not enough that the name is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -141,6 +142,8 @@ pub struct BatchRow {
     pub parallel_limit: Option<u32>,
     /// Whether its other jobs go on when one fails.
     pub continue_on_error: Option<bool>,
+    /// When its jobs may work, if that is limited.
+    pub window: Option<Window>,
     /// The drop it came from.
     pub drop_id: i64,
     /// Epoch seconds.
@@ -154,7 +157,7 @@ pub struct BatchRow {
 }
 
 pub(super) const BATCH_COLUMNS: &str = "batch_key, batch_id, run, content_sha256, output_directory, \
-     parallel_limit, continue_on_error, drop_id, accepted_at, ended_at, outcome, settled_at";
+     parallel_limit, continue_on_error, window, drop_id, accepted_at, ended_at, outcome, settled_at";
 
 impl BatchRow {
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<BatchRow> {
@@ -166,6 +169,10 @@ impl BatchRow {
             output_directory: row.get::<_, Option<String>>("output_directory")?.map(PathBuf::from),
             parallel_limit: row.get("parallel_limit")?,
             continue_on_error: row.get("continue_on_error")?,
+            window: match row.get::<_, Option<String>>("window")? {
+                Some(_) => json(row, "window")?,
+                None => None,
+            },
             drop_id: row.get("drop_id")?,
             accepted_at: row.get("accepted_at")?,
             ended_at: row.get("ended_at")?,

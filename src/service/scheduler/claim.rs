@@ -69,14 +69,16 @@ impl Core {
         })
     }
 
-    /// What is paused, or needs a network that is away, waits for that; it is not merely queued.
+    /// What is paused, outside its window, or needs a network that is away, waits for that; it is not merely queued.
     pub(super) fn hold_back(&mut self, now: f64) {
-        if !self.paused && self.network == Network::Up {
+        if !self.paused && self.network == Network::Up && !self.windows.is_one_closed() {
             return;
         }
         for (priority, id) in self.ready.clone() {
             let (reason, detail) = if self.paused {
                 (WaitReason::Paused, ALL_PAUSED.to_owned())
+            } else if let Some(detail) = self.window_blocks(id) {
+                (WaitReason::Window, detail)
             } else if let Some(detail) = self.network_blocks(id) {
                 (WaitReason::Network, detail)
             } else {
@@ -107,6 +109,7 @@ impl Core {
         self.stopping
             || self.paused
             || (self.draining && self.job(id).phase != Phase::Suspended)
+            || self.window_blocks(id).is_some()
             || self.network_blocks(id).is_some()
     }
 

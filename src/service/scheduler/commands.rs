@@ -159,13 +159,14 @@ impl Scheduler {
         let Some((batch, mut rows)) = run.into_iter().next() else { return Err(unknown(target)) };
         self.lay_live_over(&mut rows);
         let now = now_epoch();
-        Ok(batch_progress(&batch.batch_id, &rows, &self.live, &mut Shown::default(), now, now))
+        let of = (batch.batch_id.as_str(), batch.window.as_ref());
+        Ok(batch_progress(of, &rows, &self.live, &mut Shown::default(), now, now))
     }
 
     /// A batch without VMs has no job to be found by.
     async fn empty_progress(&self, target: &str) -> Result<BatchProgress, Refusal> {
         let now = now_epoch();
-        Ok(batch_progress(target, &[], &self.live, &mut Shown::default(), now, now))
+        Ok(batch_progress((target, None), &[], &self.live, &mut Shown::default(), now, now))
     }
 
     async fn cancel(&mut self, target: &str, keep_partial: bool, reply: Reply<Acted>) {

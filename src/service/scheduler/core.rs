@@ -12,6 +12,7 @@ use super::job::{Batch, Ending, Job, Phase};
 pub use super::job::{BatchFacts, Counters, JobFacts};
 pub use super::ledger::{Ledger, SpaceProbe, Verdict};
 use super::policy::{Policy, SPACE_RECHECK_S, STOP_PATIENCE_S};
+use super::windows::Windows;
 use crate::model::error::Error;
 use crate::model::job::{JobState, WaitReason};
 use crate::model::protocol::WorkerOutcome;
@@ -42,6 +43,7 @@ pub struct Core {
     pub(super) space_waiters: BTreeSet<JobId>,
     pub(super) next_space_check: Option<u64>,
     pub(super) timers: BTreeSet<(u64, JobId)>,
+    pub(super) windows: Windows,
     pub(super) ledger: Ledger,
     pub(super) paused: bool,
     pub(super) draining: bool,
@@ -72,6 +74,7 @@ impl Core {
             space_waiters: BTreeSet::new(),
             next_space_check: None,
             timers: BTreeSet::new(),
+            windows: Windows::default(),
             ledger: Ledger::default(),
             paused: false,
             draining: false,
@@ -93,6 +96,7 @@ impl Core {
         let new: Vec<JobFacts> = jobs.into_iter().filter(|job| !self.jobs.contains_key(&job.id)).collect();
         let mut unfinished = self.batches.remove(&key).map(|known| known.unfinished).unwrap_or_default();
         unfinished.extend(new.iter().map(|job| job.id));
+        self.windows.watch(now, key, batch.window.as_ref());
         self.batches.insert(key, Batch { facts: batch, unfinished });
         for facts in new {
             let (id, state, waiting) = (facts.id, facts.state, facts.waiting);
@@ -458,6 +462,7 @@ impl Core {
 
     /// Claims what can be claimed and hands out everything that has to be done.
     pub fn actions(&mut self, now: f64) -> Vec<Action> {
+        self.look_at_windows(now);
         self.fire_timers(now);
         self.schedule(now);
         std::mem::take(&mut self.out)
@@ -472,7 +477,8 @@ impl Core {
             .map(|since| millis(since + self.policy.max_network_wait_s));
         let timer = self.timers.first().map(|(at, _)| *at);
         let space = self.next_space_check.filter(|_| !self.stopping);
-        [outage, timer, space].into_iter().flatten().min().map(|at| at as f64 / 1000.0)
+        let windows = self.windows.next_due().filter(|_| !self.stopping);
+        [outage, timer, space, windows].into_iter().flatten().min().map(|at| at as f64 / 1000.0)
     }
 }
 

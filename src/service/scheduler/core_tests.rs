@@ -13,6 +13,8 @@ use crate::model::protocol::{Published, WorkerCommand};
 mod pause;
 #[path = "space_tests.rs"]
 mod space;
+#[path = "windows_tests.rs"]
+mod windows;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -46,7 +48,7 @@ pub(in crate::service::scheduler) fn job(id: JobId) -> JobFacts {
 
 fn batch(key: BatchKey, jobs: &[JobFacts]) -> BatchFacts {
     let members: BTreeMap<_, _> = jobs.iter().map(|job| (job.vm.clone(), job.state)).collect();
-    BatchFacts { key, parallel_limit: None, continue_on_error: true, members }
+    BatchFacts { key, parallel_limit: None, continue_on_error: true, window: None, members }
 }
 
 pub(in crate::service::scheduler) fn load_each(core: &mut Core, jobs: Vec<JobFacts>) {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::core::{ALL_PAUSED, BatchKey, JobId};
 use crate::model::job::{JobState, WaitReason};
+use crate::model::window::Window;
 
 /// What has been tried, as it is kept with the job so that a restart does not forget it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -78,6 +79,8 @@ pub struct BatchFacts {
     pub parallel_limit: Option<usize>,
     /// Whether the others go on when one fails.
     pub continue_on_error: bool,
+    /// When its jobs may work, if that is limited.
+    pub window: Option<Window>,
     /// The state of every VM in it.
     pub members: BTreeMap<String, JobState>,
 }

@@ -69,6 +69,7 @@ impl Scheduler {
             key: batch.batch_key,
             parallel_limit: batch.parallel_limit.map(|limit| limit as usize),
             continue_on_error: batch.continue_on_error.unwrap_or(true),
+            window: batch.window,
             members: jobs.iter().map(|row| (row.vm_id.clone(), row.state)).collect(),
         };
         let used = |row: &JobRow| used_before.get(&row.vm_id).copied().unwrap_or_default();

@@ -29,6 +29,7 @@ mod policy;
 mod retry;
 mod settling;
 mod stall;
+mod windows;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::PathBuf;

@@ -131,6 +131,7 @@ impl Core {
     pub(super) fn close_batch(&mut self, batch: BatchKey) {
         if self.batches.get(&batch).is_some_and(|known| known.unfinished.is_empty()) {
             self.batches.remove(&batch);
+            self.windows.forget(batch);
             self.out.push(Action::BatchEnded { batch });
         }
     }

@@ -226,8 +226,14 @@ impl Scheduler {
     fn show_batch(&mut self, batch: &BatchRow, mut rows: Vec<JobRow>, now: f64) {
         self.lay_live_over(&mut rows);
         let Some(entry) = self.outlook.batches.get_mut(&batch.batch_key) else { return };
-        let progress =
-            batch_progress(&batch.batch_id, &rows, &self.live, &mut entry.shown, entry.updated_at, now);
+        let progress = batch_progress(
+            (&batch.batch_id, batch.window.as_ref()),
+            &rows,
+            &self.live,
+            &mut entry.shown,
+            entry.updated_at,
+            now,
+        );
         let directory = self.output_directory(batch);
         let path = self.settings.layout().batch_progress(&batch.batch_id);
         let entry_ended = rows.iter().filter(|row| row.state.is_final()).count();

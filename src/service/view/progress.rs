@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::live::Live;
 use crate::model::job::{BatchState, JobState, WaitReason};
 use crate::model::progress::{BatchProgress, Counts, PROGRESS_SCHEMA, VmProgress, VmStatus};
+use crate::model::window::Window;
 use crate::service::queue::JobRow;
 
 /// What was shown of a batch before, so that its percentage does not fall without an attempt begun anew.
@@ -19,7 +20,7 @@ pub struct Shown {
 /// `rows` are all jobs of the run, with what workers told laid over; `updated_at` is when anything last changed.
 #[must_use]
 pub fn batch_progress(
-    batch_id: &str,
+    (batch_id, window): (&str, Option<&Window>),
     rows: &[JobRow],
     live: &HashMap<i64, Live>,
     shown: &mut Shown,
@@ -37,12 +38,14 @@ pub fn batch_progress(
     let completed_at = rows.iter().filter_map(|row| row.completed_at).reduce(f64::max);
     let ended = counts.completed + counts.failed + counts.skipped;
     let percentage = shown.raise(rows, weighted(rows, live));
+    let waiting_reason = (state == BatchState::Waiting).then(|| main_reason(rows)).flatten();
+    let goes_on = state == BatchState::Running || waiting_reason == Some(WaitReason::Window);
     BatchProgress {
         schema: PROGRESS_SCHEMA.to_owned(),
         batch_id: batch_id.to_owned(),
         total_vms: rows.len() as u64,
         state,
-        waiting_reason: (state == BatchState::Waiting).then(|| main_reason(rows)).flatten(),
+        waiting_reason,
         started_at,
         updated_at,
         heartbeat_at: now,
@@ -51,8 +54,8 @@ pub fn batch_progress(
         completion_percentage: share(ended, rows.len() as u64),
         progress_percentage: rounded(percentage),
         estimated_time_remaining: started_at
-            .filter(|_| state == BatchState::Running)
-            .and_then(|started| remaining(now - started, percentage)),
+            .filter(|_| goes_on)
+            .and_then(|started| foretold(window, state, (started, now), percentage)),
         vms,
     }
 }
@@ -123,6 +126,24 @@ fn main_reason(rows: &[JobRow]) -> Option<WaitReason> {
         .filter(|(count, _)| *count > 0)
         .max_by_key(|(count, _)| *count)
         .map(|(_, reason)| reason)
+}
+
+/// How long it will take. What is held while its window is closed moves only while that is open; of what only starts then, nothing can be
+/// said while all of it waits.
+fn foretold(
+    window: Option<&Window>,
+    state: BatchState,
+    (started, now): (f64, f64),
+    percentage: f64,
+) -> Option<f64> {
+    match window.filter(|window| window.holds_at_close()) {
+        Some(window) => {
+            let left = remaining(window.open_between(started, now)?, percentage)?;
+            Some(((window.after_open(now, left)? - now) * 10.0).round() / 10.0)
+        }
+        None if state == BatchState::Running => remaining(now - started, percentage),
+        None => None,
+    }
 }
 
 /// By the speed so far; nothing is said in the first seconds and per cent.
@@ -205,7 +226,7 @@ pub(super) mod tests {
         let live = Live { disks: BTreeMap::from([("boot".to_owned(), disk)]), ..Live::default() };
         let rows = [running, row(2, JobState::Succeeded), failed, row(4, JobState::Queued)];
         let progress = batch_progress(
-            "fleet",
+            ("fleet", None),
             &rows,
             &HashMap::from([(1, live)]),
             &mut Shown::default(),
@@ -221,7 +242,7 @@ pub(super) mod tests {
         let mut rows = [row(1, JobState::Running), row(2, JobState::Running)];
         rows[0].progress_percentage = 80.0;
         let at = |rows: &[JobRow], live: &HashMap<i64, Live>, shown: &mut Shown| {
-            batch_progress("b", rows, live, shown, 0.0, 0.0).progress_percentage
+            batch_progress(("b", None), rows, live, shown, 0.0, 0.0).progress_percentage
         };
         assert_eq!(at(&rows, &HashMap::new(), &mut shown), 40.0);
         let of = |bytes_total| Live {
@@ -245,7 +266,7 @@ pub(super) mod tests {
         for (row, reason) in rows.iter_mut().zip(reasons) {
             row.waiting = Some(Waiting { reason, detail: String::new(), since: 0.0 });
         }
-        let progress = batch_progress("b", &rows, &HashMap::new(), &mut Shown::default(), 0.0, 0.0);
+        let progress = batch_progress(("b", None), &rows, &HashMap::new(), &mut Shown::default(), 0.0, 0.0);
         assert_eq!(progress.state, BatchState::Waiting);
         assert_eq!(progress.waiting_reason, Some(WaitReason::DiskSpace));
     }
@@ -253,9 +274,42 @@ pub(super) mod tests {
     #[test]
     fn a_batch_that_is_over_stands_at_a_hundred() {
         let rows = [row(1, JobState::Succeeded), row(2, JobState::Failed)];
-        let progress = batch_progress("b", &rows, &HashMap::new(), &mut Shown::default(), 0.0, 0.0);
+        let progress = batch_progress(("b", None), &rows, &HashMap::new(), &mut Shown::default(), 0.0, 0.0);
         assert_eq!((progress.completion_percentage, progress.progress_percentage), (100.0, 100.0));
         assert_eq!(progress.completed_at, Some(1_737_558_040.0));
         assert_eq!(progress.estimated_time_remaining, None);
+    }
+
+    #[test]
+    fn what_its_window_holds_ends_in_a_later_opening_and_the_time_in_between_is_no_work() {
+        use crate::model::manifest::AtClose;
+
+        // 1970-01-01 was a Thursday. Half of it took the hour in which the window was open.
+        let window = |at_close| Window::new(None, ("Thu 01:00", "Thu 02:00"), None, Some(at_close)).unwrap();
+        let mut held = row(1, JobState::Waiting);
+        held.started_at = Some(3_600.0);
+        held.progress_percentage = 50.0;
+        let mut waits = row(2, JobState::Waiting);
+        waits.started_at = None;
+        waits.progress_percentage = 50.0;
+        for row in [&mut held, &mut waits] {
+            row.waiting = Some(Waiting { reason: WaitReason::Window, detail: String::new(), since: 7_200.0 });
+        }
+        let told = |window: Option<&Window>, rows: &[JobRow], now: f64| {
+            batch_progress(("b", window), rows, &HashMap::new(), &mut Shown::default(), now, now)
+                .estimated_time_remaining
+        };
+        let hold = window(AtClose::Hold);
+        let week = 7.0 * 86_400.0;
+        let rows = [held.clone(), waits.clone()];
+        assert_eq!(told(Some(&hold), &rows, 10_800.0), Some(week + 7_200.0 - 10_800.0));
+        assert_eq!(told(None, &rows, 10_800.0), None, "what waits for something else");
+        assert_eq!(told(Some(&hold), &[waits], 10_800.0), None, "nothing is known of what has not begun");
+        held.state = JobState::Running;
+        held.waiting = None;
+        held.progress_percentage = 75.0;
+        let goes_on = |window| told(Some(&window), std::slice::from_ref(&held), week + 5_400.0);
+        assert_eq!(goes_on(hold), Some(1_800.0));
+        assert_eq!(goes_on(window(AtClose::Finish)), Some(((week + 1_800.0) / 3.0 * 10.0).round() / 10.0));
     }
 }

@@ -11,14 +11,16 @@ mod select;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::check::{check_root, unsupported};
+use super::check::check_root;
 use super::effective::Effective;
 use super::written::{Shared, make_absolute, make_path_absolute};
 use super::{Rerun, Surroundings};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
-use crate::model::manifest::BatchManifest;
+use crate::model::manifest::values::Line;
+use crate::model::manifest::{self, BatchManifest};
 use crate::model::parse::{Layer, Node, Tree, Value};
+use crate::model::window::Window;
 use entry::Reader;
 use relations::{check_dependencies, check_names};
 
@@ -34,6 +36,8 @@ pub(super) struct Batch {
     pub(super) continue_on_error: Option<bool>,
     /// Where its VMs have their directories.
     pub(super) output_directory: Option<PathBuf>,
+    /// When it may work, if that is limited.
+    pub(super) window: Option<Window>,
     /// Its VMs, without those that are switched off.
     pub(super) vms: Vec<Member>,
 }
@@ -68,9 +72,10 @@ pub(super) fn read(mut tree: Tree, given: &Given<'_>, around: &mut dyn Surroundi
     };
     let head: BatchManifest = tree.decode()?;
     let metadata = head.batch_metadata;
-    if metadata.as_ref().is_some_and(|metadata| metadata.window.is_some()) {
-        return Err(unsupported(&tree, "batch_metadata.window", "maintenance windows").advice("remove it"));
-    }
+    let window = match metadata.as_ref().and_then(|about| about.window.as_ref()) {
+        Some(written) => Some(window(&tree, written)?),
+        None => None,
+    };
     let shared = shared(&mut tree, given)?;
     let mut vms = Vec::with_capacity(entries.len());
     let mut off = BTreeSet::new();
@@ -93,8 +98,17 @@ pub(super) fn read(mut tree: Tree, given: &Given<'_>, around: &mut dyn Surroundi
             .and_then(|limit| u32::try_from(limit.get()).ok()),
         continue_on_error: metadata.as_ref().and_then(|about| about.continue_on_error),
         output_directory: shared.and_then(|shared| shared.output_directory),
+        window,
         vms,
     })
+}
+
+/// `batch_metadata.window`
+fn window(tree: &Tree, written: &manifest::Window) -> Result<Window> {
+    let times = (written.open.as_str(), written.close.as_str());
+    let tz = written.tz.as_ref().map(Line::as_str);
+    Window::new(tz, times, written.gates.as_deref(), written.at_close)
+        .map_err(|(field, error)| tree.located(&format!("batch_metadata.window.{field}"), error))
 }
 
 /// `shared_config`, as it lies below every VM.
