@@ -124,7 +124,7 @@ impl SlowFile {
             .arg(&path)
             .args(["--command", "nbdkit", "-s", "--exit-with-parent", "--filter=rate", "file"])
             .arg(source)
-            .arg(format!("rate={}", SLOW_MIB_PER_S * 8 << 20))
+            .arg(format!("rate={}", (SLOW_MIB_PER_S * 8) << 20))
             .stdin(Stdio::null())
             .spawn()
             .expect("nbdfuse is installed by set-up");

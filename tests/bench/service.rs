@@ -32,7 +32,7 @@ use figures::Figures;
 type Measure = fn(&mut Figures);
 
 /// What can be measured, in the order in which it is.
-const ALL: [(&str, Measure); 7] = [
+const ALL: [(&str, Measure); 8] = [
     ("idle", idle::measure),
     ("latency", latency::measure),
     ("profiles", profiles::measure),

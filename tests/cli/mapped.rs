@@ -40,7 +40,7 @@ fn the_example_puts_disks_and_cards_where_it_says() {
     let metadata = fs::metadata(&data).unwrap();
     assert!(metadata.blocks() * 512 >= metadata.len(), "it is thick");
     for (directory, expected) in [
-        ("machines/shop", vec!["domain.xml", "report.json"]),
+        ("machines/shop", vec!["domain.xml", "report.json", "report.md", "report.txt"]),
         ("fast", vec!["shop-system.qcow2"]),
         ("slow", vec!["shop-data1.raw"]),
     ] {

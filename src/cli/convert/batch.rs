@@ -111,7 +111,12 @@ pub(super) fn add(
         (Ok(submission), _) => submission,
         // The file as it was written knows its lines: what is wrong in it is better told from there.
         (Err(_), Err(error)) => return Err(error.clone().file_as(&file.filename, &file.given)),
-        (Err(error), Ok(_)) => return Err(error.without_file(&file.filename)),
+        (Err(error), Ok(written)) => {
+            return Err(match written.refused.first() {
+                Some(vm) => vm.error.clone().file_as(&file.filename, &file.given),
+                None => error.without_file(&file.filename),
+            });
+        }
     };
     all.refused.extend(self::refused(std::mem::take(&mut submission.refused), written.ok(), &file.filename));
     all.fail_fast |= submission.fail_fast;
