@@ -6,6 +6,7 @@ use std::process::Command;
 
 use hyper2kvm::model::error::Kind;
 use hyper2kvm::model::protocol::{WorkerEvent, WorkerOutcome};
+use hyper2kvm::report::vm_page;
 
 use crate::site::{Site, drive};
 
@@ -77,7 +78,7 @@ fn a_worker_killed_at_any_step_is_gone_on_from_to_the_same_result() {
             }
             site.succeed();
             site.assert_only(&["disk0.qcow2", "disk1.qcow2", "report.json"]);
-            site.assert_pages_agree();
+            assert_pages_agree(&site);
             assert_eq!(site.hashes(), expected, "{name}:{nth}");
             assert!(!site.root().join("work").exists(), "{name}:{nth}: working files are left");
         }
@@ -158,4 +159,12 @@ fn a_name_taken_between_the_renames_takes_the_published_ones_back() {
     std::fs::remove_file(site.out().join("disk1.qcow2")).unwrap();
     site.succeed();
     site.assert_only(&["disk0.qcow2", "disk1.qcow2", "report.json"]);
+}
+
+/// The pages are there and say what the report says.
+#[track_caller]
+fn assert_pages_agree(site: &Site) {
+    let read = |name: &str| std::fs::read_to_string(site.out().join(name)).unwrap();
+    let page = vm_page(&serde_json::from_str(&read("report.json")).unwrap());
+    assert_eq!((read("report.md"), read("report.txt")), (page.markdown(), page.text()));
 }

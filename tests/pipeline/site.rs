@@ -16,7 +16,6 @@ use hyper2kvm::model::plan::{
 use hyper2kvm::model::protocol::{Published, WorkLimits, WorkOrder, WorkerEvent, WorkerOutcome};
 use hyper2kvm::model::retry::Retries;
 use hyper2kvm::pipeline::launch::{WorkerHandle, WorkerProcess};
-use hyper2kvm::report::vm_page;
 use tempfile::TempDir;
 
 use crate::support::{disks, within};
@@ -168,14 +167,6 @@ impl Site {
     #[track_caller]
     pub fn assert_only(&self, expected: &[&str]) {
         assert_eq!(self.names(), with_pages(expected));
-    }
-
-    /// The pages are there and say what the report says.
-    #[track_caller]
-    pub fn assert_pages_agree(&self) {
-        let read = |name: &str| std::fs::read_to_string(self.out().join(name)).unwrap();
-        let page = vm_page(&serde_json::from_str(&read("report.json")).unwrap());
-        assert_eq!((read("report.md"), read("report.txt")), (page.markdown(), page.text()));
     }
 
     /// No process works in here any more.

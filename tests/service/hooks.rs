@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::site::{drop_disk, only_vm, source, wait_vm};
 use super::support::hooks::Hooks;
+use super::support::receiver::{Answer, WebReceiver};
 use super::support::{Daemon, wait_for, within};
 
 /// A running daemon that may run these hooks.
@@ -176,13 +177,16 @@ fn the_example_does_what_it_says() {
         let content = std::fs::read_to_string(examples.join("hooks").join(name)).unwrap();
         hooks.install(name, mode, &content);
     }
+    let inventory = WebReceiver::start();
+    // It is told again, as the example's `retry` says.
+    inventory.answer_next([Answer::Status(503, "")]);
     let daemon = start(&hooks);
     let disk = source(&daemon, "web01", "vmdk", 8);
     let manifest = std::fs::read_to_string(examples.join("hooks.yaml")).unwrap();
     let manifest = manifest
         .replace("/etc/hyper2kvm/hooks", hooks.allowed().to_str().unwrap())
         .replace("/srv/export/web01/web01.vmdk", disk.to_str().unwrap())
-        .replace("https://inventory.example.com", "http://127.0.0.1:9")
+        .replace("https://inventory.example.com", &inventory.url(""))
         .replace("initial_delay: 2", "initial_delay: 0.1");
     daemon.drop_file(
         "web01.yaml",
@@ -199,4 +203,9 @@ fn the_example_does_what_it_says() {
     }
     let kept = daemon.state().join("output/web01/web01/source.txt");
     assert!(std::fs::read_to_string(kept).unwrap().contains("web01"));
+    let answers: Vec<_> = inventory.hits().iter().map(|hit| hit.answer).collect();
+    assert_eq!(answers, [Some(503), Some(200)]);
+    let told = inventory.taken()[0].clone();
+    assert_eq!(told.target, "/vms/web01/migrated");
+    assert_eq!(told.json()["disk"], daemon.state().join("output/web01/web01/boot.qcow2").to_str().unwrap());
 }
