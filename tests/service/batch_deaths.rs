@@ -15,6 +15,8 @@ const VMS: usize = 30;
 /// Kills of the service, with this much time in between.
 const KILLS: usize = 8;
 const BETWEEN: Duration = Duration::from_millis(2500);
+/// However fast the machine is, all of them together last longer than some kills.
+const SLOWLY: &str = "limits: {disk_reserve: 1MiB, bandwidth: [{rate: 3MiB/s}]}\n";
 
 /// Thirty small disks, and a batch that names them; each VM tells the file `told` that it was read.
 fn batch(dir: &Path, output: &Path, hook: Option<(&Path, &Path)>) -> String {
@@ -72,7 +74,7 @@ fn a_batch_of_thirty_under_a_service_that_is_killed_every_few_seconds_ends_with_
     let hooks = Hooks::new();
     let mut daemon = Daemon::prepare();
     daemon.configure(&format!(
-        "max_concurrent_jobs: 2\nhooks: {{allowed_dirs: [{}]}}\n",
+        "max_concurrent_jobs: 2\n{SLOWLY}hooks: {{allowed_dirs: [{}]}}\n",
         hooks.allowed().display()
     ));
     daemon.start();
@@ -130,7 +132,7 @@ fn a_batch_that_was_released_is_finished_by_a_second_host_from_its_checkpoint() 
     fs::write(&manifest, batch(share.path(), &output, None)).unwrap();
     let host = || {
         let mut daemon = Daemon::prepare();
-        daemon.configure("max_concurrent_jobs: 2\n");
+        daemon.configure(&format!("max_concurrent_jobs: 2\n{SLOWLY}"));
         daemon.start();
         daemon
     };

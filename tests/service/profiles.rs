@@ -41,6 +41,8 @@ fn drops_take_custom_profiles_and_a_change_of_any_file_counts_for_the_next_drop(
     let (mut daemon, profiles) = prepare("");
     write(&profiles, "web", "extends: base\n");
     write(&profiles, "base", &bytes_as("raw"));
+    // What was changed a moment ago is not kept.
+    std::thread::sleep(Duration::from_millis(300));
     daemon.start();
     let disk = source(&daemon, "disk", "raw", 2);
     let drop_and_wait = |name: &str| {

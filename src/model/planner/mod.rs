@@ -39,7 +39,7 @@ use super::facts::SourceNote;
 use super::job::Stage;
 use super::manifest::values::PathText;
 use super::manifest::{BatchManifest, Manifest};
-use super::parse::{self, Node, Tree};
+use super::parse::{self, Node, Tree, Value};
 use super::plan::{Plan, Sha256Hex};
 use super::setup::Setup;
 use super::units::safe_id;
@@ -391,7 +391,10 @@ pub fn manifests_named(bytes: &[u8], filename: &str, base_directory: &Path) -> V
         return Vec::new();
     }
     let entries = tree.root.get("vms").map(Node::items).unwrap_or_default();
-    let named = entries.iter().filter_map(|entry| PathText::new(entry.get("manifest")?.text()?).ok());
+    let is_on =
+        |entry: &&Node| entry.get("enabled").is_none_or(|enabled| enabled.value != Value::Bool(false));
+    let on = entries.iter().filter(is_on);
+    let named = on.filter_map(|entry| PathText::new(entry.get("manifest")?.text()?).ok());
     named.map(|path| path.below(base_directory)).collect()
 }
 

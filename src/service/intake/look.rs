@@ -22,10 +22,7 @@ impl Worker {
         let mut chunk: Vec<Candidate> = Vec::new();
         let mut bytes = 0;
         let due = self.pending.due(now);
-        let claims = match due.iter().any(|name| DropKind::of(name) == DropKind::Manifest) {
-            true => self.claims(&due)?,
-            false => Claims::new(),
-        };
+        let claims = self.claims(&due, &settings, now);
         for name in due {
             if self.stopping.load(Ordering::Relaxed) {
                 break;

@@ -4,12 +4,12 @@
 //! by itself; it is parked, and goes where the batch goes. What a batch names and what is not there is waited for, as the parts of a disk are; then
 //! the batch is taken all the same: the VM that lacks its manifest is refused alone. What is not here: manifests that lie elsewhere, which stay there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::time::{Duration, Instant};
 
 use super::file::{self, Content, Found};
-use super::gather::PARKED;
+use super::gather::{Gathering, PARKED};
 use super::kind::DropKind;
 use super::pending::{Certainty, Hint};
 use super::take::is_whole;
@@ -32,50 +32,48 @@ pub(super) enum Siblings {
 }
 
 impl Worker {
-    /// Which manifests of the drop directory belong to batches there. Looked at are names that are due, and those that are new: what changes becomes due.
-    pub(super) fn claims(&mut self, due: &[OsString]) -> Result<Claims> {
-        let due: BTreeSet<&OsString> = due.iter().collect();
-        let incoming = &self.places.incoming;
-        let told = |error: std::io::Error| Error::io(Kind::Output, "list", incoming, &error);
-        let mut known = BTreeMap::new();
-        for entry in std::fs::read_dir(incoming).map_err(told)? {
-            let name = entry.map_err(told)?.file_name();
-            let Ok(text) = names::readable(&name) else { continue };
-            if names::is_ignored(&name) || DropKind::of(&name) != DropKind::Manifest {
+    /// Which manifests of the drop directory belong to batches there.
+    ///
+    /// Only what may be read anyway is looked into: an open that comes before the file has held still would be taken for a writer's.
+    pub(super) fn claims(&mut self, due: &[OsString], settings: &Settings, now: Instant) -> Claims {
+        let settle = Duration::try_from_secs_f64(settings.intake.settle_manifest_s).unwrap_or_default();
+        for name in due {
+            let Ok(text) = names::readable(name) else { continue };
+            if names::is_ignored(name) || DropKind::of(name) != DropKind::Manifest {
                 continue;
             }
-            if !due.contains(&name)
-                && let Some((text, seen)) = self.batches.known.remove_entry(text)
-            {
-                known.insert(text, seen);
+            let path = self.places.incoming.join(name);
+            let Ok(Found::Plain(identity)) = file::look(&path) else { continue };
+            let is_known = self.batches.known.get(text).is_some_and(|(same, _)| *same == identity);
+            if is_known || self.pending.may_read(name, identity, settle, now).is_none() {
                 continue;
             }
-            let path = incoming.join(&name);
-            let Found::Plain(identity) = file::look(&path).map_err(told)? else { continue };
-            let needs = match self.batches.known.remove(text) {
-                Some((same, needs)) if same == identity => needs,
-                _ => {
-                    self.batches.opened.insert(text.to_owned());
-                    // What cannot be read or is no batch yet names nothing.
-                    let extents = match file::read(&path) {
-                        Ok(Content::Whole(bytes, _)) => named(&bytes, text, incoming),
-                        _ => Vec::new(),
-                    };
-                    Needs { extents, ..Needs::default() }
+            self.batches.opened.insert(text.to_owned());
+            // What cannot be read names nothing; that it cannot is said when its turn comes.
+            if let Ok(Content::Whole(bytes, identity)) = file::read(&path) {
+                let extents = named(&bytes, text, &self.places.incoming);
+                if !extents.is_empty() {
+                    self.batches
+                        .known
+                        .insert(text.to_owned(), (identity, Needs { extents, ..Needs::default() }));
                 }
-            };
-            known.insert(text.to_owned(), (identity, needs));
+            }
         }
-        self.batches.opened.retain(|name| known.contains_key(name));
-        self.batches.waits.retain(|name, _| known.contains_key(name));
+        // One that has gone, or is another file by now, names nothing any more.
+        let incoming = &self.places.incoming;
+        self.batches.known.retain(|name, (identity, _)| {
+            matches!(file::look(&incoming.join(name)), Ok(Found::Plain(same)) if same == *identity)
+        });
+        let Gathering { known, opened, waits } = &mut self.batches;
+        opened.retain(|name| known.contains_key(name));
+        waits.retain(|name, _| known.contains_key(name));
         let mut claims = Claims::new();
-        for (batch, (_, needs)) in &known {
+        for (batch, (_, needs)) in known {
             for name in needs.extents.iter().filter(|name| *name != batch) {
                 claims.entry(name.clone()).or_insert_with(|| batch.clone());
             }
         }
-        self.batches.known = known;
-        Ok(claims)
+        claims
     }
 
     /// A manifest that belongs to a batch: it waits for that.
