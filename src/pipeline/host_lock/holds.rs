@@ -29,6 +29,33 @@ struct Shared {
     who: Who,
     held: Mutex<BTreeMap<PathBuf, Held>>,
     changed: Condvar,
+    /// Directories whose locks are being taken: two VMs of one batch that begin together take one lock, not each a new one.
+    taking: Mutex<BTreeSet<PathBuf>>,
+    taken: Condvar,
+}
+
+/// The turn at taking the lock of a directory; over when it is dropped.
+struct Turn<'s> {
+    shared: &'s Shared,
+    directory: &'s Path,
+}
+
+impl<'s> Turn<'s> {
+    /// Waits until nobody else of this process is at it.
+    fn at(shared: &'s Shared, directory: &'s Path) -> Turn<'s> {
+        let taking = shared.taking.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_taken = |taking: &mut BTreeSet<PathBuf>| taking.contains(directory);
+        let mut free = shared.taken.wait_while(taking, is_taken).unwrap_or_else(PoisonError::into_inner);
+        free.insert(directory.to_owned());
+        Turn { shared, directory }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.shared.taking.lock().unwrap_or_else(PoisonError::into_inner).remove(self.directory);
+        self.shared.taken.notify_all();
+    }
 }
 
 #[derive(Debug)]
@@ -43,7 +70,13 @@ impl Holds {
     /// None yet.
     #[must_use]
     pub fn new(who: Who) -> Holds {
-        Holds(Arc::new(Shared { who, held: Mutex::default(), changed: Condvar::new() }))
+        Holds(Arc::new(Shared {
+            who,
+            held: Mutex::default(),
+            changed: Condvar::new(),
+            taking: Mutex::default(),
+            taken: Condvar::new(),
+        }))
     }
 
     /// Who holds them.
@@ -55,7 +88,11 @@ impl Holds {
     /// Takes the locks of these directories for a batch, as far as it has not got them; makes those that are not there. All or none.
     pub fn take(&self, batch_id: &str, directories: &[PathBuf], takeover: bool) -> Result<()> {
         let mut taken = Vec::new();
-        for directory in directories.iter().filter(|directory| !self.has(batch_id, directory)) {
+        for directory in directories {
+            let _turn = Turn::at(&self.0, directory);
+            if self.has(batch_id, directory) {
+                continue;
+            }
             if let Err(error) = self.take_one(batch_id, directory, takeover) {
                 taken.iter().for_each(|directory: &&PathBuf| self.leave_quietly(batch_id, directory));
                 return Err(error);
@@ -222,5 +259,28 @@ impl Shared {
             tracing::warn!(directory = %directory.display(), "another host works there now: nothing more is written");
             held.is_lost = true;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vms_of_one_batch_that_begin_together_work_under_one_lock() {
+        let temp = tempfile::tempdir().unwrap();
+        let directory = temp.path().join("out");
+        let holds = Holds::new(Who::convert(60.0));
+        let take = || {
+            holds.take("fleet", std::slice::from_ref(&directory), false).unwrap();
+            holds.lock_of(&directory).unwrap().token
+        };
+        let tokens: BTreeSet<String> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(take)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(tokens.len(), 1, "whoever has another one may write nothing any more");
+        assert!(holds.not_ours(std::slice::from_ref(&directory)).is_none());
+        holds.leave("fleet", false).unwrap();
     }
 }
