@@ -25,7 +25,7 @@ use crate::sys::time::now_epoch;
 /// Arguments of `plan`.
 #[derive(Debug, clap::Args)]
 pub(super) struct PlanArgs {
-    /// A manifest, as YAML or JSON, a disk, an appliance, a VMX, or a directory of disks
+    /// A manifest or a batch, as YAML or JSON, a disk, an appliance, a VMX, or a directory of disks
     #[arg(value_name = "INPUT")]
     input: PathBuf,
     /// Also show where each value comes from

@@ -17,7 +17,7 @@ use crate::model::progress::BatchProgress;
 /// Arguments of `submit`.
 #[derive(Debug, clap::Args)]
 pub(super) struct SubmitArgs {
-    /// Manifests, as YAML or JSON
+    /// Manifests or batches, as YAML or JSON
     #[arg(value_name = "INPUT", required = true)]
     inputs: Vec<PathBuf>,
     /// Wait until all of it has ended; exit 1 if anything failed

@@ -20,7 +20,7 @@ const AROUND: [&str; 3] = ["host.", "target.", "custom."];
 /// Arguments of `validate`.
 #[derive(Debug, clap::Args)]
 pub(super) struct ValidateArgs {
-    /// Manifests or configuration files, as YAML or JSON
+    /// Manifests, batches, profiles or configuration files, as YAML or JSON
     #[arg(value_name = "INPUT", required = true)]
     inputs: Vec<PathBuf>,
     /// Run the whole pre-flight: open the sources and the guest, look at this host and at where the results go
