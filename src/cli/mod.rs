@@ -22,6 +22,11 @@ mod given;
 mod input;
 mod inspect;
 mod interrupt;
+#[cfg(feature = "libvirt")]
+mod libvirt;
+#[cfg(not(feature = "libvirt"))]
+#[path = "libvirt_absent.rs"]
+mod libvirt;
 mod list;
 mod logs;
 mod man;
@@ -130,6 +135,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Check the service for a monitoring system: one line, exit code 0, 1, 2 or 3
     Check(check::CheckArgs),
+    /// Look at the machines, pools and networks of a libvirt, and work on them
+    Libvirt(libvirt::LibvirtArgs),
     /// Tell what this machine can do; exit code 3 if conversions cannot work
     Doctor(doctor::DoctorArgs),
     /// Pack a redacted archive for a bug report
@@ -145,8 +152,7 @@ enum Command {
 }
 
 /// Commands of the manual that a later version brings. They do not exist here; who tries one is told.
-pub const LATER: [&str; 8] =
-    ["live-fix", "vsphere", "esxi", "azure", "ami", "cutover", "rollback", "libvirt"];
+pub const LATER: [&str; 7] = ["live-fix", "vsphere", "esxi", "azure", "ami", "cutover", "rollback"];
 
 /// Runs the command line of this process.
 #[must_use]
@@ -188,6 +194,7 @@ fn run(cli: &Cli) -> Exit {
         Command::Prune(args) => prune::run(args, &ui),
         Command::Status(args) => status::run(args, &ui),
         Command::Check(args) => check::run(args, &ui),
+        Command::Libvirt(args) => libvirt::run(args, &ui),
         Command::Doctor(args) => doctor::run(args, &ui),
         Command::Bundle(args) => bundle::run(args, &ui),
         Command::Schema(args) => schema::run(args, &ui),

@@ -3,8 +3,14 @@
 //! The only user of the crate `virt`, which is behind the Cargo feature `libvirt`; [`xml`] needs neither.
 
 mod defined;
+#[cfg(feature = "libvirt")]
+pub mod domains;
 mod element;
+#[cfg(feature = "libvirt")]
+mod failure;
 mod limits;
+#[cfg(feature = "libvirt")]
+pub mod link;
 pub mod xml;
 
 use std::path::Path;

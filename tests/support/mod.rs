@@ -14,6 +14,7 @@ pub mod disks;
 pub mod guests;
 pub mod hive;
 pub mod hooks;
+pub mod libvirtd;
 pub mod rare_vmdks;
 pub mod receiver;
 pub mod small_disk;

@@ -25,7 +25,7 @@ use crate::sys::fs::Space;
 use crate::sys::time::now_epoch;
 
 /// A file is written at most this often.
-const PACE_S: f64 = 0.9;
+const PACE_S: f64 = 1.0;
 
 /// And at least this often while its batch has not ended.
 const HEARTBEAT_S: f64 = 30.0;

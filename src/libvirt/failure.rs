@@ -1,0 +1,52 @@
+//! What libvirt's errors are to us: a kind, the words of libvirt, and what to do.
+
+use virt::error::{Error as Told, ErrorNumber};
+
+use crate::model::error::{Error, Kind};
+
+/// libvirt failed at this: `cannot start web`.
+pub(super) fn told(what: &str, error: &Told) -> Error {
+    // Its messages come from drivers and programs that they ran: one line is enough for a cause.
+    let words = error.message().lines().next().unwrap_or_default().trim_end_matches('.');
+    let failure = Error::new(kind(error.code()), format!("{what}: {words}"));
+    match error.code() {
+        code if is_broken(code) => failure
+            .advice("see that libvirtd (or virtqemud) runs and answers: `hyper2kvm doctor`")
+            .transient(),
+        ErrorNumber::OperationTimeout => {
+            failure.advice("see what keeps libvirt or the guest busy, then try again").transient()
+        }
+        ErrorNumber::NoDomain => failure.advice("see which there are: `hyper2kvm libvirt list`"),
+        ErrorNumber::NoStoragePool | ErrorNumber::NoStorageVolume => {
+            failure.advice("see which there are: `hyper2kvm libvirt pools`")
+        }
+        ErrorNumber::NoNetwork => failure.advice("see which there are: `hyper2kvm libvirt networks`"),
+        ErrorNumber::AuthFailed | ErrorNumber::AccessDenied | ErrorNumber::OperationDenied => {
+            failure.advice("run it as root or as a member of the group `libvirt`")
+        }
+        ErrorNumber::NoSupport | ErrorNumber::ConfigUnsupported | ErrorNumber::OperationUnsupported => {
+            failure.advice("this libvirt or its QEMU lacks that: `hyper2kvm doctor` tells their versions")
+        }
+        _ => failure.advice("libvirt's own log says more: `journalctl -u libvirtd -u virtqemud`"),
+    }
+}
+
+/// Whether the connection is of no use any more, or there never was one.
+pub(super) fn is_broken(code: ErrorNumber) -> bool {
+    matches!(
+        code,
+        ErrorNumber::NoConnect
+            | ErrorNumber::InvalidConn
+            | ErrorNumber::Rpc
+            | ErrorNumber::SystemError
+            | ErrorNumber::GnutlsError
+    )
+}
+
+fn kind(code: ErrorNumber) -> Kind {
+    match code {
+        ErrorNumber::AuthFailed | ErrorNumber::AccessDenied | ErrorNumber::AuthUnavailable => Kind::Auth,
+        ErrorNumber::DomExist | ErrorNumber::StorageVolExist | ErrorNumber::NetworkExist => Kind::Exists,
+        _ => Kind::Libvirt,
+    }
+}
