@@ -8,6 +8,8 @@ pub mod domains;
 mod element;
 #[cfg(feature = "libvirt")]
 mod failure;
+#[cfg(feature = "libvirt")]
+mod foreign;
 mod limits;
 #[cfg(feature = "libvirt")]
 pub mod link;
