@@ -13,6 +13,7 @@ mod foreign;
 mod limits;
 #[cfg(feature = "libvirt")]
 pub mod link;
+pub mod provenance;
 pub mod xml;
 
 use std::path::Path;

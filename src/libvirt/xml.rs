@@ -7,6 +7,7 @@
 
 use super::element::Element;
 use super::limits::{bandwidth, io_limits};
+use super::provenance;
 use crate::model::machine::{
     CpuModel, DiskBus, Firmware, Machine, MachineDisk, MachineNic, NicLink, RtcBase,
 };
@@ -26,6 +27,9 @@ pub fn domain_xml(machine: &Machine) -> String {
         .with("type", "kvm")
         .child(Element::text("name", domain_name(&machine.name)))
         .children(machine.uuid.iter().map(|uuid| Element::text("uuid", uuid)))
+        .children(
+            machine.provenance.iter().map(|made| Element::new("metadata").child(provenance::element(made))),
+        )
         .child(Element::text("memory", machine.memory_mib).with("unit", "MiB"))
         .child(Element::text("vcpu", machine.vcpus))
         .child(os(machine, uefi))

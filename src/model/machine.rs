@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::limits::{DiskLimits, NicLimits};
 use super::manifest::{self, DiskCache, Manifest, NicModel};
 use super::plan::SourceFormat;
+use super::provenance::Provenance;
 
 /// Processors of a machine of which nobody says how many it has.
 pub const DEFAULT_VCPUS: u32 = 2;
@@ -52,6 +53,9 @@ pub struct Machine {
     pub rtc: RtcBase,
     /// What runs on it, as somebody said: `linux`, `windows`, or anything.
     pub os_hint: Option<String>,
+    /// Who made it; none as long as it is not handed to libvirt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Provenance>,
 }
 
 /// What starts a machine.
@@ -191,6 +195,7 @@ impl Machine {
             nics: Vec::new(),
             rtc: RtcBase::default(),
             os_hint: None,
+            provenance: None,
         }
     }
 

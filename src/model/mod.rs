@@ -28,6 +28,7 @@ pub mod plan;
 pub mod planner;
 pub mod progress;
 pub mod protocol;
+pub mod provenance;
 pub mod redaction;
 pub mod report;
 pub mod retry;
