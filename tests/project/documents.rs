@@ -92,3 +92,41 @@ fn every_file_that_a_script_of_the_makefile_names_is_there() {
     }
     expect_none("scripts that the Makefile calls and that are not there", &offences);
 }
+
+/// The tests that the tables of a document name: the words in the last cell of rows below a head whose last cell is `test`.
+fn named_tests(document: &str) -> Vec<String> {
+    let mut tests = Vec::new();
+    let mut names_tests = false;
+    for line in document.lines() {
+        let cells: Vec<&str> = line.trim().trim_matches('|').split('|').map(str::trim).collect();
+        match line.starts_with('|') {
+            false => names_tests = false,
+            true if cells.last() == Some(&"test") => names_tests = true,
+            true if names_tests => tests.extend(cells.last().into_iter().flat_map(|cell| code_words(cell))),
+            true => {}
+        }
+    }
+    tests
+}
+
+#[test]
+fn every_test_that_a_document_names_is_there() {
+    let texts = all();
+    let functions: BTreeSet<&str> = texts
+        .iter()
+        .filter(|file| file.path.ends_with(".rs"))
+        .flat_map(|file| file.content.lines())
+        .filter_map(|line| line.trim_start().trim_start_matches("async ").strip_prefix("fn "))
+        .filter_map(|line| line.split(['(', '<']).next())
+        .collect();
+    let documents = texts.iter().filter(|file| file.path.starts_with("docs/") && file.path.ends_with(".md"));
+    let named: Vec<(&str, String)> = documents
+        .flat_map(|file| named_tests(&file.content).into_iter().map(|test| (file.path.as_str(), test)))
+        .collect();
+    assert!(named.len() > 20, "the tables of tests are not found: {named:?}");
+    let missing = named
+        .iter()
+        .filter(|(_, test)| !functions.contains(test.rsplit("::").next().unwrap_or_default()))
+        .map(|(document, test)| format!("{document}: `{test}`"));
+    expect_none("tests that documents name and nobody wrote", &missing.collect::<Vec<_>>());
+}
