@@ -292,6 +292,46 @@ vms:
 }
 
 #[test]
+fn a_mapping_that_is_shared_and_for_no_vm_of_the_batch_is_refused_where_it_stands() {
+    let text = |shared: &str, second: &str| {
+        format!(
+            r#"
+batch_version: "1.0"
+shared_config:
+  {shared}
+vms:
+  - id: a
+    manifest: {{nics: [{{network: VM Network}}], disks: [{{id: boot, source_format: raw, local_path: a.img}}]}}
+  - id: b
+    manifest: {{disks: [{{id: boot, source_format: {second}, local_path: b.img}}]}}
+"#
+        )
+    };
+    for (shared, field, told) in [
+        (
+            "network_mapping: {source_networks: {VM Network: br0, VM Netwrok: br1}}",
+            "shared_config.network_mapping.source_networks.VM Netwrok",
+            "no machine of the batch has a network card that `VM Netwrok` is for",
+        ),
+        (
+            "storage_mapping: {disk_mappings: {boot: /srv/fast, 'data*': /srv/slow}}",
+            "shared_config.storage_mapping.disk_mappings.data*",
+            "no machine of the batch has a disk that `data*` is for",
+        ),
+    ] {
+        let error = read_in(&text(shared, "raw"), &mut Around::default()).unwrap_err();
+        let place = &error.details().place;
+        assert_eq!((place.field.as_deref(), place.line), (Some(field), Some(4)), "{error}");
+        assert_eq!(error.details().cause, told);
+        // As long as one cannot be read, it may be for that one.
+        assert_eq!(read(&text(shared, "nonsense")).refused.len(), 1);
+    }
+    let optional =
+        "network_mapping: {source_networks: {VM Network: br0, Old: {bridge: br1, optional: true}}}";
+    assert_eq!(read(&text(optional, "raw")).refused, vec![]);
+}
+
+#[test]
 fn where_each_value_comes_from_is_told_for_each_vm() {
     let text = r#"
 batch_version: "1.0"

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use super::check::check_root;
 use super::effective::Effective;
 use super::written::{Shared, make_absolute, make_path_absolute};
-use super::{Rerun, Surroundings};
+use super::{Rerun, Surroundings, mapping};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::manifest::values::Line;
@@ -76,7 +76,8 @@ pub(super) fn read(mut tree: Tree, given: &Given<'_>, around: &mut dyn Surroundi
         Some(written) => Some(window(&tree, written)?),
         None => None,
     };
-    let shared = shared(&mut tree, given)?;
+    let layers = shared_layers(&tree);
+    let shared = shared(&mut tree, &layers, given)?;
     let mut vms = Vec::with_capacity(entries.len());
     let mut off = BTreeSet::new();
     for (index, entry) in entries.into_iter().enumerate() {
@@ -86,6 +87,9 @@ pub(super) fn read(mut tree: Tree, given: &Given<'_>, around: &mut dyn Surroundi
             continue;
         }
         vms.extend(reader.members(entry, around));
+    }
+    if let Some(shared) = &shared {
+        check_shared_mappings(shared, &layers, &vms)?;
     }
     check_names(&vms).map_err(|error| error.file(given.filename))?;
     check_dependencies(&mut vms, &off)?;
@@ -103,6 +107,16 @@ pub(super) fn read(mut tree: Tree, given: &Given<'_>, around: &mut dyn Surroundi
     })
 }
 
+/// What is mapped for all has to be for one of them. As long as one cannot be read, nobody knows.
+fn check_shared_mappings(shared: &Shared, layers: &[Layer], vms: &[Member]) -> Result<()> {
+    let read: Vec<&manifest::Manifest> =
+        vms.iter().filter_map(|vm| vm.read.as_ref().ok()).map(|effective| &effective.manifest).collect();
+    if read.is_empty() || read.len() < vms.len() {
+        return Ok(());
+    }
+    mapping::check_shared(&Tree { root: shared.root.clone(), layers: layers.to_vec() }, &read)
+}
+
 /// `batch_metadata.window`
 fn window(tree: &Tree, written: &manifest::Window) -> Result<Window> {
     let times = (written.open.as_str(), written.close.as_str());
@@ -111,18 +125,18 @@ fn window(tree: &Tree, written: &manifest::Window) -> Result<Window> {
         .map_err(|(field, error)| tree.located(&format!("batch_metadata.window.{field}"), error))
 }
 
+/// Where `shared_config` stands, for what is said of it.
+fn shared_layers(tree: &Tree) -> Vec<Layer> {
+    let file = tree.layers.first().and_then(|layer| layer.file.clone());
+    vec![Layer { file, below: "shared_config".to_owned(), label: "shared_config".to_owned() }]
+}
+
 /// `shared_config`, as it lies below every VM.
-fn shared(tree: &mut Tree, given: &Given<'_>) -> Result<Option<Shared>> {
+fn shared(tree: &mut Tree, layers: &[Layer], given: &Given<'_>) -> Result<Option<Shared>> {
     let Some((_, mut root)) = tree.root.take("shared_config") else { return Ok(None) };
-    let label = Layer {
-        file: tree.layers.first().and_then(|layer| layer.file.clone()),
-        below: "shared_config".to_owned(),
-        label: "shared_config".to_owned(),
-    };
-    let layers = vec![label];
     let directory = root.take("output_directory");
     make_absolute(&mut root, given.base);
-    let mut part = Tree { root, layers };
+    let mut part = Tree { root, layers: layers.to_vec() };
     if part.node("output.directory").is_some_and(Node::says_something) {
         return Err(part
             .error(Kind::Manifest, "output.directory", "all VMs would put their results into one directory")

@@ -16,7 +16,7 @@ use crate::model::placement::{Home, Placement};
 use crate::model::plan::{OutputFormat, PlannedDisk, PlannedOutput, Preallocation};
 use crate::model::planner::{build, check, output};
 
-const MAPPINGS: &str = "storage_mapping.disk_mappings";
+pub(super) const MAPPINGS: &str = "storage_mapping.disk_mappings";
 const BOOT: &str = "boot";
 const DATA: &str = "data";
 /// File systems end at 255 bytes, and a suffix and a number of a rerun may come.
@@ -167,9 +167,8 @@ pub(super) fn check(tree: &Tree, manifest: &Manifest, roots: &[PathBuf]) -> Resu
             let path = Path::new(directory.as_str());
             check::check_root(tree, Kind::Output, &field, path, roots, "paths.write")?;
         }
-        let optional = place(target).and_then(|place| place.optional).unwrap_or(false);
-        let is_for = |index: usize| entries(mapping, disks, index).iter().any(|(own, _)| own == key);
-        if !optional && !super::is_for_many(tree, MAPPINGS, key) && !(0..disks.len()).any(is_for) {
+        let many = super::is_for_many(tree, MAPPINGS, key);
+        if !many && !is_optional(key, manifest) && !is_for_a_disk(key, manifest) {
             let there = disks.iter().enumerate();
             return Err(complain(format!("no disk of the machine has the id or the role `{key}`"))
                 .allowed(there.map(|(index, disk)| format!("{} ({})", disk.id, role(disks, index))))
@@ -179,6 +178,19 @@ pub(super) fn check(tree: &Tree, manifest: &Manifest, roots: &[PathBuf]) -> Resu
         }
     }
     check_results(tree, manifest, mapping, disks)
+}
+
+/// Whether an entry is for a disk of this machine.
+pub(super) fn is_for_a_disk(key: &str, manifest: &Manifest) -> bool {
+    let (Some(mapping), Some(disks)) = (&manifest.storage_mapping, &manifest.disks) else { return false };
+    (0..disks.len()).any(|index| entries(mapping, disks, index).iter().any(|(own, _)| *own == key))
+}
+
+/// Whether an entry may be for nothing.
+pub(super) fn is_optional(key: &str, manifest: &Manifest) -> bool {
+    let mappings = manifest.storage_mapping.as_ref().and_then(|mapping| mapping.disk_mappings.as_ref());
+    let target = mappings.and_then(|mappings| mappings.get(key));
+    target.and_then(place).and_then(|place| place.optional).unwrap_or(false)
 }
 
 const POOLS: &str = "libvirt storage pools";

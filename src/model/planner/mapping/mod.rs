@@ -1,7 +1,8 @@
 //! `network_mapping` and `storage_mapping`: which entry holds for which card and disk, and what is refused.
 //!
-//! An entry that is for nothing is an error, because most often a name is misspelled, and the machine would come up in the wrong network. What a profile or
-//! a batch says for many machines need not be for each of them, and `optional: true` says so of a manifest's. What is not here: what the entries may hold (the manifest's types).
+//! An entry that is for nothing is an error, because most often a name is misspelled, and the machine would come up in the wrong network. What a profile
+//! says is for machines that may come one day; what a batch says for many need not be for each of them, but has to be for one; and `optional: true` lets an entry be
+//! for nothing. What is not here: what the entries may hold (the manifest's types).
 
 pub(super) mod disks;
 pub(super) mod macs;
@@ -14,7 +15,7 @@ use super::effective::{OVERRIDES, SHARED};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::manifest::Manifest;
-use crate::model::parse::Tree;
+use crate::model::parse::{Node, Tree};
 use crate::model::plan::Plan;
 
 /// Refuses what no machine can be given.
@@ -28,6 +29,28 @@ pub(super) fn check(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Re
 fn is_for_many(tree: &Tree, mapping: &str, key: &str) -> bool {
     let layer = tree.node(mapping).and_then(|entries| entries.get(key)).map(|entry| entry.layer);
     layer.is_some_and(|layer| layer < OVERRIDES || layer == SHARED)
+}
+
+/// Refuses what a batch shares and what is for none of its machines.
+pub(super) fn check_shared(shared: &Tree, machines: &[&Manifest]) -> Result<()> {
+    type Asks = fn(&str, &Manifest) -> bool;
+    let mappings: [(&str, &str, Asks, Asks); 2] = [
+        (networks::NETWORKS, "network card", networks::is_for_a_card, networks::is_optional),
+        (disks::MAPPINGS, "disk", disks::is_for_a_disk, disks::is_optional),
+    ];
+    for (mapping, what, is_for, is_optional) in mappings {
+        for (key, _) in shared.node(mapping).map(Node::entries).unwrap_or_default() {
+            let name = key.name.as_str();
+            if machines.iter().any(|machine| is_for(name, machine) || is_optional(name, machine)) {
+                continue;
+            }
+            let cause = format!("no machine of the batch has a {what} that `{name}` is for");
+            return Err(shared
+                .error_at_key(Kind::Manifest, mapping, name, cause)
+                .advice("look how the name is written, or write the entry as a map with `optional: true`"));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses what only shows when all machines of a batch are seen: two results with one path, and a card that was given another's address.

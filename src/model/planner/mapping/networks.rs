@@ -12,7 +12,7 @@ use crate::model::manifest::{
 use crate::model::parse::Tree;
 use crate::model::pattern;
 
-const NETWORKS: &str = "network_mapping.source_networks";
+pub(super) const NETWORKS: &str = "network_mapping.source_networks";
 /// No card sends as much at once; and it is a number that libvirt takes.
 const MOST_BURST: u64 = 1 << 40;
 
@@ -117,13 +117,10 @@ pub(super) fn check(tree: &Tree, manifest: &Manifest) -> Result<()> {
             optional = plug.optional.unwrap_or(false);
             check_plug(plug, &|cause| tree.error_at_key(Kind::Manifest, NETWORKS, name, cause))?;
         }
-        let is_for = |network: &str| name == network || pattern::fits(name, network);
-        let mut there: Vec<&str> =
-            manifest.nics.iter().flatten().filter_map(|nic| Some(nic.network.as_ref()?.as_str())).collect();
-        if optional || super::is_for_many(tree, NETWORKS, name) || there.iter().any(|network| is_for(network))
-        {
+        if optional || super::is_for_many(tree, NETWORKS, name) || is_for_a_card(name, manifest) {
             continue;
         }
+        let mut there: Vec<&str> = networks_of(manifest).collect();
         there.sort_unstable();
         there.dedup();
         let cause = match there.is_empty() {
@@ -135,6 +132,25 @@ pub(super) fn check(tree: &Tree, manifest: &Manifest) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// The networks that the machine's cards say they are in.
+fn networks_of(manifest: &Manifest) -> impl Iterator<Item = &str> {
+    manifest.nics.iter().flatten().filter_map(|nic| Some(nic.network.as_ref()?.as_str()))
+}
+
+/// Whether an entry is for a card of this machine.
+pub(super) fn is_for_a_card(name: &str, manifest: &Manifest) -> bool {
+    networks_of(manifest).any(|network| name == network || pattern::fits(name, network))
+}
+
+/// Whether an entry may be for nothing.
+pub(super) fn is_optional(name: &str, manifest: &Manifest) -> bool {
+    let networks = manifest.network_mapping.as_ref().and_then(|mapping| mapping.source_networks.as_ref());
+    match networks.and_then(|networks| networks.get(name)) {
+        Some(NetworkTarget::Plug(plug)) => plug.optional.unwrap_or(false),
+        _ => false,
+    }
 }
 
 fn check_plug(plug: &NetworkPlug, complain: &dyn Fn(String) -> Error) -> Result<()> {
