@@ -19,9 +19,10 @@ const SLOW_DATA_MIB: u64 = 48;
 /// As the kernel counts a process's time.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// All three.
+/// All four.
 pub fn measure(figures: &mut Figures) {
     checking(figures);
+    taking(figures);
     scheduling(figures);
     slow_sources(figures);
 }
@@ -55,6 +56,25 @@ fn checking(figures: &mut Figures) {
     };
     let best = (0..3).map(|_| once()).fold(f64::INFINITY, f64::min);
     figures.at_most("a batch of 10,000 VMs is checked", best, 2.0, "s");
+}
+
+/// From the drop of a huge batch until all of it is shown, while all work is paused, and how soon the service answers then.
+fn taking(figures: &mut Figures) {
+    let mut daemon = Daemon::prepare();
+    daemon.start();
+    assert!(daemon.run_client(&["pause", "--all"]).status.success());
+    let source = disks::disk(daemon.scratch(), "small", "raw", 1, 1, 7);
+    let entries: Vec<String> = (0..HUGE).map(|number| entry(&format!("vm{number}"), &source)).collect();
+    let begun = Instant::now();
+    daemon.drop_file("huge.yaml", batch("", &entries));
+    while daemon.progress("huge").is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(600), "the batch was not taken\n{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    figures.at_most("a batch of 10,000 VMs is taken and shown", begun.elapsed().as_secs_f64(), 20.0, "s");
+    let asked = Instant::now();
+    assert!(daemon.run_client(&["status"]).status.success());
+    figures.note("`status` after that", format!("{:.2} s", asked.elapsed().as_secs_f64()));
 }
 
 /// What of the wall time no worker was at work in a slot, and what the service itself took.
