@@ -16,7 +16,7 @@ pub mod link;
 pub mod provenance;
 pub mod xml;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use defined::{Defined, Machines, machines, readable};
 
@@ -28,6 +28,15 @@ pub struct LibvirtUri<'u>(pub &'u str);
 pub const SYSTEM: LibvirtUri<'static> = LibvirtUri("qemu:///system");
 /// Sockets on which the system's libvirt listens, in one process or in several.
 const SYSTEM_SOCKETS: [&str; 2] = ["/run/libvirt/libvirt-sock-ro", "/run/libvirt/virtqemud-sock-ro"];
+
+/// What a process needs to read that tells libvirt of machines: how to reach it, and the firmware's variables of one that gives way.
+const NEEDED: [&str; 2] = ["/etc/libvirt", "/var/lib/libvirt/qemu/nvram"];
+
+/// The same, as far as it is there: for whoever confines that process. Its socket is reached without.
+#[must_use]
+pub fn needed() -> Vec<PathBuf> {
+    NEEDED.map(PathBuf::from).into_iter().filter(|path| path.is_dir()).collect()
+}
 
 impl LibvirtUri<'_> {
     /// Whether asking makes sense: that of the system waits for nobody where nobody listens.

@@ -15,6 +15,7 @@ pub mod error;
 pub mod facts;
 pub mod grouping;
 pub mod guest;
+pub mod handover;
 pub mod hook;
 pub mod job;
 pub mod limits;

@@ -18,6 +18,7 @@ use super::users;
 use super::{hooks, keys};
 use crate::disk::Fence as _;
 use crate::disk::serves_in;
+use crate::libvirt;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::plan::{OnExists, PlannedDisk, SourceFormat};
@@ -181,6 +182,9 @@ impl Workplace {
         }
         if order.plan.output.on_exists == OnExists::Replace {
             read.extend(users::readable());
+        }
+        if order.plan.libvirt.is_some() {
+            read.extend(libvirt::needed());
         }
         // Each sign of life may come from a new file: it is found by its name.
         read.extend(order.limits.lock.iter().map(|lock| lock.directory.clone()));

@@ -4,6 +4,7 @@ use super::page::{Line, Page, Piece, name, words};
 use super::{moment, moment_of};
 use crate::model::boot::{BootVerdict, Verdict};
 use crate::model::guest::GuestIdentity;
+use crate::model::handover::HandedOver;
 use crate::model::hook::HookRun;
 use crate::model::job::Stage;
 use crate::model::report::{FixReport, Notice, Report, StageReport};
@@ -86,6 +87,20 @@ fn facts(report: &Report) -> Vec<Vec<Line>> {
         }
     }
     fact("comes up", words(boot(report)));
+    if let Some(told) = &report.libvirt {
+        if let Some(domain) = &told.domain {
+            fact("in libvirt", name(domain));
+        }
+        for volume in &told.volumes {
+            fact("in a pool", name(format!("{}/{}", volume.pool, volume.volume)));
+        }
+        if let Some(replaced) = &told.replaced {
+            fact("took the place of", name(replaced.to_string_lossy()));
+        }
+        if let Some(why) = &told.held_back {
+            fact("not started", words(why));
+        }
+    }
     rows
 }
 
@@ -186,8 +201,20 @@ fn done(stage: Stage, told: &StageReport, report: &Report) -> String {
             format!("{} of {} proved to hold what the source held", proved, counted(disks.len(), "disk"))
         }
         Stage::BootTest => boot(report),
-        Stage::Libvirt => String::new(),
+        Stage::Libvirt => report.libvirt.as_ref().map(handed_over).unwrap_or_default(),
     }
+}
+
+/// What libvirt was told, in a line.
+fn handed_over(told: &HandedOver) -> String {
+    let mut parts = Vec::new();
+    parts.extend((!told.volumes.is_empty()).then(|| format!("{} in pools", counted(told.volumes.len(), "disk"))));
+    parts.extend(told.domain.as_ref().map(|name| format!("defined as {name}")));
+    parts.extend(told.snapshot.as_ref().map(|name| format!("snapshot {name}")));
+    parts.extend(told.autostart.then(|| "starts with the host".to_owned()));
+    parts.extend(told.started.then(|| "started".to_owned()));
+    parts.extend(told.held_back.as_ref().map(|_| "not started".to_owned()));
+    parts.join(", ")
 }
 
 /// What a stage told of each disk.

@@ -34,6 +34,7 @@ pub(super) fn complaints(effective: &Effective, settings: &Settings, in_batch: b
         super::growth::check(tree, disks),
         super::output::check_directory(tree, manifest, disks, &settings.paths.write),
         super::mapping::check(tree, manifest, settings),
+        super::handover::check(tree, manifest, &settings.paths.write),
         if in_batch { Ok(()) } else { check_dependencies(tree, manifest) },
     ]
     .into_iter()
@@ -198,14 +199,9 @@ pub(super) fn unsupported(tree: &Tree, field: &str, what: &str) -> Error {
 
 /// Keys whose feature does not exist yet.
 fn check_features(tree: &Tree, manifest: &Manifest) -> Result<()> {
-    let wanted = [("output.pool", "libvirt storage pools")];
-    for (field, what) in wanted {
-        if tree.said_in(field).is_some() {
-            return Err(unsupported(tree, field, what).advice("remove it"));
-        }
-    }
-    if manifest.allow_live_clone == Some(true) {
-        return Err(unsupported(tree, "allow_live_clone", "libvirt stage").advice("remove it"));
+    if tree.said_in("output.pool").is_some() {
+        return Err(unsupported(tree, "output.pool", "conversion straight into a pool")
+            .advice("name it as `libvirt_integration.import_to_pool`: the results are then put into it"));
     }
     if manifest.options.as_ref().and_then(|options| options.dry_run) == Some(true) {
         return Err(unsupported(tree, "options.dry_run", "jobs that do nothing")

@@ -39,6 +39,7 @@ pub(super) fn plan(stages: &[Stage]) -> Plan {
         guest: PlannedGuest::default(),
         boot_test: BootOptions::default(),
         hooks: Vec::new(),
+        libvirt: None,
         output: PlannedOutput {
             directory: PathBuf::from("/out"),
             format: OutputFormat::Qcow2,
