@@ -9,7 +9,7 @@ use super::element::Element;
 use super::limits::{bandwidth, io_limits};
 use super::provenance;
 use crate::model::machine::{
-    CpuModel, DiskBus, Firmware, Machine, MachineDisk, MachineNic, NicLink, RtcBase,
+    CpuModel, DiskBus, Firmware, Machine, MachineDisk, MachineNic, NicLink, RtcBase, Virtualization,
 };
 use crate::model::manifest::NicModel;
 use crate::model::plan::SourceFormat;
@@ -24,9 +24,10 @@ const NAME_CHARACTERS: usize = 200;
 pub fn domain_xml(machine: &Machine) -> String {
     let uefi = machine.starts_with() == Firmware::Uefi;
     let domain = Element::new("domain")
-        .with("type", "kvm")
+        .with("type", if machine.virtualization == Virtualization::Kvm { "kvm" } else { "qemu" })
         .child(Element::text("name", domain_name(&machine.name)))
         .children(machine.uuid.iter().map(|uuid| Element::text("uuid", uuid)))
+        .children(machine.generation_id.iter().map(|id| Element::text("genid", id)))
         .children(
             machine.provenance.iter().map(|made| Element::new("metadata").child(provenance::element(made))),
         )
@@ -159,12 +160,18 @@ fn disks(disks: &[MachineDisk]) -> Vec<Element> {
         };
         let target = format!("{prefix}{}", letters(*count));
         *count += 1;
+        let (kind, source) = match &disk.volume {
+            Some(volume) => {
+                ("volume", Element::new("source").with("pool", &volume.pool).with("volume", &volume.name))
+            }
+            None => ("file", Element::new("source").with("file", disk.path.display())),
+        };
         let serial = disk.serial.as_deref().map(serial).filter(|serial| !serial.is_empty());
         Element::new("disk")
-            .with("type", "file")
+            .with("type", kind)
             .with("device", "disk")
             .child(disk_driver(disk))
-            .child(Element::new("source").with("file", disk.path.display()))
+            .child(source)
             .child(Element::new("target").with("dev", target).with("bus", bus))
             .children(io_limits(&disk.limits))
             .children(serial.map(|serial| Element::text("serial", serial)))
@@ -226,6 +233,7 @@ fn nic(nic: &MachineNic) -> Element {
         .child(source)
         .children(is_switch.then(|| Element::new("virtualport").with("type", "openvswitch")))
         .children(nic.vlan.map(|tag| Element::new("vlan").child(Element::new("tag").with("id", tag))))
+        .children(nic.is_unplugged.then(|| Element::new("link").with("state", "down")))
         .children(bandwidth(&nic.limits))
         .child(Element::new("model").with("type", nic_model(nic.model)))
 }
@@ -253,8 +261,6 @@ fn tpm() -> Element {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::limits::DiskLimits;
-    use std::path::PathBuf;
 
     #[test]
     fn disks_are_counted_as_linux_counts_them() {
@@ -263,16 +269,7 @@ mod tests {
 
     #[test]
     fn each_bus_has_names_of_its_own() {
-        let disk = |bus| MachineDisk {
-            id: "d".to_owned(),
-            path: PathBuf::from("/d"),
-            format: SourceFormat::Raw,
-            bus,
-            serial: None,
-            boot_order: None,
-            cache: None,
-            limits: DiskLimits::default(),
-        };
+        let disk = |bus| MachineDisk { bus, ..MachineDisk::new("d", "/d", SourceFormat::Raw) };
         let mut machine = Machine::new("web");
         machine.disks =
             [DiskBus::Sata, DiskBus::VirtioBlk, DiskBus::VirtioScsi, DiskBus::VirtioBlk].map(disk).to_vec();

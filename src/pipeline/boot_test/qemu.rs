@@ -203,7 +203,6 @@ fn value(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::limits::{DiskLimits, NicLimits};
     use crate::model::machine::NicLink;
     use crate::model::plan::SourceFormat;
     use std::path::PathBuf;
@@ -216,22 +215,16 @@ mod tests {
         MachineNic {
             mac: Some("00:50:56:aa:bb:cc".to_owned()),
             model,
-            link: NicLink::Bridge("br0".to_owned()),
-            vlan: None,
-            limits: NicLimits::default(),
+            ..MachineNic::new(NicLink::Bridge("br0".to_owned()))
         }
     }
 
     fn disk(bus: DiskBus) -> MachineDisk {
         MachineDisk {
-            id: "d".to_owned(),
-            path: PathBuf::from("/d"),
-            format: SourceFormat::Raw,
             bus,
             serial: Some("a,b\n".to_owned()),
             boot_order: Some(1),
-            cache: None,
-            limits: DiskLimits::default(),
+            ..MachineDisk::new("d", "/d", SourceFormat::Raw)
         }
     }
 
