@@ -68,6 +68,9 @@ pub struct Machine {
     /// How far a Windows is with virtio's drivers.
     #[serde(default, skip_serializing_if = "DriverStage::is_default")]
     pub stage: DriverStage,
+    /// Whether its guest knows no virtio 1.0: then it sees devices that speak the older kind, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_virtio_old: bool,
     /// Whether a person chose the machine type: then it holds, however old the guest is.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_type_said: bool,
@@ -180,6 +183,8 @@ pub enum DiskBus {
     VirtioScsi,
     /// What any guest since 2006 has a driver for.
     Sata,
+    /// What guests before that have one for. Machines with PCI Express have none, and SATA in its place.
+    Ide,
 }
 
 impl From<manifest::DiskBus> for DiskBus {
@@ -187,8 +192,8 @@ impl From<manifest::DiskBus> for DiskBus {
         match bus {
             manifest::DiskBus::Virtio => DiskBus::VirtioBlk,
             manifest::DiskBus::Scsi => DiskBus::VirtioScsi,
-            // q35 has no IDE; its SATA controller answers to drivers of IDE times as well as anything there.
-            manifest::DiskBus::Sata | manifest::DiskBus::Ide => DiskBus::Sata,
+            manifest::DiskBus::Sata => DiskBus::Sata,
+            manifest::DiskBus::Ide => DiskBus::Ide,
         }
     }
 }
@@ -315,6 +320,7 @@ impl Machine {
             generation_id: None,
             os_id: None,
             stage: DriverStage::default(),
+            is_virtio_old: false,
             is_type_said: false,
             firmware_files: None,
         }
@@ -389,18 +395,6 @@ impl Machine {
             None => Firmware::Bios,
         }
     }
-
-    /// The same machine of parts that need no driver of ours: for a guest that was not repaired.
-    #[must_use]
-    pub fn emulated(mut self) -> Machine {
-        for disk in &mut self.disks {
-            disk.bus = DiskBus::Sata;
-        }
-        for nic in &mut self.nics {
-            nic.model = NicModel::E1000e;
-        }
-        self
-    }
 }
 
 fn nic_of(nic: &manifest::Nic, model: NicModel) -> MachineNic {
@@ -465,7 +459,15 @@ mod tests {
     #[test]
     fn a_machine_of_a_plan_that_was_stored_before_is_what_it_was() {
         let now = serde_json::to_value(machine("nics: [{}]")).unwrap();
-        for fact in ["virtualization", "generation_id", "os_id", "stage", "is_type_said", "firmware_files"] {
+        for fact in [
+            "virtualization",
+            "generation_id",
+            "os_id",
+            "stage",
+            "is_virtio_old",
+            "is_type_said",
+            "firmware_files",
+        ] {
             assert_eq!(now.get(fact), None, "what nobody needs is not written, and not asked for");
         }
         assert_eq!(serde_json::from_value::<Machine>(now).unwrap(), machine("nics: [{}]"));
@@ -477,12 +479,5 @@ mod tests {
         clone.nics[0].is_unplugged = true;
         let stored = serde_json::to_value(&clone).unwrap();
         assert_eq!(serde_json::from_value::<Machine>(stored).unwrap(), clone);
-    }
-
-    #[test]
-    fn a_guest_that_was_not_repaired_gets_parts_that_need_no_driver_of_ours() {
-        let machine = machine("nics: [{mac: '52:54:00:00:00:01'}]").emulated();
-        assert!(machine.disks.iter().all(|disk| disk.bus == DiskBus::Sata));
-        assert_eq!(machine.nics[0].model, NicModel::E1000e);
     }
 }
