@@ -23,5 +23,9 @@ pub(super) fn machine(plan: &Plan, checkpoint: &Checkpoint, images: &[PathBuf]) 
         // Either will do: whoever starts it decides.
         Some(GuestFirmware::Both | GuestFirmware::Unknown) | None => None,
     });
+    let machine = match guest.and_then(|guest| guest.identity.as_ref()) {
+        Some(identity) => machine.fit_for(identity),
+        None => machine,
+    };
     Some(if guest.is_some_and(|guest| guest.emulated) { machine.emulated() } else { machine })
 }

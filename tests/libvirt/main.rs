@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use hyper2kvm::libvirt::xml::domain_xml;
-use hyper2kvm::model::limits::{DiskLimits, FlowLimit, NicLimits};
+use hyper2kvm::model::limits::{DiskLimits, FlowLimit};
 use hyper2kvm::model::machine::{DiskBus, Firmware, Machine, MachineDisk, MachineNic, NicLink};
-use hyper2kvm::model::manifest::{DiskCache, Manifest, NicModel};
+use hyper2kvm::model::manifest::{DiskCache, Manifest};
 use hyper2kvm::model::plan::SourceFormat;
 use proptest::prelude::*;
 
@@ -129,22 +129,12 @@ proptest! {
         let mut machine = Machine::new(name);
         machine.serial = Some(serial.clone());
         machine.disks.push(MachineDisk {
-            id: "boot".to_owned(),
-            path: PathBuf::from(&path),
-            format: SourceFormat::Raw,
             bus: [DiskBus::VirtioBlk, DiskBus::VirtioScsi, DiskBus::Sata][usize::from(bus)],
             serial: Some(serial),
             boot_order: Some(1),
-            cache: None,
-            limits: DiskLimits::default(),
+            ..MachineDisk::new("boot", &path, SourceFormat::Raw)
         });
-        machine.nics.push(MachineNic {
-            mac: None,
-            model: NicModel::Virtio,
-            link: NicLink::Network(network),
-            vlan: None,
-            limits: NicLimits::default(),
-        });
+        machine.nics.push(MachineNic::new(NicLink::Network(network)));
         let xml = domain_xml(&machine);
         prop_assert_eq!(objections(&xml), "");
         for (element, count) in [("<disk ", 1), ("<interface ", 1), ("<name>", 1), ("<hostdev", 0)] {
