@@ -122,22 +122,33 @@ pub fn reserve(link: &Link, pool: &str, name: &str, format: OutputFormat, capaci
 
 /// Removes a volume that nobody uses; one that is not there is an error.
 pub fn remove(link: &Link, pool: &str, name: &str) -> Result<()> {
+    let (volume, _) = unused(link, pool, name)?;
+    volume.delete(0).map_err(|error| {
+        told(&format!("cannot remove the volume {name} from the storage pool {pool}"), &error)
+    })
+}
+
+/// The volume that [`remove`] would remove. Nothing is changed.
+pub fn rehearse_removal(link: &Link, pool: &str, name: &str) -> Result<Volume> {
+    unused(link, pool, name).map(|(_, described)| described)
+}
+
+fn unused(link: &Link, pool: &str, name: &str) -> Result<(StorageVol, Volume)> {
     let found = pools::active(link, pool)?;
     let volume = look_up(&found, name)?.ok_or_else(|| {
         Error::new(Kind::Libvirt, format!("there is no volume {name} in the storage pool {pool}"))
             .advice(format!("see which there are: `hyper2kvm libvirt volumes {pool}`"))
     })?;
-    let failed =
-        |error| told(&format!("cannot remove the volume {name} from the storage pool {pool}"), &error);
-    let described = describe(pool, &volume).map_err(failed)?;
-    if let Some(why) = volume_users::of(link, &described)? {
-        return Err(Error::new(
+    let described = describe(pool, &volume)
+        .map_err(|error| told(&format!("cannot look at the volume {name}"), &error))?;
+    match volume_users::of(link, &described)? {
+        None => Ok((volume, described)),
+        Some(why) => Err(Error::new(
             Kind::Libvirt,
             format!("the volume {name} in the storage pool {pool} is in use: {why}"),
         )
-        .advice("undefine what uses it first, or leave it"));
+        .advice("undefine what uses it first, or leave it")),
     }
-    volume.delete(0).map_err(failed)
 }
 
 /// As the crate knows it.

@@ -71,7 +71,7 @@ pub struct Imported {
 }
 
 /// Imports a file. `keep_on` is asked every few MiB, and may wait; its error ends the import, and what was made goes. `on_progress` is told how many
-/// bytes of the file are behind us, holes included.
+/// bytes of the file are behind us, holes included; it may be told the same number again.
 ///
 /// One process imports one volume once at a time.
 pub fn import(
@@ -83,7 +83,10 @@ pub fn import(
     let ready = look(link, order)?;
     let mut watch = Watch { keep_on, on_progress, done: 0, unasked: 0 };
     keep_on()?;
-    let Ready { subject, raw, pool, old } = &ready;
+    let Ready { subject, raw, pool, left, old, .. } = &ready;
+    left.iter()
+        .try_for_each(|volume| volume.delete(0))
+        .map_err(failed("remove what is left of", order.volume))?;
     if let Some(placed) = in_place::place(raw, pool, order, &subject.file, old.is_some())? {
         let how = placed.how();
         let volume = subject.unchanged(order).and_then(|()| check(link, raw, pool, order, subject.length));
@@ -121,7 +124,7 @@ pub fn import(
     Ok(Imported { volume, how: "uploaded", bytes: subject.length })
 }
 
-/// Whether all is as an import needs it, as far as that can be told beforehand; nothing is changed but what a dead import left.
+/// Whether all is as an import needs it, as far as that can be told beforehand, and how many bytes the file has. Nothing is changed.
 pub fn rehearse(link: &Link, order: &Import<'_>) -> Result<u64> {
     let ready = look(link, order)?;
     enough_room(&ready)?;
@@ -136,7 +139,12 @@ struct Ready {
     subject: Subject,
     raw: StoragePool,
     pool: Pool,
+    /// What an import that died has left.
+    left: Vec<StorageVol>,
+    /// The volume that is replaced.
     old: Option<StorageVol>,
+    /// Bytes that these occupy.
+    freed: u64,
 }
 
 fn look(link: &Link, order: &Import<'_>) -> Result<Ready> {
@@ -153,68 +161,68 @@ fn look(link: &Link, order: &Import<'_>) -> Result<Ready> {
     if !pool.is_of_files() && order.format != OutputFormat::Raw {
         return Err(volumes::only_raw(order.pool, order.format));
     }
-    clear(link, &raw, &pool, order)?;
-    let old = volumes::look_up(&raw, order.volume)?;
+    let left = leavings(link, &raw, &pool, order)?;
+    let is_left = left.iter().any(|volume| volume.get_name().is_ok_and(|name| name == order.volume));
+    let old = volumes::look_up(&raw, order.volume)?.filter(|_| !is_left);
     if let Some(old) = &old {
         if !order.overwrite {
             return Err(volumes::taken(order.pool, order.volume));
         }
         refuse_if_used(link, order, old)?;
     }
-    Ok(Ready { subject, raw, pool, old })
+    let occupied = |volume: &StorageVol| volume.get_info().map_or(0, |found| found.allocation);
+    let freed = old.iter().chain(&left).map(occupied).sum();
+    Ok(Ready { subject, raw, pool, left, old, freed })
 }
 
-/// Removes what an import that died has left of this volume.
-fn clear(link: &Link, raw: &StoragePool, pool: &Pool, order: &Import<'_>) -> Result<()> {
+/// What an import that died has left of this volume, and nobody works on any more.
+fn leavings(link: &Link, raw: &StoragePool, pool: &Pool, order: &Import<'_>) -> Result<Vec<StorageVol>> {
     let name = order.volume;
-    let failed = |what: &str, error| told(&format!("cannot {what} of the volume {name}"), &error);
-    let names = raw.list_volumes().map_err(|error| failed("list the marks", error))?;
+    let names = raw.list_volumes().map_err(failed("list the marks of", name))?;
+    let mut left = Vec::new();
     for mark in names.iter().filter_map(|found| marks::read(found, name)) {
-        match mark.owner {
-            Owner::Gone => {}
-            Owner::Running(pid) => {
-                return Err(Error::new(
-                    Kind::Exists,
-                    format!("the volume {name} is being imported by the process {pid}"),
-                )
-                .advice("wait for it, or end it")
-                .transient());
-            }
-            Owner::Elsewhere if order.overwrite => {}
+        let cause = match mark.owner {
+            Owner::Gone => None,
+            Owner::Running(pid) => Some(format!("the volume {name} is being imported by the process {pid}")),
+            Owner::Elsewhere if order.overwrite => None,
             Owner::Elsewhere => {
-                return Err(Error::new(
-                    Kind::Exists,
-                    format!("the volume {name} is being imported by another host, or was when that died"),
-                )
-                .advice("if nobody works on it any more, say that it may be overwritten"));
+                Some(format!("the volume {name} is being imported by another host, or was when that died"))
             }
+        };
+        if let Some(cause) = cause {
+            return Err(Error::new(Kind::Exists, cause)
+                .advice("wait for it; if nobody works on it any more, say that it may be overwritten")
+                .transient());
         }
         let half_done = match mark.what {
             What::Upload => volumes::look_up(raw, name)?,
             What::Part => None,
         };
         if let Some(volume) = half_done {
-            let found = volumes::describe(order.pool, &volume)
-                .map_err(|error| failed("look at what is left", error))?;
-            // Somebody may have removed what we left and made another.
+            let found = volumes::describe(order.pool, &volume).map_err(failed("look at", name))?;
+            // Somebody may have removed what was left and made another.
             let is_ours =
                 !pool.is_of_files() || found.physical.is_none_or(|bytes| bytes == 0 || bytes == mark.length);
             if is_ours {
                 refuse_if_used(link, order, &volume)?;
-                volume.delete(0).map_err(|error| failed("remove what is left", error))?;
+                left.push(volume);
             }
         }
-        if let Some(left) = volumes::look_up(raw, &mark.name)? {
-            left.delete(0).map_err(|error| failed("remove a mark", error))?;
-        }
+        // The mark comes last: as long as it is there, so is what it says.
+        left.extend(volumes::look_up(raw, &mark.name)?);
     }
-    Ok(())
+    Ok(left)
+}
+
+/// libvirt failed to do this with a volume.
+fn failed(what: &'static str, name: &str) -> impl Fn(virt::error::Error) -> Error {
+    let name = name.to_owned();
+    move |error| told(&format!("cannot {what} the volume {name}"), &error)
 }
 
 fn refuse_if_used(link: &Link, order: &Import<'_>, volume: &StorageVol) -> Result<()> {
     let name = order.volume;
-    let found = volumes::describe(order.pool, volume)
-        .map_err(|error| told(&format!("cannot look at the volume {name}"), &error))?;
+    let found = volumes::describe(order.pool, volume).map_err(failed("look at", name))?;
     match volume_users::of(link, &found)? {
         None => Ok(()),
         Some(why) => {
@@ -229,9 +237,8 @@ fn refuse_if_used(link: &Link, order: &Import<'_>, volume: &StorageVol) -> Resul
 }
 
 fn enough_room(ready: &Ready) -> Result<()> {
-    let freed = ready.old.as_ref().and_then(|old| old.get_info().ok()).map_or(0, |old| old.allocation);
     let need = ready.need();
-    match ready.pool.available.saturating_add(freed) < need {
+    match ready.pool.available.saturating_add(ready.freed) < need {
         true => Err(volumes::full(&ready.pool.name, Some(&ready.pool), need)),
         false => Ok(()),
     }
@@ -304,8 +311,7 @@ fn check(link: &Link, raw: &StoragePool, pool: &Pool, order: &Import<'_>, length
     let Some(volume) = volumes::look_up(raw, order.volume)? else {
         return wrong(Kind::Libvirt, "libvirt does not see it".to_owned());
     };
-    let volume = volumes::describe(order.pool, &volume)
-        .map_err(|error| told(&format!("cannot look at the volume {}", order.volume), &error))?;
+    let volume = volumes::describe(order.pool, &volume).map_err(failed("look at", order.volume))?;
     let bytes = volume.physical.unwrap_or(length);
     if (pool.is_of_files() && bytes != length)
         || (order.format == OutputFormat::Raw && volume.capacity < length)
@@ -424,13 +430,14 @@ impl Watch<'_> {
         self.looked_at(bytes)
     }
 
-    /// So many bytes were read back.
+    /// So many bytes were read back: a sign of life, though nothing more is done.
     fn looked_at(&mut self, bytes: u64) -> Result<()> {
         self.unasked += bytes;
         if self.unasked < ASK_EVERY_BYTES {
             return Ok(());
         }
         self.unasked = 0;
+        (self.on_progress)(self.done);
         (self.keep_on)()
     }
 
