@@ -10,10 +10,18 @@ mod element;
 mod failure;
 #[cfg(feature = "libvirt")]
 mod foreign;
+#[cfg(feature = "libvirt")]
+pub mod import;
 mod limits;
 #[cfg(feature = "libvirt")]
 pub mod link;
+#[cfg(feature = "libvirt")]
+pub mod pools;
 pub mod provenance;
+#[cfg(feature = "libvirt")]
+mod volume_users;
+#[cfg(feature = "libvirt")]
+pub mod volumes;
 pub mod xml;
 
 use std::path::{Path, PathBuf};

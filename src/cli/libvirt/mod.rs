@@ -3,6 +3,8 @@
 //! One file per group of tasks. What is not here: what any of them does ([`crate::libvirt`]), and the stage that hands results over.
 
 mod domains;
+mod import;
+mod storage;
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -29,6 +31,8 @@ pub(super) struct LibvirtArgs {
 enum Task {
     #[command(flatten)]
     Domains(domains::Task),
+    #[command(flatten)]
+    Storage(storage::Task),
 }
 
 /// Does it.
@@ -36,6 +40,7 @@ pub(super) fn run(args: &LibvirtArgs, ui: &Ui) -> Result<Exit, Failure> {
     let asked = Asked { uri: args.uri.clone().unwrap_or_else(|| crate::libvirt::SYSTEM.0.to_owned()) };
     match &args.task {
         Task::Domains(task) => domains::run(task, &asked, ui),
+        Task::Storage(task) => storage::run(task, &asked, ui),
     }
 }
 
