@@ -2,6 +2,8 @@
 //!
 //! The only user of the crate `virt`, which is behind the Cargo feature `libvirt`; [`xml`] needs neither.
 
+#[cfg(feature = "libvirt")]
+pub mod blocks;
 mod defined;
 #[cfg(feature = "libvirt")]
 pub mod domains;
@@ -14,6 +16,8 @@ mod limits;
 #[cfg(feature = "libvirt")]
 pub mod link;
 pub mod provenance;
+#[cfg(feature = "libvirt")]
+pub mod snapshots;
 pub mod xml;
 
 use std::path::Path;
