@@ -2,6 +2,8 @@
 //!
 //! The only user of the crate `virt`, which is behind the Cargo feature `libvirt`; [`xml`] needs neither.
 
+#[cfg(feature = "libvirt")]
+pub mod blocks;
 mod defined;
 #[cfg(feature = "libvirt")]
 pub mod domains;
@@ -18,6 +20,8 @@ pub mod link;
 #[cfg(feature = "libvirt")]
 pub mod pools;
 pub mod provenance;
+#[cfg(feature = "libvirt")]
+pub mod snapshots;
 #[cfg(feature = "libvirt")]
 mod volume_users;
 #[cfg(feature = "libvirt")]
