@@ -41,13 +41,14 @@ pub const SYSTEM: LibvirtUri<'static> = LibvirtUri("qemu:///system");
 /// Sockets on which the system's libvirt listens, in one process or in several.
 const SYSTEM_SOCKETS: [&str; 2] = ["/run/libvirt/libvirt-sock-ro", "/run/libvirt/virtqemud-sock-ro"];
 
-/// What a process needs to read that tells libvirt of machines: how to reach it, and the firmware's variables of one that gives way.
-const NEEDED: [&str; 2] = ["/etc/libvirt", "/var/lib/libvirt/qemu/nvram"];
+/// What a process needs to read that tells libvirt of machines: how to reach it, the firmware's variables of one that gives way, and which host
+/// this is, for whoever finds what it has left.
+const NEEDED: [&str; 3] = ["/etc/libvirt", "/var/lib/libvirt/qemu/nvram", "/etc/machine-id"];
 
 /// The same, as far as it is there: for whoever confines that process. Its socket is reached without.
 #[must_use]
 pub fn needed() -> Vec<PathBuf> {
-    NEEDED.map(PathBuf::from).into_iter().filter(|path| path.is_dir()).collect()
+    NEEDED.map(PathBuf::from).into_iter().filter(|path| path.exists()).collect()
 }
 
 impl LibvirtUri<'_> {

@@ -189,6 +189,17 @@ impl Rename {
         self.directory.as_deref().unwrap_or_else(|| dirs.main().path()).join(&self.to)
     }
 
+    /// Takes what the file under its final name is like now, if it is the same one.
+    pub(super) fn look_again(&mut self, dirs: Directories<'_>) -> Result<()> {
+        let Some(dir) = dirs.at(self.directory.as_deref()) else { return Ok(()) };
+        let entry = dir.entry(&self.to);
+        let entry = entry.map_err(|error| Error::io(Kind::Output, "look for", &dir.path().join(&self.to), &error))?;
+        if let Some(mark) = entry.and_then(FileMark::of).filter(|mark| mark.inode == self.file.inode) {
+            self.file = mark;
+        }
+        Ok(())
+    }
+
     /// Whether the file has its final name.
     pub(super) fn is_made(&self, dirs: Directories<'_>) -> Result<bool> {
         let Some(dir) = dirs.at(self.directory.as_deref()) else { return Ok(false) };

@@ -198,7 +198,9 @@ impl Workplace {
             write.extend(rules.write);
         }
         write.extend(self.console.iter().chain(&self.screenshot).cloned());
-        write.extend(Some(PathBuf::from(KVM_DEVICE)).filter(|device| self.tries && device.exists()));
+        // What libvirt is told depends on whether it works.
+        let uses_kvm = self.tries || order.plan.libvirt.is_some();
+        write.extend(Some(PathBuf::from(KVM_DEVICE)).filter(|device| uses_kvm && device.exists()));
         Rules {
             read,
             write,

@@ -6,3 +6,5 @@
 mod support;
 
 mod domains;
+mod stage;
+mod stage_deaths;

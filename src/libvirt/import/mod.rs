@@ -131,6 +131,20 @@ pub fn rehearse(link: &Link, order: &Import<'_>) -> Result<u64> {
     Ok(ready.subject.length)
 }
 
+/// Takes back an import that is given up: its volume, whole or half-done, and what says that it is.
+pub fn take_back(link: &Link, pool: &str, volume: &str) -> Result<()> {
+    let raw = pools::active(link, pool)?;
+    let found = pools::refresh(link, pool)?;
+    let nowhere = Path::new("/");
+    let order =
+        Import { pool, volume, file: nowhere, format: OutputFormat::Raw, how: How::Copy, overwrite: true };
+    let left = leavings(link, &raw, &found, &order)?;
+    left.iter().try_for_each(|volume| volume.delete(0)).map_err(failed("remove what is left of", volume))?;
+    let Some(made) = volumes::look_up(&raw, volume)? else { return Ok(()) };
+    refuse_if_used(link, &order, &made)?;
+    made.delete(0).map_err(failed("remove", volume))
+}
+
 /// A mark has to be as long as a pool's smallest volume.
 const MARK_BYTES: u64 = 512;
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::steps::Teller;
 use super::{handover, record};
-use crate::libvirt::import::{How, Import, import};
+use crate::libvirt::import::{self, How, Import};
 use crate::libvirt::pools::{self, Wanted};
 use crate::libvirt::volumes;
 use crate::model::error::{Error, Kind, Result};
@@ -113,7 +113,7 @@ fn one(teller: &Teller, job: &mut Job<'_>, number: usize, disk: &PlannedDisk) ->
             let keep_on = || control.checkpoint();
             // Nobody may be left to hear it.
             let mut on_progress = |bytes| drop(progress.send(Told::Bytes(bytes)));
-            import(link, &order, &keep_on, &mut on_progress)
+            import::import(link, &order, &keep_on, &mut on_progress)
         });
         drop(tell.send(Told::Ended(imported.map(|imported| imported.volume.path))));
     });
@@ -144,6 +144,11 @@ fn one(teller: &Teller, job: &mut Job<'_>, number: usize, disk: &PlannedDisk) ->
             }
         }
     }
+}
+
+/// Removes a volume that was made, or half of it.
+pub(super) fn take_back(teller: &Teller, volume: HandedVolume) -> Result<()> {
+    teller.ask(move |link| import::take_back(link, &volume.pool, &volume.volume))
 }
 
 /// Removes the results that went into pools. What is not there any more was removed before.

@@ -174,6 +174,10 @@ fn turn_back(job: &mut Job<'_>) -> Result<()> {
         handover.is_undone();
     }
     failpoint::hit("handover.undone");
+    // A snapshot was in them: they are other files now, of the same inodes.
+    for rename in &mut intent.renames {
+        rename.look_again(job.place.dirs())?;
+    }
     publish::take_back(job.place.dirs(), &intent);
     job.checkpoint.intent = None;
     job.save()

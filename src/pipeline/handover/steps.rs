@@ -3,6 +3,7 @@
 //! A step that was begun before may have been taken by then: each looks what libvirt knows, and does what is left. What is not here: the order of
 //! the steps, and what is written down of them.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use crate::libvirt::connections::{Connections, Limits};
 use crate::libvirt::domains::{self, Overwrite, Shared, State, Undefine};
 use crate::libvirt::link::{Access, Link};
 use crate::libvirt::xml::domain_xml;
-use crate::libvirt::{snapshots, volumes};
+use crate::libvirt::snapshots::{self, Disks, NewSnapshot};
+use crate::libvirt::{pools, volumes};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::handover::PlannedLibvirt;
 use crate::model::job::Stage;
@@ -129,10 +131,12 @@ impl Teller {
     fn snapshot(&self) -> Result<()> {
         let Some(snapshot) = self.planned.snapshot.clone() else { return Ok(()) };
         let name = self.planned.name.clone();
-        self.ask(move |link| match known(link, &name)?.snapshots.contains(&snapshot) {
-            true => Ok(()),
-            false => snapshots::create(link, &name, &snapshots::Wanted::named(&snapshot)).map(drop),
-        })
+        let new = NewSnapshot {
+            name: snapshot,
+            description: Some("made by hyper2kvm before the first start".to_owned()),
+            disks: Disks::Auto,
+        };
+        self.ask(move |link| snapshots::create(link, &name, &new).map(drop))
     }
 
     fn set_autostart(&self, on: bool) -> Result<()> {
@@ -148,14 +152,6 @@ impl Teller {
         let name = self.planned.name.clone();
         self.ask(move |link| domains::start(link, &name))
     }
-}
-
-/// The machine of this name, which was defined.
-fn known(link: &Link, name: &str) -> Result<domains::Found> {
-    domains::find(link, name)?.ok_or_else(|| {
-        Error::new(Kind::Libvirt, format!("the machine {name} was undefined while it was handed over"))
-            .advice("see who else works on this libvirt, then try again")
-    })
 }
 
 /// Whether its machine was started though nobody has written that down.
@@ -180,12 +176,7 @@ pub(super) fn undo(handover: &Handover) -> Result<()> {
             Step::Define => undefine(&teller, handover)?,
             Step::Import => {
                 for volume in handover.volumes.clone() {
-                    teller.ask(move |link| {
-                        match volumes::find(link, &volume.pool, &volume.volume)? {
-                            Some(_) => volumes::remove(link, &volume.pool, &volume.volume),
-                            None => Ok(()),
-                        }
-                    })?;
+                    import::take_back(&teller, volume)?;
                 }
             }
         }
@@ -197,10 +188,14 @@ pub(super) fn undo(handover: &Handover) -> Result<()> {
 fn undefine(teller: &Teller, handover: &Handover) -> Result<()> {
     let Some(defined) = handover.domain.clone() else { return Ok(()) };
     let old = defined.replaced.as_deref().map(kept).transpose()?;
+    let pools: Vec<String> = handover.planned.pools.values().cloned().collect();
     teller.ask(move |link| {
         if domains::find(link, &defined.name)?.is_some_and(|found| found.uuid == defined.uuid) {
+            let snapshots = snapshots::list(link, &defined.name)?;
             let what = Undefine { destroy: false, ..Undefine::ALL_OF_OURS };
             domains::undefine(link, &defined.name, &what)?;
+            let overlays = snapshots.iter().flat_map(|snapshot| &snapshot.disks);
+            overlays.filter_map(|disk| disk.overlay.as_ref()).try_for_each(|file| remove(link, &pools, file))?;
         }
         match old {
             Some(old) if domains::find(link, &defined.name)?.is_none() => {
@@ -209,6 +204,26 @@ fn undefine(teller: &Teller, handover: &Handover) -> Result<()> {
             _ => Ok(()),
         }
     })
+}
+
+/// Removes what a snapshot has put over a disk: the machine never ran, so nothing is in it. In a pool libvirt removes it.
+fn remove(link: &Link, pools: &[String], file: &Path) -> Result<()> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    for pool in pools {
+        if pools::find(link, pool)?.is_some_and(|found| found.path.as_deref() == file.parent()) {
+            pools::refresh(link, pool)?;
+            return match volumes::find(link, pool, &name)? {
+                Some(_) => volumes::remove(link, pool, &name),
+                None => Ok(()),
+            };
+        }
+    }
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::io(Kind::Output, "remove", file, &error))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn kept(place: &Path) -> Result<String> {
