@@ -17,6 +17,7 @@ pub mod grouping;
 pub mod guest;
 pub mod hook;
 pub mod job;
+pub mod libvirt_uri;
 pub mod limits;
 pub mod machine;
 pub mod manifest;
