@@ -2,10 +2,16 @@
 //!
 //! The only user of the crate `virt`, which is behind the Cargo feature `libvirt`; [`xml`] needs neither.
 
+#[cfg(feature = "libvirt")]
+pub mod connections;
 mod defined;
 #[cfg(feature = "libvirt")]
 pub mod domains;
 mod element;
+#[cfg(feature = "libvirt")]
+mod event_loop;
+#[cfg(feature = "libvirt")]
+pub mod events;
 #[cfg(feature = "libvirt")]
 mod failure;
 #[cfg(feature = "libvirt")]
