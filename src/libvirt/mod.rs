@@ -4,10 +4,16 @@
 
 #[cfg(feature = "libvirt")]
 pub mod blocks;
+#[cfg(feature = "libvirt")]
+pub mod connections;
 mod defined;
 #[cfg(feature = "libvirt")]
 pub mod domains;
 mod element;
+#[cfg(feature = "libvirt")]
+mod event_loop;
+#[cfg(feature = "libvirt")]
+pub mod events;
 #[cfg(feature = "libvirt")]
 mod failure;
 #[cfg(feature = "libvirt")]

@@ -134,6 +134,12 @@ impl WaitReason {
         }
     }
 
+    /// Whether it ends at a time that was set: the work is tried again then.
+    #[must_use]
+    pub fn is_tried_again(self) -> bool {
+        matches!(self, WaitReason::Retry | WaitReason::Libvirt)
+    }
+
     /// The name in files.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -3,18 +3,16 @@
 //! One file per group of tasks. What is not here: what any of them does ([`crate::libvirt`]), and the stage that hands results over.
 
 mod domains;
+mod events;
 mod import;
 mod storage;
 
-use std::sync::mpsc;
 use std::time::Duration;
 
-use super::{Exit, Failure, Ui};
+use super::{Exit, Failure, StateArgs, Ui};
+use crate::libvirt::connections::{Connections, Limits};
 use crate::libvirt::link::{Access, Link};
-use crate::model::error::{Error, Kind, Result};
-
-/// What has not answered by then hangs.
-const WITHIN: Duration = Duration::from_secs(30);
+use crate::model::error::Result;
 
 /// Arguments of `libvirt`.
 #[derive(Debug, clap::Args)]
@@ -22,6 +20,8 @@ pub(super) struct LibvirtArgs {
     /// Which libvirt [default: `libvirt.uri`]
     #[arg(long, value_name = "URI", global = true)]
     uri: Option<String>,
+    #[command(flatten)]
+    state: StateArgs,
     #[command(subcommand)]
     task: Task,
 }
@@ -33,14 +33,22 @@ enum Task {
     Domains(domains::Task),
     #[command(flatten)]
     Storage(storage::Task),
+    #[command(flatten)]
+    Events(events::Task),
 }
 
 /// Does it.
 pub(super) fn run(args: &LibvirtArgs, ui: &Ui) -> Result<Exit, Failure> {
-    let asked = Asked { uri: args.uri.clone().unwrap_or_else(|| crate::libvirt::SYSTEM.0.to_owned()) };
+    let settings = args.state.settings_or_defaults()?.libvirt;
+    let asked = Asked {
+        uri: args.uri.clone().unwrap_or(settings.uri),
+        within: Duration::from_secs_f64(settings.timeout_s),
+        connections: Connections::new(Limits::without_retries()),
+    };
     match &args.task {
         Task::Domains(task) => domains::run(task, &asked, ui),
         Task::Storage(task) => storage::run(task, &asked, ui),
+        Task::Events(task) => events::run(task, &asked, ui),
     }
 }
 
@@ -48,16 +56,19 @@ pub(super) fn run(args: &LibvirtArgs, ui: &Ui) -> Result<Exit, Failure> {
 #[derive(Debug)]
 struct Asked {
     uri: String,
+    /// What has not answered by then hangs.
+    within: Duration,
+    connections: Connections,
 }
 
 impl Asked {
-    /// Does this with a connection, and waits no longer than libvirt may take: a thread that hangs ends with the program.
+    /// Does this with a connection, and waits no longer than libvirt may take.
     fn ask<T: Send + 'static>(
         &self,
         access: Access,
         work: impl FnOnce(&Link) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.ask_within(WITHIN, access, work)
+        self.ask_within(self.within, access, work)
     }
 
     /// The same for what may take longer.
@@ -67,14 +78,6 @@ impl Asked {
         access: Access,
         work: impl FnOnce(&Link) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let uri = self.uri.clone();
-        let (answer, answered) = mpsc::channel();
-        std::thread::spawn(move || answer.send(Link::open(&uri, access).and_then(|link| work(&link))));
-        answered.recv_timeout(within).unwrap_or_else(|_| {
-            let limit = within.as_secs();
-            Err(Error::new(Kind::Libvirt, format!("{} did not answer for {limit} s", self.uri))
-                .advice("see what keeps libvirtd (or virtqemud) busy; restart it if it hangs")
-                .transient())
-        })
+        self.connections.with(&self.uri, access, within, work)
     }
 }

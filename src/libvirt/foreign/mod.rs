@@ -2,6 +2,7 @@
 //!
 //! One file per group of functions. What is not here: anything that decides; each wrapper owns what libvirt hands out and frees it.
 
-pub(super) mod streams;
 pub(super) mod blocks;
+pub(super) mod events;
 pub(super) mod statistics;
+pub(super) mod streams;

@@ -67,7 +67,7 @@ pub(super) fn plan(
     let known = known(submission, &name, vm, batch_id, &disks, format, &machine);
     let hooks = super::hooks::planned(tree, manifest, &known)?;
     warnings.extend(super::hooks::warnings(tree, manifest));
-    let libvirt = super::handover::planned(tree, manifest, &called, &disks);
+    let libvirt = super::handover::planned(tree, manifest, &settings.libvirt.uri, &called, &disks);
     Ok(Plan {
         vm_id: vm.vm_id.clone(),
         name,

@@ -13,9 +13,6 @@ use crate::model::manifest::{LibvirtIntegration, Manifest};
 use crate::model::parse::Tree;
 use crate::model::plan::PlannedDisk;
 
-/// The machines of the system.
-const SYSTEM: &str = "qemu:///system";
-
 /// What the manifest says of it, where it is on.
 fn wanted<'m>(tree: &Tree, manifest: &'m Manifest) -> Option<&'m LibvirtIntegration> {
     manifest.libvirt_integration.as_ref().filter(|_| build::is_on(tree, Stage::Libvirt))
@@ -31,6 +28,7 @@ pub(super) fn name(tree: &Tree, manifest: &Manifest) -> Option<String> {
 pub(super) fn planned(
     tree: &Tree,
     manifest: &Manifest,
+    uri: &str,
     name: &str,
     disks: &[PlannedDisk],
 ) -> Option<PlannedLibvirt> {
@@ -43,7 +41,7 @@ pub(super) fn planned(
         Some((disk.id.clone(), pool.to_owned()))
     });
     Some(PlannedLibvirt {
-        uri: SYSTEM.to_owned(),
+        uri: uri.to_owned(),
         name: name.to_owned(),
         define: defines(said),
         overwrite_domain: is(said.overwrite_domain),

@@ -11,7 +11,7 @@ use super::{Report, Scheduler};
 use crate::model::config::Settings;
 use crate::model::error::Result;
 use crate::model::job::JobState;
-use crate::model::progress::{FilesystemStatus, Status};
+use crate::model::progress::{FilesystemStatus, LibvirtStatus, Status};
 use crate::service::network::NetworkState;
 use crate::service::places;
 use crate::service::queue::{BatchRow, Counts, JobRow, StageMark};
@@ -325,6 +325,7 @@ impl Scheduler {
             filesystems: self.file_systems(),
             notifications,
             profiles: source::profiles::statistics(),
+            libvirt: LibvirtStatus::default(),
             last_error: outlook
                 .queue_error
                 .clone()
