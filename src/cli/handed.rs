@@ -20,11 +20,15 @@ pub(super) fn over(plan: &Plan) -> String {
         lines.push(format!("a pool that is missing is made in {}", path.display()));
     }
     if planned.define {
-        let gives_way =
-            if planned.overwrite_domain { ", in the place of one that hyper2kvm made and that is off" } else { "" };
+        let gives_way = if planned.overwrite_domain {
+            ", in the place of one that hyper2kvm made and that is off"
+        } else {
+            ""
+        };
         lines.push(format!("the machine {} is defined{gives_way}", planned.name));
     }
-    lines.extend(planned.snapshot.iter().map(|name| format!("a snapshot {name} is made before it ever runs")));
+    lines
+        .extend(planned.snapshot.iter().map(|name| format!("a snapshot {name} is made before it ever runs")));
     lines.extend(planned.autostart.then(|| "it starts with the host".to_owned()));
     lines.extend(planned.start.then(|| "it is started".to_owned()));
     lines.extend(

@@ -24,6 +24,8 @@ mod limits;
 #[cfg(feature = "libvirt")]
 pub mod link;
 #[cfg(feature = "libvirt")]
+pub mod networks;
+#[cfg(feature = "libvirt")]
 pub mod pools;
 pub mod provenance;
 #[cfg(feature = "libvirt")]

@@ -47,7 +47,8 @@ impl Stage {
     ];
 
     /// The stages that this build can do: libvirt is told by one that knows it.
-    pub const BUILT: &[Stage] = if cfg!(feature = "libvirt") { &Stage::ALL } else { Stage::ALL.split_at(7).0 };
+    pub const BUILT: &[Stage] =
+        if cfg!(feature = "libvirt") { &Stage::ALL } else { Stage::ALL.split_at(7).0 };
 
     /// The name in files and on the command line.
     #[must_use]

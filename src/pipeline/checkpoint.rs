@@ -193,7 +193,8 @@ impl Rename {
     pub(super) fn look_again(&mut self, dirs: Directories<'_>) -> Result<()> {
         let Some(dir) = dirs.at(self.directory.as_deref()) else { return Ok(()) };
         let entry = dir.entry(&self.to);
-        let entry = entry.map_err(|error| Error::io(Kind::Output, "look for", &dir.path().join(&self.to), &error))?;
+        let entry =
+            entry.map_err(|error| Error::io(Kind::Output, "look for", &dir.path().join(&self.to), &error))?;
         if let Some(mark) = entry.and_then(FileMark::of).filter(|mark| mark.inode == self.file.inode) {
             self.file = mark;
         }

@@ -208,7 +208,9 @@ fn done(stage: Stage, told: &StageReport, report: &Report) -> String {
 /// What libvirt was told, in a line.
 fn handed_over(told: &HandedOver) -> String {
     let mut parts = Vec::new();
-    parts.extend((!told.volumes.is_empty()).then(|| format!("{} in pools", counted(told.volumes.len(), "disk"))));
+    parts.extend(
+        (!told.volumes.is_empty()).then(|| format!("{} in pools", counted(told.volumes.len(), "disk"))),
+    );
     parts.extend(told.domain.as_ref().map(|name| format!("defined as {name}")));
     parts.extend(told.snapshot.as_ref().map(|name| format!("snapshot {name}")));
     parts.extend(told.autostart.then(|| "starts with the host".to_owned()));
@@ -279,6 +281,17 @@ fn notices(page: &mut Page, title: &'static str, notices: &[Notice]) {
 fn how_to_start(page: &mut Page, report: &Report) {
     let Some(first) = report.artifacts.first() else { return };
     page.heading(2, words("How to start it"));
+    if let Some(told) = &report.libvirt
+        && let Some(domain) = &told.domain
+    {
+        page.paragraph(words(match told.started {
+            true => "It was started. To see how it is:",
+            false => "libvirt knows it. Once the old machine is off and stays off:",
+        }));
+        let task = if told.started { "domstate" } else { "start" };
+        page.commands([vec!["virsh", "-c", told.uri.as_str(), task, domain.as_str()]]);
+        return;
+    }
     match &report.domain {
         Some(domain) => {
             page.paragraph(words("With libvirt, once the old machine is off and stays off:"));

@@ -108,7 +108,12 @@ mod armed {
     }
 
     pub(super) fn hit(name: &'static str) {
-        let mut listed = super::ALL.iter().chain(super::IN_PLACE).chain(super::HOOKS).chain(super::HANDOVER).chain(super::NOTICES);
+        let mut listed = super::ALL
+            .iter()
+            .chain(super::IN_PLACE)
+            .chain(super::HOOKS)
+            .chain(super::HANDOVER)
+            .chain(super::NOTICES);
         assert!(listed.any(|listed| *listed == name), "failpoint `{name}` is not listed in sys::failpoint");
         let Some(armed) = ARMED.get_or_init(from_environment) else { return };
         if armed.name != name || armed.hits.fetch_add(1, Ordering::SeqCst) + 1 != armed.nth {

@@ -8,3 +8,4 @@ mod support;
 mod domains;
 mod stage;
 mod stage_deaths;
+mod stage_guest;

@@ -50,6 +50,10 @@ impl Site {
         let manifest = self.manifest(told, rest);
         let mut command = self.libvirtd.hyper2kvm();
         command.arg("convert").arg(manifest).envs(env.iter().copied());
+        // What an earlier one left is gone on with.
+        if self.out().exists() {
+            command.arg("--resume");
+        }
         command.output().unwrap()
     }
 
@@ -103,7 +107,9 @@ pub fn failed_with(output: &Output, words: &str) {
 #[test]
 fn a_result_is_defined_where_it_lies_with_a_snapshot_and_starts_with_the_host() {
     let site = Site::new();
-    went_well(&site.convert("create_snapshot: true, autostart: true", "nics: [{mac: \"52:54:00:12:34:56\"}]\n"));
+    went_well(
+        &site.convert("create_snapshot: true, autostart: true", "nics: [{mac: \"52:54:00:12:34:56\"}]\n"),
+    );
     assert_eq!(site.virsh("list --all --name"), "web");
     assert_eq!(site.virsh("snapshot-list web --name"), "pre-first-boot");
     assert!(site.virsh("dominfo web").contains("Autostart:      enable"));
@@ -114,9 +120,12 @@ fn a_result_is_defined_where_it_lies_with_a_snapshot_and_starts_with_the_host() 
     assert_eq!(report["pipeline"]["stages"]["libvirt"]["success"], true);
     let defined = site.virsh("dumpxml web --inactive");
     assert!(defined.contains(&site.out().join("boot.qcow2").display().to_string()), "{defined}");
-    assert!(defined.contains("urn:hyper2kvm:domain:1") && defined.contains("vm='web'"), "{defined}");
+    assert!(defined.contains("urn:hyper2kvm:domain:1") && defined.contains("vm=\"web\""), "{defined}");
     let written = fs::read_to_string(site.out().join("domain.xml")).unwrap();
-    assert!(written.contains(libvirt["uuid"].as_str().unwrap()) && written.contains("type='qemu'"), "{written}");
+    assert!(
+        written.contains(libvirt["uuid"].as_str().unwrap()) && written.contains("type='qemu'"),
+        "{written}"
+    );
     assert!(report["artifacts"][0]["sha256"].is_string());
 }
 
@@ -139,10 +148,15 @@ fn a_result_goes_into_a_pool_and_its_machine_is_started_from_there() {
 fn a_result_that_is_moved_lies_in_the_pool_alone() {
     let site = Site::new();
     let pool = site.libvirtd.images().join("made");
-    went_well(&site.convert(&format!("import_to_pool: made, pool_path: {}, copy_disks: false", pool.display()), ""));
+    went_well(
+        &site.convert(&format!("import_to_pool: made, pool_path: {}, copy_disks: false", pool.display()), ""),
+    );
     assert!(pool.join("web-boot.qcow2").exists() && !site.out().join("boot.qcow2").exists());
     let report = site.report();
-    assert_eq!(report["artifacts"][0]["path"].as_str().map(Path::new), Some(pool.join("web-boot.qcow2").as_path()));
+    assert_eq!(
+        report["artifacts"][0]["path"].as_str().map(Path::new),
+        Some(pool.join("web-boot.qcow2").as_path())
+    );
     assert!(report["artifacts"][0]["sha256"].is_string());
 }
 
@@ -160,7 +174,11 @@ end",
         ("vm_name: db, import_to_pool: nowhere", "", "no storage pool nowhere"),
         ("vm_name: db", "nics: [{mac: \"52:54:00:12:34:56\"}]\n", "hardware address 52:54:00:12:34:56"),
         ("vm_name: db", "vm: {uuid: 564d1c2a-0000-1111-2222-333344445555}\n", "UUID"),
-        ("vm_name: db, auto_start: true", "network_mapping: {source_networks: {lab: nonsense}}\nnics: [{network: lab}]\n", "nonsense"),
+        (
+            "vm_name: db, auto_start: true",
+            "network_mapping: {source_networks: {lab: nonsense}}\nnics: [{network: lab}]\n",
+            "nonsense",
+        ),
     ];
     for (said, rest, words) in cases {
         failed_with(&site.convert(said, rest), words);

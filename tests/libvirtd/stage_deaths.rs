@@ -7,9 +7,10 @@ use crate::support::daemon::Daemon;
 use crate::support::wait::{PATIENCE, within};
 
 /// All steps.
-const ALL: &str = "import_to_pool: vms, create_snapshot: true, autostart: true, auto_start: true, copy_disks: false";
+const ALL: &str =
+    "import_to_pool: vms, create_snapshot: true, autostart: true, auto_start: true, copy_disks: false";
 /// More memory than any machine has: it is defined, and does not start.
-const TOO_LARGE: &str = "vm: {mem_mb: 900000000}\n";
+const TOO_LARGE: &str = "vm: {mem_mb: 67108864}\n";
 
 impl Site {
     /// All was done, once.
@@ -124,7 +125,11 @@ fn a_libvirt_that_is_killed_in_between_is_waited_for_and_nothing_is_done_twice()
         site.libvirtd.hold(true);
         site.libvirtd.kill();
         let output = site.convert(ALL, "");
-        assert!(!output.status.success() && !site.out().join("report.json").exists(), "{armed}: {}", told(&output));
+        assert!(
+            !output.status.success() && !site.out().join("report.json").exists(),
+            "{armed}: {}",
+            told(&output)
+        );
         site.libvirtd.hold(false);
         site.libvirtd.await_up();
         let output = site.convert(ALL, "");

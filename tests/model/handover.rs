@@ -46,9 +46,14 @@ fn all_that_is_said_reaches_the_plan() {
 allow_live_clone: true\n",
     );
     assert_eq!((told.name.as_str(), told.snapshot.as_deref()), ("db", Some("pre-first-boot")));
-    assert_eq!(told.pools, [("boot", "images"), ("data", "images")].map(|(a, b)| (a.into(), b.into())).into());
+    assert_eq!(
+        told.pools,
+        [("boot", "images"), ("data", "images")].map(|(a, b)| (a.into(), b.into())).into()
+    );
     assert_eq!(told.pool_path, Some(PathBuf::from("/drops/pool")));
-    assert!(told.overwrite_domain && told.autostart && told.start && !told.copy_disks && told.overwrite_volumes);
+    assert!(
+        told.overwrite_domain && told.autostart && told.start && !told.copy_disks && told.overwrite_volumes
+    );
     assert!(told.allow_live_clone);
     assert_eq!(told.volume("boot", "qcow2"), "db-boot.qcow2");
 }

@@ -34,7 +34,7 @@ pub(super) fn complaints(effective: &Effective, settings: &Settings, in_batch: b
         super::growth::check(tree, disks),
         super::output::check_directory(tree, manifest, disks, &settings.paths.write),
         super::mapping::check(tree, manifest, settings),
-        super::handover::check(tree, manifest, &settings.paths.write),
+        super::handover::check(tree, manifest, settings),
         if in_batch { Ok(()) } else { check_dependencies(tree, manifest) },
     ]
     .into_iter()

@@ -6,9 +6,11 @@
 use std::path::{Path, PathBuf};
 
 use super::{build, check, mapping};
+use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::handover::{PlannedLibvirt, SNAPSHOT};
 use crate::model::job::Stage;
+use crate::model::libvirt_uri::{Reach, check_form};
 use crate::model::manifest::{LibvirtIntegration, Manifest};
 use crate::model::parse::Tree;
 use crate::model::plan::PlannedDisk;
@@ -61,12 +63,17 @@ fn defines(said: &LibvirtIntegration) -> bool {
 }
 
 /// Refuses what contradicts itself.
-pub(super) fn check(tree: &Tree, manifest: &Manifest, roots: &[PathBuf]) -> Result<()> {
+pub(super) fn check(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Result<()> {
     let Some(said) = wanted(tree, manifest) else {
         let cause = "a pool is libvirt's, and libvirt is told nothing";
         return mapping::disks::complain_of_pool(tree, manifest, cause)
             .map_or(Ok(()), |error| Err(needs(error, "enabled")));
     };
+    if check_form(&settings.libvirt.uri)? == Reach::Remote {
+        let what = format!("way to hand results to the libvirt of another host ({})", settings.libvirt.uri);
+        return Err(check::unsupported(tree, "libvirt_integration.enabled", &what)
+            .advice("name a libvirt of this host as `libvirt.uri` of the configuration"));
+    }
     let goes_into_a_pool = said.import_to_pool.is_some() || mapping::disks::names_a_pool(manifest);
     if !defines(said) {
         let needing = [
@@ -87,12 +94,23 @@ pub(super) fn check(tree: &Tree, manifest: &Manifest, roots: &[PathBuf]) -> Resu
         }
     }
     if said.copy_disks == Some(false) && !goes_into_a_pool {
-        return Err(complaint(tree, "copy_disks", "disks are to be moved, and it is not said into which pool")
-            .advice("name it (`import_to_pool`), or remove this"));
+        return Err(complaint(
+            tree,
+            "copy_disks",
+            "disks are to be moved, and it is not said into which pool",
+        )
+        .advice("name it (`import_to_pool`), or remove this"));
     }
     if let Some(path) = &said.pool_path {
         let field = "libvirt_integration.pool_path";
-        check::check_root(tree, Kind::Output, field, Path::new(path.as_str()), roots, "paths.write")?;
+        check::check_root(
+            tree,
+            Kind::Output,
+            field,
+            Path::new(path.as_str()),
+            &settings.paths.write,
+            "paths.write",
+        )?;
     }
     let names = [
         ("vm_name", said.vm_name.as_ref()),
@@ -121,7 +139,11 @@ pub(super) fn warnings(tree: &Tree, manifest: &Manifest) -> Vec<String> {
     [
         ("snapshot_name", said.snapshot_name.is_some() && without_snapshot, "no snapshot is made"),
         ("pool_path", said.pool_path.is_some() && without_pool, "no disk goes into a pool"),
-        ("overwrite_volumes", said.overwrite_volumes == Some(true) && without_pool, "no disk goes into a pool"),
+        (
+            "overwrite_volumes",
+            said.overwrite_volumes == Some(true) && without_pool,
+            "no disk goes into a pool",
+        ),
     ]
     .into_iter()
     .filter(|(_, is_said, _)| *is_said)

@@ -12,6 +12,9 @@ use crate::pipeline::target;
 use crate::pipeline::worker::Job;
 use crate::sys::time::{now_epoch, rfc3339_utc};
 
+/// Where volumes lie that are none.
+const DEVICES: &str = "/dev";
+
 /// The machine around its results, or around the volumes that they went into.
 pub(super) fn machine(job: &Job<'_>) -> Result<Machine> {
     let lost = || Error::internal("what is handed to libvirt is not written down");
@@ -22,7 +25,10 @@ pub(super) fn machine(job: &Job<'_>) -> Result<Machine> {
     for disk in &mut machine.disks {
         if let Some(volume) = told.volumes.iter().find(|volume| volume.disk == disk.id) {
             disk.path.clone_from(&volume.path);
-            disk.volume = Some(DiskVolume { pool: volume.pool.clone(), name: volume.volume.clone() });
+            // A volume that is a file is told as that: it can hold snapshots itself.
+            let is_file = volume.path.is_absolute() && !volume.path.starts_with(DEVICES);
+            disk.volume =
+                (!is_file).then(|| DiskVolume { pool: volume.pool.clone(), name: volume.volume.clone() });
         }
     }
     if machine.uuid.is_none() {
@@ -53,7 +59,9 @@ fn provenance(job: &Job<'_>) -> Provenance {
     let nics = job.plan.guest.nics.iter();
     let addresses = nics.flat_map(|nic| {
         let plain = |address: &String| address.split('/').next().unwrap_or_default().to_owned();
-        nic.addresses.iter().map(move |address| ConfiguredAddress { mac: nic.mac.clone(), address: plain(address) })
+        nic.addresses
+            .iter()
+            .map(move |address| ConfiguredAddress { mac: nic.mac.clone(), address: plain(address) })
     });
     Provenance {
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -16,7 +16,10 @@ pub(super) fn source_is_off(plan: &Plan) -> Result<()> {
         if is_locked(&file, 0..0).unwrap_or(false) {
             return Err(Error::new(
                 Kind::Source,
-                format!("{} is open elsewhere: the machine that it comes from may run", disk.source.display()),
+                format!(
+                    "{} is open elsewhere: the machine that it comes from may run",
+                    disk.source.display()
+                ),
             )
             .rule("disk.open_elsewhere")
             .source(disk.source.display().to_string())

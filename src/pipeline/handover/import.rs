@@ -44,7 +44,11 @@ pub(super) fn all(teller: &Teller, job: &mut Job<'_>) -> Result<()> {
         match known {
             Some(known) if !known.path.as_os_str().is_empty() => continue,
             Some(_) => {}
-            None => announce(teller, job, HandedVolume { disk: disk.id.clone(), pool, volume, path: PathBuf::new() })?,
+            None => announce(
+                teller,
+                job,
+                HandedVolume { disk: disk.id.clone(), pool, volume, path: PathBuf::new() },
+            )?,
         }
         let path = one(teller, job, number, disk)?;
         record(job, |handover| {
@@ -59,6 +63,7 @@ pub(super) fn all(teller: &Teller, job: &mut Job<'_>) -> Result<()> {
 
 fn ensure_pools(teller: &Teller) -> Result<()> {
     let mut names: Vec<String> = teller.planned().pools.values().cloned().collect();
+    names.sort_unstable();
     names.dedup();
     for name in names {
         let wanted = Wanted { name, path: teller.planned().pool_path.clone(), start: true };
@@ -84,8 +89,11 @@ fn announce(teller: &Teller, job: &mut Job<'_>, volume: HandedVolume) -> Result<
 
 /// A volume of that name is there already.
 pub(in crate::pipeline) fn taken(volume: &HandedVolume) -> Error {
-    Error::new(Kind::Exists, format!("the storage pool {} has a volume {} already", volume.pool, volume.volume))
-        .advice("remove it, choose another `libvirt_integration.vm_name`, or say `overwrite_volumes: true`")
+    Error::new(
+        Kind::Exists,
+        format!("the storage pool {} has a volume {} already", volume.pool, volume.volume),
+    )
+    .advice("remove it, choose another `libvirt_integration.vm_name`, or say `overwrite_volumes: true`")
 }
 
 /// Imports one disk, and gives where its volume lies.
@@ -134,7 +142,11 @@ fn one(teller: &Teller, job: &mut Job<'_>, number: usize, disk: &PlannedDisk) ->
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 return Err(Error::new(
                     Kind::Libvirt,
-                    format!("the import of disk {} made no progress for {:.0} s", disk.id, stalls.as_secs_f64()),
+                    format!(
+                        "the import of disk {} made no progress for {:.0} s",
+                        disk.id,
+                        stalls.as_secs_f64()
+                    ),
                 )
                 .advice("see what keeps libvirt or the storage of the pool busy")
                 .transient());

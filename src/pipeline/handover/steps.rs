@@ -14,12 +14,13 @@ use super::{guard, handover, record};
 use crate::libvirt::connections::{Connections, Limits};
 use crate::libvirt::domains::{self, Overwrite, Shared, State, Undefine};
 use crate::libvirt::link::{Access, Link};
-use crate::libvirt::xml::domain_xml;
 use crate::libvirt::snapshots::{self, Disks, NewSnapshot};
+use crate::libvirt::xml::domain_xml;
 use crate::libvirt::{pools, volumes};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::handover::PlannedLibvirt;
 use crate::model::job::Stage;
+use crate::model::machine::MachineNic;
 use crate::pipeline::worker::Job;
 
 /// What has not answered by then hangs. A machine that starts with much memory, or a snapshot of many disks, takes its time.
@@ -113,7 +114,7 @@ impl Teller {
         &self,
         job: &mut Job<'_>,
         defined: &DefinedDomain,
-        nics: &[crate::model::machine::MachineNic],
+        nics: &[MachineNic],
     ) -> Result<()> {
         let macs: Vec<String> = nics.iter().filter_map(|nic| nic.mac.clone()).collect();
         let (uuid, name) = (defined.uuid.clone(), defined.name.clone());
@@ -195,7 +196,9 @@ fn undefine(teller: &Teller, handover: &Handover) -> Result<()> {
             let what = Undefine { destroy: false, ..Undefine::ALL_OF_OURS };
             domains::undefine(link, &defined.name, &what)?;
             let overlays = snapshots.iter().flat_map(|snapshot| &snapshot.disks);
-            overlays.filter_map(|disk| disk.overlay.as_ref()).try_for_each(|file| remove(link, &pools, file))?;
+            overlays
+                .filter_map(|disk| disk.overlay.as_ref())
+                .try_for_each(|file| remove(link, &pools, file))?;
         }
         match old {
             Some(old) if domains::find(link, &defined.name)?.is_none() => {

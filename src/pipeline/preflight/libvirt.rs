@@ -88,10 +88,8 @@ fn in_pools(link: &Link, plan: &Plan, planned: &PlannedLibvirt) -> Result<Vec<Ob
             // It is started when it is needed: what is in it is not known before.
             let error = Error::new(Kind::Libvirt, format!("the storage pool {name} is inactive"))
                 .advice("it will be started; start it to have the names in it compared beforehand");
-            found.push(Objection {
-                severity: Severity::Info,
-                ..objection("libvirt.pool", Some(name), error)
-            });
+            found
+                .push(Objection { severity: Severity::Info, ..objection("libvirt.pool", Some(name), error) });
             continue;
         }
         let volume = planned.volume(&disk.id, plan.format_of(disk).name());

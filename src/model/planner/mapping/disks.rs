@@ -183,7 +183,11 @@ pub(in crate::model::planner) fn pool<'m>(manifest: &'m Manifest, id: &str) -> O
 }
 
 /// What is wrong with the first field that names a pool, where none can be.
-pub(in crate::model::planner) fn complain_of_pool(tree: &Tree, manifest: &Manifest, cause: &str) -> Option<Error> {
+pub(in crate::model::planner) fn complain_of_pool(
+    tree: &Tree,
+    manifest: &Manifest,
+    cause: &str,
+) -> Option<Error> {
     let mapping = manifest.storage_mapping.as_ref()?;
     if mapping.default_pool.is_some() {
         return Some(tree.error(Kind::Manifest, "storage_mapping.default_pool", cause));
