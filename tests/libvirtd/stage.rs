@@ -33,7 +33,7 @@ impl Site {
         let images = self.libvirtd.images();
         let text = format!(
             "manifest_version: \"1.0\"\nname: web\nprofile: none\ndisks:\n  - {{id: boot, source_format: raw, local_path: {}}}\n\
-             output: {{directory: {}}}\npipeline: {{validate: {{enabled: true}}}}\nlibvirt_integration: {{enabled: true, {told}}}\n{rest}",
+             output: {{directory: {}}}\npipeline: {{convert: {{enabled: true}}, validate: {{enabled: true}}}}\nlibvirt_integration: {{enabled: true, {told}}}\n{rest}",
             images.join("web.img").display(),
             self.out().display(),
         );
@@ -209,4 +209,18 @@ fn a_machine_of_ours_that_is_off_gives_way_and_is_kept() {
     fs::rename(site.out(), site.libvirtd.images().join("second")).unwrap();
     failed_with(&site.convert("overwrite_domain: true", "priority: 2\n"), "is not off");
     assert_eq!(site.virsh("domstate web"), "running");
+}
+
+#[test]
+fn what_libvirt_will_be_told_is_planned_in_words() {
+    let site = Site::new();
+    let manifest = site.manifest(
+        "vm_name: db, import_to_pool: vms, copy_disks: false, create_snapshot: true, auto_start: true",
+        "",
+    );
+    let output = site.libvirtd.hyper2kvm().arg("plan").arg(manifest).output().unwrap();
+    went_well(&output);
+    let expected = "\nlibvirt (qemu:///system)\n  disk boot is moved as db-boot.qcow2 into the pool vms\n  \
+                    the machine db is defined\n  a snapshot pre-first-boot is made before it ever runs\n  it is started\n";
+    assert!(told(&output).contains(expected), "{}", told(&output));
 }

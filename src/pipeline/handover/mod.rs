@@ -140,12 +140,13 @@ fn record(job: &mut Job<'_>, change: impl FnOnce(&mut Handover)) -> Result<()> {
     job.save()
 }
 
-/// A step failed: what will be tried again stays as it is, everything else is taken back. Gives what the job fails with.
+/// A step failed: what may be tried again stays as it is, also where nobody does so by himself (a libvirt that is away undoes nothing either);
+/// everything else is taken back. Gives what the job fails with.
 fn after(job: &mut Job<'_>, error: Error) -> Error {
     let stays = match job.control.interruption() {
         Some(Interruption::Stop) => true,
         Some(Interruption::Cancel { .. }) => false,
-        None => error.disposition() != Disposition::Permanent && !job.order.limits.gives_up,
+        None => error.disposition() != Disposition::Permanent,
     };
     if stays {
         return error;

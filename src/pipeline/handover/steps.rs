@@ -21,10 +21,13 @@ use crate::model::error::{Error, Kind, Result};
 use crate::model::handover::PlannedLibvirt;
 use crate::model::job::Stage;
 use crate::model::machine::MachineNic;
+use crate::model::retry::RetryPolicy;
 use crate::pipeline::worker::Job;
 
 /// What has not answered by then hangs. A machine that starts with much memory, or a snapshot of many disks, takes its time.
 const WITHIN: Duration = Duration::from_secs(120);
+/// A libvirtd that is restarted is back within seconds: after so many times the job waits for it.
+const CONNECTS: u32 = 3;
 /// Where the definition of a machine is kept that another took the place of, in the VM's directory.
 const REPLACED: &str = "replaced";
 /// What it is called there.
@@ -45,7 +48,8 @@ impl Teller {
     }
 
     fn new(planned: PlannedLibvirt) -> Teller {
-        Teller { connections: Connections::new(Limits::default()), planned }
+        let retry = RetryPolicy { attempts: CONNECTS, ..RetryPolicy::network() };
+        Teller { connections: Connections::new(Limits { retry, ..Limits::default() }), planned }
     }
 
     /// Takes a step.
