@@ -78,6 +78,11 @@ fn the_longest_names_are_names_of_libvirts_files() {
     }
 }
 
+/// The machine of this name.
+fn named(name: &str) -> Machine {
+    machines::all().into_iter().find(|(known, _)| *known == name).unwrap().1
+}
+
 /// The machine as it can run here: emulated, small, with disks that are there and on a network that is.
 fn emulated(mut machine: Machine) -> Machine {
     machine.virtualization = Virtualization::Emulated;
@@ -130,7 +135,7 @@ fn qemu_takes_machines_with_bios_and_uefi() {
     for name in
         ["bare", "uefi", "uefi-by-files", "named-processor", "name-hostile", "name-64", "clone", "nics"]
     {
-        let mut machine = machines::named(name);
+        let mut machine = named(name);
         // Emulated, only what QEMU can emulate.
         machine.cpu = CpuModel::default();
         runs(&libvirtd, machine);
@@ -142,7 +147,7 @@ fn qemu_takes_machines_with_secure_boot_and_a_tpm() {
     let libvirtd = Libvirtd::start();
     libvirtd.sh(WITHOUT_CERTIFICATES);
     for name in ["secure-boot-linux", "secure-boot", "said-pc"] {
-        runs(&libvirtd, machines::named(name));
+        runs(&libvirtd, named(name));
     }
 }
 
@@ -151,7 +156,7 @@ fn qemu_takes_both_stages_of_a_windows() {
     let libvirtd = Libvirtd::start();
     libvirtd.sh("virsh -q net-start default");
     for name in ["windows-bootstrap", "windows-final", "windows-7"] {
-        runs(&libvirtd, machines::named(name));
+        runs(&libvirtd, named(name));
     }
 }
 
@@ -161,7 +166,7 @@ fn qemu_takes_old_guests_machines() {
     libvirtd.sh(WITHOUT_CERTIFICATES);
     libvirtd.sh("virsh -q net-start default");
     for name in ["rhel-5", "rhel-5-unrepaired", "rhel-6", "windows-2003", "ide-on-q35"] {
-        runs(&libvirtd, machines::named(name));
+        runs(&libvirtd, named(name));
     }
 }
 
@@ -169,6 +174,6 @@ fn qemu_takes_old_guests_machines() {
 fn qemu_takes_as_many_disks_as_there_are_on_each_bus() {
     let libvirtd = Libvirtd::start();
     for name in ["disks-1", "disks-7-sata", "disks-20-scsi", "disks-30", "disks-of-each-bus"] {
-        runs(&libvirtd, machines::named(name));
+        runs(&libvirtd, named(name));
     }
 }

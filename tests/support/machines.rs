@@ -24,11 +24,6 @@ pub fn all() -> Vec<(&'static str, Machine)> {
     all
 }
 
-/// The one of this name.
-pub fn named(name: &str) -> Machine {
-    all().into_iter().find(|(known, _)| *known == name).unwrap().1
-}
-
 /// A machine of two disks that a manifest describes.
 pub fn machine(name: &str, manifest: &str) -> Machine {
     of_disks(name, manifest, &["boot", "data"])
