@@ -52,7 +52,7 @@ impl Machine {
     /// Whether it has PCI Express.
     #[must_use]
     pub fn is_pcie(&self) -> bool {
-        self.machine_type.contains("q35")
+        is_pcie(&self.machine_type)
     }
 
     /// Whether its TPM is spoken to in the newer way, which guests know since they know virtio 1.0; the other one is TIS.
@@ -99,6 +99,12 @@ impl Machine {
             (false, true) => NicModel::Rtl8139,
         }
     }
+}
+
+/// Whether machines of this type have PCI Express.
+#[must_use]
+pub fn is_pcie(machine_type: &str) -> bool {
+    machine_type.contains("q35")
 }
 
 /// Where a disk hangs.

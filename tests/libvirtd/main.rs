@@ -2,6 +2,8 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test binary has no outside, and a test may fail")]
 
+#[path = "../support/machines.rs"]
+mod machines;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -9,3 +11,4 @@ mod domains;
 mod stage;
 mod stage_deaths;
 mod stage_guest;
+mod writer;

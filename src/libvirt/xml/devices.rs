@@ -4,7 +4,7 @@
 
 use super::super::element::Element;
 use super::nics::virtio_model;
-use super::{AGENT_PORT, disks, nics};
+use super::{AGENT_PORT, disks, has_agent_socket, nics};
 use crate::model::libosinfo;
 use crate::model::machine::Machine;
 
@@ -20,11 +20,7 @@ pub(super) fn devices(machine: &Machine) -> Element {
         .children(nics::nics(machine))
         .child(character("serial", "pty", Element::new("target").with("type", "isa-serial").with("port", 0)))
         .child(character("console", "pty", Element::new("target").with("type", "serial").with("port", 0)))
-        .child(character(
-            "channel",
-            "unix",
-            Element::new("target").with("type", "virtio").with("name", AGENT_PORT),
-        ))
+        .children(has_agent_socket(&machine.name).then(agent))
         .child(Element::new("input").with("type", "tablet").with("bus", "usb"))
         .children(machine.tpm.then(|| tpm(machine)))
         .child(
@@ -59,6 +55,10 @@ fn usb(machine: &Machine) -> &'static str {
 
 fn character(name: &'static str, kind: &str, target: Element) -> Element {
     Element::new(name).with("type", kind).child(target)
+}
+
+fn agent() -> Element {
+    character("channel", "unix", Element::new("target").with("type", "virtio").with("name", AGENT_PORT))
 }
 
 fn tpm(machine: &Machine) -> Element {

@@ -20,6 +20,10 @@ pub use disks::serial as disk_serial;
 pub const AGENT_PORT: &str = "org.qemu.guest_agent.0";
 /// The longest name, in bytes: libvirt makes files of it, and appends to it (`_VARS.fd`, `.save`).
 pub const NAME_BYTES: usize = 200;
+/// libvirt makes a socket for the agent in a directory with so many characters of the name, …
+const NAME_IN_PATH: usize = 20;
+/// … and so many bytes of them are what the path of a socket has room for, with a domain's number of six digits.
+const BYTES_IN_PATH: usize = 33;
 /// Where tools around libvirt look for what runs on a machine.
 const LIBOSINFO: &str = "http://libosinfo.org/xmlns/libvirt/domain/1.0";
 
@@ -58,6 +62,13 @@ pub fn domain_name(name: &str) -> String {
     let safe = safe.trim();
     // `.` and `..` would name directories where libvirt makes files of the name.
     if safe.is_empty() || safe.chars().all(|c| c == '.') { "vm".to_owned() } else { safe.to_owned() }
+}
+
+/// Whether libvirt can make a socket for the guest agent of a domain of this name: of a long one in other letters than Latin
+/// it cannot, and would not start it.
+#[must_use]
+pub fn has_agent_socket(name: &str) -> bool {
+    domain_name(name).chars().take(NAME_IN_PATH).map(char::len_utf8).sum::<usize>() <= BYTES_IN_PATH
 }
 
 /// Which system runs on it, and who made it; nothing where nobody knows either.
@@ -134,5 +145,17 @@ mod tests {
         assert_eq!(domain_name(&"n".repeat(300)), "n".repeat(200));
         // 67 characters of three bytes are one too many.
         assert_eq!(domain_name(&"機".repeat(67)), "機".repeat(66));
+    }
+
+    #[test]
+    fn a_domain_whose_name_leaves_no_room_for_it_has_no_agent() {
+        let has_channel = |name: &str| {
+            let is_there = domain_xml(&Machine::new(name)).contains(AGENT_PORT);
+            assert_eq!(is_there, has_agent_socket(name), "{name}");
+            is_there
+        };
+        assert!(has_channel(&"n".repeat(300)) && has_channel(&"機".repeat(11)));
+        assert!(has_channel(&format!("{}{}", "n".repeat(20), "機".repeat(20))));
+        assert!(!has_channel(&"機".repeat(12)) && !has_channel("Сервер бухгалтерии первый"));
     }
 }
