@@ -2,7 +2,9 @@
 //!
 //! One file per group of tasks. What is not here: what any of them does ([`crate::libvirt`]), and the stage that hands results over.
 
+mod devices;
 mod domains;
+mod snapshots;
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -10,9 +12,12 @@ use std::time::Duration;
 use super::{Exit, Failure, Ui};
 use crate::libvirt::link::{Access, Link};
 use crate::model::error::{Error, Kind, Result};
+use crate::model::units::parse_duration_s;
 
 /// What has not answered by then hangs.
 const WITHIN: Duration = Duration::from_secs(30);
+/// Nobody waits longer.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Arguments of `libvirt`.
 #[derive(Debug, clap::Args)]
@@ -29,6 +34,10 @@ pub(super) struct LibvirtArgs {
 enum Task {
     #[command(flatten)]
     Domains(domains::Task),
+    #[command(flatten)]
+    Devices(devices::Task),
+    /// Make, list, go back to or delete snapshots of a machine
+    Snapshot(snapshots::SnapshotArgs),
 }
 
 /// Does it.
@@ -36,6 +45,8 @@ pub(super) fn run(args: &LibvirtArgs, ui: &Ui) -> Result<Exit, Failure> {
     let asked = Asked { uri: args.uri.clone().unwrap_or_else(|| crate::libvirt::SYSTEM.0.to_owned()) };
     match &args.task {
         Task::Domains(task) => domains::run(task, &asked, ui),
+        Task::Devices(task) => devices::run(task, &asked, ui),
+        Task::Snapshot(args) => snapshots::run(args, &asked, ui),
     }
 }
 
@@ -71,5 +82,14 @@ impl Asked {
                 .advice("see what keeps libvirtd (or virtqemud) busy; restart it if it hangs")
                 .transient())
         })
+    }
+}
+
+/// How long something may take, as people write it.
+fn duration(text: &str) -> std::result::Result<Duration, String> {
+    match parse_duration_s(text).map(Duration::try_from_secs_f64) {
+        Ok(Ok(duration)) if duration <= LONGEST => Ok(duration),
+        Ok(_) => Err("that is too long".to_owned()),
+        Err(error) => Err(error.to_string()),
     }
 }
