@@ -5,4 +5,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod blocks;
+mod commands;
+mod devices;
 mod domains;
+mod machines;
+mod snapshots;
