@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Asked, WITHIN, duration};
+use super::{Asked, duration};
 use crate::cli::table::printable;
 use crate::cli::{Exit, Failure, Ui};
 use crate::libvirt::blocks::{self, End, Job, Progress};
@@ -216,8 +216,7 @@ fn block_job(args: &BlockJobArgs, asked: &Asked, ui: &Ui) -> Result<Exit, Failur
     let (pivot, abort, job) = (args.pivot, args.abort, job(args));
     let is_change = pivot || abort || job.is_some();
     let access = if is_change { Access::Changes } else { Access::Reads };
-    let within = wait.unwrap_or_default() + WITHIN;
-    let (progress, end) = asked.ask_within(within, access, move |link| {
+    let (progress, end) = asked.ask_longer(wait.unwrap_or_default(), access, move |link| {
         if pivot {
             blocks::pivot(link, &name, &disk)?;
         } else if abort {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Asked, WITHIN, duration};
+use super::{Asked, duration};
 use crate::cli::table::{Paint, Table, cell, printable};
 use crate::cli::{Exit, Failure, Ui};
 use crate::libvirt::domains::{self, Found, Listed, Overwrite, Source, Stand, State, Stopped, Undefine};
@@ -364,7 +364,7 @@ fn act(
 
 fn stop(asked: &Asked, ui: &Ui, name: &str, timeout: Duration, force: bool) -> Result<Exit, Failure> {
     let wanted = name.to_owned();
-    let (stopped, stand) = asked.ask_within(timeout + WITHIN, Access::Changes, move |link| {
+    let (stopped, stand) = asked.ask_longer(timeout, Access::Changes, move |link| {
         let stopped = domains::shutdown(link, &wanted, timeout, force)?;
         // One that is not persistent is gone with that.
         let gone = Stand { state: State::Off, reason: "unknown" };

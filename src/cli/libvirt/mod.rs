@@ -66,7 +66,17 @@ impl Asked {
         self.ask_within(WITHIN, access, work)
     }
 
-    /// The same for what may take longer.
+    /// The same for what may take so much longer.
+    fn ask_longer<T: Send + 'static>(
+        &self,
+        by: Duration,
+        access: Access,
+        work: impl FnOnce(&Link) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.ask_within(WITHIN + by, access, work)
+    }
+
+    /// The same for what may take as long as this.
     fn ask_within<T: Send + 'static>(
         &self,
         within: Duration,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Asked, WITHIN};
+use super::Asked;
 use crate::cli::table::{Table, cell, moment, printable};
 use crate::cli::{Exit, Failure, Ui};
 use crate::libvirt::link::Access;
@@ -107,7 +107,7 @@ pub(super) fn run(args: &SnapshotArgs, asked: &Asked, ui: &Ui) -> Result<Exit, F
 fn create(asked: &Asked, ui: &Ui, name: &str, new: NewSnapshot) -> Result<Exit, Failure> {
     let wanted = name.to_owned();
     let created: Created =
-        asked.ask_within(AT_WORK, Access::Changes, move |link| snapshots::create(link, &wanted, &new))?;
+        asked.ask_longer(AT_WORK, Access::Changes, move |link| snapshots::create(link, &wanted, &new))?;
     if ui.json {
         ui.print_json(&created)?;
     } else {
@@ -120,7 +120,7 @@ fn create(asked: &Asked, ui: &Ui, name: &str, new: NewSnapshot) -> Result<Exit, 
 
 fn list(asked: &Asked, ui: &Ui, name: &str) -> Result<Exit, Failure> {
     let wanted = name.to_owned();
-    let snapshots = asked.ask_within(WITHIN, Access::Reads, move |link| snapshots::list(link, &wanted))?;
+    let snapshots = asked.ask(Access::Reads, move |link| snapshots::list(link, &wanted))?;
     if ui.json {
         ui.print_json(&Document { snapshots })?;
         return Ok(Exit::Done);
@@ -143,7 +143,7 @@ fn list(asked: &Asked, ui: &Ui, name: &str) -> Result<Exit, Failure> {
 fn revert(asked: &Asked, ui: &Ui, name: &str, snapshot: &str, force: bool) -> Result<Exit, Failure> {
     let (wanted, to) = (name.to_owned(), snapshot.to_owned());
     let reverted: Reverted = asked
-        .ask_within(AT_WORK, Access::Changes, move |link| snapshots::revert(link, &wanted, &to, force))?;
+        .ask_longer(AT_WORK, Access::Changes, move |link| snapshots::revert(link, &wanted, &to, force))?;
     if ui.json {
         ui.print_json(&reverted)?;
         return Ok(Exit::Done);
@@ -161,7 +161,7 @@ fn revert(asked: &Asked, ui: &Ui, name: &str, snapshot: &str, force: bool) -> Re
 fn delete(asked: &Asked, ui: &Ui, name: &str, snapshot: &str, force: bool) -> Result<Exit, Failure> {
     let (wanted, which) = (name.to_owned(), snapshot.to_owned());
     let deleted: Deleted = asked
-        .ask_within(AT_WORK, Access::Changes, move |link| snapshots::delete(link, &wanted, &which, force))?;
+        .ask_longer(AT_WORK, Access::Changes, move |link| snapshots::delete(link, &wanted, &which, force))?;
     if ui.json {
         ui.print_json(&deleted)?;
         return Ok(Exit::Done);

@@ -6,7 +6,7 @@ use virt::storage_pool::StoragePool;
 use virt::storage_vol::StorageVol;
 
 use super::Disks;
-use crate::libvirt::domains::{Description, Disk, Source};
+use crate::libvirt::domains::{Description, Disk, Source, checked_path};
 use crate::libvirt::failure::told;
 use crate::libvirt::link::Link;
 use crate::model::error::{Error, Kind, Result};
@@ -91,6 +91,7 @@ pub(super) fn overlays(
     directory: Option<&Path>,
     ending: &str,
 ) -> Result<Vec<Overlay>> {
+    let directory = directory.map(checked_path).transpose()?;
     let written = described.disks.iter().filter(|disk| disk.is_written());
     let overlays = written.map(|disk| {
         let base = path_of(link, domain, disk)?;
