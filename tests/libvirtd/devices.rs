@@ -66,6 +66,8 @@ fn disks_and_cards_come_and_go_now_and_for_the_next_start() {
     // What cannot be.
     let nowhere = NewDisk { source: Source::Network("rbd".to_owned()), ..disk("vdb") };
     assert_eq!(domains::attach_disk(link, "web", &nowhere).unwrap_err().kind(), Kind::Unsupported);
+    let relative = NewDisk { source: Source::Path("a.raw".into()), ..disk("vdb") };
+    assert_eq!(domains::attach_disk(link, "web", &relative).unwrap_err().kind(), Kind::Manifest);
     let unnamed = NewDisk { target: "日本".to_owned(), ..disk("vdc") };
     assert_eq!(domains::attach_disk(link, "web", &unnamed).unwrap_err().kind(), Kind::Manifest);
 }

@@ -195,6 +195,13 @@ fn a_snapshot_that_cannot_be_made_or_would_lose_data_is_refused() {
     libvirtd.sh(&format!("virsh -q attach-disk web '{}' vdb --subdriver raw --config", second.display()));
     assert_eq!(create("one", Disks::Auto).unwrap_err().kind(), Kind::Exists);
 
+    // Another machine uses what it keeps.
+    let disks = disk("vda", "raw", &raw);
+    domains::define(link, &machine("other", "", &disks), &Overwrite::Refuse).unwrap();
+    let error = snapshots::delete(link, "web", "one", false).unwrap_err();
+    assert!(error.to_string().contains("machine other stands on"), "{error}");
+    domains::undefine(link, "other", &Undefine::default()).unwrap();
+
     // The machine goes on with another file: there is nothing to put together.
     libvirtd.sh("virsh -q detach-disk web vda --config");
     let other = image(&libvirtd, "other.raw", "raw", 7);
