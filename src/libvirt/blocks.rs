@@ -11,7 +11,7 @@ use serde::Serialize;
 use virt::domain::Domain;
 use virt::sys;
 
-use super::domains::{child, is_active, known, parse, xml_of};
+use super::domains::{checked_path, child, is_active, known, parse, xml_of};
 use super::element::Element;
 use super::failure::told;
 use super::foreign::blocks as foreign;
@@ -76,7 +76,7 @@ pub fn start(link: &Link, name: &str, disk: &str, job: &Job, bytes_per_s: Option
     let domain = running(link, name)?;
     let target = c_text(disk)?;
     let rate = bytes_per_s.unwrap_or(0);
-    let path = |path: &PathBuf| c_text(&path.to_string_lossy());
+    let path = |path: &PathBuf| c_text(&checked_path(path)?.to_string_lossy());
     let started = match job {
         Job::Pull => foreign::pull(&domain, &target, rate),
         Job::Commit { base, top, remove } => {
@@ -89,7 +89,7 @@ pub fn start(link: &Link, name: &str, disk: &str, job: &Job, bytes_per_s: Option
             let element = Element::new("disk")
                 .with("type", "file")
                 .child(Element::new("driver").with("type", format))
-                .child(Element::new("source").with("file", to.display()));
+                .child(Element::new("source").with("file", checked_path(to)?.display()));
             foreign::copy(&domain, &target, &c_text(&element.to_string())?, rate)
         }
     };

@@ -3,11 +3,16 @@
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test binary has no outside, and a test may fail")]
 
 #[path = "../support/machines.rs"]
-mod machines;
+mod described;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod blocks;
+mod commands;
+mod devices;
 mod domains;
+mod machines;
+mod snapshots;
 mod stage;
 mod stage_deaths;
 mod stage_guest;

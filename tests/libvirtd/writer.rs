@@ -7,7 +7,7 @@ use hyper2kvm::libvirt::xml::{domain_name, domain_xml};
 use hyper2kvm::model::machine::{CpuModel, DriverStage, Firmware, Machine, Virtualization};
 use hyper2kvm::model::plan::SourceFormat;
 
-use crate::machines;
+use crate::described as machines;
 use crate::support::libvirtd::Libvirtd;
 
 /// Of what QEMU is given the disks need no more.

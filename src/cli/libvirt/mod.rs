@@ -2,9 +2,11 @@
 //!
 //! One file per group of tasks. What is not here: what any of them does ([`crate::libvirt`]), and the stage that hands results over.
 
+mod devices;
 mod domains;
 mod events;
 mod import;
+mod snapshots;
 mod storage;
 
 use std::time::Duration;
@@ -13,6 +15,10 @@ use super::{Exit, Failure, StateArgs, Ui};
 use crate::libvirt::connections::{Connections, Limits};
 use crate::libvirt::link::{Access, Link};
 use crate::model::error::Result;
+use crate::model::units::parse_duration_s;
+
+/// Nobody waits longer.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Arguments of `libvirt`.
 #[derive(Debug, clap::Args)]
@@ -35,6 +41,10 @@ enum Task {
     Storage(storage::Task),
     #[command(flatten)]
     Events(events::Task),
+    #[command(flatten)]
+    Devices(devices::Task),
+    /// Make, list, go back to or delete snapshots of a machine
+    Snapshot(snapshots::SnapshotArgs),
 }
 
 /// Does it.
@@ -49,6 +59,8 @@ pub(super) fn run(args: &LibvirtArgs, ui: &Ui) -> Result<Exit, Failure> {
         Task::Domains(task) => domains::run(task, &asked, ui),
         Task::Storage(task) => storage::run(task, &asked, ui),
         Task::Events(task) => events::run(task, &asked, ui),
+        Task::Devices(task) => devices::run(task, &asked, ui),
+        Task::Snapshot(args) => snapshots::run(args, &asked, ui),
     }
 }
 
@@ -71,7 +83,17 @@ impl Asked {
         self.ask_within(self.within, access, work)
     }
 
-    /// The same for what may take longer.
+    /// The same for what may take so much longer.
+    fn ask_longer<T: Send + 'static>(
+        &self,
+        by: Duration,
+        access: Access,
+        work: impl FnOnce(&Link) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.ask_within(self.within + by, access, work)
+    }
+
+    /// The same for what may take as long as this.
     fn ask_within<T: Send + 'static>(
         &self,
         within: Duration,
@@ -79,5 +101,14 @@ impl Asked {
         work: impl FnOnce(&Link) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         self.connections.with(&self.uri, access, within, work)
+    }
+}
+
+/// How long something may take, as people write it.
+fn duration(text: &str) -> std::result::Result<Duration, String> {
+    match parse_duration_s(text).map(Duration::try_from_secs_f64) {
+        Ok(Ok(duration)) if duration <= LONGEST => Ok(duration),
+        Ok(_) => Err("that is too long".to_owned()),
+        Err(error) => Err(error.to_string()),
     }
 }

@@ -283,7 +283,6 @@ fn replace(
     let mut flags = sys::VIR_DOMAIN_UNDEFINE_NVRAM | sys::VIR_DOMAIN_UNDEFINE_KEEP_TPM;
     flags |= sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA;
     old.undefine_flags(flags).map_err(|error| told(&format!("cannot take away the old {name}"), &error))?;
-    crate::sys::failpoint::hit("libvirt.replacing");
     match fresh(link, xml) {
         Ok(made) => definition(&made, name, Some(place)),
         Err(error) => {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use virt::domain::Domain;
 use virt::sys;
 
-use super::{Description, NEXT_START, Source, child, is_active, known, parse, xml_of};
+use super::{Description, NEXT_START, Source, checked_path, child, is_active, known, parse, xml_of};
 use crate::libvirt::element::Element;
 use crate::libvirt::failure::told;
 use crate::libvirt::link::Link;
@@ -202,6 +202,9 @@ fn disk_element(new: &NewDisk) -> Result<Element> {
             .advice("call it vdb, sdb or hdb, or say its bus"));
         }
     };
+    if let Source::Path(path) = &new.source {
+        checked_path(path)?;
+    }
     let (kind, source) = match &new.source {
         Source::Path(path) if path.starts_with("/dev") => {
             ("block", Element::new("source").with("dev", path.display()))

@@ -26,7 +26,7 @@ pub use statistics::{DiskCounters, Memory, NicCounters, Statistics, statistics};
 pub use undefine::{Undefine, undefine};
 
 pub(in crate::libvirt) use description::{Description, child, parse};
-pub(in crate::libvirt) use names::checked;
+pub(in crate::libvirt) use names::{checked, checked_path};
 pub(in crate::libvirt) use power::start_paused;
 
 use super::failure::told;
@@ -205,4 +205,59 @@ pub(in crate::libvirt) fn xml_of(domain: &Domain, name: &str, flags: u32) -> Res
 /// Whether it runs, is paused, or anything else but off.
 pub(in crate::libvirt) fn is_active(domain: &Domain, name: &str) -> Result<bool> {
     domain.is_active().map_err(|error| told(&format!("cannot ask how {name} is"), &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::libvirt::link::Access;
+
+    /// A link to the driver that needs no daemon, with machines of its own.
+    fn link(directory: &tempfile::TempDir, machines: &str) -> Link {
+        let node = directory.path().join("node.xml");
+        std::fs::write(&node, format!("<node>{machines}</node>")).unwrap();
+        Link::open(&format!("test://{}", node.display()), Access::Changes).unwrap()
+    }
+
+    const MACHINE: &str = "<memory>65536</memory><os><type>hvm</type></os></domain>";
+
+    #[test]
+    fn a_driver_that_does_not_count_is_asked_for_each_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = |name: &str| format!("<domain type='test'><name>{name}</name>{MACHINE}");
+        let link = link(&dir, &(machine("web 2") + &machine("db")));
+        let names = || -> Vec<(String, State)> {
+            list(&link).unwrap().into_iter().map(|listed| (listed.name, listed.state)).collect()
+        };
+        // This driver starts what it is given.
+        assert_eq!(names(), [("db".to_owned(), State::Running), ("web 2".to_owned(), State::Running)]);
+        assert!(destroy(&link, "db").unwrap());
+        assert_eq!(names()[0], ("db".to_owned(), State::Off));
+        let found = find(&link, "web 2").unwrap().unwrap();
+        assert_eq!(find_by_uuid(&link, &found.uuid).unwrap(), Some(found));
+        assert_eq!(find(&link, "web").unwrap(), None);
+        for name in ["", "a\0b", "a/b"] {
+            assert_eq!(find(&link, name).unwrap_err().kind(), Kind::Manifest);
+        }
+    }
+
+    #[test]
+    fn a_machine_goes_through_its_life_without_a_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = link(&dir, "");
+        let xml = format!("<domain type='test'><name>it's \"quoted\"</name>{MACHINE}");
+        let name = "it's \"quoted\"";
+        let made = define(&link, &xml, &Overwrite::Refuse).unwrap();
+        assert_eq!(define(&link, &xml, &Overwrite::Refuse).unwrap_err().kind(), Kind::Exists);
+        start(&link, name).unwrap();
+        suspend(&link, name).unwrap();
+        resume(&link, name).unwrap();
+        set_autostart(&link, name, true).unwrap();
+        let found = find(&link, name).unwrap().unwrap();
+        assert_eq!((found.uuid, found.autostart, found.stand.state), (made.uuid, true, State::Running));
+        let refused = undefine(&link, name, &Undefine::default()).unwrap_err();
+        assert!(refused.to_string().contains("not off"), "{refused}");
+        assert!(undefine(&link, name, &Undefine { destroy: true, ..Undefine::default() }).unwrap());
+        assert_eq!(list(&link).unwrap(), []);
+    }
 }

@@ -1,5 +1,7 @@
 //! Names of machines and of their snapshots, as far as libvirt's and QEMU's files can carry them.
 
+use std::path::Path;
+
 use crate::model::error::{Error, Kind, Result};
 
 /// libvirt makes names of files of it, with endings of its own, and a name of a file has 255 bytes.
@@ -21,6 +23,18 @@ pub(in crate::libvirt) fn checked<'n>(of: &str, name: &'n str) -> Result<&'n str
         .advice(format!("use up to {MOST_BYTES} bytes on one line, without slashes and control characters")))
 }
 
+/// A path that libvirt is to use, on the host on which it runs.
+pub(in crate::libvirt) fn checked_path(path: &Path) -> Result<&Path> {
+    let is_plain = path.to_str().is_some_and(|text| !text.chars().any(char::is_control));
+    match path.is_absolute() && is_plain {
+        true => Ok(path),
+        false => {
+            Err(Error::new(Kind::Manifest, format!("libvirt cannot be told the path {}", path.display()))
+                .advice("write it from / on, in UTF-8 and without control characters"))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -34,6 +48,14 @@ mod tests {
         }
         for good in ["web", "my web 1", "a.b", "日本", "it's \"x\" <&>", &"x".repeat(220), "-rf"] {
             assert_eq!(checked("a machine", good), Ok(good));
+        }
+    }
+
+    #[test]
+    fn a_path_is_whole_and_text() {
+        assert!(checked_path(Path::new("/srv/a b's.qcow2")).is_ok());
+        for bad in ["", "a", "../a", "/a\0b", "/a\nb"] {
+            assert_eq!(checked_path(Path::new(bad)).unwrap_err().kind(), Kind::Manifest, "{bad}");
         }
     }
 }

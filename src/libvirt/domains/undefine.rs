@@ -101,10 +101,12 @@ fn take_away(domain: &Domain, name: &str, what: &Undefine) -> Result<()> {
             0,
         );
     match domain.undefine_flags(flags) {
-        // A libvirt before 8.9, and drivers without flags.
-        Err(error) if matches!(error.code(), ErrorNumber::InvalidArg | ErrorNumber::NoSupport) => {
-            let tpm = sys::VIR_DOMAIN_UNDEFINE_TPM | sys::VIR_DOMAIN_UNDEFINE_KEEP_TPM;
-            domain.undefine_flags(flags & !tpm).or_else(|_| domain.undefine()).map_err(failed)
+        // A libvirt before 8.9 knows nothing of TPMs here, other drivers of no firmware. What would be lost without that is refused.
+        Err(error) if error.code() == ErrorNumber::InvalidArg => {
+            let unknown = sys::VIR_DOMAIN_UNDEFINE_TPM
+                | sys::VIR_DOMAIN_UNDEFINE_KEEP_TPM
+                | sys::VIR_DOMAIN_UNDEFINE_KEEP_NVRAM;
+            domain.undefine_flags(flags & !unknown).map_err(failed)
         }
         done => done.map_err(failed),
     }

@@ -6,7 +6,7 @@ use virt::storage_pool::StoragePool;
 use virt::storage_vol::StorageVol;
 
 use super::Disks;
-use crate::libvirt::domains::{Description, Disk, Source};
+use crate::libvirt::domains::{Description, Disk, Source, checked_path};
 use crate::libvirt::failure::told;
 use crate::libvirt::link::Link;
 use crate::model::error::{Error, Kind, Result};
@@ -31,9 +31,13 @@ pub(super) struct Overlay {
     pub(super) path: PathBuf,
 }
 
-/// Decides by what the machine is; what is asked for and cannot work is refused.
-pub(super) fn choose(described: &Description, wanted: &Disks) -> Result<Chosen> {
-    let objection = objection(described);
+/// Decides by what the machine is and whether it has external ones already; what is asked for and cannot work is refused.
+pub(super) fn choose(described: &Description, has_external: bool, wanted: &Disks) -> Result<Chosen> {
+    if !described.disks.iter().any(Disk::is_written) {
+        let cause = format!("a snapshot of {} cannot be made: it has no disk that it writes", described.name);
+        return Err(Error::new(Kind::Unsupported, cause).advice("there is nothing to keep"));
+    }
+    let objection = objection(described, has_external);
     let way = match wanted {
         Disks::External { directory } => Way::External { directory: directory.clone() },
         Disks::Internal => match objection {
@@ -55,16 +59,15 @@ pub(super) fn choose(described: &Description, wanted: &Disks) -> Result<Chosen> 
         (Disks::External { .. }, _) => "external, as was asked for".to_owned(),
     };
     let beyond = if described.is_uefi { "; the variables of its firmware are not part of it" } else { "" };
-    if matches!(way, Way::External { .. }) && !described.disks.iter().any(Disk::is_written) {
-        let cause =
-            format!("an external snapshot of {} cannot work: it has no disk that it writes", described.name);
-        return Err(Error::new(Kind::Unsupported, cause).advice("there is nothing to keep"));
-    }
     Ok(Chosen { way, why: format!("{why}{beyond}") })
 }
 
 /// Why the disks cannot hold a snapshot themselves.
-fn objection(described: &Description) -> Option<String> {
+fn objection(described: &Description, has_external: bool) -> Option<String> {
+    if has_external {
+        // It would lie in the file of the last one, and be lost with that when the files are put together.
+        return Some("it has external ones already".to_owned());
+    }
     if described.is_uefi {
         return Some("its firmware is UEFI, whose variables would have to be in it".to_owned());
     }
@@ -88,6 +91,7 @@ pub(super) fn overlays(
     directory: Option<&Path>,
     ending: &str,
 ) -> Result<Vec<Overlay>> {
+    let directory = directory.map(checked_path).transpose()?;
     let written = described.disks.iter().filter(|disk| disk.is_written());
     let overlays = written.map(|disk| {
         let base = path_of(link, domain, disk)?;
@@ -140,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_lies_in_the_disks_only_where_all_of_them_and_the_firmware_can() {
-        let auto = |described: &Description| choose(described, &Disks::Auto).unwrap();
+        let auto = |described: &Description| choose(described, false, &Disks::Auto).unwrap();
         assert_eq!(auto(&described("", &[("qcow2", ""), ("raw", "<readonly/>")])).way, Way::Internal);
         let raw = auto(&described("", &[("qcow2", ""), ("raw", "")]));
         assert_eq!(raw.way, Way::External { directory: None });
@@ -153,8 +157,12 @@ mod tests {
     #[test]
     fn what_was_asked_for_and_cannot_work_is_refused() {
         let raw = described("", &[("raw", "")]);
-        assert_eq!(choose(&raw, &Disks::Internal).unwrap_err().kind(), Kind::Unsupported);
-        let none = choose(&described("", &[]), &Disks::External { directory: None });
-        assert_eq!(none.unwrap_err().kind(), Kind::Unsupported);
+        assert_eq!(choose(&raw, false, &Disks::Internal).unwrap_err().kind(), Kind::Unsupported);
+        let outside = described("", &[("qcow2", "")]);
+        assert_eq!(choose(&outside, true, &Disks::Internal).unwrap_err().kind(), Kind::Unsupported);
+        for wanted in [Disks::Auto, Disks::Internal, Disks::External { directory: None }] {
+            let nothing = choose(&described("", &[]), false, &wanted);
+            assert_eq!(nothing.unwrap_err().kind(), Kind::Unsupported);
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! machine goes on with that file. A machine that is off is started for it without running (as newer versions of libvirt do), and is off again
 //! afterwards.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -138,6 +138,16 @@ fn merge_running(link: &Link, handle: &Domain, domain: &str, read: &Read) -> Res
             }
         }
     }
+    for (_, base, _) in &files {
+        if let Some(other) = another_on(link, domain, base)? {
+            let cause = format!(
+                "cannot delete {name} of {domain}: the machine {other} stands on {} as well",
+                base.display()
+            );
+            return Err(Error::new(Kind::Libvirt, cause)
+                .advice("only forget it, with all files where they are: `--force`"));
+        }
+    }
     for (target, base, is_above) in &files {
         // One that is not there was put together when this was begun before.
         if *is_above {
@@ -147,8 +157,30 @@ fn merge_running(link: &Link, handle: &Domain, domain: &str, read: &Read) -> Res
     Ok(files.into_iter().map(|(_, base, _)| base).collect())
 }
 
-fn merge_disk(link: &Link, domain: &str, target: &str, base: &PathBuf) -> Result<()> {
-    let job = Job::Commit { base: Some(base.clone()), top: None, remove: true };
+/// Another machine whose definition, or chain of files as it runs, names this file: what is written there would change under it.
+fn another_on(link: &Link, domain: &str, base: &Path) -> Result<Option<String>> {
+    let failed = |error| told("cannot compare with the disks of other machines", &error);
+    for other in link.raw().list_all_domains(0).map_err(failed)? {
+        let Ok(name) = other.get_name() else { continue };
+        for flags in [0, domains::NEXT_START] {
+            // One that was undefined since it was listed names nothing.
+            let Ok(xml) = other.get_xml_desc(flags) else { continue };
+            let document = domains::parse(&xml)?;
+            let mut sources = document.descendants().filter(|node| node.has_tag_name("source"));
+            let names_it = sources.any(|source| {
+                let path = source.attribute("file").or_else(|| source.attribute("dev"));
+                path.is_some_and(|path| Path::new(path) == base)
+            });
+            if names_it && name != domain {
+                return Ok(Some(name));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn merge_disk(link: &Link, domain: &str, target: &str, base: &Path) -> Result<()> {
+    let job = Job::Commit { base: Some(base.to_owned()), top: None, remove: true };
     let done = || -> Result<()> {
         blocks::start(link, domain, target, &job, None)?;
         match blocks::wait(link, domain, target, MERGED_WITHIN, &mut |_| {})? {

@@ -121,10 +121,12 @@ pub fn create(link: &Link, domain: &str, new: &NewSnapshot) -> Result<Created> {
     checked_name(&new.name)?;
     let handle = known(link, domain)?;
     let described = Description::read(&xml_of(&handle, domain, 0)?)?;
-    let chosen = choice::choose(&described, &new.disks)?;
+    let external = DomainSnapshot::num(&handle, sys::VIR_DOMAIN_SNAPSHOT_LIST_EXTERNAL);
+    let has_external = external.is_ok_and(|count| count > 0);
     if let Some(there) = look_up(&handle, domain, &new.name)? {
-        return same(&there, new, &described, chosen.why);
+        return same(&there, new, &described);
     }
+    let chosen = choice::choose(&described, has_external, &new.disks)?;
     let overlays = match &chosen.way {
         Way::Internal => Vec::new(),
         Way::External { directory } => {
@@ -145,7 +147,7 @@ pub fn create(link: &Link, domain: &str, new: &NewSnapshot) -> Result<Created> {
         }
         // Somebody else may have made it meanwhile.
         Err(error) => match look_up(&handle, domain, &new.name)? {
-            Some(there) => same(&there, new, &described, chosen.why),
+            Some(there) => same(&there, new, &described),
             None => Err(told(&format!("cannot make a snapshot {} of {domain}", new.name), &error)),
         },
     }
@@ -195,7 +197,7 @@ fn absent(domain: &str, name: &str) -> Error {
 }
 
 /// What is there, if it is what is wanted.
-fn same(there: &DomainSnapshot, new: &NewSnapshot, described: &Description, why: String) -> Result<Created> {
+fn same(there: &DomainSnapshot, new: &NewSnapshot, described: &Description) -> Result<Created> {
     let snapshot = Read::of(there, &described.name)?.snapshot;
     let kept: Vec<&str> = snapshot.disks.iter().map(|disk| disk.target.as_str()).collect();
     let wanted = described.disks.iter().filter(|disk| disk.is_written()).map(|disk| disk.target.as_str());
@@ -205,6 +207,7 @@ fn same(there: &DomainSnapshot, new: &NewSnapshot, described: &Description, why:
         Disks::External { .. } => snapshot.place == Place::External,
     };
     if is_placed && wanted.eq(kept.iter().copied()) {
+        let why = format!("{}, as it was made", snapshot.place.name());
         return Ok(Created { snapshot, why, existed: true });
     }
     let cause = format!(
