@@ -6,3 +6,6 @@
 mod support;
 
 mod domains;
+mod import;
+mod import_broken;
+mod storage;

@@ -28,6 +28,7 @@ use super::volume_users;
 use super::volumes::{self, Volume};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::OutputFormat;
+use crate::sys::failpoint;
 use crate::sys::fs::{allocated_bytes, open_nofollow, parent_of, sync_dir};
 
 /// How often it is asked whether to go on.
@@ -110,7 +111,9 @@ pub fn import(
         0,
     );
     let mark = volumes::make(link, raw, &mark, 0, (order.pool, order.volume, MARK_BYTES))?;
+    failpoint::hit("import.marked");
     let made = uploaded(link, &ready, order, &mut watch);
+    failpoint::hit("import.sent");
     let mark = mark
         .delete(0)
         .map_err(|error| told(&format!("cannot say that the volume {} is whole", order.volume), &error));

@@ -17,6 +17,7 @@ use crate::libvirt::foreign::streams::{Received, receive, send_hole};
 use crate::libvirt::link::Link;
 use crate::model::error::Error;
 use crate::sys::extents::stored_in;
+use crate::sys::failpoint;
 
 /// Bytes that are read and sent at a time: enough that the messages around them cost nothing.
 const PIECE_BYTES: usize = 1 << 20;
@@ -67,6 +68,7 @@ fn send_all(stream: &Stream, file: &File, length: u64, watch: &mut Watch<'_>) ->
         while at < stored.end {
             let piece = &mut buffer[..fitting(at..stored.end)];
             file.read_exact_at(piece, at).map_err(Broken::File)?;
+            failpoint::hit("import.sending");
             let mut rest = &piece[..];
             while !rest.is_empty() {
                 let sent = stream.send(rest).map_err(Broken::Libvirt)?;
