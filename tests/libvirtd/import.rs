@@ -3,16 +3,19 @@
 use std::cell::{Cell, RefCell};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::process::Command;
 
 use hyper2kvm::libvirt::import::{How, Import, Imported, import};
 use hyper2kvm::libvirt::volumes;
 use hyper2kvm::model::error::{Kind, Result};
 use hyper2kvm::model::plan::OutputFormat;
+use hyper2kvm::sys::record_lock::is_locked;
 use serde_json::json;
 
 use crate::storage::{define_with, link, names_in, pool, told};
 use crate::support::disks::{disk, raw, sha256};
 use crate::support::libvirtd::Libvirtd;
+use crate::support::wait_for;
 
 /// A raw file as a volume of this name in the pool `images`.
 pub fn order<'a>(file: &'a Path, volume: &'a str) -> Import<'a> {
@@ -227,22 +230,24 @@ fn a_taken_name_is_refused_or_replaced_unless_something_uses_it() {
     assert_eq!(std::fs::read(path.join("web")).unwrap(), [7; 4096]);
     libvirtd.sh("virsh -q undefine user");
     // What somebody has open is not replaced either, and not moved away.
-    let qemu = |file: &Path| {
-        let mut command = std::process::Command::new("qemu-io");
-        command.args(["-f", "raw"]).arg(file).args(["-c", "sleep 600000"]).spawn().unwrap()
+    let held = |file: &Path| {
+        let mut qemu = Command::new("qemu-io");
+        let child = qemu.args(["-f", "raw"]).arg(file).args(["-c", "sleep 600000"]).spawn().unwrap();
+        let file = std::fs::File::open(file).unwrap();
+        wait_for("a lock", || is_locked(&file, 0..0).unwrap().then_some(()));
+        child
     };
-    let mut holder = qemu(&path.join("web"));
-    let refused = || imported(&libvirtd, &over).err().filter(|error| error.to_string().contains("locked"));
-    crate::support::wait_for("a lock", refused);
-    holder.kill().unwrap();
-    holder.wait().unwrap();
-    let mut holder = qemu(&file);
     let moved = Import { how: How::Move, ..order(&file, "other") };
-    crate::support::wait_for("a lock", || {
-        imported(&libvirtd, &moved).err().filter(|error| error.kind() == Kind::Source)
-    });
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    for (held_one, order, kind) in
+        [(path.join("web"), &over, Kind::Exists), (file.clone(), &moved, Kind::Source)]
+    {
+        let mut holder = held(&held_one);
+        let error = imported(&libvirtd, order).unwrap_err();
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        assert_eq!(error.kind(), kind);
+        assert!(error.to_string().contains("locked"), "{error}");
+    }
     assert!(file.exists());
 }
 

@@ -19,8 +19,10 @@ use crate::support::wait_for;
 fn an_import_that_is_told_to_stop_leaves_nothing() {
     let libvirtd = Libvirtd::start();
     let path = pool(&libvirtd, "images");
-    let scratch = tempfile::tempdir().unwrap();
-    let file = scratch.path().join("web.raw");
+    // Another file system: what is moved is copied, too.
+    libvirtd
+        .sh(&format!("mount -t tmpfs -o size=64m h2k '{0}'; virsh -q pool-refresh images", path.display()));
+    let file = libvirtd.images().join("web.raw");
     raw(&file, 40, 40, 3);
     for how in [How::Copy, How::Move] {
         let left = Cell::new(5);
@@ -30,7 +32,8 @@ fn an_import_that_is_told_to_stop_leaves_nothing() {
         };
         let stopped = import(&link(&libvirtd), &Import { how, ..order(&file, "web") }, &keep_on, &mut |_| {});
         assert_eq!(stopped.unwrap_err().kind(), Kind::Cancelled);
-        assert!(names_in(&path).is_empty() && file.exists());
+        assert_eq!(libvirtd.sh(&format!("ls -A '{}'", path.display())), "");
+        assert!(file.exists());
     }
 }
 
@@ -98,11 +101,17 @@ fn a_libvirtd_that_is_killed_costs_the_attempt_and_nothing_else() {
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("web.raw");
     raw(&file, 120, 60, 3);
-    for how in [How::Copy, How::Move] {
+    let sum = sha256(&file);
+    // While bytes come, while they are compared, and before anything is done.
+    for (how, when) in [(How::Copy, 4), (How::Move, 38), (How::Copy, 0)] {
+        let shown = path.display();
+        if how == How::Move {
+            libvirtd.sh(&format!("mount -t tmpfs -o size=128m h2k '{shown}'; virsh -q pool-refresh images"));
+        }
         let order = Import { how, ..order(&file, "web") };
         let asked = Cell::new(0);
         let keep_on = || {
-            if asked.replace(asked.get() + 1) == 4 {
+            if asked.replace(asked.get() + 1) == when {
                 libvirtd.kill();
             }
             Ok(())
@@ -111,10 +120,13 @@ fn a_libvirtd_that_is_killed_costs_the_attempt_and_nothing_else() {
         assert_eq!((error.kind(), error.disposition()), (Kind::Libvirt, Disposition::Transient), "{error}");
         assert!(file.exists());
         libvirtd.await_up();
-        let sum = sha256(&file);
-        imported(&libvirtd, &order).unwrap();
-        assert_eq!((names_in(&path), sha256(&path.join("web"))), (vec!["web".to_owned()], sum));
-        std::fs::remove_file(path.join("web")).unwrap();
+        imported(&libvirtd, &Import { how: How::Copy, ..order }).unwrap();
+        let there = libvirtd.sh(&format!("cd '{shown}'; ls -A; sha256sum <web; rm web"));
+        assert_eq!(there, format!("web\n{sum}  -\n"));
+        if how == How::Move {
+            libvirtd.sh(&format!("umount '{shown}'"));
+        }
+        libvirtd.sh("virsh -q pool-refresh images");
     }
 }
 

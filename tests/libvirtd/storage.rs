@@ -73,7 +73,7 @@ fn a_pool_is_defined_started_refreshed_and_forgotten_and_what_lies_in_it_stays()
     assert_eq!(volumes["volumes"][0]["name"], json!("late"), "{volumes}");
     libvirtd.sh("virsh -q pool-destroy fast");
     let error = told(&libvirtd, &["volumes", "fast"]).unwrap_err();
-    assert!(error["advice"].as_str().unwrap().contains("libvirt pool start fast"), "{error}");
+    assert!(error["suggestion"].as_str().unwrap().contains("libvirt pool start fast"), "{error}");
     let listed = told(&libvirtd, &["pools"]).unwrap();
     assert_eq!((&listed["pools"][0]["name"], &listed["pools"][0]["active"]), (&json!("fast"), &json!(false)));
     for _ in 0..2 {
@@ -183,7 +183,7 @@ fn a_volume_is_deleted_unless_something_uses_it() {
     for (name, why) in [("plain", "by-file"), ("named", "by-name"), ("base", "the volume top")] {
         let error = delete(name).unwrap_err();
         assert_eq!(error["kind"], json!("libvirt"));
-        assert!(error["message"].as_str().or(error["cause"].as_str()).unwrap().contains(why), "{error}");
+        assert!(error["error"].as_str().unwrap().contains(why), "{error}");
     }
     // A chain of a machine that is off holds what is below.
     define_with(&libvirtd, "on-top", &disk("top"));
