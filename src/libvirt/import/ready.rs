@@ -99,9 +99,9 @@ fn leavings(
             Owner::Gone => None,
             Owner::Running(pid) => Some(format!("the volume {name} is being imported by the process {pid}")),
             Owner::Elsewhere if order.overwrite => None,
-            Owner::Elsewhere => {
-                Some(format!("the volume {name} is being imported by another host, or was when that died"))
-            }
+            Owner::Elsewhere => Some(format!(
+                "the volume {name} is being imported by another host or container, or was when that ended"
+            )),
         };
         if let Some(cause) = cause {
             return Err(Error::new(Kind::Exists, cause)
