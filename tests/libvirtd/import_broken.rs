@@ -144,7 +144,7 @@ fn an_import_that_is_killed_anywhere_is_cleared_away_by_the_next() {
     raw(&file, 60, 20, 3);
     let sum = sha256(&file);
     for point in failpoint::IMPORT.iter().filter(|point| !point.contains("plac")) {
-        let point = if *point == "import.sending" { "import.sending:9" } else { point };
+        let point = if *point == "import.sending" { "import.sending:30" } else { point };
         let killed = run(&[], Some(point));
         assert_eq!(killed.status.signal(), Some(9), "{point}: {killed:?}");
         assert!(names_in(&path).iter().any(|name| name.starts_with(".hyper2kvm-upload-")), "{point}");
@@ -219,7 +219,7 @@ fn what_another_process_imports_now_or_somebody_made_since_is_left_alone() {
         .args(["libvirt", "--uri", &libvirtd.uri(), "import"])
         .arg(&file)
         .args(["images", "--name", "web"])
-        .env("HYPER2KVM_FAILPOINT", "import.sending:5")
+        .env("HYPER2KVM_FAILPOINT", "import.sending:15")
         .output()
         .unwrap();
     assert_eq!(killed.status.signal(), Some(9));

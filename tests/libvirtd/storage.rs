@@ -71,6 +71,19 @@ fn a_pool_is_defined_started_refreshed_and_forgotten_and_what_lies_in_it_stays()
     told(&libvirtd, &["pool", "refresh", "fast"]).unwrap();
     let volumes = told(&libvirtd, &["volumes", "fast"]).unwrap();
     assert_eq!(volumes["volumes"][0]["name"], json!("late"), "{volumes}");
+    let text = |task: &[&str]| {
+        String::from_utf8(libvirtd.hyper2kvm().arg("libvirt").args(task).output().unwrap().stdout).unwrap()
+    };
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let (listed, volumes) = (text(&["pools"]), text(&["volumes", "fast"]));
+    assert_eq!(
+        words(&listed)[..11],
+        ["NAME", "KIND", "STATE", "AUTOSTART", "SIZE", "FREE", "PATH", "fast", "dir", "active", "yes"]
+    );
+    assert_eq!(
+        words(&volumes)[..11],
+        ["NAME", "FORMAT", "SIZE", "OCCUPIES", "PATH", "late", "raw", "4.0", "KiB", "4.0", "KiB"]
+    );
     libvirtd.sh("virsh -q pool-destroy fast");
     let error = told(&libvirtd, &["volumes", "fast"]).unwrap_err();
     assert!(error["suggestion"].as_str().unwrap().contains("libvirt pool start fast"), "{error}");
@@ -121,6 +134,20 @@ fn a_wanted_pool_is_made_or_taken_as_it_is_or_refused() {
     // Those that there are, for whoever mistyped.
     let error = pools::ensure(&link, &wanted("wep", None)).unwrap_err();
     assert!(error.to_string().contains("web"), "{error}");
+}
+
+#[test]
+fn many_who_want_a_pool_at_once_all_get_it() {
+    let libvirtd = Libvirtd::start();
+    let wanted = Wanted { name: "web".to_owned(), path: Some(libvirtd.images().join("web")), start: true };
+    let found: Vec<pools::Pool> = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| pools::ensure(&link(&libvirtd), &wanted).unwrap())).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(found.iter().all(|pool| pool.active && pool.uuid == found[0].uuid), "{found:?}");
+    let there = pools::find(&link(&libvirtd), "web").unwrap().unwrap();
+    assert!(there.active && there.autostart);
 }
 
 #[test]

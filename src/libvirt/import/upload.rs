@@ -19,8 +19,8 @@ use crate::model::error::Error;
 use crate::sys::extents::stored_in;
 use crate::sys::failpoint;
 
-/// Bytes that are read and sent at a time: enough that the messages around them cost nothing.
-const PIECE_BYTES: usize = 1 << 20;
+/// Bytes that are read and sent at a time. Both ends keep several on the way: larger ones cost them more and bring nothing.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// Why bytes did not get there.
 #[derive(Debug)]
