@@ -95,27 +95,30 @@ pub fn find(link: &Link, name: &str) -> Result<Option<Pool>> {
 
 /// The pool of this name as it is, started if that is wanted; a missing one is made in its directory.
 pub fn ensure(link: &Link, wanted: &Wanted) -> Result<Pool> {
-    let pool = match (find(link, &wanted.name)?, &wanted.path) {
-        (Some(found), None) => found,
-        (Some(found), Some(path)) => {
-            if !found.path.as_deref().is_some_and(|other| is_same(other, path)) {
-                let lies = found.path.as_deref().map_or_else(|| "nowhere".into(), Path::to_string_lossy);
-                return Err(Error::new(
-                    Kind::Manifest,
-                    format!(
-                        "the storage pool {} is there, but in {lies}, not in {}",
-                        found.name,
-                        path.display()
-                    ),
-                )
-                .advice("leave out the path, or give the pool another name"));
+    let name = &wanted.name;
+    let pool = match (find(link, name)?, &wanted.path) {
+        (Some(found), _) => found,
+        (None, None) => return Err(missing(link, name)),
+        (None, Some(path)) => match define(link, name, path, wanted.start) {
+            // Somebody else was faster, and may not have come to its directory yet.
+            Err(error) if error.kind() == Kind::Exists => {
+                let _ = raw(link, name)?.build(0);
+                find(link, name)?.ok_or(error)?
             }
-            found
-        }
-        (None, Some(path)) => return define(link, &wanted.name, path, wanted.start),
-        (None, None) => return Err(missing(link, &wanted.name)),
+            made => return made,
+        },
     };
-    if wanted.start && !pool.active { start(link, &wanted.name) } else { Ok(pool) }
+    if let Some(path) = &wanted.path
+        && !pool.path.as_deref().is_some_and(|other| is_same(other, path))
+    {
+        let lies = pool.path.as_deref().map_or_else(|| "nowhere".into(), Path::to_string_lossy);
+        return Err(Error::new(
+            Kind::Manifest,
+            format!("the storage pool {name} is there, but in {lies}, not in {}", path.display()),
+        )
+        .advice("leave out the path, or give the pool another name"));
+    }
+    if wanted.start && !pool.active { start(link, name) } else { Ok(pool) }
 }
 
 /// Defines a pool in a directory, which is made if it is missing, and has libvirt start it from now on.
@@ -130,7 +133,6 @@ pub fn define(link: &Link, name: &str, path: &Path, starts: bool) -> Result<Pool
         .to_string();
     let pool = match StoragePool::define_xml(link.raw(), &xml, 0) {
         Ok(pool) => pool,
-        // Somebody else was faster.
         Err(error) => match look_up(link, name)? {
             Some(_) => {
                 return Err(Error::new(Kind::Exists, format!("the storage pool {name} is there already"))
@@ -141,7 +143,7 @@ pub fn define(link: &Link, name: &str, path: &Path, starts: bool) -> Result<Pool
     };
     let made = pool.build(0).map_err(|error| failed("make the directory of", error)).and_then(|_| {
         if starts {
-            pool.create(0).map_err(|error| failed("start", error))?;
+            begin(&pool).map_err(|error| failed("start", error))?;
         }
         pool.set_autostart(true).map_err(|error| failed("set the autostart of", error))
     });
@@ -158,10 +160,15 @@ pub fn define(link: &Link, name: &str, path: &Path, starts: bool) -> Result<Pool
 pub fn start(link: &Link, name: &str) -> Result<Pool> {
     let pool = raw(link, name)?;
     let failed = |what: &str, error| told(&format!("cannot {what} the storage pool {name}"), &error);
-    // Somebody else may have been faster: then it is active all the same.
+    begin(&pool).map_err(|error| failed("start", error))?;
+    describe(&pool).map_err(|error| failed("look at", error))
+}
+
+/// Makes a pool active. Somebody else may have been faster: then it is so all the same.
+fn begin(pool: &StoragePool) -> Result<(), virt::error::Error> {
     match pool.create(0) {
-        Err(error) if !pool.is_active().unwrap_or(false) => Err(failed("start", error)),
-        _ => describe(&pool).map_err(|error| failed("look at", error)),
+        Err(error) if !pool.is_active().unwrap_or(false) => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{Asked, import};
-use crate::cli::table::{Table, cell, number, printable};
+use crate::cli::table::{Table, cell, printable};
 use crate::cli::{Exit, Failure, Ui};
 use crate::libvirt::link::{Access, Link};
 use crate::libvirt::pools::{self, Pool};
@@ -183,8 +183,8 @@ fn list_volumes(pool: &str, asked: &Asked, ui: &Ui) -> Result<Exit, Failure> {
         table.row([
             cell(&volume.name),
             cell(volume.format.as_deref().unwrap_or("-")),
-            number(volume.capacity),
-            number(volume.allocation),
+            cell(human_size(volume.capacity)),
+            cell(human_size(volume.allocation)),
             cell(volume.path.to_string_lossy()),
         ]);
     }

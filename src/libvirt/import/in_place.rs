@@ -15,6 +15,7 @@ use super::{How, Import};
 use crate::libvirt::pools::Pool;
 use crate::libvirt::volumes::{look_up, taken};
 use crate::model::error::{Error, Kind, Result};
+use crate::sys::failpoint;
 use crate::sys::fs::{parent_of, rename_noreplace, sync_dir};
 
 /// Who may read a new volume: libvirt gives it to QEMU when a machine starts.
@@ -63,6 +64,7 @@ pub(super) fn place(
         return Ok(None);
     };
     let placed = fill(raw, (&part, &made), order, file, (directory, replaces));
+    failpoint::hit("import.placed");
     if !matches!(&placed, Ok(Some(Placed { back_to: None, .. }))) {
         let _ = std::fs::remove_file(&part);
     }
@@ -89,6 +91,7 @@ fn fill(
     if !is_seen {
         return Ok(None);
     }
+    failpoint::hit("import.placing");
     let put = |from: &Path| match replaces {
         true => std::fs::rename(from, &target),
         false => rename_noreplace(from, &target),

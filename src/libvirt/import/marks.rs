@@ -42,7 +42,7 @@ pub(super) enum Owner {
     Gone,
     /// This process of this host.
     Running(i32),
-    /// A process of another host, or in another container.
+    /// A process of another host or another container, if there is still one.
     Elsewhere,
 }
 
@@ -61,29 +61,36 @@ pub(super) struct Mark {
 
 /// The name of a mark of ours. Letters, digits and dashes: every kind of pool takes them.
 pub(super) fn name(what: What, volume: &str, length: u64) -> String {
-    let us = Us::now();
-    let Us { host, run, pid, begun } = &us;
-    format!("{PREFIX}{}-{}-{host}-{run}-{pid}-{begun}-{length}", what.word(), digest(volume))
+    let Us { host, run, namespace, pid, begun } = Us::now();
+    format!("{PREFIX}{}-{}-{host}-{run}-{namespace}-{pid}-{begun}-{length}", what.word(), digest(volume))
 }
 
 /// The mark of this name, if it is one, and of this volume.
 pub(super) fn read(name: &str, volume: &str) -> Option<Mark> {
     let parts: Vec<&str> = name.strip_prefix(PREFIX)?.split('-').collect();
-    let [what, meant, host, run, pid, begun, length] = parts[..] else { return None };
+    let [what, meant, host, run, namespace, pid, begun, length] = parts[..] else { return None };
     let what = [What::Upload, What::Part].into_iter().find(|known| known.word() == what)?;
     if meant != digest(volume) {
         return None;
     }
-    let maker =
-        Us { host: host.to_owned(), run: run.to_owned(), pid: pid.parse().ok()?, begun: begun.parse().ok()? };
-    Some(Mark { name: name.to_owned(), what, owner: maker.is_now(), length: length.parse().ok()? })
+    let maker = Us {
+        host: host.to_owned(),
+        run: run.to_owned(),
+        namespace: namespace.to_owned(),
+        pid: pid.parse().ok()?,
+        begun: begun.parse().ok()?,
+    };
+    Some(Mark { name: name.to_owned(), what, owner: maker.seen_by(&Us::now()), length: length.parse().ok()? })
 }
 
 /// A process, among all processes of all hosts.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Us {
     host: String,
+    /// Of its kernel.
     run: String,
+    /// In which its number means it: containers have their own.
+    namespace: String,
     pid: i32,
     begun: u64,
 }
@@ -91,29 +98,28 @@ struct Us {
 impl Us {
     fn now() -> Us {
         let pid = i32::try_from(std::process::id()).unwrap_or(0);
-        Us { host: host(), run: run(), pid, begun: begun_at(pid).unwrap_or(0) }
+        let namespace = std::fs::read_link(NAMESPACE).unwrap_or_default();
+        Us {
+            host: digest(std::fs::read_to_string(MACHINE_ID).unwrap_or_default().trim()),
+            run: digest(&boot_id().unwrap_or_default()),
+            namespace: digest(&namespace.to_string_lossy()),
+            pid,
+            begun: begun_at(pid).unwrap_or(0),
+        }
     }
 
-    fn is_now(&self) -> Owner {
-        let us = Us::now();
+    /// What has become of it, as we see it.
+    fn seen_by(&self, us: &Us) -> Owner {
         match () {
             // Nobody knows of a host without a name of its own which it is.
             () if self.host != us.host || us.host == digest("") => Owner::Elsewhere,
-            // The host was started again, or the container was.
-            () if self.run != us.run || *self == us => Owner::Gone,
-            () if begun_at(self.pid) == Some(self.begun) => Owner::Running(self.pid),
+            // The host was started again.
+            () if self.run != us.run => Owner::Gone,
+            () if self.namespace != us.namespace => Owner::Elsewhere,
+            () if self != us && begun_at(self.pid) == Some(self.begun) => Owner::Running(self.pid),
             () => Owner::Gone,
         }
     }
-}
-
-fn host() -> String {
-    digest(std::fs::read_to_string(MACHINE_ID).unwrap_or_default().trim())
-}
-
-fn run() -> String {
-    let namespace = std::fs::read_link(NAMESPACE).unwrap_or_default();
-    digest(&format!("{}{}", boot_id().unwrap_or_default(), namespace.display()))
 }
 
 /// Enough of a digest to tell some thousands of names apart.
@@ -140,19 +146,22 @@ mod tests {
     }
 
     #[test]
-    fn a_maker_that_runs_is_told_from_one_that_is_gone() {
-        let us = Us::now();
-        let with = |host: &str, run: &str, pid, begun| {
-            Us { host: host.to_owned(), run: run.to_owned(), pid, begun }.is_now()
-        };
-        assert_eq!(us.is_now(), if us.host == digest("") { Owner::Elsewhere } else { Owner::Gone });
-        assert_eq!(with("other", &us.run, us.pid, us.begun), Owner::Elsewhere);
-        if us.host != digest("") {
-            let parent = std::os::unix::process::parent_id().cast_signed();
-            let begun = begun_at(parent).unwrap();
-            assert_eq!(with(&us.host, &us.run, parent, begun), Owner::Running(parent));
-            assert_eq!(with(&us.host, &us.run, parent, begun + 1), Owner::Gone);
-            assert_eq!(with(&us.host, "earlier", parent, begun), Owner::Gone);
+    fn a_maker_that_runs_is_told_from_one_that_is_gone_and_from_one_that_cannot_be_seen() {
+        let us = Us { host: "named".to_owned(), ..Us::now() };
+        assert_eq!(us.seen_by(&us), Owner::Gone);
+        let nameless = Us { host: digest(""), ..us.clone() };
+        assert_eq!(nameless.seen_by(&nameless), Owner::Elsewhere);
+        let pid = std::os::unix::process::parent_id().cast_signed();
+        let parent = Us { pid, begun: begun_at(pid).unwrap(), ..us.clone() };
+        assert_eq!(parent.seen_by(&us), Owner::Running(pid));
+        let other = || "other".to_owned();
+        for (maker, owner) in [
+            (Us { begun: parent.begun + 1, ..parent.clone() }, Owner::Gone),
+            (Us { run: other(), ..parent.clone() }, Owner::Gone),
+            (Us { namespace: other(), ..parent.clone() }, Owner::Elsewhere),
+            (Us { host: other(), run: other(), ..parent.clone() }, Owner::Elsewhere),
+        ] {
+            assert_eq!(maker.seen_by(&us), owner, "{maker:?}");
         }
     }
 }

@@ -9,27 +9,28 @@
 
 mod in_place;
 mod marks;
+mod ready;
 mod upload;
 
-use std::fs::{File, Metadata};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use serde::Serialize;
 use virt::storage_pool::StoragePool;
-use virt::storage_vol::StorageVol;
 
-use self::marks::{Owner, What};
+use self::marks::What;
+use self::ready::Ready;
 use self::upload::Broken;
 use super::failure::told;
-use super::link::Link;
+use super::link::{Access, Link};
 use super::pools::{self, Pool};
-use super::volume_users;
 use super::volumes::{self, Volume};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::OutputFormat;
-use crate::sys::fs::{allocated_bytes, open_nofollow, parent_of, sync_dir};
+use crate::sys::failpoint;
+use crate::sys::fs::{open_nofollow, parent_of, sync_dir};
 
+/// A mark holds nothing, and some pools have no empty volumes.
+const MARK_BYTES: u64 = 512;
 /// How often it is asked whether to go on.
 const ASK_EVERY_BYTES: u64 = 4 << 20;
 
@@ -80,7 +81,7 @@ pub fn import(
     keep_on: &dyn Fn() -> Result<()>,
     on_progress: &mut dyn FnMut(u64),
 ) -> Result<Imported> {
-    let ready = look(link, order)?;
+    let ready = Ready::look(link, order)?;
     let mut watch = Watch { keep_on, on_progress, done: 0, unasked: 0 };
     keep_on()?;
     let Ready { subject, raw, pool, left, old, .. } = &ready;
@@ -98,25 +99,19 @@ pub fn import(
         watch.ends_at(subject.length);
         return Ok(Imported { volume, how, bytes: subject.length });
     }
-    enough_room(&ready)?;
+    ready.enough_room()?;
     if let Some(old) = old {
-        old.delete(0)
-            .map_err(|error| told(&format!("cannot remove the old volume {}", order.volume), &error))?;
+        old.delete(0).map_err(failed("replace", order.volume))?;
     }
-    let mark = volumes::definition(
-        &marks::name(What::Upload, order.volume, subject.length),
-        OutputFormat::Raw,
-        MARK_BYTES,
-        0,
-    );
-    let mark = volumes::make(link, raw, &mark, 0, (order.pool, order.volume, MARK_BYTES))?;
-    let made = uploaded(link, &ready, order, &mut watch);
-    let mark = mark
-        .delete(0)
-        .map_err(|error| told(&format!("cannot say that the volume {} is whole", order.volume), &error));
-    let volume = made?;
+    let mark = marks::name(What::Upload, order.volume, subject.length);
+    let xml = volumes::definition(&mark, OutputFormat::Raw, MARK_BYTES, ready.allocated(MARK_BYTES));
+    let made = volumes::make(link, raw, &xml, 0, (order.pool, order.volume, MARK_BYTES))?;
+    failpoint::hit("import.marked");
+    let volume = uploaded(link, &ready, order, &mut watch)
+        .map_err(|broken| clear_away(link, &ready, order, broken, &mark))?;
+    failpoint::hit("import.sent");
     // What is marked goes with the next import: the file stays until that is over.
-    mark?;
+    made.delete(0).map_err(failed("take the mark off", order.volume))?;
     if order.how == How::Move {
         remove_source(order)?;
     }
@@ -126,106 +121,15 @@ pub fn import(
 
 /// Whether all is as an import needs it, as far as that can be told beforehand, and how many bytes the file has. Nothing is changed.
 pub fn rehearse(link: &Link, order: &Import<'_>) -> Result<u64> {
-    let ready = look(link, order)?;
-    enough_room(&ready)?;
+    let ready = Ready::look(link, order)?;
+    ready.enough_room()?;
     Ok(ready.subject.length)
 }
 
 /// Takes back an import that is given up: its volume, whole or half-done, and what says that it is.
 pub fn take_back(link: &Link, pool: &str, volume: &str) -> Result<()> {
-    let raw = pools::active(link, pool)?;
-    let found = pools::refresh(link, pool)?;
-    let nowhere = Path::new("/");
-    let order =
-        Import { pool, volume, file: nowhere, format: OutputFormat::Raw, how: How::Copy, overwrite: true };
-    let left = leavings(link, &raw, &found, &order)?;
-    left.iter().try_for_each(|volume| volume.delete(0)).map_err(failed("remove what is left of", volume))?;
-    let Some(made) = volumes::look_up(&raw, volume)? else { return Ok(()) };
-    refuse_if_used(link, &order, &made)?;
-    made.delete(0).map_err(failed("remove", volume))
-}
-
-/// A mark has to be as long as a pool's smallest volume.
-const MARK_BYTES: u64 = 512;
-
-/// What an import works with.
-struct Ready {
-    subject: Subject,
-    raw: StoragePool,
-    pool: Pool,
-    /// What an import that died has left.
-    left: Vec<StorageVol>,
-    /// The volume that is replaced.
-    old: Option<StorageVol>,
-    /// Bytes that these occupy.
-    freed: u64,
-}
-
-fn look(link: &Link, order: &Import<'_>) -> Result<Ready> {
-    if order.volume.starts_with(marks::PREFIX) {
-        return Err(Error::new(
-            Kind::Manifest,
-            format!("`{}` cannot be the name of a volume: it is one of our own", order.volume),
-        )
-        .advice("take letters, digits, dots and dashes"));
-    }
-    let subject = Subject::open(link, order)?;
-    let raw = pools::active(link, order.pool)?;
-    let pool = pools::refresh(link, order.pool)?;
-    if !pool.is_of_files() && order.format != OutputFormat::Raw {
-        return Err(volumes::only_raw(order.pool, order.format));
-    }
-    let left = leavings(link, &raw, &pool, order)?;
-    let is_left = left.iter().any(|volume| volume.get_name().is_ok_and(|name| name == order.volume));
-    let old = volumes::look_up(&raw, order.volume)?.filter(|_| !is_left);
-    if let Some(old) = &old {
-        if !order.overwrite {
-            return Err(volumes::taken(order.pool, order.volume));
-        }
-        refuse_if_used(link, order, old)?;
-    }
-    let occupied = |volume: &StorageVol| volume.get_info().map_or(0, |found| found.allocation);
-    let freed = old.iter().chain(&left).map(occupied).sum();
-    Ok(Ready { subject, raw, pool, left, old, freed })
-}
-
-/// What an import that died has left of this volume, and nobody works on any more.
-fn leavings(link: &Link, raw: &StoragePool, pool: &Pool, order: &Import<'_>) -> Result<Vec<StorageVol>> {
-    let name = order.volume;
-    let names = raw.list_volumes().map_err(failed("list the marks of", name))?;
-    let mut left = Vec::new();
-    for mark in names.iter().filter_map(|found| marks::read(found, name)) {
-        let cause = match mark.owner {
-            Owner::Gone => None,
-            Owner::Running(pid) => Some(format!("the volume {name} is being imported by the process {pid}")),
-            Owner::Elsewhere if order.overwrite => None,
-            Owner::Elsewhere => {
-                Some(format!("the volume {name} is being imported by another host, or was when that died"))
-            }
-        };
-        if let Some(cause) = cause {
-            return Err(Error::new(Kind::Exists, cause)
-                .advice("wait for it; if nobody works on it any more, say that it may be overwritten")
-                .transient());
-        }
-        let half_done = match mark.what {
-            What::Upload => volumes::look_up(raw, name)?,
-            What::Part => None,
-        };
-        if let Some(volume) = half_done {
-            let found = volumes::describe(order.pool, &volume).map_err(failed("look at", name))?;
-            // Somebody may have removed what was left and made another.
-            let is_ours =
-                !pool.is_of_files() || found.physical.is_none_or(|bytes| bytes == 0 || bytes == mark.length);
-            if is_ours {
-                refuse_if_used(link, order, &volume)?;
-                left.push(volume);
-            }
-        }
-        // The mark comes last: as long as it is there, so is what it says.
-        left.extend(volumes::look_up(raw, &mark.name)?);
-    }
-    Ok(left)
+    let there = ready::given_up(link, pool, volume)?;
+    there.iter().try_for_each(|volume| volume.delete(0)).map_err(failed("take back", volume))
 }
 
 /// libvirt failed to do this with a volume.
@@ -234,69 +138,58 @@ fn failed(what: &'static str, name: &str) -> impl Fn(virt::error::Error) -> Erro
     move |error| told(&format!("cannot {what} the volume {name}"), &error)
 }
 
-fn refuse_if_used(link: &Link, order: &Import<'_>, volume: &StorageVol) -> Result<()> {
-    let name = order.volume;
-    let found = volumes::describe(order.pool, volume).map_err(failed("look at", name))?;
-    match volume_users::of(link, &found)? {
-        None => Ok(()),
-        Some(why) => {
-            let pool = order.pool;
-            Err(Error::new(
-                Kind::Exists,
-                format!("the volume {name} in the storage pool {pool} is in use: {why}"),
-            )
-            .advice("undefine what uses it if it is not wanted any more, or name another volume"))
-        }
-    }
-}
-
-fn enough_room(ready: &Ready) -> Result<()> {
-    let need = ready.need();
-    match ready.pool.available.saturating_add(ready.freed) < need {
-        true => Err(volumes::full(&ready.pool.name, Some(&ready.pool), need)),
-        false => Ok(()),
-    }
-}
-
-impl Ready {
-    /// Bytes that the volume will occupy: devices have no holes.
-    fn need(&self) -> u64 {
-        if self.pool.is_of_files() { self.subject.stored } else { self.subject.length }
-    }
-}
-
-/// Makes the volume and sends it its bytes; what fails leaves none.
-fn uploaded(link: &Link, ready: &Ready, order: &Import<'_>, watch: &mut Watch<'_>) -> Result<Volume> {
+/// Makes the volume and sends it its bytes.
+fn uploaded(link: &Link, ready: &Ready, order: &Import<'_>, watch: &mut Watch<'_>) -> Result<Volume, Broken> {
     let Ready { subject, raw, pool, .. } = ready;
     let length = subject.length;
-    let allocation = if pool.is_of_files() { 0 } else { length };
     // Raw, whatever it will hold: libvirt would write a format's tables where the file may have holes. What it is, libvirt tells by its content.
-    let xml = volumes::definition(order.volume, OutputFormat::Raw, length, allocation);
-    let volume = volumes::make(link, raw, &xml, 0, (order.pool, order.volume, ready.need()))?;
-    let mut fill = || {
-        upload::send(link, &volume, &subject.file, length, watch)
-            .map_err(|broken| explain(link, ready, order, broken))?;
-        subject.unchanged(order)?;
-        let made = check(link, raw, pool, order, length)?;
-        if order.how == How::Move {
-            upload::compare(link, &volume, &subject.file, length, watch)
-                .map_err(|broken| explain(link, ready, order, broken))?;
-        }
-        make_durable(&made, order)?;
-        Ok(made)
-    };
-    let filled = fill();
-    if filled.is_err() {
-        // What cannot be removed now is marked, and goes with the next import.
-        let _ = volume.delete(0);
+    let xml = volumes::definition(order.volume, OutputFormat::Raw, length, ready.allocated(length));
+    let named = (order.pool, order.volume, ready.need());
+    let volume = volumes::make(link, raw, &xml, 0, named).map_err(|error| match error.kind() {
+        Kind::Exists => Broken::NotOurs(error),
+        _ => Broken::Ended(error),
+    })?;
+    upload::send(link, &volume, &subject.file, length, watch)?;
+    subject.unchanged(order).map_err(Broken::Ended)?;
+    let made = check(link, raw, pool, order, length).map_err(Broken::Ended)?;
+    if order.how == How::Move {
+        upload::compare(link, &volume, &subject.file, length, watch)?;
     }
-    filled
+    make_durable(&made, order).map_err(Broken::Ended)?;
+    Ok(made)
+}
+
+/// Removes what an upload that failed has made, and tells why it failed. What cannot be removed is marked, and goes with the next import.
+fn clear_away(link: &Link, ready: &Ready, order: &Import<'_>, broken: Broken, mark: &str) -> Error {
+    // libvirtd itself ends a connection whose bytes it cannot write.
+    let fresh = match link.raw().is_alive() {
+        Ok(true) => None,
+        _ => Link::open(&ready.uri, Access::Changes).ok(),
+    };
+    let link = fresh.as_ref().unwrap_or(link);
+    let ours = if matches!(broken, Broken::NotOurs(_)) { vec![mark] } else { vec![order.volume, mark] };
+    // How much room there is, is asked before it is given back.
+    let error = explain(link, ready, order, broken);
+    let Ok(pool) = pools::raw(link, order.pool) else { return error };
+    for name in ours {
+        let removed = volumes::look_up(&pool, name).ok().flatten().map(|volume| volume.delete(0));
+        if let Some(Err(error)) = removed {
+            tracing::warn!(
+                name,
+                error = error.message(),
+                "what is left of an import is removed by the next one"
+            );
+            // The mark stays, too.
+            break;
+        }
+    }
+    error
 }
 
 fn explain(link: &Link, ready: &Ready, order: &Import<'_>, broken: Broken) -> Error {
     let file = order.file.display();
     match broken {
-        Broken::Stopped(error) => error,
+        Broken::Ended(error) | Broken::NotOurs(error) => error,
         Broken::File(error) => Error::io(Kind::Source, "read", order.file, &error)
             .advice("see that it is whole and that nobody writes it, then try again"),
         Broken::Libvirt(error) => {
@@ -364,68 +257,6 @@ fn remove_source(order: &Import<'_>) -> Result<()> {
         Error::io(Kind::Output, "remove", order.file, &error)
             .advice(format!("the volume {} is whole: remove the file yourself", order.volume))
     })
-}
-
-/// The file, as it was when it was opened.
-struct Subject {
-    file: File,
-    length: u64,
-    stored: u64,
-    identity: Identity,
-}
-
-/// Device, inode, length, and when it was changed last.
-type Identity = (u64, u64, u64, i64, i64);
-
-fn identity(found: &Metadata) -> Identity {
-    (found.dev(), found.ino(), found.len(), found.mtime(), found.mtime_nsec())
-}
-
-impl Subject {
-    fn open(link: &Link, order: &Import<'_>) -> Result<Subject> {
-        let failed = |error| {
-            Error::io(Kind::Source, "open", order.file, &error)
-                .advice("name a plain file that this user may read")
-        };
-        let file = open_nofollow(order.file).map_err(failed)?;
-        let found = file.metadata().map_err(failed)?;
-        let path = order.file.display();
-        if found.len() == 0 {
-            return Err(
-                Error::new(Kind::Source, format!("{path} is empty")).advice("name the file of a disk")
-            );
-        }
-        if order.how == How::Move {
-            let mine = rustix::fs::access(parent_of(order.file), rustix::fs::Access::WRITE_OK);
-            mine.map_err(|error| {
-                Error::io(Kind::Output, "move away", order.file, &error.into())
-                    .advice("copy it, or run it as somebody who may change its directory")
-            })?;
-        }
-        // A copy may be made of a disk whose machine is off.
-        let user = match order.how {
-            How::Copy => volume_users::has_open(&file),
-            How::Move => volume_users::of_file(link, order.file)?,
-        };
-        if let Some(why) = user {
-            return Err(Error::new(Kind::Source, format!("{path} is in use: {why}"))
-                .advice("shut down what uses it; to move it, undefine that, too"));
-        }
-        let (length, stored) = (found.len(), allocated_bytes(&found));
-        Ok(Subject { file, length, stored, identity: identity(&found) })
-    }
-
-    /// What was imported has to be one state of the file.
-    fn unchanged(&self, order: &Import<'_>) -> Result<()> {
-        match self.file.metadata() {
-            Ok(now) if identity(&now) == self.identity => Ok(()),
-            _ => {
-                let file = order.file.display();
-                Err(Error::new(Kind::Source, format!("{file} was changed while it was imported"))
-                    .advice("see who writes it, then try again"))
-            }
-        }
-    }
 }
 
 /// Who is told, and who is asked, while bytes move.

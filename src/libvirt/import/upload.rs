@@ -17,15 +17,18 @@ use crate::libvirt::foreign::streams::{Received, receive, send_hole};
 use crate::libvirt::link::Link;
 use crate::model::error::Error;
 use crate::sys::extents::stored_in;
+use crate::sys::failpoint;
 
-/// Bytes that are read and sent at a time: enough that the messages around them cost nothing.
-const PIECE_BYTES: usize = 1 << 20;
+/// Bytes that are read and sent at a time. Both ends keep several on the way: larger ones cost them more and bring nothing.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// Why bytes did not get there.
 #[derive(Debug)]
 pub(super) enum Broken {
-    /// We were asked to stop.
-    Stopped(Error),
+    /// Somebody else has made the volume.
+    NotOurs(Error),
+    /// We were asked to stop, or found fault with what was made.
+    Ended(Error),
     /// The file could not be read.
     File(io::Error),
     /// libvirt failed.
@@ -61,19 +64,20 @@ fn send_all(stream: &Stream, file: &File, length: u64, watch: &mut Watch<'_>) ->
         let stored = stored_in(file, at..length).map_err(Broken::File)?.unwrap_or(length..length);
         if stored.start > at {
             send_hole(stream, stored.start - at).map_err(Broken::Libvirt)?;
-            watch.passed(stored.start - at).map_err(Broken::Stopped)?;
+            watch.passed(stored.start - at).map_err(Broken::Ended)?;
         }
         at = stored.start;
         while at < stored.end {
             let piece = &mut buffer[..fitting(at..stored.end)];
             file.read_exact_at(piece, at).map_err(Broken::File)?;
+            failpoint::hit("import.sending");
             let mut rest = &piece[..];
             while !rest.is_empty() {
                 let sent = stream.send(rest).map_err(Broken::Libvirt)?;
                 rest = &rest[sent.min(rest.len())..];
                 at += sent as u64;
             }
-            watch.passed(piece.len() as u64).map_err(Broken::Stopped)?;
+            watch.passed(piece.len() as u64).map_err(Broken::Ended)?;
         }
     }
     Ok(())
@@ -122,7 +126,7 @@ fn compare_all(stream: &Stream, file: &File, length: u64, watch: &mut Watch<'_>)
             // It ends too early or too late.
             _ => return Err(Broken::Differs(at)),
         }
-        watch.looked_at(at - begun).map_err(Broken::Stopped)?;
+        watch.looked_at(at - begun).map_err(Broken::Ended)?;
     }
 }
 
@@ -145,6 +149,24 @@ fn all_zero(file: &File, range: Range<u64>, buffer: &mut [u8]) -> Result<(), Bro
         }
     }
     Ok(())
+}
+
+/// Whether a volume begins with the bytes of a file, as far as it has any yet.
+pub(super) fn begins_alike(link: &Link, volume: &StorageVol, file: &File) -> Result<bool, Told> {
+    let stream = Stream::new(link.raw(), 0)?;
+    volume.download(&stream, 0, PIECE_BYTES as u64, 0)?;
+    let (mut theirs, mut ours) = (vec![0; PIECE_BYTES], vec![0; PIECE_BYTES]);
+    let mut at = 0;
+    while let bytes @ 1.. = stream.recv(&mut theirs)? {
+        let is_alike = file.read_exact_at(&mut ours[..bytes], at).is_ok()
+            && theirs[..bytes].iter().zip(&ours).all(|(theirs, ours)| *theirs == 0 || theirs == ours);
+        if !is_alike {
+            let _ = stream.abort();
+            return Ok(false);
+        }
+        at += bytes as u64;
+    }
+    stream.finish().map(|()| true)
 }
 
 /// How much of a range one piece takes.
