@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn one_that_hangs_is_silent_when_its_time_is_over_and_is_not_asked_beside_that() {
         let (health, uri) = (LibvirtHealth::default(), "test:///default");
-        health.known(uri);
+        assert_eq!(health.known(uri).state, LibvirtState::NotAsked);
         {
             let mut known = health.lock();
             known.is_under_way = true;
