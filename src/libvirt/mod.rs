@@ -18,6 +18,7 @@ pub mod events;
 mod failure;
 #[cfg(feature = "libvirt")]
 mod foreign;
+mod health;
 #[cfg(feature = "libvirt")]
 pub mod import;
 mod limits;
@@ -39,13 +40,16 @@ pub mod xml;
 use std::path::{Path, PathBuf};
 
 pub use defined::{Defined, Machines, machines, readable};
+pub use health::LibvirtHealth;
+
+use crate::model::libvirt_uri;
 
 /// Where libvirt is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LibvirtUri<'u>(pub &'u str);
 
 /// The machines of the system.
-pub const SYSTEM: LibvirtUri<'static> = LibvirtUri("qemu:///system");
+pub const SYSTEM: LibvirtUri<'static> = LibvirtUri(libvirt_uri::SYSTEM);
 /// Sockets on which the system's libvirt listens, in one process or in several.
 const SYSTEM_SOCKETS: [&str; 2] = ["/run/libvirt/libvirt-sock-ro", "/run/libvirt/virtqemud-sock-ro"];
 
@@ -61,7 +65,6 @@ pub fn needed() -> Vec<PathBuf> {
 
 impl LibvirtUri<'_> {
     /// Whether asking makes sense: that of the system waits for nobody where nobody listens.
-    #[cfg_attr(not(feature = "libvirt"), allow(dead_code, reason = "only libvirt is asked"))]
     fn may_be_served(self) -> bool {
         self != SYSTEM || SYSTEM_SOCKETS.iter().any(|socket| Path::new(socket).exists())
     }
@@ -90,23 +93,16 @@ pub enum LibvirtPresence {
 #[cfg(feature = "libvirt")]
 #[must_use]
 pub fn presence(uri: &str) -> LibvirtPresence {
-    use virt::connect::Connect;
-    // The crate panics on a NUL, and libvirt prints errors itself unless told otherwise.
-    if uri.contains('\0') {
-        return LibvirtPresence::Silent { why: "the URI holds a NUL".to_owned() };
+    use link::{Access, Link};
+    let asked = Link::open(uri, Access::Reads).and_then(|link| {
+        let failed = |error| failure::told(&format!("{uri} does not say what it is"), &error);
+        let version = link.raw().get_lib_version().map_err(failed)?;
+        Ok((version_words(version), link.raw().get_type().map_err(failed)?))
+    });
+    match asked {
+        Ok((version, driver)) => LibvirtPresence::Answers { version, driver },
+        Err(error) => LibvirtPresence::Silent { why: error.details().cause.clone() },
     }
-    virt::error::clear_error_callback();
-    let mut connection = match Connect::open_read_only(Some(uri)) {
-        Ok(connection) => connection,
-        Err(error) => return LibvirtPresence::Silent { why: error.message().to_owned() },
-    };
-    let found = match (connection.get_lib_version(), connection.get_type()) {
-        (Ok(number), Ok(driver)) => LibvirtPresence::Answers { version: version_words(number), driver },
-        (Err(error), _) | (_, Err(error)) => LibvirtPresence::Silent { why: error.message().to_owned() },
-    };
-    // A connection that cannot be closed ends with this process.
-    let _ = connection.close();
-    found
 }
 
 /// This build knows nothing of libvirt.

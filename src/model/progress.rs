@@ -179,6 +179,19 @@ pub enum LibvirtState {
     NotAsked,
 }
 
+impl LibvirtState {
+    /// As people are told it.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            LibvirtState::Answers => "answers",
+            LibvirtState::Silent => "silent",
+            LibvirtState::Absent => "absent",
+            LibvirtState::NotAsked => "not asked",
+        }
+    }
+}
+
 /// How a libvirt stands.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LibvirtStatus {

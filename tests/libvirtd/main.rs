@@ -9,8 +9,10 @@ mod support;
 
 mod blocks;
 mod commands;
+mod connections;
 mod devices;
 mod domains;
+mod events;
 mod import;
 mod import_broken;
 mod machines;

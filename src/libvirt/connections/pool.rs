@@ -19,10 +19,13 @@ const CLOSED_WITHIN: Duration = Duration::from_secs(1);
 /// Tells an outcome to who waits for it.
 pub(super) type Tell = Box<dyn FnOnce() + Send>;
 
+/// What is done with a connection, or with the reason why there is none.
+pub(super) type Work = Box<dyn FnOnce(Result<&Link>) -> Tell + Send>;
+
 /// Work, and until when somebody waits for it.
 pub(super) struct Order {
-    /// It is given a connection, or why there is none.
-    pub(super) work: Box<dyn FnOnce(Result<&Link>) -> Tell + Send>,
+    /// The work.
+    pub(super) work: Work,
     /// Nobody waits any longer.
     pub(super) deadline: Instant,
 }
