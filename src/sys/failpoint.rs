@@ -147,7 +147,8 @@ mod tests {
     #[test]
     fn names_are_listed_once() {
         let mut names =
-            [super::ALL, super::IN_PLACE, super::HOOKS, super::HANDOVER, super::IMPORT, super::NOTICES].concat();
+            [super::ALL, super::IN_PLACE, super::HOOKS, super::HANDOVER, super::IMPORT, super::NOTICES]
+                .concat();
         let all = names.len();
         names.sort_unstable();
         names.dedup();

@@ -57,7 +57,6 @@ fn each_step_that_fails_takes_back_those_before_it() {
             "rm -rf /var/lib/libvirt/qemu/snapshot; touch /var/lib/libvirt/qemu/snapshot",
             "rm /var/lib/libvirt/qemu/snapshot; mkdir /var/lib/libvirt/qemu/snapshot",
         ),
-        ("mkdir -p /etc/libvirt/qemu/autostart/web.xml/x", "rm -r /etc/libvirt/qemu/autostart/web.xml"),
     ];
     for (block, free) in ways {
         site.libvirtd.sh(block);
@@ -157,4 +156,16 @@ fn a_job_of_the_service_waits_for_its_libvirt_and_then_goes_well() {
     let batch = daemon.wait_batch("web");
     assert_eq!(batch["vms"]["web"]["state"], "succeeded", "{}", daemon.log());
     site.is_whole();
+}
+
+#[test]
+fn a_pool_without_room_is_told_and_nothing_of_the_volume_stays() {
+    let site = Site::new();
+    let path = site.libvirtd.images().join("small");
+    fs::create_dir(&path).unwrap();
+    site.libvirtd.sh(&format!("mount -t tmpfs -o size=1m,mode=755 small {}", path.display()));
+    site.virsh(&format!("pool-define-as small dir --target {}", path.display()));
+    site.virsh("pool-start small");
+    failed_with(&site.convert("import_to_pool: small", ""), "small");
+    site.is_clean();
 }

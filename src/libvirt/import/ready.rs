@@ -132,7 +132,9 @@ fn leavings(
         if let Some(volume) = half_done {
             // Somebody may have removed what was left and made another.
             let is_ours = match subject.filter(|_| !order.overwrite) {
-                Some(subject) => may_be_ours(link, &volume, subject, &mark).map_err(failed("look at", name))?,
+                Some(subject) => {
+                    may_be_ours(link, &volume, subject, &mark).map_err(failed("look at", name))?
+                }
                 None => true,
             };
             if is_ours {
