@@ -25,8 +25,6 @@ mod limits;
 #[cfg(feature = "libvirt")]
 pub mod link;
 #[cfg(feature = "libvirt")]
-pub mod networks;
-#[cfg(feature = "libvirt")]
 pub mod pools;
 pub mod provenance;
 #[cfg(feature = "libvirt")]
