@@ -43,7 +43,7 @@ impl State {
         }
     }
 
-    fn from_number(number: sys::virDomainState) -> State {
+    pub(super) fn from_number(number: sys::virDomainState) -> State {
         match number {
             sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED => State::Running,
             sys::VIR_DOMAIN_PAUSED => State::Paused,

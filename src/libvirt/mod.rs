@@ -2,6 +2,8 @@
 //!
 //! The only user of the crate `virt`, which is behind the Cargo feature `libvirt`; [`xml`] needs neither.
 
+#[cfg(feature = "libvirt")]
+pub mod addresses;
 mod defined;
 #[cfg(feature = "libvirt")]
 pub mod domains;
@@ -13,6 +15,8 @@ mod foreign;
 mod limits;
 #[cfg(feature = "libvirt")]
 pub mod link;
+#[cfg(feature = "libvirt")]
+pub mod networks;
 pub mod provenance;
 pub mod xml;
 

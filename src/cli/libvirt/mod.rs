@@ -2,7 +2,9 @@
 //!
 //! One file per group of tasks. What is not here: what any of them does ([`crate::libvirt`]), and the stage that hands results over.
 
+mod addresses;
 mod domains;
+mod networks;
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -29,6 +31,10 @@ pub(super) struct LibvirtArgs {
 enum Task {
     #[command(flatten)]
     Domains(domains::Task),
+    #[command(flatten)]
+    Networks(networks::Task),
+    #[command(flatten)]
+    Addresses(addresses::Task),
 }
 
 /// Does it.
@@ -36,6 +42,8 @@ pub(super) fn run(args: &LibvirtArgs, ui: &Ui) -> Result<Exit, Failure> {
     let asked = Asked { uri: args.uri.clone().unwrap_or_else(|| crate::libvirt::SYSTEM.0.to_owned()) };
     match &args.task {
         Task::Domains(task) => domains::run(task, &asked, ui),
+        Task::Networks(task) => networks::run(task, &asked, ui),
+        Task::Addresses(task) => addresses::run(task, &asked, ui),
     }
 }
 
