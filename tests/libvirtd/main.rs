@@ -5,4 +5,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod addresses;
 mod domains;
+#[cfg(feature = "libvirt")]
+mod finder;
+#[cfg(feature = "libvirt")]
+mod guest;
+mod networks;
