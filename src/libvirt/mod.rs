@@ -3,6 +3,8 @@
 //! The only user of the crate `virt`, which is behind the Cargo feature `libvirt`; [`xml`] needs neither.
 
 #[cfg(feature = "libvirt")]
+pub mod addresses;
+#[cfg(feature = "libvirt")]
 pub mod blocks;
 #[cfg(feature = "libvirt")]
 pub mod connections;
@@ -24,6 +26,8 @@ pub mod import;
 mod limits;
 #[cfg(feature = "libvirt")]
 pub mod link;
+#[cfg(feature = "libvirt")]
+pub mod networks;
 #[cfg(feature = "libvirt")]
 pub mod pools;
 pub mod provenance;

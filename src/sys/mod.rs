@@ -12,6 +12,7 @@ pub mod host;
 pub mod kvm;
 pub mod lines;
 pub mod mounts;
+pub mod neighbours;
 pub mod patience;
 pub mod process;
 pub mod random;

@@ -7,15 +7,21 @@ mod described;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod addresses;
 mod blocks;
 mod commands;
 mod connections;
 mod devices;
 mod domains;
 mod events;
+#[cfg(feature = "libvirt")]
+mod finder;
+#[cfg(feature = "libvirt")]
+mod guest;
 mod import;
 mod import_broken;
 mod machines;
+mod networks;
 mod snapshots;
 mod stage;
 mod stage_deaths;

@@ -2,10 +2,12 @@
 //!
 //! One file per group of tasks. What is not here: what any of them does ([`crate::libvirt`]), and the stage that hands results over.
 
+mod addresses;
 mod devices;
 mod domains;
 mod events;
 mod import;
+mod networks;
 mod snapshots;
 mod storage;
 
@@ -45,6 +47,10 @@ enum Task {
     Devices(devices::Task),
     /// Make, list, go back to or delete snapshots of a machine
     Snapshot(snapshots::SnapshotArgs),
+    #[command(flatten)]
+    Networks(networks::Task),
+    #[command(flatten)]
+    Addresses(addresses::Task),
 }
 
 /// Does it.
@@ -61,6 +67,8 @@ pub(super) fn run(args: &LibvirtArgs, ui: &Ui) -> Result<Exit, Failure> {
         Task::Events(task) => events::run(task, &asked, ui),
         Task::Devices(task) => devices::run(task, &asked, ui),
         Task::Snapshot(args) => snapshots::run(args, &asked, ui),
+        Task::Networks(task) => networks::run(task, &asked, ui),
+        Task::Addresses(task) => addresses::run(task, &asked, ui),
     }
 }
 

@@ -4,5 +4,6 @@
 
 pub(super) mod blocks;
 pub(super) mod events;
+pub(super) mod leases;
 pub(super) mod statistics;
 pub(super) mod streams;
