@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Asked, WITHIN};
+use super::Asked;
 use crate::cli::table::{Paint, Table, cell, number};
 use crate::cli::{Exit, Failure, Ui};
 use crate::libvirt::addresses::{Finder, Found, Method, Statistics};
@@ -58,10 +58,10 @@ pub(super) fn run(task: &Task, asked: &Asked, ui: &Ui) -> Result<Exit, Failure> 
         let args = args.clone();
         move |link: &Link| find(link, &args, timeout)
     };
-    let within = WITHIN + timeout.unwrap_or_default();
-    let mut document = match asked.ask_within(within, Access::Changes, work(args)) {
+    let longer = timeout.unwrap_or_default();
+    let mut document = match asked.ask_longer(longer, Access::Changes, work(args)) {
         // All but the agent tells those who may only look, too.
-        Err(error) if error.kind() == Kind::Auth => asked.ask_within(within, Access::Reads, work(args))?,
+        Err(error) if error.kind() == Kind::Auth => asked.ask_longer(longer, Access::Reads, work(args))?,
         answered => answered?,
     };
     if !args.all {

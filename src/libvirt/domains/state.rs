@@ -39,7 +39,7 @@ impl State {
         }
     }
 
-    pub(super) fn from_number(number: sys::virDomainState) -> State {
+    pub(in crate::libvirt) fn from_number(number: sys::virDomainState) -> State {
         match number {
             sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED => State::Running,
             sys::VIR_DOMAIN_PAUSED => State::Paused,
