@@ -181,7 +181,7 @@ fn judge(args: &CheckArgs, status: &Status, still: Vec<String>, now: f64) -> Fin
     problem(status.network == "down", Verdict::Warning, "the network is down".to_owned());
     problem(status.paused, Verdict::Warning, "paused".to_owned());
     problem(status.draining, Verdict::Warning, "draining".to_owned());
-    for reason in [WaitReason::DiskSpace, WaitReason::Auth] {
+    for reason in [WaitReason::DiskSpace, WaitReason::Auth, WaitReason::Libvirt] {
         let waiting = status.waiting.get(reason.name()).copied().unwrap_or(0);
         problem(waiting > 0, Verdict::Warning, format!("{waiting} jobs wait for {reason}"));
     }
@@ -258,6 +258,7 @@ mod tests {
             notifications: None,
             profiles: ProfileStatus::default(),
             filesystems: Vec::new(),
+            libvirt: crate::model::progress::LibvirtStatus::default(),
             last_error: None,
         }
     }

@@ -19,6 +19,7 @@ mod exit;
 mod facts;
 mod fix;
 mod given;
+mod handed;
 mod input;
 mod inspect;
 mod interrupt;

@@ -6,10 +6,9 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::input::Input;
-use super::mapped;
 use super::price::Price;
 use super::table::{Paint, Table, cell, printable};
-use super::{Exit, Failure, StateArgs, Ui, convert};
+use super::{Exit, Failure, StateArgs, Ui, convert, handed, mapped};
 use crate::model::config::Settings;
 use crate::model::error::Error;
 use crate::model::hook::HookCall;
@@ -137,6 +136,7 @@ pub(super) fn describe(plan: &Plan, color: bool) -> String {
     text.push_str(&mapped::cards(plan));
     text.push_str(&addresses(&plan.guest.nics));
     text.push_str(&hooks(plan));
+    text.push_str(&handed::over(plan));
     if !plan.lacking.is_empty() {
         let lacking: Vec<&str> = plan.lacking.iter().map(|stage| stage.name()).collect();
         let _ = writeln!(text, "\nthis version lacks: {}", lacking.join(", "));

@@ -6,7 +6,7 @@ use super::client::Client;
 use super::table::{Paint, moment, printable, span};
 use super::{Exit, Failure, StateArgs, Ui};
 use crate::model::job::JobState;
-use crate::model::progress::{ProfileStatus, Status};
+use crate::model::progress::{LibvirtStatus, ProfileStatus, Status};
 use crate::model::units::human_size;
 
 /// Arguments of `status`.
@@ -98,6 +98,11 @@ fn describe(status: &Status, color: bool) -> String {
             let _ = write!(words, " ({error})");
         }
         line("notices", &printable(&words));
+    }
+    if !status.libvirt.uri.is_empty() {
+        let LibvirtStatus { uri, state, detail, .. } = &status.libvirt;
+        let detail = detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default();
+        line("libvirt", &printable(&format!("{uri}: {}{detail}", state.words())));
     }
     let ProfileStatus { kept, hits, misses, invalidations } = status.profiles;
     line("profiles", &format!("{kept} remembered, {hits} hits, {misses} misses, {invalidations} changed"));

@@ -13,12 +13,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Advice, SeekFrom, fadvise, seek};
-use rustix::io::Errno;
+use rustix::fs::{Advice, fadvise};
 use serde::{Deserialize, Serialize};
 
 use super::changes::{Changes, New, mend};
 use crate::disk::gunzip::{Gzip, Unpacked};
+use crate::sys::extents::stored_in;
 use crate::sys::fs::parent_of;
 
 /// Where an image lies.
@@ -367,22 +367,10 @@ impl Stored {
 impl Stretch {
     /// The same within it; offsets are the image's.
     fn stored_from(&self, at: u64) -> io::Result<Option<(u64, u64)>> {
-        let end = self.start + self.bytes;
-        let position = self.offset + (at - self.start);
-        let data = match seek(&self.file, SeekFrom::Data(position)) {
-            Ok(data) => data,
-            Err(Errno::NXIO) => return Ok(None),
-            // A file system that does not know its holes.
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some((at, end))),
-            Err(error) => return Err(error.into()),
-        };
-        let begin = self.start + (data - self.offset);
-        if begin >= end {
-            return Ok(None);
-        }
-        let hole = seek(&self.file, SeekFrom::Hole(data))?;
-        // A file that shrinks meanwhile has its hole where we are: reading then says that it is cut.
-        Ok(Some((begin, (self.start + (hole.max(data + 1) - self.offset)).min(end))))
+        let begin = self.offset + (at - self.start);
+        let found = stored_in(&self.file, begin..self.offset + self.bytes)?;
+        let of_image = |offset: u64| self.start + (offset - self.offset);
+        Ok(found.map(|stored| (of_image(stored.start), of_image(stored.end))))
     }
 }
 

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 #[cfg(feature = "libvirt")]
 use super::LibvirtUri;
 #[cfg(feature = "libvirt")]
+pub(super) use asking::below_volume;
+#[cfg(feature = "libvirt")]
 use asking::told_by_system;
 
 /// What libvirt has written down of the system's machines, and its settings, without which it cannot be asked.
@@ -219,6 +221,12 @@ mod asking {
         SYSTEM.may_be_served().then(|| Machines::of(SYSTEM))
     }
 
+    /// What a volume stands on, as its pool knows it.
+    pub(in crate::libvirt) fn below_volume(volume: &StorageVol) -> Option<PathBuf> {
+        let told = volume.get_xml_desc(0).ok()?;
+        text_below(&told, "backingStore", "path").map(PathBuf::from)
+    }
+
     impl Machines {
         /// The machines of one connection.
         pub(super) fn of(uri: LibvirtUri<'_>) -> Machines {
@@ -231,6 +239,15 @@ mod asking {
                 told
             });
             if let Err(error) = asked {
+                machines.not_told(error.message().to_owned());
+            }
+            machines
+        }
+
+        /// The machines of a connection that is open already.
+        pub(in crate::libvirt) fn of_link(connection: &Connect) -> Machines {
+            let mut machines = Machines::default();
+            if let Err(error) = machines.ask(connection) {
                 machines.not_told(error.message().to_owned());
             }
             machines
@@ -280,10 +297,8 @@ mod asking {
                 let Some(text) = path.to_str().filter(|text| is_hidden && !text.contains('\0')) else {
                     return;
                 };
-                let told =
-                    StorageVol::lookup_by_path(connection, text).and_then(|volume| volume.get_xml_desc(0));
-                let Ok(told) = told else { return };
-                let below = text_below(&told, "backingStore", "path").map(PathBuf::from);
+                let Ok(volume) = StorageVol::lookup_by_path(connection, text) else { return };
+                let below = below_volume(&volume);
                 next.clone_from(&below);
                 self.below.insert(path, below);
             }

@@ -1,6 +1,8 @@
 //! What libvirt's errors are to us: a kind, the words of libvirt, and what to do.
 
-use virt::error::{Error as Told, ErrorNumber};
+use std::time::Duration;
+
+use virt::error::{Error as Told, ErrorDomain, ErrorNumber};
 
 use crate::model::error::{Error, Kind};
 
@@ -10,7 +12,7 @@ pub(super) fn told(what: &str, error: &Told) -> Error {
     let words = error.message().lines().next().unwrap_or_default().trim_end_matches('.');
     let failure = Error::new(kind(error.code()), format!("{what}: {words}"));
     match error.code() {
-        code if is_broken(code) => failure
+        _ if is_broken(error) => failure
             .advice("see that libvirtd (or virtqemud) runs and answers: `hyper2kvm doctor`")
             .transient(),
         ErrorNumber::OperationTimeout => {
@@ -31,16 +33,23 @@ pub(super) fn told(what: &str, error: &Told) -> Error {
     }
 }
 
-/// Whether the connection is of no use any more, or there never was one.
-pub(super) fn is_broken(code: ErrorNumber) -> bool {
-    matches!(
-        code,
-        ErrorNumber::NoConnect
-            | ErrorNumber::InvalidConn
-            | ErrorNumber::Rpc
-            | ErrorNumber::SystemError
-            | ErrorNumber::GnutlsError
-    )
+/// Nothing came for so long.
+pub(super) fn silent(uri: &str, within: Duration) -> Error {
+    Error::new(Kind::Libvirt, format!("{uri} did not answer for {:.0} s", within.as_secs_f64().ceil()))
+        .advice("see what keeps libvirtd (or virtqemud) busy; restart it if it hangs")
+        .transient()
+}
+
+/// Whether the connection is of no use any more, or there never was one. A driver has the same codes for its own trouble (a disk that cannot
+/// be opened): that of a connection comes from what carries it.
+pub(super) fn is_broken(error: &Told) -> bool {
+    match error.code() {
+        ErrorNumber::InvalidConn | ErrorNumber::Rpc | ErrorNumber::GnutlsError => true,
+        ErrorNumber::SystemError | ErrorNumber::InternalError => {
+            matches!(error.domain(), ErrorDomain::Rpc | ErrorDomain::Remote)
+        }
+        _ => false,
+    }
 }
 
 fn kind(code: ErrorNumber) -> Kind {

@@ -5,8 +5,15 @@
 
 use virt::connect::Connect;
 
+use super::event_loop;
 use super::failure::told;
-use crate::model::error::{Error, Kind, Result};
+use crate::model::error::Result;
+use crate::model::libvirt_uri::{Reach, check_form};
+
+/// How often, in seconds, one on another host is asked for a sign of life, …
+const KEEP_ALIVE_S: i32 = 5;
+/// … and how many may stay away before it counts as gone.
+const KEEP_ALIVE_COUNT: u32 = 5;
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,18 +33,38 @@ pub struct Link {
 impl Link {
     /// Opens one. `uri` comes from whoever may name programs: libvirt runs what its query says.
     pub fn open(uri: &str, access: Access) -> Result<Link> {
-        // The crate panics on a NUL, and libvirt prints errors itself unless told otherwise.
-        if uri.contains('\0') {
-            return Err(Error::new(Kind::Manifest, "the URI of libvirt holds a NUL")
-                .advice("write it as qemu:///system"));
+        // With the form, the NUL is out on which the crate panics.
+        let reach = check_form(uri)?;
+        if reach == Reach::Remote {
+            event_loop::start()?;
         }
+        // libvirt prints errors itself unless told otherwise.
         virt::error::clear_error_callback();
         let connection = match access {
             Access::Reads => Connect::open_read_only(Some(uri)),
             Access::Changes => Connect::open(Some(uri)),
         };
         let connection = connection.map_err(|error| told(&format!("cannot connect to {uri}"), &error))?;
-        Ok(Link { connection })
+        let link = Link { connection };
+        if reach == Reach::Remote {
+            link.keep_alive();
+        }
+        Ok(link)
+    }
+
+    /// Has it noticed that the other end went away without a word. Needs the event loop; where the driver knows no such thing, nothing is lost.
+    pub(in crate::libvirt) fn keep_alive(&self) {
+        let _ = self.connection.set_keep_alive(KEEP_ALIVE_S, KEEP_ALIVE_COUNT);
+    }
+
+    /// Whether it is not known to have broken. Nobody is asked.
+    pub(in crate::libvirt) fn is_open(&self) -> bool {
+        self.connection.is_alive().unwrap_or(false)
+    }
+
+    /// Whether the other end answers: the cheapest question there is.
+    pub(in crate::libvirt) fn answers(&self) -> bool {
+        self.is_open() && self.connection.get_lib_version().is_ok()
     }
 
     /// As the crate knows it.

@@ -2,36 +2,71 @@
 //!
 //! The only user of the crate `virt`, which is behind the Cargo feature `libvirt`; [`xml`] needs neither.
 
+#[cfg(feature = "libvirt")]
+pub mod addresses;
+#[cfg(feature = "libvirt")]
+pub mod blocks;
+#[cfg(feature = "libvirt")]
+pub mod connections;
 mod defined;
 #[cfg(feature = "libvirt")]
 pub mod domains;
 mod element;
 #[cfg(feature = "libvirt")]
+mod event_loop;
+#[cfg(feature = "libvirt")]
+pub mod events;
+#[cfg(feature = "libvirt")]
 mod failure;
 #[cfg(feature = "libvirt")]
 mod foreign;
+mod health;
+#[cfg(feature = "libvirt")]
+pub mod import;
 mod limits;
 #[cfg(feature = "libvirt")]
 pub mod link;
+#[cfg(feature = "libvirt")]
+pub mod networks;
+#[cfg(feature = "libvirt")]
+pub mod pools;
 pub mod provenance;
+#[cfg(feature = "libvirt")]
+pub mod snapshots;
+#[cfg(feature = "libvirt")]
+mod volume_users;
+#[cfg(feature = "libvirt")]
+pub mod volumes;
 pub mod xml;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use defined::{Defined, Machines, machines, readable};
+pub use health::LibvirtHealth;
+
+use crate::model::libvirt_uri;
 
 /// Where libvirt is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LibvirtUri<'u>(pub &'u str);
 
 /// The machines of the system.
-pub const SYSTEM: LibvirtUri<'static> = LibvirtUri("qemu:///system");
+pub const SYSTEM: LibvirtUri<'static> = LibvirtUri(libvirt_uri::SYSTEM);
 /// Sockets on which the system's libvirt listens, in one process or in several.
 const SYSTEM_SOCKETS: [&str; 2] = ["/run/libvirt/libvirt-sock-ro", "/run/libvirt/virtqemud-sock-ro"];
 
+/// What a process needs to read that tells libvirt of machines: how to reach it, the firmware's variables of one that gives way, and which host
+/// this is, for whoever finds what it has left.
+const NEEDED: [&str; 3] = ["/etc/libvirt", "/var/lib/libvirt/qemu/nvram", "/etc/machine-id"];
+
+/// The same, as far as it is there: for whoever confines that process. Its socket is reached without.
+#[must_use]
+pub fn needed() -> Vec<PathBuf> {
+    NEEDED.map(PathBuf::from).into_iter().filter(|path| path.exists()).collect()
+}
+
 impl LibvirtUri<'_> {
     /// Whether asking makes sense: that of the system waits for nobody where nobody listens.
-    #[cfg_attr(not(feature = "libvirt"), allow(dead_code, reason = "only libvirt is asked"))]
     fn may_be_served(self) -> bool {
         self != SYSTEM || SYSTEM_SOCKETS.iter().any(|socket| Path::new(socket).exists())
     }
@@ -60,23 +95,16 @@ pub enum LibvirtPresence {
 #[cfg(feature = "libvirt")]
 #[must_use]
 pub fn presence(uri: &str) -> LibvirtPresence {
-    use virt::connect::Connect;
-    // The crate panics on a NUL, and libvirt prints errors itself unless told otherwise.
-    if uri.contains('\0') {
-        return LibvirtPresence::Silent { why: "the URI holds a NUL".to_owned() };
+    use link::{Access, Link};
+    let asked = Link::open(uri, Access::Reads).and_then(|link| {
+        let failed = |error| failure::told(&format!("{uri} does not say what it is"), &error);
+        let version = link.raw().get_lib_version().map_err(failed)?;
+        Ok((version_words(version), link.raw().get_type().map_err(failed)?))
+    });
+    match asked {
+        Ok((version, driver)) => LibvirtPresence::Answers { version, driver },
+        Err(error) => LibvirtPresence::Silent { why: error.details().cause.clone() },
     }
-    virt::error::clear_error_callback();
-    let mut connection = match Connect::open_read_only(Some(uri)) {
-        Ok(connection) => connection,
-        Err(error) => return LibvirtPresence::Silent { why: error.message().to_owned() },
-    };
-    let found = match (connection.get_lib_version(), connection.get_type()) {
-        (Ok(number), Ok(driver)) => LibvirtPresence::Answers { version: version_words(number), driver },
-        (Err(error), _) | (_, Err(error)) => LibvirtPresence::Silent { why: error.message().to_owned() },
-    };
-    // A connection that cannot be closed ends with this process.
-    let _ = connection.close();
-    found
 }
 
 /// This build knows nothing of libvirt.

@@ -46,16 +46,9 @@ impl Stage {
         Stage::Libvirt,
     ];
 
-    /// The stages that this version can do.
-    pub const BUILT: [Stage; 7] = [
-        Stage::Load,
-        Stage::Extraction,
-        Stage::Inspect,
-        Stage::Fix,
-        Stage::Convert,
-        Stage::Validate,
-        Stage::BootTest,
-    ];
+    /// The stages that this build can do: libvirt is told by one that knows it.
+    pub const BUILT: &[Stage] =
+        if cfg!(feature = "libvirt") { &Stage::ALL } else { Stage::ALL.split_at(7).0 };
 
     /// The name in files and on the command line.
     #[must_use]
@@ -140,6 +133,12 @@ impl WaitReason {
             | WaitReason::Window
             | WaitReason::Cutover => false,
         }
+    }
+
+    /// Whether it ends at a time that was set: the work is tried again then.
+    #[must_use]
+    pub fn is_tried_again(self) -> bool {
+        matches!(self, WaitReason::Retry | WaitReason::Libvirt)
     }
 
     /// The name in files.

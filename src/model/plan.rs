@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::boot::BootOptions;
 use super::facts::SourceNote;
+use super::handover::PlannedLibvirt;
 use super::hook::PlannedHook;
 use super::job::Stage;
 use super::machine::Machine;
@@ -372,6 +373,9 @@ pub struct Plan {
     /// What is run between the stages, in that order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<PlannedHook>,
+    /// What libvirt is told of it, if it is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub libvirt: Option<PlannedLibvirt>,
     /// The results.
     pub output: PlannedOutput,
     /// What is checked first.

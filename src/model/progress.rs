@@ -164,6 +164,47 @@ pub struct ProfileStatus {
     pub invalidations: u64,
 }
 
+/// Whether a libvirt answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LibvirtState {
+    /// It did when it was last asked.
+    Answers,
+    /// It did not, or not in time.
+    Silent,
+    /// Nothing of it is installed or listens.
+    Absent,
+    /// Nobody needed it.
+    #[default]
+    NotAsked,
+}
+
+impl LibvirtState {
+    /// As people are told it.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            LibvirtState::Answers => "answers",
+            LibvirtState::Silent => "silent",
+            LibvirtState::Absent => "absent",
+            LibvirtState::NotAsked => "not asked",
+        }
+    }
+}
+
+/// How a libvirt stands.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LibvirtStatus {
+    /// Which one.
+    pub uri: String,
+    /// Whether it answers.
+    pub state: LibvirtState,
+    /// In its words, or ours.
+    pub detail: Option<String>,
+    /// Since when it is known to be so.
+    pub since: Option<f64>,
+}
+
 /// `status.json`, and what `status --json` prints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
@@ -204,6 +245,9 @@ pub struct Status {
     /// What is remembered of profiles.
     #[serde(default)]
     pub profiles: ProfileStatus,
+    /// How `libvirt.uri` stands.
+    #[serde(default)]
+    pub libvirt: LibvirtStatus,
     /// The newest failure of the daemon itself or of a job.
     pub last_error: Option<String>,
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Kind};
 use super::guest::GuestIdentity;
+use super::handover::HandedOver;
 use super::hook::HookRun;
 use super::job::{JobState, Stage, WaitReason};
 use super::plan::{InputManifest, OutputFormat};
@@ -158,6 +159,9 @@ pub struct Report {
     /// `domain.xml`, if it was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<WrittenFile>,
+    /// What libvirt was told, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub libvirt: Option<HandedOver>,
     /// What is inside, if anybody looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<GuestIdentity>,

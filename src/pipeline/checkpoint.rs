@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::directories::Directories;
+use super::handover::Handover;
 use crate::disk::FileIdentity;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::guest::GuestIdentity;
@@ -188,6 +189,18 @@ impl Rename {
         self.directory.as_deref().unwrap_or_else(|| dirs.main().path()).join(&self.to)
     }
 
+    /// Takes what the file under its final name is like now, if it is the same one.
+    pub(super) fn look_again(&mut self, dirs: Directories<'_>) -> Result<()> {
+        let Some(dir) = dirs.at(self.directory.as_deref()) else { return Ok(()) };
+        let entry = dir.entry(&self.to);
+        let entry =
+            entry.map_err(|error| Error::io(Kind::Output, "look for", &dir.path().join(&self.to), &error))?;
+        if let Some(mark) = entry.and_then(FileMark::of).filter(|mark| mark.inode == self.file.inode) {
+            self.file = mark;
+        }
+        Ok(())
+    }
+
     /// Whether the file has its final name.
     pub(super) fn is_made(&self, dirs: Directories<'_>) -> Result<bool> {
         let Some(dir) = dirs.at(self.directory.as_deref()) else { return Ok(false) };
@@ -216,9 +229,18 @@ pub struct Intent {
     /// The digests of the files.
     #[serde(default)]
     pub digests: Digests,
+    /// What libvirt is told of them when all have their final names, before the texts say that they are complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handover: Option<Handover>,
 }
 
 impl Intent {
+    /// Whether libvirt has been told of the files: what they hold may change, and no name of theirs is taken back.
+    #[must_use]
+    pub fn is_libvirts(&self) -> bool {
+        self.handover.as_ref().is_some_and(Handover::has_begun)
+    }
+
     /// The directories in which names change, each once.
     pub(super) fn directories<'d>(&self, dirs: Directories<'d>) -> Vec<&'d Dir> {
         let named: BTreeSet<&PathBuf> =
@@ -232,7 +254,7 @@ impl Intent {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Digests {
-    /// Nobody asked for them.
+    /// Nobody asked for them, or they are in the outcome already.
     #[default]
     Unwanted,
     /// When all has its final name.

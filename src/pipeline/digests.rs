@@ -37,10 +37,20 @@ pub(super) fn finish(job: &mut Job<'_>, intent: Intent) -> Result<Published> {
     Ok(intent.outcome)
 }
 
-/// The same intent with every digest that can be had, written down.
-fn made(job: &mut Job<'_>, mut intent: Intent) -> Result<Intent> {
+/// Makes those that are wanted before libvirt is told of the files, which change from then on: they are in the report from its beginning.
+pub(super) fn before_handover(job: &mut Job<'_>, mut intent: Intent) -> Result<Intent> {
+    if intent.digests == Digests::Wanted {
+        fill_in(job, &mut intent)?;
+        intent.digests = Digests::Unwanted;
+        record(job, &intent)?;
+    }
+    Ok(intent)
+}
+
+/// Every digest that can be had, into the outcome.
+fn fill_in(job: &mut Job<'_>, intent: &mut Intent) -> Result<()> {
     for (number, disk) in job.plan.disks.iter().enumerate() {
-        let Some(digest) = digest(job, &intent, number, disk)? else { continue };
+        let Some(digest) = digest(job, intent, number, disk)? else { continue };
         let path = intent.renames[number].path(job.place.dirs());
         if let Some(report) = &mut intent.outcome.content
             && let Some(artifact) = report.artifacts.iter_mut().find(|artifact| artifact.path == path)
@@ -49,6 +59,12 @@ fn made(job: &mut Job<'_>, mut intent: Intent) -> Result<Intent> {
         }
         intent.outcome.outputs.insert(path, Some(digest));
     }
+    Ok(())
+}
+
+/// The same intent with every digest that can be had, written down.
+fn made(job: &mut Job<'_>, mut intent: Intent) -> Result<Intent> {
+    fill_in(job, &mut intent)?;
     let is_written = intent.report.is_some();
     let written = intent.outcome.content.as_deref().filter(|_| is_written).map(Written::of).transpose()?;
     intent.digests = match written {

@@ -32,6 +32,8 @@ pub(super) enum Pass {
     Hash,
     /// Starting the guest.
     Boot,
+    /// Putting the result into a pool.
+    Import,
 }
 
 impl Pass {
@@ -39,7 +41,7 @@ impl Pass {
     fn weight(self) -> f64 {
         match self {
             Pass::Checksum => 0.4,
-            Pass::Guest | Pass::Copy | Pass::Boot => 1.0,
+            Pass::Guest | Pass::Copy | Pass::Boot | Pass::Import => 1.0,
             Pass::Compare => 0.6,
             Pass::Hash => 0.4,
         }

@@ -10,6 +10,7 @@ mod digests;
 mod directories;
 mod examine;
 pub mod guest_child;
+pub mod handover;
 pub mod hooks;
 pub mod host_lock;
 mod in_place;

@@ -10,6 +10,7 @@ use std::io;
 
 use super::checkpoint::{Checkpoint, Digests, Intent, Rename, lock_name, vm_of_journal};
 use super::directories::Directories;
+use super::handover::{self, Handover};
 use super::report::Written;
 use super::texts;
 use super::users::{User, user_of};
@@ -96,6 +97,7 @@ impl Publication<'_> {
         domain: Option<String>,
         written: Written,
         outcome: Published,
+        handover: Option<Handover>,
     ) -> Result<()> {
         let mut renames = Vec::new();
         for (disk, Named { directory, name: to }) in self.plan.disks.iter().zip(names.disks) {
@@ -116,6 +118,7 @@ impl Publication<'_> {
                 true => Digests::Wanted,
                 false => Digests::Unwanted,
             },
+            handover,
         });
         failpoint::hit("publish.before-intent");
         checkpoint.write(self.dirs.main(), &self.plan.vm_id)?;
@@ -124,8 +127,11 @@ impl Publication<'_> {
     }
 }
 
-/// Carries out a recorded intent, as far as that has not happened yet.
-pub(super) fn carry_out(dirs: Directories<'_>, intent: &Intent) -> Result<Published> {
+/// Gives the files of a recorded intent their names, as far as that has not happened yet.
+pub(super) fn give_names(dirs: Directories<'_>, intent: &Intent) -> Result<()> {
+    if intent.is_libvirts() {
+        return Ok(());
+    }
     let dir = dirs.main();
     if intent.replace {
         for rename in &intent.renames {
@@ -153,8 +159,7 @@ pub(super) fn carry_out(dirs: Directories<'_>, intent: &Intent) -> Result<Publis
         dir.sync().map_err(failed("make durable", dir, "."))?;
     }
     failpoint::hit("publish.after-renames");
-    texts::put(dirs, intent)?;
-    Ok(intent.outcome.clone())
+    Ok(())
 }
 
 fn rename_one(dir: &Dir, rename: &Rename, replace: bool) -> io::Result<()> {
@@ -182,8 +187,8 @@ fn give_up(dirs: Directories<'_>, intent: &Intent, rename: &Rename, error: &io::
 
 /// Gives published files their partial names back, last first.
 pub(super) fn take_back(dirs: Directories<'_>, intent: &Intent) {
-    // What was replaced cannot be brought back; the new file is then better than none.
-    if intent.replace {
+    // What was replaced cannot be brought back; the new file is then better than none. What libvirt knows has to stay where it is.
+    if intent.replace || intent.is_libvirts() {
         return;
     }
     texts::take_back(dirs.main(), intent);
@@ -215,6 +220,9 @@ pub(super) fn withdraw(dirs: Directories<'_>, intent: &Intent) -> Result<()> {
 /// After a failure: takes back what another attempt would not finish, and tells whether nothing of the
 /// intent has a final name any more.
 pub(super) fn is_undone(dirs: Directories<'_>, intent: &Intent, error: &Error) -> bool {
+    if intent.is_libvirts() {
+        return false;
+    }
     if error.disposition() == Disposition::Permanent {
         take_back(dirs, intent);
     }
@@ -235,6 +243,10 @@ pub(super) enum Progress {
 /// Looks how far an intent has been carried out.
 pub(super) fn progress(dirs: Directories<'_>, intent: &Intent) -> Result<Progress> {
     let (dir, mut complete) = (dirs.main(), true);
+    if intent.is_libvirts() {
+        // Their names were given before it was told; since then the files are its own.
+        return Ok(if texts::are_there(dir, intent)? { Progress::Complete } else { Progress::Unfinished });
+    }
     for rename in &intent.renames {
         if rename.is_made(dirs)? {
             continue;
@@ -249,8 +261,9 @@ pub(super) fn progress(dirs: Directories<'_>, intent: &Intent) -> Result<Progres
     Ok(if complete { Progress::Complete } else { Progress::Unfinished })
 }
 
-/// Removes what an unfinished VM left: partial files, and files that were published without their report.
+/// Removes what an unfinished VM left: what libvirt knows of it, partial files, and files that were published without their report.
 pub(super) fn discard(dirs: Directories<'_>, checkpoint: &Checkpoint) -> Result<()> {
+    let checkpoint = &handover::taken_back(checkpoint)?;
     if let Some(intent) = &checkpoint.intent
         && progress(dirs, intent)? == Progress::Unfinished
     {

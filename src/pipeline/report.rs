@@ -47,19 +47,7 @@ pub(super) fn compose(
         .stage_seconds
         .iter()
         .filter(|(stage, _)| plan.runs(**stage))
-        .map(|(stage, seconds)| {
-            let result = results.remove(stage);
-            let (began, ended) = checkpoint.stage_times.get(stage).copied().unzip();
-            let report = StageReport {
-                success: true,
-                duration: rounded(*seconds),
-                started_at: began.map(rounded),
-                ended_at: ended.map(rounded),
-                result,
-                error: None,
-            };
-            (*stage, report)
-        })
+        .map(|(stage, _)| (*stage, ended(checkpoint, *stage, results.remove(stage))))
         .collect();
     let artifacts = artifacts(plan, checkpoint, paths);
     let warnings = warnings(plan, checkpoint, now);
@@ -88,6 +76,7 @@ pub(super) fn compose(
         },
         artifacts,
         domain,
+        libvirt: None,
         guest: checkpoint.guest.as_ref().and_then(|guest| guest.identity.clone()),
         fixes: checkpoint.guest.as_ref().map(|guest| guest.fixes.clone()).unwrap_or_default(),
         hooks,
@@ -98,6 +87,36 @@ pub(super) fn compose(
         input_manifest: plan.input.clone(),
         summary,
     }
+}
+
+/// How a stage went that ended well.
+fn ended(checkpoint: &Checkpoint, stage: Stage, result: Option<serde_json::Value>) -> StageReport {
+    let (began, ended) = checkpoint.stage_times.get(&stage).copied().unzip();
+    StageReport {
+        success: true,
+        duration: rounded(checkpoint.stage_seconds.get(&stage).copied().unwrap_or_default()),
+        started_at: began.map(rounded),
+        ended_at: ended.map(rounded),
+        result,
+        error: None,
+    }
+}
+
+/// Adds a stage that ended when the report was composed already, with its warnings.
+pub(super) fn add_stage(
+    report: &mut Report,
+    checkpoint: &Checkpoint,
+    stage: Stage,
+    result: Option<serde_json::Value>,
+) {
+    report.pipeline.stages.insert(stage, ended(checkpoint, stage, result));
+    report.pipeline.duration_seconds = rounded(checkpoint.stage_seconds.values().sum());
+    let count = report.pipeline.stages.len() as u64;
+    (report.summary.total_stages, report.summary.successful_stages) = (count, count);
+    let news = checkpoint.warnings.iter().filter(|notice| notice.stage == stage.name());
+    let news: Vec<Notice> = news.filter(|notice| !report.warnings.contains(notice)).cloned().collect();
+    report.warnings.extend(news);
+    report.summary.total_warnings = report.warnings.len() as u64;
 }
 
 fn artifacts(plan: &Plan, checkpoint: &Checkpoint, paths: &[PathBuf]) -> Vec<Artifact> {

@@ -18,6 +18,7 @@ use super::users;
 use super::{hooks, keys};
 use crate::disk::Fence as _;
 use crate::disk::serves_in;
+use crate::libvirt;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::plan::{OnExists, PlannedDisk, SourceFormat};
@@ -182,6 +183,9 @@ impl Workplace {
         if order.plan.output.on_exists == OnExists::Replace {
             read.extend(users::readable());
         }
+        if order.plan.libvirt.is_some() {
+            read.extend(libvirt::needed());
+        }
         // Each sign of life may come from a new file: it is found by its name.
         read.extend(order.limits.lock.iter().map(|lock| lock.directory.clone()));
         let mut write = vec![self.results.path().to_owned(), self.private.clone()];
@@ -194,7 +198,9 @@ impl Workplace {
             write.extend(rules.write);
         }
         write.extend(self.console.iter().chain(&self.screenshot).cloned());
-        write.extend(Some(PathBuf::from(KVM_DEVICE)).filter(|device| self.tries && device.exists()));
+        // What libvirt is told depends on whether it works.
+        let uses_kvm = self.tries || order.plan.libvirt.is_some();
+        write.extend(Some(PathBuf::from(KVM_DEVICE)).filter(|device| uses_kvm && device.exists()));
         Rules {
             read,
             write,

@@ -4,6 +4,7 @@ use super::page::{Line, Page, Piece, name, words};
 use super::{moment, moment_of};
 use crate::model::boot::{BootVerdict, Verdict};
 use crate::model::guest::GuestIdentity;
+use crate::model::handover::HandedOver;
 use crate::model::hook::HookRun;
 use crate::model::job::Stage;
 use crate::model::report::{FixReport, Notice, Report, StageReport};
@@ -86,6 +87,20 @@ fn facts(report: &Report) -> Vec<Vec<Line>> {
         }
     }
     fact("comes up", words(boot(report)));
+    if let Some(told) = &report.libvirt {
+        if let Some(domain) = &told.domain {
+            fact("in libvirt", name(domain));
+        }
+        for volume in &told.volumes {
+            fact("in a pool", name(format!("{}/{}", volume.pool, volume.volume)));
+        }
+        if let Some(replaced) = &told.replaced {
+            fact("took the place of", name(replaced.to_string_lossy()));
+        }
+        if let Some(why) = &told.held_back {
+            fact("not started", words(why));
+        }
+    }
     rows
 }
 
@@ -186,8 +201,22 @@ fn done(stage: Stage, told: &StageReport, report: &Report) -> String {
             format!("{} of {} proved to hold what the source held", proved, counted(disks.len(), "disk"))
         }
         Stage::BootTest => boot(report),
-        Stage::Libvirt => String::new(),
+        Stage::Libvirt => report.libvirt.as_ref().map(handed_over).unwrap_or_default(),
     }
+}
+
+/// What libvirt was told, in a line.
+fn handed_over(told: &HandedOver) -> String {
+    let mut parts = Vec::new();
+    parts.extend(
+        (!told.volumes.is_empty()).then(|| format!("{} in pools", counted(told.volumes.len(), "disk"))),
+    );
+    parts.extend(told.domain.as_ref().map(|name| format!("defined as {name}")));
+    parts.extend(told.snapshot.as_ref().map(|name| format!("snapshot {name}")));
+    parts.extend(told.autostart.then(|| "starts with the host".to_owned()));
+    parts.extend(told.started.then(|| "started".to_owned()));
+    parts.extend(told.held_back.as_ref().map(|_| "not started".to_owned()));
+    parts.join(", ")
 }
 
 /// What a stage told of each disk.
@@ -252,6 +281,17 @@ fn notices(page: &mut Page, title: &'static str, notices: &[Notice]) {
 fn how_to_start(page: &mut Page, report: &Report) {
     let Some(first) = report.artifacts.first() else { return };
     page.heading(2, words("How to start it"));
+    if let Some(told) = &report.libvirt
+        && let Some(domain) = &told.domain
+    {
+        page.paragraph(words(match told.started {
+            true => "It was started. To see how it is:",
+            false => "libvirt knows it. Once the old machine is off and stays off:",
+        }));
+        let task = if told.started { "domstate" } else { "start" };
+        page.commands([vec!["virsh", "-c", told.uri.as_str(), task, domain.as_str()]]);
+        return;
+    }
     match &report.domain {
         Some(domain) => {
             page.paragraph(words("With libvirt, once the old machine is off and stays off:"));

@@ -30,6 +30,7 @@ use super::queue::{QueueHandle, Telling, refuse_network_file_system};
 use super::scheduler::{Scheduler, SchedulerParts};
 use super::view::metrics;
 use super::watchdog;
+use crate::libvirt::LibvirtHealth;
 use crate::model::config::{Layout, Settings};
 use crate::model::error::{Error, Kind, Result};
 use crate::pipeline::host_lock::{Holds, Who};
@@ -118,6 +119,7 @@ async fn serve(
         "the service starts"
     );
     let stop_control = CancellationToken::new();
+    let libvirt = LibvirtHealth::default();
     let scheduler = Scheduler::start(SchedulerParts {
         queue: queue.clone(),
         settings: settings_now,
@@ -134,12 +136,14 @@ async fn serve(
         holds,
         leftovers,
         news,
+        libvirt: libvirt.clone(),
     })
     .await?;
     let notifier = Notifier::start(queue.clone(), settings_seen.clone(), news_seen);
     let context = ControlContext {
         scheduler: handle.clone(),
         settings: settings_seen,
+        libvirt,
         metrics: Arc::new(metrics::text),
         stop: stop_control.clone(),
     };

@@ -56,6 +56,14 @@ pub const IN_PLACE: &[&str] =
 pub const HOOKS: &[&str] =
     &["hooks.before-start", "hooks.after-start", "hooks.before-end", "hooks.after-end"];
 
+/// Those that only a job meets that tells libvirt of its result.
+pub const HANDOVER: &[&str] =
+    &["handover.begun", "handover.answered", "handover.done", "handover.undoing", "handover.undone"];
+
+/// Those that only a file meets that becomes a volume.
+pub const IMPORT: &[&str] =
+    &["import.placing", "import.placed", "import.marked", "import.sending", "import.sent"];
+
 /// Those that only notifications meet.
 pub const NOTICES: &[&str] = &["notice.before-send", "notice.after-send"];
 
@@ -104,7 +112,8 @@ mod armed {
     }
 
     pub(super) fn hit(name: &'static str) {
-        let mut listed = super::ALL.iter().chain(super::IN_PLACE).chain(super::HOOKS).chain(super::NOTICES);
+        let further = [super::IN_PLACE, super::HOOKS, super::HANDOVER, super::IMPORT, super::NOTICES];
+        let mut listed = super::ALL.iter().chain(further.into_iter().flatten());
         assert!(listed.any(|listed| *listed == name), "failpoint `{name}` is not listed in sys::failpoint");
         let Some(armed) = ARMED.get_or_init(from_environment) else { return };
         if armed.name != name || armed.hits.fetch_add(1, Ordering::SeqCst) + 1 != armed.nth {
@@ -137,7 +146,9 @@ mod armed {
 mod tests {
     #[test]
     fn names_are_listed_once() {
-        let mut names = [super::ALL, super::IN_PLACE, super::HOOKS, super::NOTICES].concat();
+        let mut names =
+            [super::ALL, super::IN_PLACE, super::HOOKS, super::HANDOVER, super::IMPORT, super::NOTICES]
+                .concat();
         let all = names.len();
         names.sort_unstable();
         names.dedup();

@@ -33,7 +33,29 @@ pub fn processors() -> usize {
 /// Whether it has a network interface of this name.
 #[must_use]
 pub fn has_interface(name: &str) -> bool {
-    std::path::Path::new("/sys/class/net").join(name).exists()
+    index_of(name).unwrap_or_else(|| in_sysfs(name).exists().then_some(0)).is_some()
+}
+
+/// Whether an interface that is there is a bridge, as far as that can be seen.
+#[must_use]
+pub fn is_bridge(name: &str) -> bool {
+    let at = in_sysfs(name);
+    let shown = fs::read_to_string(at.join("ifindex")).ok().and_then(|text| text.trim().parse::<u32>().ok());
+    // In a network namespace of its own, a process may see the files of another one: they prove nothing then.
+    let is_ours = shown.is_some() && index_of(name).is_some_and(|index| index == shown);
+    !is_ours || at.join("bridge").is_dir()
+}
+
+/// The kernel's number of an interface, `Some(None)` if there is none of that name; nothing where the kernel cannot be asked.
+fn index_of(name: &str) -> Option<Option<u32>> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
+    let (kind, flags) = (SocketType::DGRAM, SocketFlags::CLOEXEC);
+    let socket = socket_with(AddressFamily::UNIX, kind, flags, None).ok()?;
+    Some(netdevice::name_to_index(socket, name).ok())
+}
+
+fn in_sysfs(name: &str) -> std::path::PathBuf {
+    std::path::Path::new("/sys/class/net").join(name)
 }
 
 /// Within what the ids of processes mean something: the machine, or a container on it.
@@ -54,6 +76,14 @@ pub fn process_began(pid: u32) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_interfaces_of_this_machine_are_known_by_name() {
+        assert!(has_interface("lo") && !is_bridge("lo"));
+        for name in ["no-such-device", "", "a/b", "..", "\0", "much-too-long-for-an-interface"] {
+            assert!(!has_interface(name), "{name}");
+        }
+    }
 
     #[test]
     fn a_process_has_one_begin_and_a_number_that_nobody_has_has_none() {

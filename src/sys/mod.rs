@@ -5,12 +5,14 @@
 
 pub mod boot;
 pub mod dir;
+pub mod extents;
 pub mod failpoint;
 pub mod fs;
 pub mod host;
 pub mod kvm;
 pub mod lines;
 pub mod mounts;
+pub mod neighbours;
 pub mod patience;
 pub mod process;
 pub mod random;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use hyper2kvm::libvirt::LibvirtHealth;
 use hyper2kvm::model::api::{
     Acted, JobDetails, JobEvent, JobFilter, JobList, JobView, Pruned, Refusal, RefusalCode,
 };
@@ -13,7 +14,8 @@ use hyper2kvm::model::config::Settings;
 use hyper2kvm::model::error::{Error, Kind};
 use hyper2kvm::model::job::{BatchState, JobState, Stage, WaitReason};
 use hyper2kvm::model::progress::{
-    BatchProgress, Counts, FilesystemStatus, PROGRESS_SCHEMA, ProfileStatus, Status, VmProgress, VmStatus,
+    BatchProgress, Counts, FilesystemStatus, LibvirtStatus, PROGRESS_SCHEMA, ProfileStatus, Status,
+    VmProgress, VmStatus,
 };
 use hyper2kvm::model::protocol::DiskProgress;
 use hyper2kvm::service::command::{Command, SchedulerHandle};
@@ -85,8 +87,9 @@ async fn run(settings: Settings, stop: CancellationToken, ready: &std::sync::mps
     let scheduling = tokio::spawn(schedule(commands, settings.clone(), stop.clone()));
     let (_keep, settings) = watch::channel(Arc::new(settings));
     ready.send(()).unwrap();
+    let libvirt = LibvirtHealth::default();
     let metrics = Arc::new(|status: &Status| format!("hyper2kvm_ready {}\n", u8::from(status.ready)));
-    serve(socket, ControlContext { scheduler, settings, metrics, stop }).await;
+    serve(socket, ControlContext { scheduler, settings, libvirt, metrics, stop }).await;
     scheduling.abort();
 }
 
@@ -212,6 +215,7 @@ impl Jobs {
             notifications: None,
             profiles: ProfileStatus { kept: 2, hits: 40, misses: 3, invalidations: 1 },
             filesystems: vec![FilesystemStatus { path: "/x".to_owned(), free: 1 << 30, reserved: 1 << 20 }],
+            libvirt: LibvirtStatus::default(),
             last_error: None,
         }
     }

@@ -2,7 +2,29 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test binary has no outside, and a test may fail")]
 
+#[path = "../support/machines.rs"]
+mod described;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod addresses;
+mod blocks;
+mod commands;
+mod connections;
+mod devices;
 mod domains;
+mod events;
+#[cfg(feature = "libvirt")]
+mod finder;
+#[cfg(feature = "libvirt")]
+mod guest;
+mod import;
+mod import_broken;
+mod machines;
+mod networks;
+mod snapshots;
+mod stage;
+mod stage_deaths;
+mod stage_guest;
+mod storage;
+mod writer;

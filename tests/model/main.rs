@@ -6,6 +6,7 @@ mod bad;
 mod batches;
 mod configuration;
 mod golden;
+mod handover;
 mod hooks;
 mod mappings;
 mod plans;

@@ -323,7 +323,7 @@ fn what_is_wrong_with_a_chain_is_told_with_the_chain_and_the_line() {
         ("web", &[("web", "extends: none\nmanifest_version: \"1.0\"\n")]),
         ("web", &[("web", "output: {format: raw, preallocation: metadata}\n")]),
         ("web", &[("web", "extends: none\noutput: {directory: results}\n")]),
-        ("web", &[("web", "extends: none\nlibvirt_integration: {enabled: true}\n")]),
+        ("web", &[("web", "extends: none\noutput: {pool: images}\n")]),
         (
             "web",
             &[("web", "extends: none\noutput: {compress: zstd}\npipeline: {convert: {compress: zlib}}\n")],

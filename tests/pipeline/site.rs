@@ -240,6 +240,7 @@ fn plan(disks: Vec<PlannedDisk>, out: &Path) -> Plan {
         guest: PlannedGuest::default(),
         boot_test: BootOptions::default(),
         hooks: Vec::new(),
+        libvirt: None,
         output: PlannedOutput {
             directory: out.to_owned(),
             format: OutputFormat::Qcow2,

@@ -89,6 +89,7 @@ pub(crate) fn plan(vm: &VmSubmission, directory: PathBuf) -> Plan {
         name: format!("name of {}", vm.vm_id),
         profile: "none".to_owned(),
         hooks: Vec::new(),
+        libvirt: None,
         stages: Stage::ALL
             .into_iter()
             .map(|stage| PlannedStage {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Access, access, statfs};
 
@@ -44,12 +44,6 @@ pub(super) const ALL: [(&str, Part); 14] = [
     ("network", network),
 ];
 
-/// The local libvirt, which is asked whether it answers.
-const LIBVIRT_URI: &str = "qemu:///system";
-
-/// A libvirt that has not answered by then hangs.
-const LIBVIRT_WITHIN: Duration = Duration::from_secs(10);
-
 /// The oldest QEMU whose qcow2 knows zstd.
 const OLDEST_QEMU: (u32, u32) = (5, 1);
 
@@ -78,7 +72,7 @@ pub(super) fn disables(check: &Check) -> Option<&'static str> {
         "qemu-img" => "every conversion",
         "qemu-system" => "opening guests, and boot tests; `profile: none` converts disks as they are",
         "libguestfs" => "looking into guests and repairing them; `profile: none` converts disks as they are",
-        "libvirt" => "defining and starting guests (a later version); results are files",
+        "libvirt" => "handing machines over, and `hyper2kvm libvirt`; results are files",
         "ovmf" => "boot tests of UEFI guests",
         "swtpm" => "boot tests of guests with a TPM",
         "ssh" => "reading disks from ESXi over SSH (a later version)",
@@ -165,22 +159,28 @@ fn libguestfs(_: &Settings) -> Check {
     }
 }
 
-fn libvirt(_: &Settings) -> Check {
+/// The configured one, which is asked whether it answers.
+fn libvirt(settings: &Settings) -> Check {
+    let uri = settings.libvirt.uri.clone();
+    let within = Duration::from_secs_f64(settings.libvirt.timeout_s);
     // libvirt may block for as long as it likes; the thread then ends with the program.
     let (answer, answered) = mpsc::channel();
-    std::thread::spawn(move || answer.send(libvirt::presence(LIBVIRT_URI)));
+    let (asked, asked_uri) = (Instant::now(), uri.clone());
+    std::thread::spawn(move || answer.send(libvirt::presence(&asked_uri)));
     let package = install("libvirt-daemon-system", "libvirt");
-    match answered.recv_timeout(LIBVIRT_WITHIN) {
+    match answered.recv_timeout(within) {
         Ok(LibvirtPresence::Answers { version, driver }) => {
-            Check::new("libvirt", Health::Ok, format!("{driver} at {LIBVIRT_URI}")).version(Some(version))
+            let took = asked.elapsed().as_millis();
+            Check::new("libvirt", Health::Ok, format!("{driver} at {uri}, answered in {took} ms"))
+                .version(Some(version))
         }
-        Ok(LibvirtPresence::Silent { why }) => {
-            Check::new("libvirt", Health::Missing, format!("{LIBVIRT_URI}: {why}"))
-                .advice(format!("{package}, then `systemctl start libvirtd`"))
-        }
+        Ok(LibvirtPresence::Silent { why }) => Check::new("libvirt", Health::Missing, why)
+            .advice(format!("{package}, then `systemctl start libvirtd`; or mend `libvirt.uri`")),
         Ok(LibvirtPresence::NotBuilt) => not_built("libvirt", "libvirt"),
-        Err(_) => Check::new("libvirt", Health::Broken, format!("{LIBVIRT_URI} does not answer"))
-            .advice("restart it: `systemctl restart libvirtd`"),
+        Err(_) => {
+            let words = format!("{uri} did not answer for {:.0} s", within.as_secs_f64());
+            Check::new("libvirt", Health::Broken, words).advice("restart it: `systemctl restart libvirtd`")
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{LogFormat, NotificationsFile, OnNetworkTimeout, PauseScope, PreflightFile};
+use super::{LibvirtFile, LogFormat, NotificationsFile, OnNetworkTimeout, PauseScope, PreflightFile};
 use crate::model::bandwidth::Window;
 use crate::model::manifest::values::{
     AbsolutePath, GroupName, Id, InterfaceName, Rate, Seconds, Size, Whole,
@@ -50,6 +50,8 @@ pub struct ConfigFile {
     pub retention: Option<RetentionFile>,
     /// What stays free, and how fast sources are read.
     pub limits: Option<LimitsFile>,
+    /// Which libvirt is asked.
+    pub libvirt: Option<LibvirtFile>,
     /// When to pause for the network.
     pub network_monitor: Option<NetworkFile>,
     /// Who is told of what.

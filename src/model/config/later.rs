@@ -4,7 +4,7 @@ use crate::model::error::{Error, Kind};
 use crate::model::parse::{Tree, Value};
 
 /// A key (or all keys below it) and what it belongs to.
-const LATER: [(&str, &str); 15] = [
+const LATER: [(&str, &str); 14] = [
     ("credentials.allowed_env", "passwords in variables"),
     ("sources", "sources that can be shut down"),
     ("limits.per_vcenter", "remote sources"),
@@ -12,7 +12,6 @@ const LATER: [(&str, &str); 15] = [
     ("limits.per_datastore", "remote sources"),
     ("limits.per_target_fs", "limits per file system"),
     ("limits.connections_per_host", "remote sources"),
-    ("libvirt", "libvirt stage"),
     ("vddk", "VDDK transport"),
     ("guest", "guest repair"),
     ("vc_connection_max_retries", "vSphere source"),

@@ -10,6 +10,7 @@
 mod changes;
 mod file;
 mod later;
+mod libvirt;
 mod notifications;
 mod preflight;
 mod resolve;
@@ -21,6 +22,7 @@ pub use file::{
     PathsFile, RetentionFile, RetryFile, SettleFile,
 };
 pub use later::is_named_in as names_what_comes_later;
+pub use libvirt::{LibvirtFile, LibvirtSettings};
 pub use notifications::{
     EmailSettings, MailSecurity, NotificationSettings, NotificationsFile, SecretPlace, WebhookSettings,
     WebhookType,

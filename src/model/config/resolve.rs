@@ -7,7 +7,7 @@ use super::file::{
 };
 use super::{
     CredentialSettings, DEFAULT_STATE_DIR, LimitSettings, LogSettings, NetworkSettings, RetentionSettings,
-    RetrySettings, Settings, later, notifications, preflight,
+    RetrySettings, Settings, later, libvirt, notifications, preflight,
 };
 use crate::model::bandwidth::{Caps, Limit, Window};
 use crate::model::error::{Error, Kind, Result};
@@ -59,6 +59,7 @@ pub fn resolve(fragments: &[Fragment], overrides: &Overrides, cores: u32) -> Res
     }
     check(&settings, &tree)?;
     preflight::check(&settings.preflight, &tree)?;
+    libvirt::check(&settings.libvirt, &tree)?;
     if let Some(file) = &file.notifications {
         notifications::check(file, &tree)?;
     }
@@ -141,6 +142,9 @@ fn apply(file: &ConfigFile, settings: &mut Settings) {
     }
     if let Some(limits) = &file.limits {
         apply_limits(limits, &mut settings.limits);
+    }
+    if let Some(file) = &file.libvirt {
+        libvirt::apply(file, &mut settings.libvirt);
     }
     if let Some(network) = &file.network_monitor {
         apply_network(network, &mut settings.network_monitor);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{NotificationSettings, PreflightSettings};
+use super::{LibvirtSettings, NotificationSettings, PreflightSettings};
 use crate::model::bandwidth::Limit;
 use crate::model::retry::{JITTER, Retries, backoff_s};
 
@@ -49,6 +49,9 @@ pub struct Settings {
     pub retention: RetentionSettings,
     /// What stays free, and how fast sources are read.
     pub limits: LimitSettings,
+    /// Which libvirt is asked.
+    #[serde(default)]
+    pub libvirt: LibvirtSettings,
     /// When to pause for the network.
     pub network_monitor: NetworkSettings,
     /// Who is told of what.
@@ -139,6 +142,13 @@ impl RetrySettings {
     #[must_use]
     pub fn backoff_s(&self, failures: u32, random: f64) -> f64 {
         backoff_s(failures, (self.base_delay_s, self.max_delay_s), self.jitter, random)
+    }
+
+    /// Seconds to wait once more for what has been away for so long: as long again, within the same bounds.
+    #[must_use]
+    pub fn wait_again_s(&self, away_s: f64, random: f64) -> f64 {
+        let delay = away_s.max(self.base_delay_s).min(self.max_delay_s);
+        backoff_s(1, (delay, delay), self.jitter, random)
     }
 }
 
@@ -285,6 +295,7 @@ impl Settings {
                 failed_partial_s: 72.0 * 3600.0,
             },
             limits: LimitSettings::default(),
+            libvirt: LibvirtSettings::default(),
             network_monitor: NetworkSettings {
                 enabled: true,
                 required_interfaces: Vec::new(),

@@ -8,6 +8,7 @@ use std::fmt;
 use serde::de;
 
 use super::{Key, Node, Value, closest};
+use crate::model::error::{Error, Kind};
 
 /// Why a value is refused by the type that should hold it.
 ///
@@ -34,6 +35,13 @@ impl Refusal {
     pub fn allowed(mut self, allowed: impl Into<String>) -> Refusal {
         self.allowed = allowed.into();
         self
+    }
+
+    /// As a failure, of a value that stands in no file: an argument of a command.
+    #[must_use]
+    pub fn into_error(self) -> Error {
+        let error = Error::new(Kind::Manifest, self.cause).advice(self.advice);
+        if self.allowed.is_empty() { error } else { error.allowed([self.allowed]) }
     }
 }
 

@@ -47,6 +47,7 @@ pub(super) fn plan(
         );
     }
     warnings.extend(super::growth::warnings(tree, manifest));
+    warnings.extend(super::handover::warnings(tree, manifest));
     warnings.extend(vm.warnings.iter().cloned());
     let name = vm_name(manifest, &submission.filename);
     let mut disks = disks(manifest.disks.as_deref().unwrap_or_default());
@@ -54,7 +55,8 @@ pub(super) fn plan(
     mapping::disks::place_all(manifest, &output, &format!("{}{rerun}", vm.vm_id), &mut disks);
     let images =
         disks.iter().map(|disk| (disk.id.clone(), disk.result_in(&output), disk.format_in(&output).into()));
-    let mut machine = Machine::of_manifest(&name, manifest, images);
+    let called = super::handover::name(tree, manifest).unwrap_or_else(|| name.clone());
+    let mut machine = Machine::of_manifest(&called, manifest, images);
     let mut guest = super::guest::planned(manifest, settings);
     mapping::disks::apply(manifest, &mut machine);
     mapping::networks::apply(manifest, &mut machine);
@@ -65,6 +67,7 @@ pub(super) fn plan(
     let known = known(submission, &name, vm, batch_id, &disks, format, &machine);
     let hooks = super::hooks::planned(tree, manifest, &known)?;
     warnings.extend(super::hooks::warnings(tree, manifest));
+    let libvirt = super::handover::planned(tree, manifest, &settings.libvirt.uri, &called, &disks);
     Ok(Plan {
         vm_id: vm.vm_id.clone(),
         name,
@@ -75,6 +78,7 @@ pub(super) fn plan(
         guest: PlannedGuest { setup: vm.setup.clone(), ..guest },
         boot_test: super::guest::boot_test(manifest)?,
         hooks,
+        libvirt,
         output,
         preflight: manifest.preflight.as_ref().and_then(|choice| choice.level).unwrap_or_default(),
         rules: manifest.preflight.as_ref().map(PreflightChoice::weights).unwrap_or_default(),

@@ -10,6 +10,7 @@ use super::build;
 use super::effective::{Effective, is_written};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
+use crate::model::fitting::is_pcie;
 use crate::model::job::Stage;
 use crate::model::manifest::{Disk, Manifest, Source, VsphereSource};
 use crate::model::parse::Tree;
@@ -34,6 +35,7 @@ pub(super) fn complaints(effective: &Effective, settings: &Settings, in_batch: b
         super::growth::check(tree, disks),
         super::output::check_directory(tree, manifest, disks, &settings.paths.write),
         super::mapping::check(tree, manifest, settings),
+        super::handover::check(tree, manifest, settings),
         if in_batch { Ok(()) } else { check_dependencies(tree, manifest) },
     ]
     .into_iter()
@@ -198,14 +200,9 @@ pub(super) fn unsupported(tree: &Tree, field: &str, what: &str) -> Error {
 
 /// Keys whose feature does not exist yet.
 fn check_features(tree: &Tree, manifest: &Manifest) -> Result<()> {
-    let wanted = [("output.pool", "libvirt storage pools")];
-    for (field, what) in wanted {
-        if tree.said_in(field).is_some() {
-            return Err(unsupported(tree, field, what).advice("remove it"));
-        }
-    }
-    if manifest.allow_live_clone == Some(true) {
-        return Err(unsupported(tree, "allow_live_clone", "libvirt stage").advice("remove it"));
+    if tree.said_in("output.pool").is_some() {
+        return Err(unsupported(tree, "output.pool", "conversion straight into a pool")
+            .advice("name it as `libvirt_integration.import_to_pool`: the results are then put into it"));
     }
     if manifest.options.as_ref().and_then(|options| options.dry_run) == Some(true) {
         return Err(unsupported(tree, "options.dry_run", "jobs that do nothing")
@@ -257,6 +254,17 @@ fn check_machine(tree: &Tree, manifest: &Manifest) -> Result<()> {
         return Err(tree
             .error(Kind::Manifest, "vm.mem_mb", "`mem_gb` and `mem_mb` are both given")
             .advice("keep one of them"));
+    }
+    let kind =
+        manifest.vm.as_ref().filter(|vm| vm.secureboot == Some(true)).and_then(|vm| vm.machine.as_ref());
+    if let Some(kind) = kind.filter(|kind| !is_pcie(kind.as_str())) {
+        return Err(tree
+            .error(
+                Kind::Manifest,
+                "vm.machine",
+                format!("secure boot needs a q35, and `{}` is none", kind.as_str()),
+            )
+            .advice("leave `machine` out, or set `secureboot: false`"));
     }
     let mut macs = BTreeMap::new();
     for (index, nic) in manifest.nics.iter().flatten().enumerate() {

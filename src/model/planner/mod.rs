@@ -18,6 +18,7 @@ mod check;
 mod effective;
 mod growth;
 mod guest;
+mod handover;
 mod hooks;
 mod mapping;
 mod nics;

@@ -288,7 +288,8 @@ mod tests {
         for (number, rule) in RULES.iter().enumerate() {
             let (group, name) = rule.name.split_once('.').unwrap();
             assert!(
-                ["manifest", "host", "target", "disk", "guest", "network", "domain"].contains(&group),
+                ["manifest", "host", "target", "disk", "guest", "network", "domain", "libvirt"]
+                    .contains(&group),
                 "{group}"
             );
             assert!(

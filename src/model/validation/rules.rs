@@ -86,6 +86,15 @@ pub const RULES: &[Rule] = &[
     rule("domain.name", Warning, "libvirt does not take the machine's name as it is"),
     rule("domain.schema", Warning, "libvirt's schema has something against `domain.xml`"),
     rule("domain.reach", Warning, "libvirt's QEMU cannot get to the results where they lie"),
+    guard("libvirt.answers", "libvirt is to be told of the result, and does not answer"),
+    guard("libvirt.name", "libvirt has a machine of that name, which may not be replaced"),
+    guard(
+        "libvirt.collision",
+        "another machine of libvirt's has the same UUID, or the same hardware address",
+    ),
+    guard("libvirt.pool", "a storage pool that a disk is to go into is not there"),
+    guard("libvirt.volume", "the pool has a volume of that name already"),
+    guard("libvirt.network", "what a card is to be plugged into is not there"),
 ];
 
 impl Rule {

@@ -1,7 +1,7 @@
 //! The pre-flight: what can be known of a VM before its bytes move, looked at by one validator for each group of rules.
 //!
 //! ```text
-//!   plan ─ sources opened ─▶ Scene ─▶ manifest ▸ host ▸ target ▸ disk ▸ network ▸ domain ▸ custom ─▶ Findings ─▶ failure, warnings, report
+//!   plan ─ sources opened ─▶ Scene ─▶ manifest ▸ host ▸ target ▸ disk ▸ network ▸ domain ▸ libvirt ▸ custom ─▶ Findings ─▶ failure, warnings, report
 //!                                          guest: when it was looked at ─────────────────────────────────▲
 //! ```
 //!
@@ -13,6 +13,8 @@ mod disk;
 mod domain;
 mod guest;
 mod host;
+#[cfg_attr(not(feature = "libvirt"), path = "libvirt_absent.rs")]
+mod libvirt;
 mod manifest;
 mod network;
 mod rehearsal;
@@ -81,13 +83,14 @@ pub(super) trait Validator {
 }
 
 /// All of them, in the order in which they run. What is found in a guest comes when that was opened: see [`judge`].
-const VALIDATORS: [&dyn Validator; 7] = [
+const VALIDATORS: [&dyn Validator; 8] = [
     &manifest::Manifest,
     &host::Host,
     &target::Target,
     &disk::Disks,
     &network::Network,
     &domain::Domain,
+    &libvirt::Libvirt,
     &custom::Custom,
 ];
 

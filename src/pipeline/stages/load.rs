@@ -210,6 +210,9 @@ fn announce(job: &mut Job<'_>) {
             job.meter.expect(number, Pass::Compare, total);
             job.meter.expect(number, Pass::Hash, total);
         }
+        if job.plan.libvirt.as_ref().is_some_and(|planned| planned.pools.contains_key(&disk.id)) {
+            job.meter.expect(number, Pass::Import, total);
+        }
         let seen = opened.content().facts.virtual_size;
         job.meter.disk(&disk.id, total, if finished.is_some() { total } else { 0 }, seen);
     }

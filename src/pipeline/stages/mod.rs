@@ -19,8 +19,9 @@ mod validate;
 
 use serde_json::Value;
 
+use super::handover;
 use super::worker::Job;
-use crate::model::error::{Error, Result};
+use crate::model::error::Result;
 use crate::model::job::Stage;
 
 /// Runs one stage.
@@ -33,7 +34,7 @@ pub(super) fn run(stage: Stage, job: &mut Job<'_>) -> Result<Value> {
         Stage::Convert => convert::run(job),
         Stage::Validate => validate::run(job),
         Stage::BootTest => boot_test::run(job),
-        Stage::Libvirt => Err(Error::internal(format!("the stage {stage} is not part of this version"))),
+        Stage::Libvirt => handover::run(job),
     }
 }
 

@@ -4,6 +4,7 @@
 //!   prepare ─▶ lock ─▶ journal ─▶ load ▸ extraction ▸ inspect ▸ fix ▸ convert ▸ validate ─▶ publish ─▶ outcome
 //!                        │                                                                    ▲
 //!                        └── publishing had begun: finish it ─────────────────────────────────┘
+//!  publish: names ─▶ libvirt (a stage, told of what has its final name) ─▶ texts
 //! ```
 //!
 //! [`run`] is the library's form: synchronous, on the caller's thread, events through a closure.
@@ -27,12 +28,14 @@ pub use process::process_main;
 use super::checkpoint::{Checkpoint, GuestRecord, Intent, hex_sha256};
 use super::digests;
 use super::guest_child::GuestChild;
+use super::handover;
 use super::hooks::{self, Beside, Ledger};
 use super::meter::Meter;
 use super::publish::{self, Names, Publication};
 use super::report::{self, StageResults, Written};
 use super::stages;
 use super::target;
+use super::texts;
 use super::workplace::Workplace;
 use crate::disk::{Control, Engine, Fence, Interruption, Measure, Served, SourceDisk};
 use crate::libvirt::xml::domain_xml;
@@ -211,15 +214,18 @@ pub(super) struct Job<'a> {
 
 impl Job<'_> {
     fn all_stages(&mut self) -> Result<()> {
+        handover::settle(self)?;
         if self.checkpoint.intent.is_some() {
             // All stages had ended when publishing began.
             return Ok(());
         }
         hooks::ready(self)?;
-        for stage in Stage::ALL {
+        // libvirt is told of what has its final name.
+        for stage in Stage::ALL.into_iter().filter(|stage| *stage != Stage::Libvirt) {
             if !self.plan.runs(stage) {
                 continue;
             }
+            self.control.checkpoint()?;
             if let Some(point) = HookStage::before(stage) {
                 hooks::reached(self, point).map_err(|error| error.stage(stage))?;
             }
@@ -232,8 +238,7 @@ impl Job<'_> {
         hooks::collect(self)
     }
 
-    fn one_stage(&mut self, stage: Stage) -> Result<()> {
-        self.control.checkpoint()?;
+    pub(super) fn one_stage(&mut self, stage: Stage) -> Result<()> {
         tracing::info!(%stage, "stage begins");
         self.reached = Some(stage);
         self.meter.tell(WorkerEvent::StageStarted { stage });
@@ -283,31 +288,51 @@ impl Job<'_> {
                 report: names.report.as_ref().map(|name| dir.path().join(name)),
                 content: Some(Box::new(report)),
             };
-            publication.declare(&mut self.checkpoint, names, domain, written, outcome)?;
+            let due = outcome.content.as_deref().and_then(|report| handover::due(self.plan, report));
+            publication.declare(&mut self.checkpoint, names, domain, written, outcome, due)?;
         }
-        let Some(intent) = self.checkpoint.intent.clone() else {
-            return Err(Error::internal("nothing was declared for publishing"));
-        };
+        let intent = self.intent()?;
         if is_over(publish::progress(dirs, &intent)?, &intent) {
             return hooks::succeeded(self, intent.outcome);
         }
-        if let Err(error) = publish::carry_out(dirs, &intent) {
-            // While a file has its final name, the intent is the only proof that it is ours: the
-            // next attempt finishes it.
-            if publish::is_undone(dirs, &intent, &error) {
-                self.checkpoint.intent = None;
-                self.save_quietly();
-            }
-            return Err(error);
+        publish::give_names(dirs, &intent).map_err(|error| self.not_published(&intent, error))?;
+        if intent.handover.is_some() {
+            self.read_again(&intent, digests::before_handover)?;
+            handover::hand_over(self)?;
         }
-        let published = match digests::finish(self, intent.clone()) {
-            Err(error) if self.control.interruption().is_none() => {
-                self.withdraw(&intent)?;
-                return Err(error);
-            }
-            published => published?,
-        };
+        let intent = self.intent()?;
+        texts::put(dirs, &intent).map_err(|error| self.not_published(&intent, error))?;
+        let published = self.read_again(&intent, digests::finish)?;
         hooks::succeeded(self, published)
+    }
+
+    fn intent(&self) -> Result<Intent> {
+        let intent = self.checkpoint.intent.clone();
+        intent.ok_or_else(|| Error::internal("nothing was declared for publishing"))
+    }
+
+    /// While a file has its final name, the intent is the only proof that it is ours: the next attempt finishes it.
+    fn not_published(&mut self, intent: &Intent, error: Error) -> Error {
+        if publish::is_undone(self.place.dirs(), intent, &error) {
+            self.checkpoint.intent = None;
+            self.save_quietly();
+        }
+        error
+    }
+
+    /// Reads what has its final name; what cannot be read is withdrawn.
+    fn read_again<T>(
+        &mut self,
+        intent: &Intent,
+        read: impl FnOnce(&mut Self, Intent) -> Result<T>,
+    ) -> Result<T> {
+        match read(self, intent.clone()) {
+            Err(error) if self.control.interruption().is_none() => {
+                self.withdraw(intent)?;
+                Err(error)
+            }
+            read => read,
+        }
     }
 
     /// What was published cannot be read: it is to be looked at anew, if there is a next attempt.

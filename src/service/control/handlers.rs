@@ -1,5 +1,7 @@
 //! One small function per route: ask the scheduler, give its answer on.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -42,6 +44,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
 }
 
 pub(super) async fn status(State(context): State<ControlContext>) -> Answer<Status> {
+    let libvirt = context.settings.borrow().libvirt.clone();
+    context.libvirt.ask(&libvirt.uri, Duration::from_secs_f64(libvirt.timeout_s)).await;
     within(context.scheduler.ask(Command::Status)).await.map(Json)
 }
 

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 pub use routes::{Access, RouteName, route_names};
 pub use socket::{ControlSocket, MAX_SOCKET_PATH_BYTES, check_length};
 
+use crate::libvirt::LibvirtHealth;
 use crate::model::config::Settings;
 use crate::model::progress::Status;
 use crate::service::command::SchedulerHandle;
@@ -34,6 +35,8 @@ pub struct ControlContext {
     pub scheduler: SchedulerHandle,
     /// The settings in force.
     pub settings: tokio::sync::watch::Receiver<Arc<Settings>>,
+    /// How libvirt stands.
+    pub libvirt: LibvirtHealth,
     /// Makes the text of `/metrics`.
     pub metrics: Arc<dyn Fn(&Status) -> String + Send + Sync>,
     /// When it is cancelled, no new connection is taken and open ones are brought to an end.

@@ -9,7 +9,7 @@ use super::core::{Action, BatchKey, Counters, JobId, WorkerEnd};
 use super::{Report, Scheduler};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
-use crate::model::job::{JobState, WaitReason};
+use crate::model::job::JobState;
 use crate::model::plan::Plan;
 use crate::model::protocol::{CHILD_MEMORY_BYTES, WorkLimits, WorkOrder, WorkerCommand};
 use crate::pipeline::publish;
@@ -370,7 +370,7 @@ impl Recorded {
             // The same wait in other words.
             (Change::Wait { reason, detail, .. }, JobState::Waiting)
                 if before.waiting.as_ref().is_some_and(|waiting| waiting.reason == *reason)
-                    && *reason != WaitReason::Retry =>
+                    && !reason.is_tried_again() =>
             {
                 db.set_waiting_detail(self.job, detail)?;
             }

@@ -143,7 +143,7 @@ impl Core {
             let job = self.job(id);
             match job.phase {
                 Phase::Ending(_) => self.out.push(Action::Kill { job: id }),
-                _ if job.waits_for(WaitReason::Retry) => self.release(id),
+                _ if job.is_tried_again() => self.release(id),
                 _ if job.waits_for(WaitReason::Network) => self.network_wait_is_over(now, id),
                 _ => {}
             }

@@ -118,7 +118,7 @@ impl Core {
                 }
                 (JobState::Waiting, Some(WaitReason::Auth)) => {}
                 (JobState::Waiting, Some(WaitReason::Paused)) if self.paused || self.job(id).is_held() => {}
-                (JobState::Waiting, Some(WaitReason::Retry)) => {
+                (JobState::Waiting, Some(reason)) if reason.is_tried_again() => {
                     let due = self.job(id).facts.counters.retry_at.unwrap_or(now);
                     self.set_timer(id, Some(due));
                 }

@@ -9,6 +9,8 @@ use crate::model::config::{OnNetworkTimeout, PauseScope, Settings};
 use crate::model::error::{Error, Kind};
 use crate::model::protocol::{Published, WorkerCommand};
 
+#[path = "libvirt_tests.rs"]
+mod libvirt;
 #[path = "pause_tests.rs"]
 mod pause;
 #[path = "space_tests.rs"]

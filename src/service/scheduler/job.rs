@@ -133,6 +133,11 @@ impl Job {
         self.facts.state == JobState::Waiting && self.facts.waiting == Some(reason)
     }
 
+    /// Whether it waits for a time that was set.
+    pub(super) fn is_tried_again(&self) -> bool {
+        self.facts.state == JobState::Waiting && self.facts.waiting.is_some_and(WaitReason::is_tried_again)
+    }
+
     /// Whether it was paused by its own name.
     pub(super) fn is_held(&self) -> bool {
         self.waits_for(WaitReason::Paused) && self.facts.waiting_detail != ALL_PAUSED

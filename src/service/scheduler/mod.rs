@@ -56,6 +56,7 @@ use super::queue::QueueHandle;
 use super::supervisor::{Heard, Supervisor};
 use super::view::live::{Live, Told};
 use super::watchdog;
+use crate::libvirt::LibvirtHealth;
 use crate::model::api::{Acted, JobList, Refusal};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Result};
@@ -110,6 +111,8 @@ pub struct SchedulerParts {
     pub leftovers: Leftovers,
     /// Told when there is something for those who deliver notifications.
     pub news: watch::Sender<()>,
+    /// How libvirt stands.
+    pub libvirt: LibvirtHealth,
 }
 
 /// What arrives from threads that looked something up or wrote something.

@@ -19,7 +19,7 @@ impl Core {
     /// A job without a running worker waits, unless it is known to wait for exactly that.
     pub(super) fn wait(&mut self, now: f64, id: JobId, reason: WaitReason, detail: String) {
         let job = self.job(id);
-        if job.waits_for(reason) && job.facts.waiting_detail == detail && reason != WaitReason::Retry {
+        if job.waits_for(reason) && job.facts.waiting_detail == detail && !reason.is_tried_again() {
             return self.arm_wait_timer(id);
         }
         self.record_wait(now, id, reason, detail, false);
@@ -57,7 +57,7 @@ impl Core {
         let job = self.job(id);
         let since = job.facts.waiting_since.unwrap_or_default();
         let due = match job.facts.waiting {
-            Some(WaitReason::Retry) => job.facts.counters.retry_at,
+            Some(reason) if reason.is_tried_again() => job.facts.counters.retry_at,
             Some(WaitReason::Network) => Some(match on_timeout {
                 OnNetworkTimeout::Fail => since + max_wait,
                 OnNetworkTimeout::Wait => since + give_up,

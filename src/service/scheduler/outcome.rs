@@ -49,9 +49,25 @@ impl Core {
                 counters.take_back();
                 self.wait(now, id, WaitReason::Network, network_is_down.unwrap_or_default());
             }
+            (Disposition::Transient, Kind::Libvirt) => self.wait_for_libvirt(now, id, error),
             (Disposition::Transient, _) => self.count_failure(now, id, error),
             (Disposition::Permanent | Disposition::NeedsOperator, _) => self.fail(now, id, error),
         }
+    }
+
+    /// libvirt is being restarted, or hangs: nothing of the job is at fault, so nothing is counted but the time.
+    fn wait_for_libvirt(&mut self, now: f64, id: JobId, error: Error) {
+        let first = *self.job(id).facts.counters.first_failure_at.get_or_insert(now);
+        let away = now - first;
+        if away >= self.policy.retry.give_up_after_s {
+            return self.fail(now, id, error);
+        }
+        // As long again as it has been away: the delays double without anybody counting them.
+        let due = now + self.policy.retry.wait_again_s(away, (self.random)());
+        let counters = &mut self.job(id).facts.counters;
+        counters.take_back();
+        counters.retry_at = Some(due);
+        self.wait(now, id, WaitReason::Libvirt, error.to_string());
     }
 
     /// One more failure in a row: again after a while, or the end.

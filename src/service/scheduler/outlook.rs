@@ -10,7 +10,7 @@ use super::loading::with_jobs;
 use super::{Report, Scheduler};
 use crate::model::config::Settings;
 use crate::model::error::Result;
-use crate::model::job::JobState;
+use crate::model::job::{JobState, WaitReason};
 use crate::model::progress::{FilesystemStatus, Status};
 use crate::service::network::NetworkState;
 use crate::service::places;
@@ -280,6 +280,7 @@ impl Scheduler {
         self.outlook.status_due = now + HEARTBEAT_S;
         let Ok(status) = self.status().await else { return };
         self.measure_output_space(now);
+        self.ask_libvirt(&status);
         watchdog::status(&status::line(&status));
         if let Ok(mut bytes) = serde_json::to_vec_pretty(&status) {
             bytes.push(b'\n');
@@ -325,6 +326,7 @@ impl Scheduler {
             filesystems: self.file_systems(),
             notifications,
             profiles: source::profiles::statistics(),
+            libvirt: self.parts.libvirt.known(&self.settings.libvirt.uri),
             last_error: outlook
                 .queue_error
                 .clone()
@@ -332,6 +334,17 @@ impl Scheduler {
                 .or_else(|| outlook.writer.trouble())
                 .or_else(|| outlook.last_error.clone()),
         })
+    }
+
+    /// Asks libvirt, elsewhere, while a job waits for it. Who asks for the status has it asked besides.
+    fn ask_libvirt(&self, status: &Status) {
+        if status.waiting.get(WaitReason::Libvirt.name()).is_none_or(|jobs| *jobs == 0) {
+            return;
+        }
+        let (libvirt, settings) = (self.parts.libvirt.clone(), self.settings.libvirt.clone());
+        tokio::spawn(async move {
+            libvirt.ask(&settings.uri, Duration::from_secs_f64(settings.timeout_s)).await;
+        });
     }
 
     /// Where results go by default, and every other file system that jobs write to.

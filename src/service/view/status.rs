@@ -105,6 +105,7 @@ pub(super) mod tests {
                 misses: 5,
                 invalidations: 2,
             },
+            libvirt: crate::model::progress::LibvirtStatus::default(),
             filesystems: vec![FilesystemStatus {
                 path: "/var/lib/hyper2kvm/output".to_owned(),
                 free: 1 << 40,

@@ -44,6 +44,12 @@ pub fn end_all() -> usize {
     }
 }
 
+/// When a process began, in the kernel's ticks: with its number, it tells a process from all others of this run of the kernel. None: there is none.
+#[must_use]
+pub fn begun_at(pid: i32) -> Option<u64> {
+    Process::of(pid).map(|process| process.start)
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Process {
     pid: i32,

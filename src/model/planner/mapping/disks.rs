@@ -146,9 +146,6 @@ fn limits(qos: &DiskQos) -> DiskLimits {
 /// Refuses places that results cannot have, and entries that are for no disk.
 pub(super) fn check(tree: &Tree, manifest: &Manifest, roots: &[PathBuf]) -> Result<()> {
     let Some(mapping) = &manifest.storage_mapping else { return Ok(()) };
-    if mapping.default_pool.is_some() {
-        return Err(no_pools(check::unsupported(tree, "storage_mapping.default_pool", POOLS)));
-    }
     if let Some(qos) = &mapping.qos {
         check_qos(qos, &|cause| tree.error(Kind::Manifest, "storage_mapping.qos", cause))?;
     }
@@ -156,10 +153,6 @@ pub(super) fn check(tree: &Tree, manifest: &Manifest, roots: &[PathBuf]) -> Resu
     for (key, target) in mapping.disk_mappings.iter().flatten() {
         let complain = |cause: String| tree.error_at_key(Kind::Manifest, MAPPINGS, key, cause);
         if let Some(place) = place(target) {
-            if place.pool.is_some() {
-                let cause = format!("this version of hyper2kvm has no {POOLS}");
-                return Err(no_pools(tree.error_at_key(Kind::Unsupported, MAPPINGS, key, cause)));
-            }
             place.qos.as_ref().map_or(Ok(()), |qos| check_qos(qos, &complain))?;
         }
         if let Some(directory) = directory(target) {
@@ -193,10 +186,37 @@ pub(super) fn is_optional(key: &str, manifest: &Manifest) -> bool {
     target.and_then(place).and_then(|place| place.optional).unwrap_or(false)
 }
 
-const POOLS: &str = "libvirt storage pools";
+/// The pool that a disk goes into; none where nothing says so.
+pub(in crate::model::planner) fn pool<'m>(manifest: &'m Manifest, id: &str) -> Option<&'m str> {
+    let (mapping, disks) = (manifest.storage_mapping.as_ref()?, manifest.disks.as_deref()?);
+    let index = disks.iter().position(|disk| disk.id.as_str() == id)?;
+    let own = said(mapping, disks, index, |target| place(target)?.pool.as_ref()).map(|(_, pool)| pool);
+    own.or(mapping.default_pool.as_ref()).map(|pool| pool.as_str())
+}
 
-fn no_pools(error: Error) -> Error {
-    error.advice("name the directory of the pool instead")
+/// What is wrong with the first field that names a pool, where none can be.
+pub(in crate::model::planner) fn complain_of_pool(
+    tree: &Tree,
+    manifest: &Manifest,
+    cause: &str,
+) -> Option<Error> {
+    let mapping = manifest.storage_mapping.as_ref()?;
+    if mapping.default_pool.is_some() {
+        return Some(tree.error(Kind::Manifest, "storage_mapping.default_pool", cause));
+    }
+    let mut entries = mapping.disk_mappings.iter().flatten();
+    let (key, _) = entries.find(|(_, target)| place(target).is_some_and(|place| place.pool.is_some()))?;
+    Some(tree.error_at_key(Kind::Manifest, MAPPINGS, key, cause.to_owned()))
+}
+
+/// Whether any disk may go into a pool.
+pub(in crate::model::planner) fn names_a_pool(manifest: &Manifest) -> bool {
+    let named = |mapping: &StorageMapping| {
+        let mut entries = mapping.disk_mappings.iter().flatten();
+        mapping.default_pool.is_some()
+            || entries.any(|(_, target)| place(target).is_some_and(|place| place.pool.is_some()))
+    };
+    manifest.storage_mapping.as_ref().is_some_and(named)
 }
 
 fn check_qos(qos: &DiskQos, complain: &dyn Fn(String) -> Error) -> Result<()> {

@@ -1,0 +1,239 @@
+//! Each step, as libvirt is told it, and how it is taken back.
+//!
+//! A step that was begun before may have been taken by then: each looks what libvirt knows, and does what is left. What is not here: the order of
+//! the steps, and what is written down of them.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::domain::machine;
+use super::import;
+use super::record::{DefinedDomain, Handover, Stand, Step};
+use super::{guard, handover, record};
+use crate::libvirt::connections::{Connections, Limits};
+use crate::libvirt::domains::{self, Overwrite, Shared, State, Undefine};
+use crate::libvirt::link::{Access, Link};
+use crate::libvirt::snapshots::{self, Disks, NewSnapshot};
+use crate::libvirt::xml::domain_xml;
+use crate::libvirt::{pools, volumes};
+use crate::model::error::{Error, Kind, Result};
+use crate::model::handover::PlannedLibvirt;
+use crate::model::job::Stage;
+use crate::model::machine::MachineNic;
+use crate::model::retry::RetryPolicy;
+use crate::pipeline::worker::Job;
+
+/// What has not answered by then hangs. A machine that starts with much memory, or a snapshot of many disks, takes its time.
+const WITHIN: Duration = Duration::from_secs(120);
+/// A libvirtd that is restarted is back within seconds: after so many times the job waits for it.
+const CONNECTS: u32 = 3;
+/// Where the definition of a machine is kept that another took the place of, in the VM's directory.
+const REPLACED: &str = "replaced";
+/// What it is called there.
+const KEPT_DEFINITION: &str = "domain.xml";
+
+/// Whoever tells one libvirt of one VM.
+#[derive(Clone)]
+pub(super) struct Teller {
+    connections: Connections,
+    planned: PlannedLibvirt,
+}
+
+impl Teller {
+    pub(super) fn of(job: &Job<'_>) -> Result<Teller> {
+        let planned = handover(&job.checkpoint).map(|handover| handover.planned.clone());
+        let planned = planned.ok_or_else(|| Error::internal("nothing is to be handed to libvirt"))?;
+        Ok(Teller::new(planned))
+    }
+
+    fn new(planned: PlannedLibvirt) -> Teller {
+        let retry = RetryPolicy { attempts: CONNECTS, ..RetryPolicy::network() };
+        Teller { connections: Connections::new(Limits { retry, ..Limits::default() }), planned }
+    }
+
+    /// Takes a step.
+    pub(super) fn tell(&mut self, job: &mut Job<'_>, step: Step) -> Result<()> {
+        match step {
+            Step::Import => import::all(self, job),
+            Step::Define => self.define(job),
+            Step::Snapshot => self.snapshot(),
+            Step::Autostart => self.set_autostart(true),
+            Step::Start => self.start(job),
+            Step::Move => import::remove_results(job),
+        }
+    }
+
+    pub(super) fn planned(&self) -> &PlannedLibvirt {
+        &self.planned
+    }
+
+    /// Does this with a connection.
+    pub(super) fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Link) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.ask_within(WITHIN, work)
+    }
+
+    pub(super) fn ask_within<T: Send + 'static>(
+        &self,
+        within: Duration,
+        work: impl FnOnce(&Link) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.connections.with(&self.planned.uri, Access::Changes, within, work)
+    }
+
+    fn define(&self, job: &mut Job<'_>) -> Result<()> {
+        let defined = match handover(&job.checkpoint).and_then(|handover| handover.domain.clone()) {
+            Some(defined) => defined,
+            None => {
+                let machine = machine(job)?;
+                let defined = DefinedDomain {
+                    name: machine.name.clone(),
+                    uuid: machine.uuid.clone().unwrap_or_default(),
+                    xml: domain_xml(&machine),
+                    replaced: None,
+                };
+                self.refuse_collisions(job, &defined, &machine.nics)?;
+                record(job, |handover| handover.domain = Some(defined.clone()))?;
+                defined
+            }
+        };
+        let keep_in = job.place.results.path().join(REPLACED);
+        let overwrite = match self.planned.overwrite_domain {
+            true => Overwrite::OursThatIsOff { keep_in },
+            false => Overwrite::Refuse,
+        };
+        let made = self.ask(move |link| domains::define(link, &defined.xml, &overwrite))?;
+        record(job, |handover| {
+            if let Some(domain) = &mut handover.domain {
+                (domain.name, domain.uuid, domain.replaced) = (made.name, made.uuid, made.replaced);
+            }
+        })
+    }
+
+    /// Two machines with one UUID or one address are one too many, unless somebody wants that.
+    fn refuse_collisions(
+        &self,
+        job: &mut Job<'_>,
+        defined: &DefinedDomain,
+        nics: &[MachineNic],
+    ) -> Result<()> {
+        let macs: Vec<String> = nics.iter().filter_map(|nic| nic.mac.clone()).collect();
+        let (uuid, name) = (defined.uuid.clone(), defined.name.clone());
+        let found = self.ask(move |link| domains::collisions(link, Some(&uuid), &macs, Some(&name)))?;
+        for collision in found {
+            let error = guard::shared(&collision.domain, collision.shared == Shared::Uuid, &collision.value);
+            if collision.shared == Shared::Uuid || !self.planned.allow_live_clone {
+                return Err(error);
+            }
+            job.warn(Stage::Libvirt, error.details().cause.clone());
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Result<()> {
+        let Some(snapshot) = self.planned.snapshot.clone() else { return Ok(()) };
+        let name = self.planned.name.clone();
+        let new = NewSnapshot {
+            name: snapshot,
+            description: Some("made by hyper2kvm before the first start".to_owned()),
+            disks: Disks::Auto,
+        };
+        self.ask(move |link| snapshots::create(link, &name, &new).map(drop))
+    }
+
+    fn set_autostart(&self, on: bool) -> Result<()> {
+        let name = self.planned.name.clone();
+        self.ask(move |link| domains::set_autostart(link, &name, on))
+    }
+
+    fn start(&self, job: &Job<'_>) -> Result<()> {
+        // A source that this very work has opened is held against others until it ends.
+        if job.sources.is_empty() && !self.planned.allow_live_clone {
+            guard::source_is_off(job.plan)?;
+        }
+        let name = self.planned.name.clone();
+        self.ask(move |link| domains::start(link, &name))
+    }
+}
+
+/// Whether its machine was started though nobody has written that down.
+pub(super) fn was_started(handover: &Handover) -> Result<bool> {
+    let (Stand::Begun(Step::Start), Some(defined)) = (handover.stand, &handover.domain) else {
+        return Ok(false);
+    };
+    let (name, uuid) = (defined.name.clone(), defined.uuid.clone());
+    let found = Teller::new(handover.planned.clone()).ask(move |link| domains::find(link, &name))?;
+    Ok(found.is_some_and(|found| found.uuid == uuid && found.stand.state != State::Off))
+}
+
+/// Takes back what was done, the last first. What is not there any more was taken back before.
+pub(super) fn undo(handover: &Handover) -> Result<()> {
+    let teller = Teller::new(handover.planned.clone());
+    for step in handover.to_undo() {
+        match step {
+            // One that runs is not taken back; and what was moved is gone.
+            Step::Start | Step::Move => {}
+            // They go with the machine.
+            Step::Autostart | Step::Snapshot => {}
+            Step::Define => undefine(&teller, handover)?,
+            Step::Import => {
+                for volume in handover.volumes.clone() {
+                    import::take_back(&teller, volume)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Undefines the machine if it is the one that was defined, with its snapshots; the one that gave way to it is defined again.
+fn undefine(teller: &Teller, handover: &Handover) -> Result<()> {
+    let Some(defined) = handover.domain.clone() else { return Ok(()) };
+    let old = defined.replaced.as_deref().map(kept).transpose()?;
+    let pools: Vec<String> = handover.planned.pools.values().cloned().collect();
+    teller.ask(move |link| {
+        if domains::find(link, &defined.name)?.is_some_and(|found| found.uuid == defined.uuid) {
+            let snapshots = snapshots::list(link, &defined.name)?;
+            let what = Undefine { destroy: false, ..Undefine::ALL_OF_OURS };
+            domains::undefine(link, &defined.name, &what)?;
+            let overlays = snapshots.iter().flat_map(|snapshot| &snapshot.disks);
+            overlays
+                .filter_map(|disk| disk.overlay.as_ref())
+                .try_for_each(|file| remove(link, &pools, file))?;
+        }
+        match old {
+            Some(old) if domains::find(link, &defined.name)?.is_none() => {
+                domains::define(link, &old, &Overwrite::Refuse).map(drop)
+            }
+            _ => Ok(()),
+        }
+    })
+}
+
+/// Removes what a snapshot has put over a disk: the machine never ran, so nothing is in it. In a pool libvirt removes it.
+fn remove(link: &Link, pools: &[String], file: &Path) -> Result<()> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    for pool in pools {
+        if pools::find(link, pool)?.is_some_and(|found| found.path.as_deref() == file.parent()) {
+            pools::refresh(link, pool)?;
+            return match volumes::find(link, pool, &name)? {
+                Some(_) => volumes::remove(link, pool, &name),
+                None => Ok(()),
+            };
+        }
+    }
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::io(Kind::Output, "remove", file, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn kept(place: &Path) -> Result<String> {
+    let path: PathBuf = place.join(KEPT_DEFINITION);
+    std::fs::read_to_string(&path).map_err(|error| Error::io(Kind::Output, "read", &path, &error))
+}
