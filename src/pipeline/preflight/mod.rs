@@ -111,4 +111,4 @@ fn run_all(validators: &[&dyn Validator], scene: &Scene<'_>, findings: &mut Find
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
