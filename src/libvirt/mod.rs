@@ -1,4 +1,4 @@
-//! The machine outside the guest: libvirt. Whether it is there, for `doctor`, which machines are defined, and how a machine is told to it.
+//! The machine outside the guest: libvirt. Whether it is there, for `doctor`, which machines are defined, how a machine is told to it, and what it knows of one that is to be converted.
 //!
 //! The only user of the crate `virt`, which is behind the Cargo feature `libvirt`; [`xml`] needs neither.
 
@@ -14,6 +14,8 @@ mod limits;
 #[cfg(feature = "libvirt")]
 pub mod link;
 pub mod provenance;
+#[cfg(feature = "libvirt")]
+pub mod sources;
 pub mod xml;
 
 use std::path::Path;
@@ -32,7 +34,7 @@ const SYSTEM_SOCKETS: [&str; 2] = ["/run/libvirt/libvirt-sock-ro", "/run/libvirt
 impl LibvirtUri<'_> {
     /// Whether asking makes sense: that of the system waits for nobody where nobody listens.
     #[cfg_attr(not(feature = "libvirt"), allow(dead_code, reason = "only libvirt is asked"))]
-    fn may_be_served(self) -> bool {
+    pub(crate) fn may_be_served(self) -> bool {
         self != SYSTEM || SYSTEM_SOCKETS.iter().any(|socket| Path::new(socket).exists())
     }
 }

@@ -150,7 +150,9 @@ pub(super) fn make_absolute(root: &mut Node, base: &Path) {
     if let Some(directory) = root.get_mut("profiles_directory") {
         make_path_absolute(directory, base);
     }
-    for (provider, key) in [("ova", "path"), ("ovf", "path"), ("vmx", "path"), ("local", "directory")] {
+    for (provider, key) in
+        [("ova", "path"), ("ovf", "path"), ("vmx", "path"), ("libvirt-xml", "path"), ("local", "directory")]
+    {
         let source = root.get_mut("source").and_then(|source| source.get_mut(provider));
         if let Some(path) = source.and_then(|provider| provider.get_mut(key)) {
             make_path_absolute(path, base);
