@@ -1,4 +1,5 @@
-//! What a person names on the command line: a manifest, a disk, an appliance, a VMX or a directory of disks; told by content where that can be.
+//! What a person names on the command line: a manifest, a disk, an appliance, a VMX, a libvirt domain or a directory of disks; told by
+//! content where that can be.
 //!
 //! A disk or an appliance stands for a manifest that says what is known of it; that manifest is made here. What is not here: what
 //! a manifest means.
@@ -9,15 +10,19 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::disk::{self, Format};
+use crate::libvirt;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::Facts;
 use crate::model::plan::SourceFormat;
 use crate::model::planner::Origin;
 use crate::model::units::safe_id;
+use crate::pipeline::described;
 use crate::source;
 
 /// Suffixes of files that hold a disk as it is, where the content cannot tell.
 const RAW_SUFFIXES: [&str; 2] = ["raw", "img"];
+/// What stands before the name of a domain of libvirt's.
+const DOMAIN: &str = "libvirt://";
 
 /// What an input is.
 #[derive(Debug)]
@@ -33,16 +38,39 @@ pub(super) enum Given {
 impl Given {
     /// Looks what an input is.
     pub(super) fn of(input: &Path) -> Result<Given> {
-        refuse_what_comes_later(input)?;
-        if let Some(origin) = origin(input)? {
-            return source::machines(&origin).map(Given::Machines);
+        if let Some(machines) = machines(input)? {
+            return Ok(Given::Machines(machines));
         }
         Ok(bare_disk(input)?.map_or(Given::Manifest, Given::Disk))
     }
 }
 
-/// What describes machines there, if anything does: by its name, and an archive by its content too.
+/// The machines that an input describes, if it describes any.
+pub(super) fn machines(input: &Path) -> Result<Option<Vec<Facts>>> {
+    refuse_what_comes_later(input)?;
+    origin(input)?.map(|origin| described::machines(&origin)).transpose()
+}
+
+/// The name of the domain that is meant, if an input names one of libvirt's: `libvirt://web`.
+fn domain(input: &Path) -> Result<Option<&str>> {
+    let Some(name) = input.to_str().and_then(|text| text.strip_prefix(DOMAIN)) else { return Ok(None) };
+    match name.is_empty() || name.contains('/') {
+        true => Err(Error::new(Kind::Source, format!("{} names no domain", input.display()))
+            .advice("write `libvirt://NAME`, with a name of `hyper2kvm libvirt list`")),
+        false => Ok(Some(name)),
+    }
+}
+
+/// Whether an input is no file: what it is is asked elsewhere.
+pub(super) fn is_elsewhere(input: &Path) -> bool {
+    input.to_str().is_some_and(|text| text.starts_with(DOMAIN))
+}
+
+/// What describes machines there, if anything does: by its name, and archives and domains by their content too.
 fn origin(input: &Path) -> Result<Option<Origin>> {
+    if let Some(name) = domain(input)? {
+        return Ok(Some(Origin::LibvirtDomain { uri: libvirt::SYSTEM.0.to_owned(), name: name.to_owned() }));
+    }
     let suffix = input.extension().map(|suffix| suffix.to_string_lossy().to_lowercase());
     if input.is_dir() {
         return Ok(Some(Origin::Folder { directory: absolute(input)?, group_by: None }));
@@ -52,6 +80,8 @@ fn origin(input: &Path) -> Result<Option<Origin>> {
         Some("ovf") => Some(Origin::Ovf(absolute(input)?)),
         Some("ova") => Some(Origin::Ova(absolute(input)?)),
         Some("vmx") => Some(Origin::Vmx(absolute(input)?)),
+        Some("xml") => Some(Origin::LibvirtXml(absolute(input)?)),
+        _ if source::is_domain(input) => Some(Origin::LibvirtXml(absolute(input)?)),
         _ if is_archive() => Some(Origin::Ova(absolute(input)?)),
         _ => None,
     })
@@ -73,8 +103,11 @@ pub(super) fn chosen(machines: Vec<Facts>, name: Option<&str>, input: &Path) -> 
 /// In a word, what describes the machines of an input.
 pub(super) fn describer(input: &Path) -> &'static str {
     match input.extension() {
+        _ if is_elsewhere(input) => "domain",
         _ if input.is_dir() => "directory",
         Some(suffix) if suffix.eq_ignore_ascii_case("vmx") => "VMX",
+        Some(suffix) if suffix.eq_ignore_ascii_case("xml") => "domain",
+        _ if source::is_domain(input) => "domain",
         _ => "appliance",
     }
 }
@@ -91,11 +124,9 @@ pub(super) fn document_of_machine(facts: &Facts) -> (Value, String) {
 /// Inputs that later versions will take.
 pub(super) fn refuse_what_comes_later(input: &Path) -> Result<()> {
     let text = input.to_string_lossy();
-    let suffix = input.extension().map(|suffix| suffix.to_string_lossy().to_lowercase());
-    let what = match suffix.as_deref() {
-        _ if text.starts_with("vsphere://") => "VMs on a vCenter",
-        _ if text.starts_with("esxi://") => "VMs on an ESXi host",
-        Some("xml") => "libvirt domain XML",
+    let what = match &text {
+        text if text.starts_with("vsphere://") => "VMs on a vCenter",
+        text if text.starts_with("esxi://") => "VMs on an ESXi host",
         _ => return Ok(()),
     };
     Err(Error::new(

@@ -1,4 +1,4 @@
-//! `manifest INPUT`: writes the manifest that a disk or an appliance stands for, to be read, changed and dropped.
+//! `manifest INPUT`: writes the manifest that a disk, an appliance or a domain stands for, to be read, changed and dropped.
 //!
 //! Checksums are taken from the appliance where it brings its own, and computed where it does not. What is not here: what a
 //! manifest means, and how an appliance is read.
@@ -23,7 +23,7 @@ use crate::source;
 /// Arguments of `manifest`.
 #[derive(Debug, clap::Args)]
 pub(super) struct ManifestArgs {
-    /// A disk, an appliance (OVA, OVF), a VMX, or a directory of disks
+    /// A disk, an appliance (OVA, OVF), a VMX, a libvirt domain (its XML, or libvirt://NAME), or a directory of disks
     #[arg(value_name = "INPUT")]
     input: PathBuf,
     /// Only the machine of this name, of an appliance that has several
@@ -88,7 +88,7 @@ fn documents(args: &ManifestArgs, ui: &Ui) -> Result<Vec<(Value, String)>> {
         Given::Manifest => {
             return Err(Error::new(Kind::Manifest, "it is a manifest already, or no disk and no appliance")
                 .file(&args.input)
-                .advice("name a disk, an appliance, a VMX or a directory of disks"));
+                .advice("name a disk, an appliance, a VMX, a domain or a directory of disks"));
         }
         Given::Disk(format) => {
             let (mut document, _) = document_of_disk(&args.input, format)?;

@@ -17,14 +17,15 @@ use crate::model::plan::{Plan, PlannedGrowth, PlannedNic};
 use crate::model::planner::{RefusedVm, VmOrigins};
 use crate::model::units::human_size;
 use crate::model::window::Window;
+use crate::pipeline::described;
 use crate::service::preflight;
-use crate::source;
 use crate::sys::time::now_epoch;
 
 /// Arguments of `plan`.
 #[derive(Debug, clap::Args)]
 pub(super) struct PlanArgs {
-    /// A manifest or a batch, as YAML or JSON, a disk, an appliance, a VMX, or a directory of disks
+    /// A manifest or a batch, as YAML or JSON, a disk, an appliance, a VMX, a libvirt domain (its XML, or libvirt://NAME), or
+    /// a directory of disks
     #[arg(value_name = "INPUT")]
     input: PathBuf,
     /// Also show where each value comes from
@@ -91,10 +92,10 @@ struct Planned {
 
 fn of_manifest(args: &PlanArgs, settings: &Settings) -> Result<Planned, Failure> {
     let Input { bytes, filename, base_directory, .. } = &Input::read(&args.input)?;
-    let submission = source::submission(bytes, filename, base_directory, settings)?;
+    let submission = described::submission(bytes, filename, base_directory, settings)?;
     let plans = preflight::plans(&submission, settings)?;
     let origins =
-        args.origins.then(|| source::origins(bytes, filename, base_directory, settings)).transpose()?;
+        args.origins.then(|| described::origins(bytes, filename, base_directory, settings)).transpose()?;
     let at_a_time = submission.parallel_limit.map(|limit| limit.min(settings.max_concurrent_jobs));
     Ok(Planned { plans, origins, refused: submission.refused, at_a_time, window: submission.window })
 }

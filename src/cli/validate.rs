@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use super::given::{self, document_of_machine};
 use super::input::Input;
 use super::table::{Paint, Table, cell, printable};
 use super::{Exit, Failure, StateArgs, Ui, interrupt};
 use crate::disk::Control;
 use crate::model::api::{Checked, InputCheck};
 use crate::model::config::Settings;
+use crate::model::facts::Facts;
 use crate::model::validation::{Counts, Finding, Severity, Validation};
 use crate::pipeline::preflight::Look;
 use crate::service::preflight::{self, Depth, Document};
@@ -20,7 +22,8 @@ const AROUND: [&str; 3] = ["host.", "target.", "custom."];
 /// Arguments of `validate`.
 #[derive(Debug, clap::Args)]
 pub(super) struct ValidateArgs {
-    /// Manifests, batches, profiles or configuration files, as YAML or JSON
+    /// Manifests, batches, profiles or configuration files, as YAML or JSON; appliances, VMX files and libvirt domains (their
+    /// XML, or libvirt://NAME) as they would be converted
     #[arg(value_name = "INPUT", required = true)]
     inputs: Vec<PathBuf>,
     /// Run the whole pre-flight: open the sources and the guest, look at this host and at where the results go
@@ -38,28 +41,54 @@ pub(super) fn run(args: &ValidateArgs, ui: &Ui) -> Result<Exit, Failure> {
     if args.deep {
         interrupt::ends(&control);
     }
-    let inputs = args.inputs.iter().map(|path| check(path, &settings, depth, &control, ui)).collect();
+    let inputs = args.inputs.iter().flat_map(|path| check(path, &settings, depth, &control, ui)).collect();
     match control.interruption() {
         Some(_) => Err(Failure::silent(Exit::Interrupted)),
         None => print_checked(ui, &Checked { inputs }),
     }
 }
 
-fn check(path: &Path, settings: &Settings, depth: Depth, control: &Control, ui: &Ui) -> InputCheck {
+fn check(path: &Path, settings: &Settings, depth: Depth, control: &Control, ui: &Ui) -> Vec<InputCheck> {
     let given = path.display().to_string();
-    match Input::read(path) {
-        Ok(input) => {
+    let mut beginning = |what: &str| ui.note(&format!("{given}: {what}"));
+    // A directory is none of these files, and is told so.
+    let described = if path.is_dir() { Ok(None) } else { given::machines(path) };
+    let checked = described.and_then(|described| match described {
+        Some(machines) => {
+            let each = |facts| check_machine(&given, facts, (settings, depth), control, &mut beginning);
+            Ok(machines.iter().map(each).collect())
+        }
+        None => Input::read(path).map(|input| {
             let document = Document {
                 given: &given,
                 bytes: &input.bytes,
                 filename: &input.filename,
                 base_directory: &input.base_directory,
             };
-            let mut beginning = |what: &str| ui.note(&format!("{given}: {what}"));
-            preflight::check_file(document, settings, depth, control, &mut beginning)
-        }
-        Err(error) => InputCheck::of(&given, &[error]),
+            vec![preflight::check_file(document, settings, depth, control, &mut beginning)]
+        }),
+    });
+    checked.unwrap_or_else(|error| vec![InputCheck::of(&given, &[error])])
+}
+
+/// A machine that is described, as it would be converted.
+fn check_machine(
+    given: &str,
+    facts: &Facts,
+    (settings, depth): (&Settings, Depth),
+    control: &Control,
+    beginning: &mut dyn FnMut(&str),
+) -> InputCheck {
+    let (document, filename) = document_of_machine(facts);
+    let bytes = document.to_string().into_bytes();
+    let document = Document { given, bytes: &bytes, filename: &filename, base_directory: Path::new("/") };
+    let mut checked = preflight::check_file(document, settings, depth, control, beginning);
+    checked.warnings.extend(facts.warnings.iter().cloned());
+    for error in &mut checked.errors {
+        // Nobody wrote these lines.
+        (error.line, error.column) = (None, None);
     }
+    checked
 }
 
 /// Prints what was found. What is wrong with an input is exit code 2; if only what is around it stands in the way, 1.

@@ -1,4 +1,4 @@
-//! The machine outside the guest: libvirt. Whether it is there, for `doctor`, which machines are defined, and how a machine is told to it.
+//! The machine outside the guest: libvirt. Whether it is there, for `doctor`, which machines are defined, how a machine is told to it, and what it knows of one that is to be converted.
 //!
 //! The only user of the crate `virt`, which is behind the Cargo feature `libvirt`; [`xml`] needs neither.
 
@@ -34,6 +34,8 @@ pub mod provenance;
 #[cfg(feature = "libvirt")]
 pub mod snapshots;
 #[cfg(feature = "libvirt")]
+pub mod sources;
+#[cfg(feature = "libvirt")]
 mod volume_users;
 #[cfg(feature = "libvirt")]
 pub mod volumes;
@@ -67,7 +69,7 @@ pub fn needed() -> Vec<PathBuf> {
 
 impl LibvirtUri<'_> {
     /// Whether asking makes sense: that of the system waits for nobody where nobody listens.
-    fn may_be_served(self) -> bool {
+    pub(crate) fn may_be_served(self) -> bool {
         self != SYSTEM || SYSTEM_SOCKETS.iter().any(|socket| Path::new(socket).exists())
     }
 }

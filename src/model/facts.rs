@@ -1,4 +1,4 @@
-//! What is known of a machine at its source, whatever described it there: an OVF, a VMX, a folder of disks.
+//! What is known of a machine at its source, whatever described it there: an OVF, a VMX, a libvirt domain, a folder of disks.
 //!
 //! It is what a manifest does not say: laid below the manifest, a person's word wins over it. What is not here: where it is read from, and
 //! what the machine will be on this side ([`machine`](super::machine)).
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::machine::Firmware;
+use super::manifest::{DiskBus, NicModel};
 use super::plan::{Packing, SourceFormat};
 
 /// Names are cut to what a manifest allows.
@@ -34,8 +35,16 @@ pub struct Facts {
     pub uuid: Option<String>,
     /// SMBIOS serial number.
     pub serial: Option<String>,
+    /// QEMU machine type, where it has one there.
+    pub machine: Option<String>,
+    /// The bus of its disks, where it has the same there as here.
+    pub disk_bus: Option<DiskBus>,
+    /// The model of its network cards, likewise.
+    pub nic_model: Option<NicModel>,
     /// What runs on it, as its hypervisor calls that: `debian11_64Guest`.
     pub guest_os: Option<String>,
+    /// Which version of it: `rhel9.0`.
+    pub os_version: Option<String>,
     /// The file that holds its firmware's variables.
     pub nvram: Option<String>,
     /// Its disks, in the order in which its firmware sees them.
@@ -82,6 +91,9 @@ pub struct FoundDisk {
     pub piece_checksums: Vec<String>,
     /// Whether it is the last of a chain of snapshots.
     pub is_chain: bool,
+    /// Directories other than its own in which the others of the chain lie.
+    #[serde(default)]
+    pub allowed_paths: Vec<PathBuf>,
     /// What it hangs on.
     pub controller: Controller,
     /// Which controller of its kind.
@@ -116,6 +128,12 @@ pub struct FoundNic {
     pub network: Option<String>,
     /// What it is there: `VmxNet3`, `E1000`.
     pub model: Option<String>,
+    /// What it is here, where that is another than the machine's others are.
+    #[serde(default)]
+    pub own_model: Option<NicModel>,
+    /// The VLAN that its frames are tagged with there.
+    #[serde(default)]
+    pub vlan: Option<u16>,
 }
 
 impl Facts {
@@ -145,7 +163,11 @@ impl Facts {
             "serial",
             self.serial.as_deref().map(plain).filter(|text| !text.is_empty()).map(|text| json!(text)),
         );
+        say("machine", self.machine.as_ref().map(|machine| json!(machine)));
+        say("disk_bus", self.disk_bus.map(|bus| json!(bus)));
+        say("nic_model", self.nic_model.map(|model| json!(model)));
         say("os_hint", self.family().map(|family| json!(family)));
+        say("os_version", self.os_version.as_ref().map(|version| json!(version)));
         if !vm.is_empty() {
             document.insert("vm".to_owned(), Value::Object(vm));
         }
@@ -202,6 +224,9 @@ fn disk_entry((order, disk): (usize, &FoundDisk)) -> Value {
     if disk.is_chain {
         entry["backing_chain"] = json!(true);
     }
+    if !disk.allowed_paths.is_empty() {
+        entry["allowed_paths"] = json!(disk.allowed_paths);
+    }
     entry["boot_order_hint"] = json!(order);
     entry
 }
@@ -213,6 +238,12 @@ fn nic_entry((number, nic): (usize, &FoundNic)) -> Value {
     }
     if let Some(network) = nic.network.as_deref().map(plain).filter(|name| !name.is_empty()) {
         entry["network"] = json!(network);
+    }
+    if let Some(vlan) = nic.vlan {
+        entry["vlan"] = json!(vlan);
+    }
+    if let Some(model) = nic.own_model {
+        entry["model"] = json!(model);
     }
     entry
 }
@@ -238,6 +269,7 @@ mod tests {
             checksum: None,
             piece_checksums: Vec::new(),
             is_chain: false,
+            allowed_paths: Vec::new(),
             controller: Controller::Scsi,
             bus: 0,
             unit: 0,
@@ -245,7 +277,7 @@ mod tests {
         let nic = FoundNic {
             mac: Some("00:50:56:aa:bb:01".to_owned()),
             network: Some("VM\tNetwork".to_owned()),
-            model: None,
+            ..FoundNic::default()
         };
         Facts {
             name: " web\n1 ".to_owned(),

@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::described;
 use super::publish;
 use super::worker::{self, Bench};
 use crate::disk::{Control, Engine, OpenPolicy, SourceDisk, Target, detect, open_source};
@@ -58,7 +59,7 @@ impl Migration {
         let directory = std::path::absolute(directory)
             .map_err(|error| Error::io(Kind::Manifest, "resolve", directory, &error))?;
         let settings = Settings::defaults(&directory.join(".hyper2kvm"), 1).for_a_person();
-        let submission = source::submission(text.as_bytes(), "manifest.yaml", &directory, &settings)?;
+        let submission = described::submission(text.as_bytes(), "manifest.yaml", &directory, &settings)?;
         let batch_id = match &submission.name {
             BatchName::Named(name) | BatchName::Stem(name) => name.clone(),
         };
@@ -186,7 +187,11 @@ impl DiskProcessor {
     /// What a disk is that belongs to a machine that is described somewhere (see [`source::machines`]).
     pub fn inspect_found(&self, disk: &FoundDisk) -> Result<SourceDisk> {
         let place = source::place_found(disk)?;
-        let policy = OpenPolicy { backing_chain: disk.is_chain, ..OpenPolicy::default() };
+        let policy = OpenPolicy {
+            backing_chain: disk.is_chain,
+            allowed_paths: &disk.allowed_paths,
+            ..OpenPolicy::default()
+        };
         open_source(place, disk.format, &policy, &self.engine, &self.control)
     }
 

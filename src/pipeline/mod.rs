@@ -6,6 +6,7 @@
 
 pub mod boot_test;
 pub mod checkpoint;
+pub mod described;
 mod digests;
 mod directories;
 mod examine;

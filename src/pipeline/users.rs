@@ -14,7 +14,7 @@ use crate::disk::stands_on;
 use crate::libvirt::{self, Defined, Machines};
 
 /// What has not answered by then hangs.
-const WITHIN: Duration = Duration::from_secs(30);
+pub(super) const WITHIN: Duration = Duration::from_secs(30);
 /// No chain of snapshots is longer.
 const MOST_BELOW: usize = 64;
 
@@ -56,7 +56,7 @@ pub(super) fn user_of(file: &Path) -> User {
 
 /// What comes of this, if it comes in time: libvirt may block for as long as it likes, and so may storage that is away. The thread then ends
 /// with the program.
-fn in_time<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub(super) fn in_time<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (answer, answered) = mpsc::channel();
     std::thread::spawn(move || answer.send(look()));
     answered.recv_timeout(WITHIN).ok()

@@ -12,6 +12,7 @@ use crate::model::planner::{BatchName, Submission};
 use crate::model::protocol::WorkLimits;
 use crate::model::schema::{SchemaKind, schema};
 use crate::model::validation::{Finding, Findings, Severity, Validation, Weights};
+use crate::pipeline::described;
 use crate::pipeline::hooks;
 use crate::pipeline::preflight::{Look, rehearse};
 use crate::service::scheduler::Policy;
@@ -87,7 +88,7 @@ fn check_manifest(
     beginning: &mut dyn FnMut(&str),
 ) -> InputCheck {
     let Document { given, bytes, filename, base_directory } = document;
-    let submission = source::submission(bytes, filename, base_directory, settings);
+    let submission = described::submission(bytes, filename, base_directory, settings);
     let is_whole = submission.as_ref().is_ok_and(|submission| submission.refused.is_empty());
     let window = submission.as_ref().ok().and_then(|submission| submission.window.clone());
     let window = window.map(|window| window.in_words(now_epoch()));
@@ -95,7 +96,7 @@ fn check_manifest(
         Ok(plans) if is_whole => plans,
         // The others of a batch would run; what is wrong with one is told all the same.
         outcome => {
-            let mut all = source::complaints(bytes, filename, base_directory, settings);
+            let mut all = described::complaints(bytes, filename, base_directory, settings);
             all.extend(outcome.err().filter(|_| all.is_empty()));
             let validation = (depth != Depth::Text).then(|| refused(&all));
             return InputCheck { validation, ..InputCheck::of(given, &all) };

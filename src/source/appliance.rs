@@ -212,6 +212,7 @@ fn found_disk(
         capacity_bytes: Some(disk.capacity).filter(|bytes| *bytes > 0),
         checksum,
         piece_checksums,
+        allowed_paths: Vec::new(),
         is_chain: false,
         controller: disk.controller,
         bus: disk.bus,

@@ -148,6 +148,7 @@ fn machine(
             checksum: None,
             packing: None,
             piece_checksums: Vec::new(),
+            allowed_paths: Vec::new(),
             is_chain: image.has_parent,
             controller: Controller::Other,
             bus: 0,

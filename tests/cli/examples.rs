@@ -89,3 +89,18 @@ fn the_batch_with_a_window_is_valid_and_says_when_it_works() {
     assert!(done.status.success(), "{said}");
     assert!(said.contains("Sat 22:00 Europe/Berlin") && said.contains("Sun 05:00"), "{said}");
 }
+
+#[test]
+fn the_domain_becomes_a_machine_with_its_two_disks() {
+    let site = site(&["mail.vmdk", "mail-spool.vmdk"]);
+    convert(site.path(), "domain.yaml");
+    let paths = ["mail/vda.qcow2", "mail/vdb.qcow2"];
+    assert_eq!(results(site.path()), paths.map(PathBuf::from));
+    for (source, result) in [("mail", paths[0]), ("mail-spool", paths[1])] {
+        let source = disks::content_sha256(&site.path().join(format!("{source}.vmdk")), "vmdk");
+        let result = disks::content_sha256(&site.path().join("migrated").join(result), "qcow2");
+        assert_eq!(source, result);
+    }
+    let domain = fs::read_to_string(site.path().join("migrated/mail/domain.xml")).unwrap();
+    assert!(domain.contains(">4096</memory>") && domain.contains("bridge='br0'"), "{domain}");
+}

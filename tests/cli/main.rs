@@ -22,6 +22,7 @@ mod help;
 mod hooks;
 mod hyper_v;
 mod inspect;
+mod libvirt_xml;
 mod limits;
 mod local;
 mod mapped;

@@ -13,7 +13,7 @@ use hyper2kvm::model::config::Settings;
 use hyper2kvm::model::error::Kind;
 use hyper2kvm::model::plan::SourceFormat;
 use hyper2kvm::model::planner::{Origin, Submission};
-use hyper2kvm::source::{machines, place_found};
+use hyper2kvm::source::{NoLibvirt, machines, place_found};
 
 use crate::hold;
 use crate::mutate::{mutated, steps};
@@ -47,7 +47,7 @@ fn packed(descriptor: &[u8], sums: &[u8]) -> Vec<u8> {
 
 /// Either it is refused as a bad source, with advice; or what it says can be planned, and its disks lie where it says.
 fn read(path: &Path) -> Result<(), TestCaseError> {
-    let found = match machines(&Origin::Ova(path.to_owned())) {
+    let found = match machines(&Origin::Ova(path.to_owned()), &NoLibvirt) {
         Ok(found) => found,
         Err(error) => {
             prop_assert!([Kind::Source, Kind::Unsupported].contains(&error.kind()), "{error:?}");
@@ -82,7 +82,7 @@ fn what_is_not_spoiled_is_read() {
     let scratch = TempDir::new().unwrap();
     let path = scratch.path().join("web.ova");
     fs::write(&path, packed(&descriptor(), &sums())).unwrap();
-    let found = machines(&Origin::Ova(path.clone())).unwrap();
+    let found = machines(&Origin::Ova(path.clone()), &NoLibvirt).unwrap();
     let members: Vec<_> = found[0].disks.iter().map(|disk| disk.member.as_deref().unwrap()).collect();
     assert_eq!(members, ["web-disk1.vmdk", "dir/data.vmdk"]);
 }
@@ -124,7 +124,7 @@ fn a_spoiled_packed_disk_is_unpacked_or_refused() {
     let whole = packer.finish().unwrap();
     let look = |bytes: &[u8]| {
         fs::write(&path, in_pieces(bytes)).unwrap();
-        let found = machines(&Origin::Ova(path.clone()))?;
+        let found = machines(&Origin::Ova(path.clone()), &NoLibvirt)?;
         // Whether it is a disk does not matter: it is unpacked to the end.
         is_known_whole(place_found(&found[0].disks[0])?, SourceFormat::Raw)
     };

@@ -8,6 +8,7 @@
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test binary has no outside, and a test may fail")]
 
 mod appliances;
+mod domains;
 mod images;
 mod lines;
 mod manifests;

@@ -24,6 +24,7 @@ mod import_broken;
 mod machines;
 mod networks;
 mod snapshots;
+mod source;
 mod stage;
 mod stage_deaths;
 mod stage_guest;

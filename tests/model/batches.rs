@@ -21,7 +21,7 @@ struct Around {
 impl Surroundings for Around {
     fn machines(&mut self, origin: &Origin) -> Result<Vec<Facts>> {
         let each = matches!(origin, Origin::Folder { group_by: Some(_), .. });
-        let directory = origin.path();
+        let directory = origin.path().unwrap();
         let disk = |name: &str| FoundDisk {
             id: name.to_owned(),
             path: directory.join(format!("{name}.qcow2")),
@@ -31,6 +31,7 @@ impl Surroundings for Around {
             checksum: None,
             packing: None,
             piece_checksums: Vec::new(),
+            allowed_paths: Vec::new(),
             is_chain: false,
             controller: Controller::Other,
             bus: 0,

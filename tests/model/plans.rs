@@ -285,7 +285,7 @@ struct Looking(Vec<PathBuf>);
 
 impl Surroundings for Looking {
     fn machines(&mut self, origin: &Origin) -> Result<Vec<Facts>> {
-        self.0.push(origin.path().to_owned());
+        self.0.push(origin.path().unwrap().to_owned());
         Nowhere.machines(origin)
     }
 

@@ -12,6 +12,7 @@ mod batch_deaths;
 mod batches;
 mod crash;
 mod daemon;
+mod domains;
 mod dropped_appliances;
 mod dropped_disks;
 mod encrypted_notifications;

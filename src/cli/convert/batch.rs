@@ -12,7 +12,7 @@ use super::inputs::{Understood, Work, name_of, of_plan, put, put_options, settin
 use crate::cli::input::Input;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::planner::{RefusedVm, Submission};
-use crate::source;
+use crate::pipeline::described;
 use crate::sys::time::now_epoch;
 
 /// Whether a document is a batch's.
@@ -104,7 +104,7 @@ pub(super) fn add(
     all: &mut Understood,
 ) -> Result<()> {
     let settings = settings(base, args)?;
-    let read = |bytes: &[u8]| source::submission(bytes, &file.filename, &file.base_directory, &settings);
+    let read = |bytes: &[u8]| described::submission(bytes, &file.filename, &file.base_directory, &settings);
     let merged = with_options(document.clone(), args, base)?;
     let written = read(&file.bytes);
     let mut submission = match (read(merged.to_string().as_bytes()), &written) {

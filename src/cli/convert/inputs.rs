@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{ConvertArgs, batch};
 use crate::cli::given::{
     Given, absolute, bare_disk, describer, disk_entry, document_of_disk, document_of_disks,
-    document_of_machine, refuse_what_comes_later,
+    document_of_machine, is_elsewhere, refuse_what_comes_later,
 };
 use crate::cli::input::Input;
 use crate::model::config::Settings;
@@ -23,7 +23,7 @@ use crate::model::plan::{Plan, SourceFormat};
 use crate::model::planner::{BatchName, RefusedVm, Submission, VmOrigins};
 use crate::model::protocol::{WorkLimits, WorkOrder};
 use crate::model::units::safe_id;
-use crate::source;
+use crate::pipeline::described;
 
 /// What is needed while it runs lies here, beside the results; gone when all went well.
 pub(super) const SCRATCH: &str = ".hyper2kvm";
@@ -157,9 +157,8 @@ pub(super) fn of_machine(machine: &MachineDisks<'_>, args: &ConvertArgs) -> Resu
 pub(super) fn origins_of(input: &Path, args: &ConvertArgs) -> Result<Option<Vec<VmOrigins>>> {
     refuse_what_comes_later(input)?;
     // What is not there or empty is told as of a manifest.
-    if !fs::metadata(input)
-        .is_ok_and(|metadata| metadata.is_dir() || metadata.is_file() && metadata.len() > 0)
-    {
+    let is_there = |metadata: fs::Metadata| metadata.is_dir() || metadata.is_file() && metadata.len() > 0;
+    if !is_elsewhere(input) && !fs::metadata(input).is_ok_and(is_there) {
         return Ok(None);
     }
     let (word, documents) = match Given::of(input)? {
@@ -173,7 +172,7 @@ pub(super) fn origins_of(input: &Path, args: &ConvertArgs) -> Result<Option<Vec<
     let mut all = Vec::new();
     for (document, filename) in documents {
         let (document, _) = with_options(document, args, &base, several)?;
-        let vms = source::origins(document.to_string().as_bytes(), &filename, &base, &settings);
+        let vms = described::origins(document.to_string().as_bytes(), &filename, &base, &settings);
         all.extend(vms.map_err(|error| error.without_file(&filename))?);
     }
     for value in all.iter_mut().flat_map(|vm| &mut vm.values) {
@@ -226,6 +225,7 @@ fn one(input: &Path, item: &Item, args: &ConvertArgs, base: &Path, several: bool
             let mut work =
                 work(input, planned.map_err(|error| error.without_file(&filename))?, base, several, false)?;
             work.order.plan.warnings.extend(facts.warnings.iter().cloned());
+            work.order.plan.notes.extend(facts.notes.iter().cloned());
             return Ok(work);
         }
         Item::Disk(format) => {
@@ -243,7 +243,7 @@ fn one(input: &Path, item: &Item, args: &ConvertArgs, base: &Path, several: bool
                     // The file as it was written knows its lines: what is wrong in it is better told from there.
                     let settings = settings(base, args)?;
                     let written =
-                        source::submission(&file.bytes, &file.filename, &file.base_directory, &settings);
+                        described::submission(&file.bytes, &file.filename, &file.base_directory, &settings);
                     return Err(written.err().unwrap_or(merged).file_as(&file.filename, &file.given));
                 }
             }
@@ -349,7 +349,7 @@ fn plan_document(
 ) -> Result<(Submission, Settings, bool)> {
     let (document, named) = with_options(document, args, base, several)?;
     let settings = settings(base, args)?;
-    let submission = source::submission(document.to_string().as_bytes(), filename, directory, &settings)?;
+    let submission = described::submission(document.to_string().as_bytes(), filename, directory, &settings)?;
     Ok((submission, settings, named))
 }
 

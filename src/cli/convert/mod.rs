@@ -30,7 +30,8 @@ pub(super) use running::usual_at_a_time;
 /// Arguments of `convert`.
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct ConvertArgs {
-    /// Manifests or batches (YAML or JSON), disks, appliances (OVA, OVF), VMX files, or directories of disks
+    /// Manifests or batches (YAML or JSON), disks, appliances (OVA, OVF), VMX files, libvirt domains (their XML, or
+    /// libvirt://NAME), or directories of disks
     #[arg(value_name = "INPUT", required = true)]
     inputs: Vec<PathBuf>,
     /// Where the results go; of several VMs each in a directory of its own there

@@ -12,7 +12,7 @@ use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::fitting::is_pcie;
 use crate::model::job::Stage;
-use crate::model::manifest::{Disk, Manifest, Source, VsphereSource};
+use crate::model::manifest::{Disk, LibvirtXmlSource, Manifest, Source, VsphereSource};
 use crate::model::parse::Tree;
 
 /// What cannot succeed, in the order above: of each sort the first.
@@ -161,8 +161,27 @@ fn check_origin(tree: &Tree, manifest: &Manifest) -> Result<()> {
     if let Some(vsphere) = source.and_then(|source| source.vsphere.as_ref()) {
         check_vsphere(tree, vsphere)?;
     }
+    if let Some(domain) = source.and_then(|source| source.libvirt_xml.as_ref()) {
+        check_domain(tree, domain)?;
+    }
     Err(unsupported(tree, &field, &format!("sources of the kind `{provider}`"))
         .advice("bring the disks to this machine and name them under `disks`"))
+}
+
+/// A domain is a file, or one of a libvirt.
+fn check_domain(tree: &Tree, domain: &LibvirtXmlSource) -> Result<()> {
+    let wrong = |key: &str, why: &str| {
+        let field = format!("source.libvirt-xml{key}");
+        Err(tree.error(Kind::Manifest, &field, why).advice("give `path`, or `uri` and `domain`"))
+    };
+    match (&domain.path, &domain.uri, &domain.domain) {
+        (Some(_), Some(_), _) => wrong(".uri", "`path` already tells which domain"),
+        (Some(_), None, Some(_)) => wrong(".domain", "`path` already tells which domain"),
+        (None, None, None) => wrong("", "it is not said which domain"),
+        (None, Some(_), None) => wrong("", "`domain` is required beside `uri`"),
+        (None, None, Some(_)) => wrong("", "`uri` is required beside `domain`"),
+        (Some(_), None, None) | (None, Some(_), Some(_)) => Ok(()),
+    }
 }
 
 /// What a vSphere source needs to be found: a host, and one way to tell the VM.

@@ -105,6 +105,7 @@ impl Effective {
             }
             let mut upper = Tree { root: upper, layers: layers.clone() };
             replace_aliases(&mut upper)?;
+            forget_other_unit(&mut root, &upper.root);
             merge(&mut root, upper.root);
             // The batch's directory goes before what a profile says.
             if number == Some(SHARED)
@@ -305,6 +306,18 @@ pub(super) fn replace_aliases(layer: &mut Tree) -> Result<()> {
         set(entries, &field, value);
     }
     Ok(())
+}
+
+/// Memory has two units: what is said in one goes before what lies below it in the other.
+fn forget_other_unit(root: &mut Node, upper: &Node) {
+    const UNITS: [&str; 2] = ["mem_gb", "mem_mb"];
+    let says = |unit: &str| upper.get("vm").and_then(|vm| vm.get(unit)).is_some_and(Node::says_something);
+    let is_said = UNITS.into_iter().any(says);
+    if let Some(vm) = root.get_mut("vm").filter(|_| is_said) {
+        for unit in UNITS {
+            vm.take(unit);
+        }
+    }
 }
 
 /// Puts a value at a path of keys, making the maps on the way.

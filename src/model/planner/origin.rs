@@ -13,7 +13,10 @@ use crate::model::manifest::values::{DiskPattern, Line};
 use crate::model::manifest::{Manifest, Source};
 use crate::model::parse::Tree;
 
-/// What describes machines (absolute).
+/// The libvirts that a manifest may name: that of this host.
+const ALLOWED_URIS: [&str; 1] = ["qemu:///system"];
+
+/// What describes machines (paths absolute).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// An OVA archive.
@@ -22,6 +25,15 @@ pub enum Origin {
     Ovf(PathBuf),
     /// A VMX with its disks beside it.
     Vmx(PathBuf),
+    /// The XML of a libvirt domain.
+    LibvirtXml(PathBuf),
+    /// A domain of a libvirt.
+    LibvirtDomain {
+        /// Which libvirt.
+        uri: String,
+        /// Its name there.
+        name: String,
+    },
     /// A directory of disks.
     Folder {
         /// Which.
@@ -32,12 +44,15 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// What is looked at first.
+    /// What is looked at first; none if that is no file.
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub fn path(&self) -> Option<&Path> {
         match self {
-            Origin::Ova(path) | Origin::Ovf(path) | Origin::Vmx(path) => path,
-            Origin::Folder { directory, .. } => directory,
+            Origin::Ova(path) | Origin::Ovf(path) | Origin::Vmx(path) | Origin::LibvirtXml(path) => {
+                Some(path)
+            }
+            Origin::Folder { directory, .. } => Some(directory),
+            Origin::LibvirtDomain { .. } => None,
         }
     }
 }
@@ -78,10 +93,25 @@ pub(super) fn described(
     }
     let Some(named) = origin(source) else { return Ok(None) };
     let NamedOrigin { origin, path_field, vm_field, wanted } = named;
-    check_root(said, Kind::Source, path_field, origin.path(), &settings.paths.read, "paths.read")?;
+    if let Some(path) = origin.path() {
+        check_root(said, Kind::Source, path_field, path, &settings.paths.read, "paths.read")?;
+    }
+    if let Origin::LibvirtDomain { uri, .. } = &origin
+        && !allowed(uri)
+    {
+        return Err(said
+            .error(Kind::Manifest, "source.libvirt-xml.uri", format!("{uri} may not be named in a manifest"))
+            .allowed(ALLOWED_URIS)
+            .advice("name one that is allowed, or bring XML and disks here and name the XML with `path`"));
+    }
     let machines = around.machines(&origin).map_err(|error| said.located(path_field, error))?;
     let chosen = choose(&machines, wanted, &origin).map_err(|error| said.located(vm_field, error));
     Ok(Some(Described { are_all_meant: wanted.is_none(), machines, chosen }))
+}
+
+/// Whether a manifest may name this libvirt: whoever writes one decides what is asked.
+fn allowed(uri: &str) -> bool {
+    ALLOWED_URIS.contains(&uri)
 }
 
 fn origin(source: &Source) -> Option<NamedOrigin<'_>> {
@@ -99,6 +129,21 @@ fn origin(source: &Source) -> Option<NamedOrigin<'_>> {
     }
     if let Some(vmx) = &source.vmx {
         return Some(named(Origin::Vmx(vmx.path.as_str().into()), "source.vmx.path", "source.vmx", None));
+    }
+    if let Some(domain) = &source.libvirt_xml {
+        return match (&domain.path, &domain.uri, &domain.domain) {
+            (Some(path), None, None) => {
+                let origin = Origin::LibvirtXml(path.as_str().into());
+                Some(named(origin, "source.libvirt-xml.path", "source.libvirt-xml", None))
+            }
+            (None, Some(uri), Some(name)) => {
+                let (uri, name) = (uri.as_str().to_owned(), name.as_str().to_owned());
+                let origin = Origin::LibvirtDomain { uri, name };
+                Some(named(origin, "source.libvirt-xml.domain", "source.libvirt-xml", None))
+            }
+            // What is wrong with it is told where the manifest is checked.
+            _ => None,
+        };
     }
     let local = source.local.as_ref()?;
     let origin =

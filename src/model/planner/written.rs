@@ -153,7 +153,9 @@ pub(super) fn make_absolute(root: &mut Node, base: &Path) {
     if let Some(path) = root.get_mut("libvirt_integration").and_then(|told| told.get_mut("pool_path")) {
         make_path_absolute(path, base);
     }
-    for (provider, key) in [("ova", "path"), ("ovf", "path"), ("vmx", "path"), ("local", "directory")] {
+    for (provider, key) in
+        [("ova", "path"), ("ovf", "path"), ("vmx", "path"), ("libvirt-xml", "path"), ("local", "directory")]
+    {
         let source = root.get_mut("source").and_then(|source| source.get_mut(provider));
         if let Some(path) = source.and_then(|provider| provider.get_mut(key)) {
             make_path_absolute(path, base);

@@ -65,7 +65,7 @@ pub const RULES: &[Rule] = &[
     rule("disk.odd_size", Warning, "the size of a disk is no multiple of its sectors"),
     rule("disk.no_checksum", Info, "nothing tells whether a disk arrived whole"),
     rule("disk.independent", Warning, "VMware leaves a disk out of snapshots: it may be of another moment"),
-    rule("disk.shared", Warning, "other machines of VMware's may write a disk, too"),
+    rule("disk.shared", Warning, "other machines may write a disk, too"),
     rule("guest.no_system", Error, "no operating system is on the disks"),
     rule("guest.encrypted", Error, "a volume is encrypted (LUKS), and no key opens it"),
     rule("guest.bitlocker", Error, "a volume is encrypted with BitLocker"),

@@ -7,9 +7,9 @@ use super::{Known, Results, places};
 use crate::model::api::{Refusal, RefusalCode, SubmitRequest};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind};
+use crate::pipeline::described;
 use crate::pipeline::host_lock::Who;
 use crate::service::queue::{Admission, Claim, NewDrop, QueueHandle};
-use crate::source;
 
 /// How often what has to be known may change while it is found out.
 pub(in crate::service) const MAX_OFFERS: u32 = 4;
@@ -25,7 +25,7 @@ pub(in crate::service) fn submit(
     let bytes = request.content.into_bytes();
     let base_directory = Path::new(&request.base_directory);
     let submission =
-        source::submission(&bytes, &request.filename, base_directory, settings).map_err(invalid)?;
+        described::submission(&bytes, &request.filename, base_directory, settings).map_err(invalid)?;
     let takeover = request.takeover;
     let drop = NewDrop { claim: Some(Claim { takeover }), ..NewDrop::new(bytes, None, submission) };
     let mut known = Known::default();

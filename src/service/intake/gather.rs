@@ -21,8 +21,8 @@ use crate::disk::Needs;
 use crate::model::config::{PathSettings, Settings};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::planner::Submission;
+use crate::pipeline::described;
 use crate::service::queue::{Brought, DroppedFile, FileIdentity, NewDrop};
-use crate::source;
 
 /// A file that belongs to another is looked at again after this, should that have gone away.
 pub(super) const PARKED: Duration = Duration::from_secs(60);
@@ -212,7 +212,12 @@ impl Worker {
         let settings = Settings { paths, ..settings.clone() };
         let incoming = self.places.incoming.clone();
         let read = |manifest: &Value| {
-            source::submission(manifest.to_string().as_bytes(), &name.to_string_lossy(), &incoming, &settings)
+            described::submission(
+                manifest.to_string().as_bytes(),
+                &name.to_string_lossy(),
+                &incoming,
+                &settings,
+            )
         };
         let submission = Submission::together(manifests.iter().map(read).collect::<Result<_>>()?)?;
         let bytes = match manifests {

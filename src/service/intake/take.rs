@@ -16,11 +16,11 @@ use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::planner::Submission;
 use crate::model::units::human_size;
+use crate::pipeline::described;
 use crate::service::admission::{Known, MAX_OFFERS, Results, unsteady};
 use crate::service::queue::{
     Admission, Db, DropRow, DropState, DroppedFile, FileIdentity, NewDrop, QueueHandle,
 };
-use crate::source;
 use crate::sys::failpoint;
 
 /// Drops of one transaction at most.
@@ -125,7 +125,7 @@ pub(super) fn is_whole(bytes: &[u8]) -> bool {
 fn parse(bytes: &[u8], name: &OsString, places: &Places, settings: &Settings) -> Result<Submission> {
     let name = names::readable(name)
         .map_err(|why| not_a_drop(why).advice("give it a plain name and drop it again"))?;
-    source::submission(bytes, name, &places.incoming, settings)
+    described::submission(bytes, name, &places.incoming, settings)
 }
 
 /// What the service may not read, it can still move away and explain.

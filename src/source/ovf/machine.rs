@@ -202,7 +202,7 @@ fn nic(item: &Item<'_>) -> FoundNic {
         pairs.join(":")
     });
     let text = |name: &str| item.text(name).map(str::to_owned);
-    FoundNic { mac, network: text("Connection"), model: text("ResourceSubType") }
+    FoundNic { mac, network: text("Connection"), model: text("ResourceSubType"), ..FoundNic::default() }
 }
 
 /// A disk; `None` for a drive without a disk of the appliance in it.

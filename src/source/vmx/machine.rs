@@ -130,6 +130,7 @@ fn nics(said: &Dictionary, warnings: &mut Vec<String>) -> Vec<FoundNic> {
             mac: mac.map(|mac| mac.as_str().to_owned()),
             network: network.map(str::to_owned),
             model: key("virtualdev").map(str::to_owned),
+            ..FoundNic::default()
         });
     }
     nics
@@ -293,6 +294,7 @@ mod tests {
             mac: mac.map(str::to_owned),
             network: network.map(str::to_owned),
             model: model.map(str::to_owned),
+            ..FoundNic::default()
         };
         assert_eq!(
             facts.nics,

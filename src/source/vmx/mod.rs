@@ -124,6 +124,7 @@ fn found_disk(
         checksum: None,
         packing: None,
         piece_checksums: Vec::new(),
+        allowed_paths: Vec::new(),
         controller: disk.slot.controller,
         bus: disk.slot.bus,
         unit: disk.slot.unit,

@@ -1,0 +1,107 @@
+//! What describes machines, read with libvirt at hand where only that knows: a domain by its name, where a volume lies, whether a machine runs.
+//!
+//! Each question has a time limit; a libvirt that hangs costs the answer and a thread that ends with the program. What is not here: how a
+//! description is read (the room `source`).
+
+use std::path::{Path, PathBuf};
+
+#[cfg(feature = "libvirt")]
+use super::users::{WITHIN, in_time};
+#[cfg(feature = "libvirt")]
+use crate::libvirt::{
+    SYSTEM,
+    link::{Access, Link},
+    sources,
+};
+use crate::model::config::Settings;
+#[cfg(feature = "libvirt")]
+use crate::model::error::Kind;
+use crate::model::error::{Error, Result};
+use crate::model::facts::Facts;
+use crate::model::planner::{Origin, Submission, VmOrigins};
+use crate::source::{self, Libvirt, LibvirtDomain};
+
+/// The machines that are described there; one at least. See [`source::machines`].
+pub fn machines(origin: &Origin) -> Result<Vec<Facts>> {
+    source::machines(origin, &OfThisHost)
+}
+
+/// Reads a manifest with what it names. See [`source::submission`].
+pub fn submission(
+    bytes: &[u8],
+    filename: &str,
+    base_directory: &Path,
+    settings: &Settings,
+) -> Result<Submission> {
+    source::submission(bytes, filename, base_directory, settings, &OfThisHost)
+}
+
+/// Where each value of it comes from. See [`source::origins`].
+pub fn origins(
+    bytes: &[u8],
+    filename: &str,
+    base_directory: &Path,
+    settings: &Settings,
+) -> Result<Vec<VmOrigins>> {
+    source::origins(bytes, filename, base_directory, settings, &OfThisHost)
+}
+
+/// All that is wrong with it. See [`source::complaints`].
+#[must_use]
+pub fn complaints(bytes: &[u8], filename: &str, base_directory: &Path, settings: &Settings) -> Vec<Error> {
+    source::complaints(bytes, filename, base_directory, settings, &OfThisHost)
+}
+
+/// What is asked of libvirt from here.
+struct OfThisHost;
+
+#[cfg(feature = "libvirt")]
+impl Libvirt for OfThisHost {
+    fn domain(&self, uri: &str, name: &str) -> Result<LibvirtDomain> {
+        let name = name.to_owned();
+        asked(uri, move |link| {
+            let found = sources::definition(link, &name)?;
+            Ok(LibvirtDomain { xml: found.xml, runs: found.runs, is_saved: found.is_saved })
+        })
+    }
+
+    fn volume(&self, uri: Option<&str>, pool: &str, volume: &str) -> Result<PathBuf> {
+        let (pool, volume) = (pool.to_owned(), volume.to_owned());
+        asked(uri.unwrap_or(SYSTEM.0), move |link| sources::volume_path(link, &pool, &volume))
+    }
+
+    fn runs(&self, uuid: Option<&str>, name: &str) -> bool {
+        if !SYSTEM.may_be_served() {
+            return false;
+        }
+        let (uuid, name) = (uuid.map(str::to_owned), name.to_owned());
+        // Where nobody tells, locks on the disks do.
+        asked(SYSTEM.0, move |link| sources::runs(link, uuid.as_deref(), &name)).unwrap_or(false)
+    }
+}
+
+#[cfg(feature = "libvirt")]
+fn asked<T: Send + 'static>(uri: &str, ask: impl FnOnce(&Link) -> Result<T> + Send + 'static) -> Result<T> {
+    let at = uri.to_owned();
+    in_time(move || Link::open(&at, Access::Reads).and_then(|link| ask(&link))).unwrap_or_else(|| {
+        let limit = WITHIN.as_secs();
+        Err(Error::new(Kind::Libvirt, format!("{uri} did not answer for {limit} s"))
+            .advice("see what keeps libvirtd (or virtqemud) busy; restart it if it hangs")
+            .transient())
+    })
+}
+
+#[cfg(not(feature = "libvirt"))]
+impl Libvirt for OfThisHost {
+    fn domain(&self, uri: &str, name: &str) -> Result<LibvirtDomain> {
+        source::NoLibvirt.domain(uri, name)
+    }
+
+    fn volume(&self, uri: Option<&str>, pool: &str, volume: &str) -> Result<PathBuf> {
+        source::NoLibvirt.volume(uri, pool, volume)
+    }
+
+    fn runs(&self, _: Option<&str>, _: &str) -> bool {
+        false
+    }
+}
