@@ -20,6 +20,7 @@ mod guest;
 mod history;
 mod idle;
 mod latency;
+mod libvirt;
 mod profiles;
 #[path = "../support/mod.rs"]
 mod support;
@@ -32,7 +33,7 @@ use figures::Figures;
 type Measure = fn(&mut Figures);
 
 /// What can be measured, in the order in which it is.
-const ALL: [(&str, Measure); 8] = [
+const ALL: [(&str, Measure); 9] = [
     ("idle", idle::measure),
     ("latency", latency::measure),
     ("profiles", profiles::measure),
@@ -40,6 +41,7 @@ const ALL: [(&str, Measure); 8] = [
     ("history", history::measure),
     ("batches", batches::measure),
     ("disks", disks::measure),
+    ("libvirt", libvirt::measure),
     ("guest", guest::measure),
 ];
 

@@ -9,12 +9,10 @@ use super::check::check_root;
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::Facts;
+use crate::model::libvirt_uri::check_named;
 use crate::model::manifest::values::{DiskPattern, Line};
 use crate::model::manifest::{Manifest, Source};
 use crate::model::parse::Tree;
-
-/// The libvirts that a manifest may name: that of this host.
-const ALLOWED_URIS: [&str; 1] = ["qemu:///system"];
 
 /// What describes machines (paths absolute).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,22 +94,13 @@ pub(super) fn described(
     if let Some(path) = origin.path() {
         check_root(said, Kind::Source, path_field, path, &settings.paths.read, "paths.read")?;
     }
-    if let Origin::LibvirtDomain { uri, .. } = &origin
-        && !allowed(uri)
-    {
-        return Err(said
-            .error(Kind::Manifest, "source.libvirt-xml.uri", format!("{uri} may not be named in a manifest"))
-            .allowed(ALLOWED_URIS)
-            .advice("name one that is allowed, or bring XML and disks here and name the XML with `path`"));
+    if let Origin::LibvirtDomain { uri, .. } = &origin {
+        // Whoever writes a manifest decides what is asked.
+        check_named(uri, &settings.libvirt).map_err(|error| said.located("source.libvirt-xml.uri", error))?;
     }
     let machines = around.machines(&origin).map_err(|error| said.located(path_field, error))?;
     let chosen = choose(&machines, wanted, &origin).map_err(|error| said.located(vm_field, error));
     Ok(Some(Described { are_all_meant: wanted.is_none(), machines, chosen }))
-}
-
-/// Whether a manifest may name this libvirt: whoever writes one decides what is asked.
-fn allowed(uri: &str) -> bool {
-    ALLOWED_URIS.contains(&uri)
 }
 
 fn origin(source: &Source) -> Option<NamedOrigin<'_>> {

@@ -1,0 +1,197 @@
+//! libvirt: what a machine's life costs beside `virsh`, how soon a thousand are listed and an address is found, and how fast a file becomes a volume.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use hyper2kvm::libvirt::addresses::{Finder, Method};
+use hyper2kvm::libvirt::connections::{Connections, Limits};
+use hyper2kvm::libvirt::domains::{self, Overwrite, Undefine};
+use hyper2kvm::libvirt::import::{How, Import, import};
+use hyper2kvm::libvirt::link::{Access, Link};
+use hyper2kvm::libvirt::pools::{self, Wanted};
+use hyper2kvm::libvirt::volumes;
+use hyper2kvm::model::plan::OutputFormat;
+
+use crate::figures::{Figures, median, ms};
+use crate::support::libvirtd::Libvirtd;
+use crate::support::{disks, within};
+
+const WITHIN: Duration = Duration::from_secs(120);
+const ROUNDS: usize = 15;
+const MACHINES: usize = 1000;
+const IMPORTED_MIB: u64 = 1024;
+
+/// All of it.
+pub fn measure(figures: &mut Figures) {
+    overhead(figures);
+    let libvirtd = Libvirtd::start();
+    life(figures, &libvirtd);
+    lookup(figures, &libvirtd);
+    listing(figures, &libvirtd);
+    importing(figures, &libvirtd);
+}
+
+fn machine(kind: &str, name: &str, devices: &str) -> String {
+    format!(
+        "<domain type='{kind}'><name>{name}</name><memory unit='MiB'>64</memory><os><type arch='x86_64'>hvm</type>\
+         <boot dev='network'/></os><features><acpi/></features><devices>{devices}</devices></domain>"
+    )
+}
+
+fn took(work: impl FnOnce()) -> Duration {
+    let begun = Instant::now();
+    work();
+    begun.elapsed()
+}
+
+fn virsh(uri: &str, words: &[&str]) -> Duration {
+    took(|| {
+        let done = Command::new("virsh").args(["-q", "-c", uri]).args(words).stdout(Stdio::null()).status();
+        assert!(done.unwrap().success(), "virsh {words:?}");
+    })
+}
+
+/// Where nothing is done but asking: the driver that needs no daemon.
+fn overhead(figures: &mut Figures) {
+    const URI: &str = "test:///default";
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("life.xml");
+    let xml = machine("test", "life", "");
+    fs::write(&file, &xml).unwrap();
+    let connections = Connections::new(Limits::default());
+    let ask = |work: fn(&Link, &str) -> hyper2kvm::model::error::Result<()>| {
+        let xml = xml.clone();
+        connections.with(URI, Access::Changes, WITHIN, move |link| work(link, &xml)).unwrap();
+    };
+    let tasks = format!(
+        "define --validate {}; start life; domstate life; destroy life; undefine life",
+        file.display()
+    );
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        ours.push(ms(took(|| {
+            ask(|link, xml| domains::define(link, xml, &Overwrite::Refuse).map(drop));
+            ask(|link, _| domains::start(link, "life"));
+            ask(|link, _| domains::state(link, "life").map(drop));
+            ask(|link, _| domains::destroy(link, "life").map(drop));
+            ask(|link, _| domains::undefine(link, "life", &Undefine::default()).map(drop));
+        })));
+        theirs.push(ms(virsh(URI, &[&tasks])));
+    }
+    let (ours, theirs) = (median(&ours), median(&theirs));
+    figures.at_least(
+        "a machine's life where nothing is done: `virsh`'s time over ours",
+        theirs / ours,
+        5.0,
+        "times",
+    );
+    figures.note(
+        "the same",
+        format!("{theirs:.1} ms over {ours:.1} ms, one call of `virsh` for all five steps"),
+    );
+}
+
+/// Where QEMU really starts.
+fn life(figures: &mut Figures, libvirtd: &Libvirtd) {
+    let (uri, link) = (libvirtd.uri(), Link::open(&libvirtd.uri(), Access::Changes).unwrap());
+    let xml = machine("qemu", "life", "");
+    let mut times: [Vec<f64>; 5] = Default::default();
+    let mut theirs = Vec::new();
+    for _ in 0..ROUNDS {
+        let steps: [&dyn Fn(); 5] = [
+            &|| drop(domains::define(&link, &xml, &Overwrite::Refuse).unwrap()),
+            &|| domains::start(&link, "life").unwrap(),
+            &|| drop(domains::state(&link, "life").unwrap()),
+            &|| drop(domains::destroy(&link, "life").unwrap()),
+            &|| drop(domains::undefine(&link, "life", &Undefine::default()).unwrap()),
+        ];
+        for (step, times) in steps.iter().zip(&mut times) {
+            times.push(ms(took(step)));
+        }
+        domains::define(&link, &xml, &Overwrite::Refuse).unwrap();
+        theirs.push(ms(virsh(&uri, &["start", "life"])));
+        domains::destroy(&link, "life").unwrap();
+        domains::undefine(&link, "life", &Undefine::default()).unwrap();
+    }
+    let [define, start, state, destroy, undefine] = times.map(|times| median(&times));
+    for (what, time) in [("define", define), ("state", state), ("destroy", destroy), ("undefine", undefine)] {
+        figures.at_most(&format!("{what}, real libvirtd"), time, 100.0, "ms");
+    }
+    figures.at_most("start, over `virsh start`", start / median(&theirs), 1.05, "times");
+}
+
+/// An address that libvirt's own network has leased: the firmware of a card without a guest asks for one.
+fn lookup(figures: &mut Figures, libvirtd: &Libvirtd) {
+    libvirtd.sh("virsh -q net-start default");
+    let link = Link::open(&libvirtd.uri(), Access::Changes).unwrap();
+    let card = "<interface type='network'><source network='default'/><model type='virtio'/></interface>";
+    domains::define(&link, &machine("qemu", "asks", card), &Overwrite::Refuse).unwrap();
+    domains::start(&link, "asks").unwrap();
+    let by_lease = || Finder::new().find(&link, "asks", &[Method::Lease]).unwrap();
+    let leased = within(WITHIN, || (!by_lease().addresses.is_empty()).then_some(()));
+    assert!(leased.is_some(), "nothing was leased");
+    let fresh: Vec<f64> = (0..ROUNDS).map(|_| ms(took(|| drop(by_lease())))).collect();
+    figures.at_most("an address by lease, asked", median(&fresh), 50.0, "ms");
+    let finder = Finder::new();
+    let look = || assert!(!finder.find(&link, "asks", &[Method::Lease]).unwrap().addresses.is_empty());
+    look();
+    let kept: Vec<f64> = (0..ROUNDS).map(|_| ms(took(look))).collect();
+    figures.at_most("an address by lease, remembered", median(&kept), 1.0, "ms");
+    domains::destroy(&link, "asks").unwrap();
+}
+
+fn listing(figures: &mut Figures, libvirtd: &Libvirtd) {
+    let link = Link::open(&libvirtd.uri(), Access::Changes).unwrap();
+    for number in 0..MACHINES {
+        let xml = machine("qemu", &format!("machine-{number}"), "");
+        domains::define(&link, &xml, &Overwrite::Refuse).unwrap();
+    }
+    let times: Vec<f64> =
+        (0..ROUNDS).map(|_| ms(took(|| assert!(domains::list(&link).unwrap().len() >= MACHINES)))).collect();
+    figures.at_most("a thousand machines listed with their states", median(&times), 200.0, "ms");
+}
+
+/// A file on another file system, so that its bytes have to go through libvirt.
+fn importing(figures: &mut Figures, libvirtd: &Libvirtd) {
+    let link = Link::open(&libvirtd.uri(), Access::Changes).unwrap();
+    let pool = Wanted { name: "bench".to_owned(), path: Some(libvirtd.images()), start: true };
+    pools::ensure(&link, &pool).unwrap();
+    let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+    let file = disks::disk(elsewhere.path(), "big", "raw", IMPORTED_MIB, IMPORTED_MIB, 5);
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..5 {
+        ours.push(ms(took(|| drop(imported(&link, &file)))));
+        volumes::remove(&link, "bench", "big.raw").unwrap();
+        libvirtd
+            .sh(&format!("virsh -q vol-create-as bench big.raw {IMPORTED_MIB}M --allocation 0 --format raw"));
+        theirs.push(ms(virsh(
+            &libvirtd.uri(),
+            &["vol-upload", "big.raw", &file.display().to_string(), "--pool", "bench"],
+        )));
+        volumes::remove(&link, "bench", "big.raw").unwrap();
+    }
+    let (ours, theirs) = (median(&ours), median(&theirs));
+    figures.at_least(
+        "a file becomes a volume: `virsh vol-upload`'s time over ours",
+        theirs / ours,
+        0.9,
+        "times",
+    );
+    figures.note("the same, 1 GiB", format!("{:.2} s over {:.2} s", theirs / 1000.0, ours / 1000.0));
+}
+
+fn imported(link: &Link, file: &Path) -> u64 {
+    let order = Import {
+        pool: "bench",
+        volume: "big.raw",
+        file,
+        format: OutputFormat::Raw,
+        how: How::Copy,
+        overwrite: false,
+    };
+    let imported = import(link, &order, &|| Ok(()), &mut |_| ()).unwrap();
+    assert_eq!(imported.how, "uploaded");
+    imported.bytes
+}
