@@ -13,18 +13,13 @@ use crate::support::libvirtd::Libvirtd;
 /// Of what QEMU is given the disks need no more.
 const DISK_BYTES: u64 = 1 << 20;
 
-/// What libvirt has a TPM's certificates made with, and what tells swtpm to end, is a package of its own, which a machine for tests need not have:
-/// this much is left out. The state that swtpm starts with is empty, and it ends with QEMU.
-const WITHOUT_CERTIFICATES: &str = r#"
-mount -t tmpfs h2k-bin /usr/local/bin
+/// Where what makes a TPM for libvirt writes down what it did, and the certificates that it signs with.
+const ROOM_FOR_TPMS: &str = r#"
 mount -t tmpfs h2k-log /var/log
+mount -t tmpfs h2k-ca /var/lib/swtpm-localca
 mkdir -p /var/log/libvirt/qemu /var/log/swtpm
-ln -s /bin/true /usr/local/bin/swtpm_ioctl
-cat >/usr/local/bin/swtpm_setup <<'end'
-#!/bin/sh
-[ "$1" != --print-capabilities ] || echo '{"type": "swtpm_setup", "features": ["tpm-1.2", "tpm-2.0"], "version": "0.7.1"}'
-end
-chmod 755 /usr/local/bin/swtpm_setup
+chown tss:root /var/lib/swtpm-localca
+chown -R tss: /var/log/swtpm
 "#;
 
 /// Hands libvirt a text, and asks it to hold it against its schema first.
@@ -47,7 +42,7 @@ fn virsh(libvirtd: &Libvirtd, words: &[&str]) -> (bool, String) {
 #[test]
 fn libvirt_defines_machines_of_all_kinds() {
     let libvirtd = Libvirtd::start();
-    libvirtd.sh(WITHOUT_CERTIFICATES);
+    libvirtd.sh(ROOM_FOR_TPMS);
     for (_, machine) in machines::all() {
         // There is no KVM here, and all else is to stay: Hyper-V's features, the host's processor.
         let xml = domain_xml(&machine).replacen("<domain type='kvm'>", "<domain type='qemu'>", 1);
@@ -145,7 +140,7 @@ fn qemu_takes_machines_with_bios_and_uefi() {
 #[test]
 fn qemu_takes_machines_with_secure_boot_and_a_tpm() {
     let libvirtd = Libvirtd::start();
-    libvirtd.sh(WITHOUT_CERTIFICATES);
+    libvirtd.sh(ROOM_FOR_TPMS);
     for name in ["secure-boot-linux", "secure-boot", "said-pc"] {
         runs(&libvirtd, named(name));
     }
@@ -163,7 +158,7 @@ fn qemu_takes_both_stages_of_a_windows() {
 #[test]
 fn qemu_takes_old_guests_machines() {
     let libvirtd = Libvirtd::start();
-    libvirtd.sh(WITHOUT_CERTIFICATES);
+    libvirtd.sh(ROOM_FOR_TPMS);
     libvirtd.sh("virsh -q net-start default");
     for name in ["rhel-5", "rhel-5-unrepaired", "rhel-6", "windows-2003", "ide-on-q35"] {
         runs(&libvirtd, named(name));
