@@ -188,7 +188,7 @@ mod tests {
     fn an_old_guest_gets_an_old_machine_unless_somebody_said_otherwise() {
         let old = machine().fit_for(&linux("2.6.18-398.el5"));
         assert_eq!((old.machine_type.as_str(), old.is_virtio_old, old.is_pcie()), ("pc", true, false));
-        assert_eq!(old.os_id.as_deref(), Some("http://centos.org/centos/5.11"));
+        assert!(old.os_id.is_some_and(|name| name.ends_with("centos.org/centos/5.11")));
         let younger = machine().fit_for(&linux("2.6.32-754.el6"));
         assert_eq!((younger.machine_type.as_str(), younger.is_virtio_old), ("q35", true));
         let modern = machine().fit_for(&linux("6.1.0-56-amd64"));

@@ -5,8 +5,10 @@
 
 use super::guest::{GuestIdentity, GuestType};
 
+/// The names look like addresses, at which nothing has to be.
+const SCHEME: &str = "http://";
 /// Where the names of Windows begin.
-const WINDOWS: &str = "http://microsoft.com/win/";
+const WINDOWS: &str = "microsoft.com/win/";
 /// From before Vista.
 const BEFORE_VISTA: [&str; 4] = ["2k", "xp", "2k3", "2k3r2"];
 /// From Vista to the last one without a driver for USB 3.
@@ -23,70 +25,72 @@ enum Precision {
 
 /// The system's id in os-release, the name's beginning, and how much of the version follows.
 const LINUXES: [(&str, &str, Precision); 13] = [
-    ("debian", "http://debian.org/debian/", Precision::Major),
-    ("ubuntu", "http://ubuntu.com/ubuntu/", Precision::Minor),
-    ("rhel", "http://redhat.com/rhel/", Precision::Minor),
-    ("fedora", "http://fedoraproject.org/fedora/", Precision::Major),
-    ("rocky", "http://rockylinux.org/rocky/", Precision::Major),
-    ("almalinux", "http://almalinux.org/almalinux/", Precision::Major),
-    ("ol", "http://oracle.com/ol/", Precision::Minor),
-    ("opensuse-leap", "http://opensuse.org/opensuse/", Precision::Minor),
-    ("alpine", "http://alpinelinux.org/alpinelinux/", Precision::Minor),
-    ("sled", "http://suse.com/sled/", Precision::Minor),
-    ("sles", "http://suse.com/sles/", Precision::Minor),
-    ("sles_sap", "http://suse.com/sles/", Precision::Minor),
-    ("centos", "http://centos.org/centos/", Precision::Minor),
+    ("debian", "debian.org/debian/", Precision::Major),
+    ("ubuntu", "ubuntu.com/ubuntu/", Precision::Minor),
+    ("rhel", "redhat.com/rhel/", Precision::Minor),
+    ("fedora", "fedoraproject.org/fedora/", Precision::Major),
+    ("rocky", "rockylinux.org/rocky/", Precision::Major),
+    ("almalinux", "almalinux.org/almalinux/", Precision::Major),
+    ("ol", "oracle.com/ol/", Precision::Minor),
+    ("opensuse-leap", "opensuse.org/opensuse/", Precision::Minor),
+    ("alpine", "alpinelinux.org/alpinelinux/", Precision::Minor),
+    ("sled", "suse.com/sled/", Precision::Minor),
+    ("sles", "suse.com/sles/", Precision::Minor),
+    ("sles_sap", "suse.com/sles/", Precision::Minor),
+    ("centos", "centos.org/centos/", Precision::Minor),
 ];
 
 /// libosinfo's name of a guest's system; none where that is not sure.
 #[must_use]
 pub fn name(guest: &GuestIdentity) -> Option<String> {
     let version = guest.os_version.as_deref().unwrap_or_default();
-    match guest.kind {
+    let name = match guest.kind {
         GuestType::Windows => windows(version, guest.os_pretty.as_deref().unwrap_or_default())
             .map(|short| format!("{WINDOWS}{short}")),
         GuestType::Linux => linux(guest.os_id.as_deref()?, version, guest.os_pretty.as_deref()),
         GuestType::Unknown => None,
-    }
+    };
+    name.map(|name| format!("{SCHEME}{name}"))
 }
 
 /// Whether a name is one of Windows.
 #[must_use]
 pub fn is_windows(name: &str) -> bool {
-    name.starts_with(WINDOWS)
+    windows_of(name).is_some()
 }
 
 /// Whether a name is that of a Windows from before Vista.
 #[must_use]
 pub fn is_before_vista(name: &str) -> bool {
-    name.strip_prefix(WINDOWS).is_some_and(|short| BEFORE_VISTA.contains(&short))
+    windows_of(name).is_some_and(|short| BEFORE_VISTA.contains(&short))
 }
 
 /// Whether a name is that of a Windows since Vista that has no driver for USB 3.
 #[must_use]
 pub fn is_before_usb_3(name: &str) -> bool {
-    name.strip_prefix(WINDOWS).is_some_and(|short| BEFORE_USB_3.contains(&short))
+    windows_of(name).is_some_and(|short| BEFORE_USB_3.contains(&short))
+}
+
+fn windows_of(name: &str) -> Option<&str> {
+    name.strip_prefix(SCHEME)?.strip_prefix(WINDOWS)
 }
 
 fn linux(id: &str, version: &str, pretty: Option<&str>) -> Option<String> {
     let numbers: Vec<&str> = version.split('.').collect();
     let major = number(numbers.first()?);
     match (id, major) {
-        ("arch", _) => return Some("http://archlinux.org/archlinux/rolling".to_owned()),
-        ("opensuse-tumbleweed", _) => return Some("http://opensuse.org/opensuse/tumbleweed".to_owned()),
+        ("arch", _) => return Some("archlinux.org/archlinux/rolling".to_owned()),
+        ("opensuse-tumbleweed", _) => return Some("opensuse.org/opensuse/tumbleweed".to_owned()),
         // From 15 on server and desktop are one product there; from 8 on CentOS is two.
         ("sles" | "sles_sap" | "sled", Some(15)) => {
             let minor = numbers.get(1).and_then(|minor| number(minor)).filter(|minor| *minor > 0);
-            return Some(format!(
-                "http://suse.com/sle/15{}",
-                minor.map(|n| format!(".{n}")).unwrap_or_default()
-            ));
+            return Some(format!("suse.com/sle/15{}", minor.map(|n| format!(".{n}")).unwrap_or_default()));
         }
-        ("centos", Some(7)) => return Some("http://centos.org/centos/7.0".to_owned()),
+        ("centos", Some(7)) => return Some("centos.org/centos/7.0".to_owned()),
         ("centos", Some(major @ 8..)) => {
             let is_stream = major > 8 || pretty.is_some_and(|pretty| pretty.contains("Stream"));
             let product = if is_stream { "centos-stream" } else { "centos" };
-            return Some(format!("http://centos.org/{product}/{major}"));
+            return Some(format!("centos.org/{product}/{major}"));
         }
         _ => {}
     }
@@ -157,27 +161,28 @@ mod tests {
     #[test]
     fn systems_are_called_as_libosinfo_calls_them() {
         for (id, version, pretty, expected) in [
-            ("debian", "12", "", "http://debian.org/debian/12"),
-            ("debian", "8.11", "", "http://debian.org/debian/8"),
-            ("ubuntu", "22.04", "", "http://ubuntu.com/ubuntu/22.04"),
-            ("rhel", "9.4", "", "http://redhat.com/rhel/9.4"),
-            ("rhel", "5.11", "", "http://redhat.com/rhel/5.11"),
-            ("fedora", "41", "", "http://fedoraproject.org/fedora/41"),
-            ("rocky", "9.5", "", "http://rockylinux.org/rocky/9"),
-            ("centos", "6.10", "", "http://centos.org/centos/6.10"),
-            ("centos", "7", "", "http://centos.org/centos/7.0"),
-            ("centos", "8", "CentOS Linux 8", "http://centos.org/centos/8"),
-            ("centos", "8", "CentOS Stream 8", "http://centos.org/centos-stream/8"),
-            ("centos", "9", "CentOS Stream 9", "http://centos.org/centos-stream/9"),
-            ("sles", "12.5", "", "http://suse.com/sles/12.5"),
-            ("sles", "15.4", "", "http://suse.com/sle/15.4"),
-            ("sles", "15", "", "http://suse.com/sle/15"),
-            ("opensuse-leap", "15.4", "", "http://opensuse.org/opensuse/15.4"),
-            ("opensuse-tumbleweed", "20240101", "", "http://opensuse.org/opensuse/tumbleweed"),
-            ("alpine", "3.17.2", "", "http://alpinelinux.org/alpinelinux/3.17"),
-            ("arch", "", "", "http://archlinux.org/archlinux/rolling"),
+            ("debian", "12", "", "debian.org/debian/12"),
+            ("debian", "8.11", "", "debian.org/debian/8"),
+            ("ubuntu", "22.04", "", "ubuntu.com/ubuntu/22.04"),
+            ("rhel", "9.4", "", "redhat.com/rhel/9.4"),
+            ("rhel", "5.11", "", "redhat.com/rhel/5.11"),
+            ("fedora", "41", "", "fedoraproject.org/fedora/41"),
+            ("rocky", "9.5", "", "rockylinux.org/rocky/9"),
+            ("centos", "6.10", "", "centos.org/centos/6.10"),
+            ("centos", "7", "", "centos.org/centos/7.0"),
+            ("centos", "8", "CentOS Linux 8", "centos.org/centos/8"),
+            ("centos", "8", "CentOS Stream 8", "centos.org/centos-stream/8"),
+            ("centos", "9", "CentOS Stream 9", "centos.org/centos-stream/9"),
+            ("sles", "12.5", "", "suse.com/sles/12.5"),
+            ("sles", "15.4", "", "suse.com/sle/15.4"),
+            ("sles", "15", "", "suse.com/sle/15"),
+            ("opensuse-leap", "15.4", "", "opensuse.org/opensuse/15.4"),
+            ("opensuse-tumbleweed", "20240101", "", "opensuse.org/opensuse/tumbleweed"),
+            ("alpine", "3.17.2", "", "alpinelinux.org/alpinelinux/3.17"),
+            ("arch", "", "", "archlinux.org/archlinux/rolling"),
         ] {
-            assert_eq!(name(&guest(GuestType::Linux, id, version, pretty)).as_deref(), Some(expected));
+            let told = name(&guest(GuestType::Linux, id, version, pretty));
+            assert_eq!(told, Some(format!("{SCHEME}{expected}")));
         }
         for (version, pretty, expected) in [
             ("5.1.2600", "Microsoft Windows XP", "xp"),
@@ -193,7 +198,7 @@ mod tests {
             ("10.0.26100", "Windows Server 2025 Standard", "2k25"),
         ] {
             let told = name(&guest(GuestType::Windows, "windows", version, pretty));
-            assert_eq!(told, Some(format!("{WINDOWS}{expected}")));
+            assert_eq!(told, Some(format!("{SCHEME}{WINDOWS}{expected}")));
         }
     }
 
@@ -215,12 +220,13 @@ mod tests {
     #[test]
     fn old_windows_are_known_by_their_names() {
         let told = |short: &str| {
-            let name = format!("{WINDOWS}{short}");
+            let name = format!("{SCHEME}{WINDOWS}{short}");
             (is_windows(&name), is_before_vista(&name), is_before_usb_3(&name))
         };
         assert_eq!(told("2k3"), (true, true, false));
         assert_eq!(told("7"), (true, false, true));
         assert_eq!(told("11"), (true, false, false));
-        assert!(!is_windows("http://debian.org/debian/7") && !is_before_usb_3("http://debian.org/debian/7"));
+        let debian = format!("{SCHEME}debian.org/debian/7");
+        assert!(!is_windows(&debian) && !is_before_usb_3(&debian));
     }
 }

@@ -34,3 +34,45 @@ pub(super) fn machine(plan: &Plan, checkpoint: &Checkpoint, images: &[PathBuf]) 
     };
     Some(if guest.is_some_and(|guest| guest.emulated) { machine.emulated() } else { machine })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::guest::{GuestIdentity, GuestKernel, GuestType};
+    use crate::model::machine::DiskBus;
+    use crate::pipeline::checkpoint::GuestRecord;
+    use crate::pipeline::preflight::tests::plan;
+
+    /// The machine whose guest has this kernel and was started so far by this firmware.
+    fn found(kernel: &str, firmware: GuestFirmware, emulated: bool) -> Machine {
+        let plan = plan(&[]);
+        let kernel = GuestKernel { version: kernel.to_owned(), default: true, ..GuestKernel::default() };
+        let identity = GuestIdentity {
+            kind: GuestType::Linux,
+            firmware,
+            kernels: vec![kernel],
+            ..GuestIdentity::default()
+        };
+        let mut checkpoint = Checkpoint::new(1, "b", &plan, None);
+        checkpoint.guest = Some(GuestRecord { identity: Some(identity), emulated, ..GuestRecord::default() });
+        machine(&plan, &checkpoint, &[PathBuf::from("/srv/boot.qcow2")]).unwrap()
+    }
+
+    #[test]
+    fn a_machine_is_that_of_the_plan_made_fit_for_the_guest_that_was_found() {
+        let today = found("6.1.0-56-amd64", GuestFirmware::Bios, false);
+        assert_eq!((today.machine_type.as_str(), today.disks[0].bus), ("q35", DiskBus::VirtioBlk));
+        assert_eq!(today.disks[0].path, PathBuf::from("/srv/boot.qcow2"));
+        let old = found("2.6.18-398.el5", GuestFirmware::Bios, true);
+        assert_eq!((old.machine_type.as_str(), old.disks[0].bus), ("pc", DiskBus::Ide));
+        let uefi = found("2.6.18-398.el5", GuestFirmware::Uefi, true);
+        assert_eq!((uefi.machine_type.as_str(), uefi.disks[0].bus), ("q35", DiskBus::Sata));
+    }
+
+    #[test]
+    fn firmware_that_is_described_is_left_for_libvirt_to_find() {
+        let files = found("6.1", GuestFirmware::Uefi, false).firmware_files;
+        assert_eq!(files, firmware::undescribed(false));
+        assert_eq!(found("6.1", GuestFirmware::Bios, false).firmware_files, None);
+    }
+}

@@ -51,7 +51,11 @@ pub(super) fn find(secure_boot: bool) -> Result<UefiFirmware> {
 
 /// The firmware by its files, where libvirt would not find it by itself: it is here, and nothing describes it.
 pub(in crate::pipeline) fn undescribed(secure_boot: bool) -> Option<FirmwareFiles> {
-    let is_described = described(&DESCRIPTORS.map(PathBuf::from), secure_boot).is_some();
+    undescribed_in(&DESCRIPTORS.map(PathBuf::from), secure_boot)
+}
+
+fn undescribed_in(directories: &[PathBuf], secure_boot: bool) -> Option<FirmwareFiles> {
+    let is_described = described(directories, secure_boot).is_some();
     let found = known(secure_boot).filter(|_| !is_described);
     found.map(|firmware| FirmwareFiles { code: firmware.code, variables: firmware.variables })
 }
@@ -186,6 +190,19 @@ mod tests {
         // The administrator's word goes first.
         write(&etc, "60-plain", "", "uefi");
         assert_eq!(described(&directories, false).unwrap().code, etc.join("60-plain.code"));
+    }
+
+    #[test]
+    fn a_firmware_is_named_by_its_files_only_where_nothing_describes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let directories = [dir.path().to_owned()];
+        let found = undescribed_in(&directories, true);
+        let known = known(true).map(|known| FirmwareFiles { code: known.code, variables: known.variables });
+        assert_eq!(found, known);
+        assert!(found.is_some(), "the package ovmf is installed by set-up");
+        write(dir.path(), "60-plain", "", "uefi");
+        assert_eq!(undescribed_in(&directories, false), None);
+        assert_eq!(undescribed_in(&directories, true), known, "that is another one");
     }
 
     #[test]

@@ -114,4 +114,4 @@ fn run_all(validators: &[&dyn Validator], scene: &Scene<'_>, findings: &mut Find
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

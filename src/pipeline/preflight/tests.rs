@@ -14,7 +14,7 @@ use crate::model::plan::{
 use crate::model::validation::{Severity, Weight};
 
 /// A VM of one disk with these stages.
-pub(super) fn plan(stages: &[Stage]) -> Plan {
+pub(in crate::pipeline) fn plan(stages: &[Stage]) -> Plan {
     let disk = MachineDisk {
         boot_order: Some(1),
         ..MachineDisk::new("boot", "/out/boot.qcow2", SourceFormat::Qcow2)
