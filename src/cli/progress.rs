@@ -15,7 +15,7 @@ use crate::model::units::{human_duration, human_size};
 /// A plain line is worth printing after this many percent.
 const LINE_EVERY_PERCENT: f64 = 10.0;
 /// How the bytes of one disk are shown on a terminal.
-const DISK_LINE: &str = "  {prefix:20!} {bar:30} {binary_bytes}/{binary_total_bytes} {msg}";
+pub(super) const DISK_LINE: &str = "  {prefix:20!} {bar:30} {binary_bytes}/{binary_total_bytes} {msg}";
 
 /// Shows moment after moment.
 pub(super) struct ProgressView {
@@ -185,15 +185,6 @@ impl Bars {
             bar.abandon();
         }
     }
-}
-
-/// The bar of one disk, for a command that does nothing else; nothing where no person looks.
-pub(super) fn disk_bar(ui: &Ui, name: &str, bytes: u64) -> ProgressBar {
-    if !std::io::stderr().is_terminal() || ui.json || ui.quiet {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template(DISK_LINE).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(bytes).with_style(style).with_prefix(printable(name))
 }
 
 /// No id holds a NUL, so this is no VM's.

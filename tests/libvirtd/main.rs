@@ -1,5 +1,6 @@
 //! What is done with a real libvirtd: each test has one of its own, with QEMU and networks, in namespaces that end with it.
 
+#![cfg(feature = "libvirt")]
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test binary has no outside, and a test may fail")]
 
 #[path = "../support/machines.rs"]

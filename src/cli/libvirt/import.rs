@@ -1,13 +1,15 @@
 //! `libvirt import`: a disk's file becomes a volume in a pool.
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::Asked;
-use crate::cli::progress::disk_bar;
+use crate::cli::progress::DISK_LINE;
 use crate::cli::table::printable;
 use crate::cli::{Exit, Failure, Ui, interrupt};
 use crate::disk::{Control, Format, detect, stands_on};
@@ -71,7 +73,7 @@ pub(super) fn run(args: &ImportArgs, asked: &Asked, ui: &Ui) -> Result<Exit, Fai
         return only_look(&order, asked, ui);
     }
     let bytes = order.file.metadata().map_or(0, |found| found.len());
-    let bar = disk_bar(ui, &order.volume, bytes);
+    let bar = bar(ui, &order.volume, bytes);
     let shown = (order.file.display().to_string(), order.volume.clone());
     let imported = watch(order, asked, |done| bar.set_position(done));
     bar.finish_and_clear();
@@ -85,6 +87,15 @@ pub(super) fn run(args: &ImportArgs, asked: &Asked, ui: &Ui) -> Result<Exit, Fai
     let (file, name, size) = (printable(&shown.0), printable(&shown.1), human_size(bytes));
     ui.print(&format!("{file}: {how} to {pool}/{name} ({size}, {path})\n"))?;
     Ok(Exit::Done)
+}
+
+/// What a person sees meanwhile; nothing where none looks.
+fn bar(ui: &Ui, name: &str, bytes: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() || ui.json || ui.quiet {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(DISK_LINE).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(bytes).with_style(style).with_prefix(printable(name))
 }
 
 fn only_look(order: &Order, asked: &Asked, ui: &Ui) -> Result<Exit, Failure> {
