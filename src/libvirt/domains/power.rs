@@ -41,9 +41,9 @@ pub fn start(link: &Link, name: &str) -> Result<()> {
     start_with(link, name, 0)
 }
 
-/// Starts it without letting it do anything.
+/// Starts it without letting it do anything; it is off again when the link is closed, by the end of this process too.
 pub(in crate::libvirt) fn start_paused(link: &Link, name: &str) -> Result<()> {
-    start_with(link, name, sys::VIR_DOMAIN_START_PAUSED)
+    start_with(link, name, sys::VIR_DOMAIN_START_PAUSED | sys::VIR_DOMAIN_START_AUTODESTROY)
 }
 
 fn start_with(link: &Link, name: &str, flags: u32) -> Result<()> {

@@ -123,7 +123,7 @@ fn merge_running(link: &Link, handle: &Domain, domain: &str, read: &Read) -> Res
         let depth = base.and_then(|base| chain.iter().position(|file| file == base));
         match (base, depth) {
             (Some(base), Some(depth @ (0 | 1))) => {
-                files.push((disk.target.as_str(), base.clone(), depth == 1))
+                files.push((disk.target.as_str(), base.clone(), depth == 1));
             }
             (_, depth) => {
                 let why = match depth {
