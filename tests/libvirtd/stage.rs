@@ -189,6 +189,7 @@ end",
     site.virsh("pool-refresh vms");
     failed_with(&site.convert("vm_name: db, import_to_pool: vms", ""), "volume db-boot.qcow2 already");
     went_well(&site.convert("vm_name: db, import_to_pool: vms, overwrite_volumes: true", ""));
+    fs::remove_dir_all(site.out()).unwrap();
     site.libvirtd.hold(true);
     site.libvirtd.kill();
     failed_with(&site.convert("vm_name: other", ""), "libvirt");

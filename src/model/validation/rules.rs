@@ -83,7 +83,11 @@ pub const RULES: &[Rule] = &[
     rule("network.no_mac", Info, "a card gets a new hardware address"),
     rule("network.mapping", Info, "a card's network is not mapped: it comes into libvirt's `default`"),
     rule("network.bridge", Warning, "a card's bridge is not on this host"),
-    rule("domain.name", Warning, "libvirt does not take the machine's name as it is"),
+    rule(
+        "domain.name",
+        Warning,
+        "libvirt does not take the machine's name as it is, or has no room in it for the guest agent's socket",
+    ),
     rule("domain.schema", Warning, "libvirt's schema has something against `domain.xml`"),
     rule("domain.reach", Warning, "libvirt's QEMU cannot get to the results where they lie"),
     guard("libvirt.answers", "libvirt is to be told of the result, and does not answer"),
