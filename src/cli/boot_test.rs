@@ -11,9 +11,8 @@ use super::{Exit, Failure, Ui, interrupt};
 use crate::disk::{Control, Engine, detect};
 use crate::model::boot::{BootOptions, BootVerdict, Verdict};
 use crate::model::error::{Error, Kind, Result};
-use crate::model::limits::{DiskLimits, NicLimits};
 use crate::model::machine::{DEFAULT_NETWORK, DiskBus, Firmware, Machine, MachineDisk, MachineNic, NicLink};
-use crate::model::manifest::{Accelerator, NicModel};
+use crate::model::manifest::Accelerator;
 use crate::model::units::{parse_duration_s, parse_size};
 use crate::pipeline::boot_test::{self, BootTestOrder, Moment};
 use crate::pipeline::keys::key_file;
@@ -94,13 +93,7 @@ fn order(args: &BootTestArgs) -> Result<BootTestOrder> {
         .zip(1..)
         .map(|(path, order)| disk(path, order, bus))
         .collect::<Result<Vec<MachineDisk>>>()?;
-    machine.nics = vec![MachineNic {
-        mac: None,
-        model: NicModel::Virtio,
-        link: NicLink::Network(DEFAULT_NETWORK.to_owned()),
-        vlan: None,
-        limits: NicLimits::default(),
-    }];
+    machine.nics = vec![MachineNic::new(NicLink::Network(DEFAULT_NETWORK.to_owned()))];
     machine.secure_boot = args.secure_boot;
     machine.tpm = args.tpm;
     let options = BootOptions {
@@ -140,14 +133,9 @@ fn disk(path: &Path, order: u32, bus: DiskBus) -> Result<MachineDisk> {
     })?;
     let path = std::path::absolute(path).map_err(|error| Error::io(Kind::Source, "resolve", path, &error))?;
     Ok(MachineDisk {
-        id: format!("disk-{order}"),
-        path,
-        format,
         bus,
-        serial: None,
         boot_order: Some(order),
-        cache: None,
-        limits: DiskLimits::default(),
+        ..MachineDisk::new(format!("disk-{order}"), path, format)
     })
 }
 

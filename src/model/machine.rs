@@ -56,6 +56,77 @@ pub struct Machine {
     /// Who made it; none as long as it is not handed to libvirt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provenance: Option<Provenance>,
+    /// What runs its code.
+    #[serde(default, skip_serializing_if = "Virtualization::is_default")]
+    pub virtualization: Virtualization,
+    /// Changes where one machine became another, so that a guest that looks at it makes up new secrets (a UUID).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation_id: Option<String>,
+    /// The system that runs on it, by libosinfo's name: `http://debian.org/debian/12`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os_id: Option<String>,
+    /// How far a Windows is with virtio's drivers.
+    #[serde(default, skip_serializing_if = "DriverStage::is_default")]
+    pub stage: DriverStage,
+    /// Whether its guest knows no virtio 1.0: then it sees devices that speak the older kind, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_virtio_old: bool,
+    /// Whether a person chose the machine type: then it holds, however old the guest is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_type_said: bool,
+    /// The firmware by its files; none: libvirt looks for one that fits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware_files: Option<FirmwareFiles>,
+}
+
+/// What runs a machine's code.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Virtualization {
+    /// The processor.
+    #[default]
+    Kvm,
+    /// QEMU, where there is no KVM: slowly.
+    Emulated,
+}
+
+impl Virtualization {
+    fn is_default(&self) -> bool {
+        *self == Virtualization::default()
+    }
+}
+
+/// How far a guest is with virtio's drivers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DriverStage {
+    /// It has them.
+    #[default]
+    Final,
+    /// It installs them while it runs for the first time: it is started by devices that it knows, and sees some of virtio beside them.
+    Bootstrap {
+        /// The drivers, as a CD.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cd: Option<PathBuf>,
+        /// A small raw disk on virtio, for which the guest looks for a driver.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        disk: Option<PathBuf>,
+    },
+}
+
+impl DriverStage {
+    fn is_default(&self) -> bool {
+        *self == DriverStage::Final
+    }
+}
+
+/// A UEFI firmware by its files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirmwareFiles {
+    /// Its code: only read.
+    pub code: PathBuf,
+    /// Its variables as they are delivered: each machine gets a copy.
+    pub variables: PathBuf,
 }
 
 /// What starts a machine.
@@ -112,6 +183,8 @@ pub enum DiskBus {
     VirtioScsi,
     /// What any guest since 2006 has a driver for.
     Sata,
+    /// What guests before that have one for. Machines with PCI Express have none, and SATA in its place.
+    Ide,
 }
 
 impl From<manifest::DiskBus> for DiskBus {
@@ -119,8 +192,8 @@ impl From<manifest::DiskBus> for DiskBus {
         match bus {
             manifest::DiskBus::Virtio => DiskBus::VirtioBlk,
             manifest::DiskBus::Scsi => DiskBus::VirtioScsi,
-            // q35 has no IDE; its SATA controller answers to drivers of IDE times as well as anything there.
-            manifest::DiskBus::Sata | manifest::DiskBus::Ide => DiskBus::Sata,
+            manifest::DiskBus::Sata => DiskBus::Sata,
+            manifest::DiskBus::Ide => DiskBus::Ide,
         }
     }
 }
@@ -146,6 +219,35 @@ pub struct MachineDisk {
     /// What it may read and write.
     #[serde(default, skip_serializing_if = "DiskLimits::is_none")]
     pub limits: DiskLimits,
+    /// The volume that it is in a pool of libvirt's: libvirt is told this in place of the path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<DiskVolume>,
+}
+
+/// A disk in a pool of libvirt's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskVolume {
+    /// The pool.
+    pub pool: String,
+    /// The volume's name in it.
+    pub name: String,
+}
+
+impl MachineDisk {
+    /// A disk of which only the image is known.
+    pub fn new(id: impl Into<String>, path: impl Into<PathBuf>, format: SourceFormat) -> MachineDisk {
+        MachineDisk {
+            id: id.into(),
+            path: path.into(),
+            format,
+            bus: DiskBus::default(),
+            serial: None,
+            boot_order: None,
+            cache: None,
+            limits: DiskLimits::default(),
+            volume: None,
+        }
+    }
 }
 
 /// One network card.
@@ -163,6 +265,24 @@ pub struct MachineNic {
     /// What it may receive and send.
     #[serde(default, skip_serializing_if = "NicLimits::is_none")]
     pub limits: NicLimits,
+    /// Whether its cable is out: a clone must not speak with its original's addresses.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_unplugged: bool,
+}
+
+impl MachineNic {
+    /// A card of which only its plug is known.
+    #[must_use]
+    pub fn new(link: NicLink) -> MachineNic {
+        MachineNic {
+            mac: None,
+            model: NicModel::Virtio,
+            link,
+            vlan: None,
+            limits: NicLimits::default(),
+            is_unplugged: false,
+        }
+    }
 }
 
 /// What a network card is plugged into on the target host.
@@ -196,6 +316,13 @@ impl Machine {
             rtc: RtcBase::default(),
             os_hint: None,
             provenance: None,
+            virtualization: Virtualization::default(),
+            generation_id: None,
+            os_id: None,
+            stage: DriverStage::default(),
+            is_virtio_old: false,
+            is_type_said: false,
+            firmware_files: None,
         }
     }
 
@@ -215,14 +342,9 @@ impl Machine {
             .into_iter()
             .zip(1..)
             .map(|((id, path, format), order)| MachineDisk {
-                id,
-                path,
-                format,
                 bus,
-                serial: None,
                 boot_order: Some(order),
-                cache: None,
-                limits: DiskLimits::default(),
+                ..MachineDisk::new(id, path, format)
             })
             .collect();
         let model = vm.and_then(|vm| vm.nic_model).unwrap_or(NicModel::Virtio);
@@ -249,6 +371,7 @@ impl Machine {
         };
         if let Some(machine_type) = &vm.machine {
             self.machine_type = machine_type.as_str().to_owned();
+            self.is_type_said = true;
         }
         self.os_hint = vm.os_hint.as_ref().map(|hint| hint.as_str().to_owned());
         if self.os_hint.as_deref().is_some_and(|hint| hint.eq_ignore_ascii_case("windows")) {
@@ -272,31 +395,17 @@ impl Machine {
             None => Firmware::Bios,
         }
     }
-
-    /// The same machine of parts that need no driver of ours: for a guest that was not repaired.
-    #[must_use]
-    pub fn emulated(mut self) -> Machine {
-        for disk in &mut self.disks {
-            disk.bus = DiskBus::Sata;
-        }
-        for nic in &mut self.nics {
-            nic.model = NicModel::E1000e;
-        }
-        self
-    }
 }
 
 fn nic_of(nic: &manifest::Nic, model: NicModel) -> MachineNic {
     MachineNic {
         mac: nic.mac.as_ref().map(|mac| mac.as_str().to_owned()),
         model: nic.model.unwrap_or(model),
-        link: match &nic.bridge {
+        ..MachineNic::new(match &nic.bridge {
             Some(bridge) => NicLink::Bridge(bridge.as_str().to_owned()),
             // `nics[].network` is the source's network, which the target does not have unless something maps it.
             None => NicLink::Network(DEFAULT_NETWORK.to_owned()),
-        },
-        vlan: None,
-        limits: NicLimits::default(),
+        })
     }
 }
 
@@ -348,9 +457,27 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_was_not_repaired_gets_parts_that_need_no_driver_of_ours() {
-        let machine = machine("nics: [{mac: '52:54:00:00:00:01'}]").emulated();
-        assert!(machine.disks.iter().all(|disk| disk.bus == DiskBus::Sata));
-        assert_eq!(machine.nics[0].model, NicModel::E1000e);
+    fn a_machine_of_a_plan_that_was_stored_before_is_what_it_was() {
+        let now = serde_json::to_value(machine("nics: [{}]")).unwrap();
+        for fact in [
+            "virtualization",
+            "generation_id",
+            "os_id",
+            "stage",
+            "is_virtio_old",
+            "is_type_said",
+            "firmware_files",
+        ] {
+            assert_eq!(now.get(fact), None, "what nobody needs is not written, and not asked for");
+        }
+        assert_eq!(serde_json::from_value::<Machine>(now).unwrap(), machine("nics: [{}]"));
+        let mut clone = machine("{vm: {machine: pc}, nics: [{}]}");
+        clone.virtualization = Virtualization::Emulated;
+        clone.generation_id = Some("564d1c2a-0000-1111-2222-333344445555".to_owned());
+        clone.stage = DriverStage::Bootstrap { cd: Some(PathBuf::from("/virtio-win.iso")), disk: None };
+        clone.disks[0].volume = Some(DiskVolume { pool: "vms".to_owned(), name: "web".to_owned() });
+        clone.nics[0].is_unplugged = true;
+        let stored = serde_json::to_value(&clone).unwrap();
+        assert_eq!(serde_json::from_value::<Machine>(stored).unwrap(), clone);
     }
 }

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use super::boot_test::firmware;
 use super::checkpoint::Checkpoint;
 use crate::model::guest::GuestFirmware;
 use crate::model::machine::{Firmware, Machine};
@@ -23,5 +24,13 @@ pub(super) fn machine(plan: &Plan, checkpoint: &Checkpoint, images: &[PathBuf]) 
         // Either will do: whoever starts it decides.
         Some(GuestFirmware::Both | GuestFirmware::Unknown) | None => None,
     });
+    let machine = match guest.and_then(|guest| guest.identity.as_ref()) {
+        Some(identity) => machine.fit_for(identity),
+        None => machine,
+    };
+    let machine = match machine.starts_with() {
+        Firmware::Uefi => Machine { firmware_files: firmware::undescribed(machine.secure_boot), ..machine },
+        Firmware::Bios => machine,
+    };
     Some(if guest.is_some_and(|guest| guest.emulated) { machine.emulated() } else { machine })
 }

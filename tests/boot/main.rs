@@ -11,9 +11,8 @@ mod sectors;
 use std::path::Path;
 
 use hyper2kvm::disk::Engine;
-use hyper2kvm::model::limits::{DiskLimits, NicLimits};
-use hyper2kvm::model::machine::{DiskBus, Machine, MachineDisk, MachineNic, NicLink};
-use hyper2kvm::model::manifest::{Accelerator, NicModel};
+use hyper2kvm::model::machine::{Machine, MachineDisk, MachineNic, NicLink};
+use hyper2kvm::model::manifest::Accelerator;
 use hyper2kvm::model::plan::SourceFormat;
 use hyper2kvm::pipeline::boot_test::BootTestOrder;
 use hyper2kvm::sys::process::Launcher;
@@ -32,25 +31,12 @@ fn engine() -> Engine {
 /// A test of one raw disk in a small emulated machine with two network cards.
 fn order(disk: &Path, work_dir: &Path) -> BootTestOrder {
     let mut machine = Machine::new("web");
-    machine.disks.push(MachineDisk {
-        id: "boot".to_owned(),
-        path: disk.to_owned(),
-        format: SourceFormat::Raw,
-        bus: DiskBus::VirtioBlk,
-        serial: None,
-        boot_order: Some(1),
-        cache: None,
-        limits: DiskLimits::default(),
-    });
+    machine
+        .disks
+        .push(MachineDisk { boot_order: Some(1), ..MachineDisk::new("boot", disk, SourceFormat::Raw) });
     for mac in ["00:50:56:00:00:01", "00:50:56:00:00:02"] {
         let link = NicLink::Network("default".to_owned());
-        machine.nics.push(MachineNic {
-            mac: Some(mac.to_owned()),
-            model: NicModel::Virtio,
-            link,
-            vlan: None,
-            limits: NicLimits::default(),
-        });
+        machine.nics.push(MachineNic { mac: Some(mac.to_owned()), ..MachineNic::new(link) });
     }
     let mut order = BootTestOrder::new(machine, work_dir);
     order.options.accel = Accelerator::Tcg;

@@ -61,8 +61,19 @@ fn verdict(says: &str, change: impl FnOnce(&mut BootTestOrder)) -> BootVerdict {
 
 #[test]
 fn a_login_prompt_is_a_guest_that_is_up_on_every_bus() {
-    for bus in [DiskBus::VirtioBlk, DiskBus::VirtioScsi, DiskBus::Sata] {
-        let found = verdict("Welcome\r\nweb login: ", |order| order.machine.disks[0].bus = bus);
+    let of_today = [DiskBus::VirtioBlk, DiskBus::VirtioScsi, DiskBus::Sata].map(|bus| (bus, "q35", false));
+    let old = [
+        (DiskBus::VirtioBlk, "q35", true),
+        (DiskBus::VirtioScsi, "q35", true),
+        (DiskBus::VirtioBlk, "pc", true),
+        (DiskBus::Ide, "pc", false),
+    ];
+    for (bus, machine_type, is_virtio_old) in of_today.into_iter().chain(old) {
+        let found = verdict("Welcome\r\nweb login: ", |order| {
+            order.machine.disks[0].bus = bus;
+            order.machine.machine_type = machine_type.to_owned();
+            order.machine.is_virtio_old = is_virtio_old;
+        });
         assert_eq!(found.verdict, Verdict::Booted, "{found:?}");
         assert!(found.booted && found.error.is_none());
         assert_eq!((found.accel.as_str(), found.firmware.as_str()), ("tcg", "bios"));

@@ -2,16 +2,18 @@
 //!
 //! `UPDATE_GOLDEN=1 cargo test --test libvirt` writes the reviewed texts anew.
 
-#![allow(clippy::unwrap_used)] // A test that fails may panic.
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test binary has no outside, and a test may fail")]
+
+#[path = "../support/machines.rs"]
+mod machines;
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use hyper2kvm::libvirt::xml::domain_xml;
-use hyper2kvm::model::limits::{DiskLimits, FlowLimit, NicLimits};
-use hyper2kvm::model::machine::{DiskBus, Firmware, Machine, MachineDisk, MachineNic, NicLink};
-use hyper2kvm::model::manifest::{DiskCache, Manifest, NicModel};
+use hyper2kvm::model::machine::{DiskBus, Machine, MachineDisk, MachineNic, NicLink};
+use hyper2kvm::model::manifest::DiskCache;
 use hyper2kvm::model::plan::SourceFormat;
 use proptest::prelude::*;
 
@@ -35,73 +37,29 @@ fn objections(xml: &str) -> String {
     }
 }
 
-fn machine(name: &str, manifest: &str) -> Machine {
-    let manifest: Manifest = serde_yaml::from_str(manifest).unwrap();
-    let image =
-        |id: &str| (id.to_owned(), PathBuf::from(format!("/srv/out/{name}/{id}.qcow2")), SourceFormat::Qcow2);
-    Machine::of_manifest(name, &manifest, ["boot", "data"].map(image))
-}
-
-fn reviewed(name: &str, machine: &Machine) {
-    let xml = domain_xml(machine);
-    assert_eq!(objections(&xml), "");
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/libvirt/golden").join(format!("{name}.xml"));
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, &xml).unwrap();
+#[test]
+fn machines_of_all_kinds_are_written_as_reviewed() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/libvirt/golden");
+    let mut differ = Vec::new();
+    for (name, machine) in machines::all() {
+        let xml = domain_xml(&machine);
+        assert_eq!(objections(&xml), "", "{name}");
+        let path = golden.join(format!("{name}.xml"));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&path, &xml).unwrap();
+        }
+        if std::fs::read_to_string(&path).unwrap_or_default() != xml {
+            differ.push(path);
+        }
     }
-    let expected = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(xml, expected, "{} (review with UPDATE_GOLDEN=1)", path.display());
+    assert!(differ.is_empty(), "{differ:?} (review with UPDATE_GOLDEN=1)");
+    let reviewed = std::fs::read_dir(golden).unwrap().count();
+    assert_eq!(reviewed, machines::all().len(), "each text is one of these machines'");
 }
 
 #[test]
-fn a_plain_bios_machine_is_written_as_reviewed() {
-    reviewed("bios", &machine("web", "nics: [{mac: '00:50:56:aa:bb:cc'}, {bridge: br0, model: e1000e}]"));
-}
-
-#[test]
-fn a_machine_with_all_that_windows_11_asks_for_is_written_as_reviewed() {
-    let mut machine = machine(
-        "desk",
-        "vm: {cpu: 4, mem_mb: 6144, firmware: uefi, secureboot: true, tpm: true, disk_bus: scsi, os_hint: windows,
-              uuid: 564d1c2a-0000-1111-2222-333344445555, serial: 'VMware-56 4d 1c 2a'}",
-    );
-    machine.disks[0].serial = Some("6000c29a8b".to_owned());
-    reviewed("secure-boot", &machine);
-}
-
-#[test]
-fn a_guest_that_was_not_repaired_is_written_with_emulated_parts() {
-    let machine = machine("old", "nics: [{mac: '00:50:56:aa:bb:cc'}]").found(Some(Firmware::Uefi)).emulated();
-    reviewed("emulated", &machine);
-}
-
-#[test]
-fn cards_and_disks_with_all_that_a_mapping_can_give_them_are_written_as_reviewed() {
-    let mut machine = machine("mapped", "nics: [{mac: '00:50:56:aa:bb:01'}, {bridge: br0}, {}, {}]");
-    let flow = |average, peak, burst| FlowLimit { average, peak, burst };
-    machine.nics[0].link = NicLink::OpenVswitch("ovs-dmz".to_owned());
-    machine.nics[0].vlan = Some(120);
-    machine.nics[0].limits.inbound = Some(flow(50 << 20, None, None));
-    machine.nics[0].limits.outbound = Some(flow(1, Some(40_000_000), Some(8 << 20)));
-    machine.nics[2].link = NicLink::Network("lan".to_owned());
-    machine.nics[2].limits.outbound = Some(flow(1 << 40, Some(1 << 40), Some(1 << 40)));
-    machine.nics[3].link = NicLink::OpenVswitch("ovs0".to_owned());
-    machine.disks[0].cache = Some(DiskCache::None);
-    machine.disks[0].limits = DiskLimits {
-        read_bytes_sec: Some(100 << 20),
-        write_bytes_sec: Some(50 << 20),
-        total_iops_sec: Some(500),
-        ..DiskLimits::default()
-    };
-    machine.disks[1].format = SourceFormat::Raw;
-    machine.disks[1].path = PathBuf::from("/srv/slow/mapped-data.raw");
-    machine.disks[1].limits = DiskLimits {
-        total_bytes_sec: Some(1 << 40),
-        read_iops_sec: Some(1),
-        write_iops_sec: Some(1_000_000_000),
-        ..DiskLimits::default()
-    };
-    reviewed("mapped", &machine);
+fn each_way_to_cache_a_disk_is_one_that_libvirt_knows() {
+    let mut machine = machines::mapped();
     for cache in [DiskCache::Writeback, DiskCache::Writethrough, DiskCache::Directsync, DiskCache::Unsafe] {
         machine.disks[1].cache = Some(cache);
         assert_eq!(objections(&domain_xml(&machine)), "");
@@ -129,22 +87,12 @@ proptest! {
         let mut machine = Machine::new(name);
         machine.serial = Some(serial.clone());
         machine.disks.push(MachineDisk {
-            id: "boot".to_owned(),
-            path: PathBuf::from(&path),
-            format: SourceFormat::Raw,
             bus: [DiskBus::VirtioBlk, DiskBus::VirtioScsi, DiskBus::Sata][usize::from(bus)],
             serial: Some(serial),
             boot_order: Some(1),
-            cache: None,
-            limits: DiskLimits::default(),
+            ..MachineDisk::new("boot", &path, SourceFormat::Raw)
         });
-        machine.nics.push(MachineNic {
-            mac: None,
-            model: NicModel::Virtio,
-            link: NicLink::Network(network),
-            vlan: None,
-            limits: NicLimits::default(),
-        });
+        machine.nics.push(MachineNic::new(NicLink::Network(network)));
         let xml = domain_xml(&machine);
         prop_assert_eq!(objections(&xml), "");
         for (element, count) in [("<disk ", 1), ("<interface ", 1), ("<name>", 1), ("<hostdev", 0)] {

@@ -2,7 +2,10 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test binary has no outside, and a test may fail")]
 
+#[path = "../support/machines.rs"]
+mod machines;
 #[path = "../support/mod.rs"]
 mod support;
 
 mod domains;
+mod writer;

@@ -10,6 +10,7 @@ use super::build;
 use super::effective::{Effective, is_written};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
+use crate::model::fitting::is_pcie;
 use crate::model::job::Stage;
 use crate::model::manifest::{Disk, Manifest, Source, VsphereSource};
 use crate::model::parse::Tree;
@@ -257,6 +258,17 @@ fn check_machine(tree: &Tree, manifest: &Manifest) -> Result<()> {
         return Err(tree
             .error(Kind::Manifest, "vm.mem_mb", "`mem_gb` and `mem_mb` are both given")
             .advice("keep one of them"));
+    }
+    let kind =
+        manifest.vm.as_ref().filter(|vm| vm.secureboot == Some(true)).and_then(|vm| vm.machine.as_ref());
+    if let Some(kind) = kind.filter(|kind| !is_pcie(kind.as_str())) {
+        return Err(tree
+            .error(
+                Kind::Manifest,
+                "vm.machine",
+                format!("secure boot needs a q35, and `{}` is none", kind.as_str()),
+            )
+            .advice("leave `machine` out, or set `secureboot: false`"));
     }
     let mut macs = BTreeMap::new();
     for (index, nic) in manifest.nics.iter().flatten().enumerate() {

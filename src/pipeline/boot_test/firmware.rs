@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::model::error::{Error, Kind, Result};
+use crate::model::machine::FirmwareFiles;
 
 /// Where descriptors lie; a name in an earlier directory hides the same one in a later.
 const DESCRIPTORS: [&str; 2] = ["/etc/qemu/firmware", "/usr/share/qemu/firmware"];
@@ -46,6 +47,13 @@ pub(super) fn find(secure_boot: bool) -> Result<UefiFirmware> {
             .advice("install it: `apt-get install ovmf` (Debian) or `dnf install edk2-ovmf`")
     };
     described(&DESCRIPTORS.map(PathBuf::from), secure_boot).or_else(|| known(secure_boot)).ok_or_else(lacking)
+}
+
+/// The firmware by its files, where libvirt would not find it by itself: it is here, and nothing describes it.
+pub(in crate::pipeline) fn undescribed(secure_boot: bool) -> Option<FirmwareFiles> {
+    let is_described = described(&DESCRIPTORS.map(PathBuf::from), secure_boot).is_some();
+    let found = known(secure_boot).filter(|_| !is_described);
+    found.map(|firmware| FirmwareFiles { code: firmware.code, variables: firmware.variables })
 }
 
 fn described(directories: &[PathBuf], secure_boot: bool) -> Option<UefiFirmware> {

@@ -13,7 +13,7 @@
 //! what becomes of a job whose guest fails.
 
 mod console;
-mod firmware;
+pub(super) mod firmware;
 mod judge;
 mod line;
 mod observer;

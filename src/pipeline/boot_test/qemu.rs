@@ -8,8 +8,9 @@
 use super::firmware::UefiFirmware;
 use super::serial::SERIAL;
 use super::tpm;
-use crate::libvirt::xml::AGENT_PORT;
-use crate::model::machine::{DiskBus, Machine, MachineDisk, MachineNic, RtcBase};
+use crate::libvirt::xml::{AGENT_PORT, disk_serial};
+use crate::model::fitting::Slots;
+use crate::model::machine::{DiskBus, Machine, RtcBase};
 use crate::model::manifest::NicModel;
 
 /// Sockets and files in the test's directory, in which QEMU works.
@@ -23,8 +24,6 @@ pub(super) const BIOS_CONSOLE: &str = "bios-console";
 pub(super) const BIOS_CONSOLE_PORT: [u8; 2] = 0x3f8_u16.to_le_bytes();
 /// QEMU's name of the port that the guest agent opens.
 pub(super) const AGENT_ID: &str = "agent";
-/// SATA disks of one controller.
-const SATA_PORTS: usize = 6;
 
 /// What the machine's facts leave open.
 #[derive(Debug)]
@@ -42,7 +41,12 @@ pub(super) struct Bench<'a> {
 
 /// QEMU's arguments.
 pub(super) fn arguments(machine: &Machine, bench: &Bench<'_>) -> Vec<String> {
-    let mut line = Arguments { words: Vec::new(), pcie: machine.machine_type.contains("q35"), ports: 0 };
+    let mut line = Arguments {
+        words: Vec::new(),
+        pcie: machine.is_pcie(),
+        virtio_is_old: machine.is_virtio_old,
+        ports: 0,
+    };
     // It waits for us, and at its end too; nothing of this host's configuration or defaults gets in.
     line.words("-nodefaults -no-user-config -display none -S -no-shutdown -boot strict=on");
     let smm = if bench.uefi.is_some_and(|uefi| uefi.needs_smm) { ",smm=on" } else { "" };
@@ -60,11 +64,11 @@ pub(super) fn arguments(machine: &Machine, bench: &Bench<'_>) -> Vec<String> {
     line.pair("-rtc", if machine.rtc == RtcBase::Utc { "base=utc" } else { "base=localtime" });
     line.firmware(bench.uefi);
     for (number, nic) in machine.nics.iter().enumerate() {
-        line.nic(number, nic);
+        line.nic(number, machine.model_of(nic), nic.mac.as_deref());
     }
     line.consoles();
-    line.disks(&machine.disks, bench.disks);
-    let port = line.port();
+    line.disks(machine, bench.disks);
+    let port = line.virtio_port();
     line.pair("-object", "rng-builtin,id=rng");
     line.pair("-device", format!("virtio-rng-pci,rng=rng{port}"));
     if bench.display {
@@ -73,7 +77,7 @@ pub(super) fn arguments(machine: &Machine, bench: &Bench<'_>) -> Vec<String> {
     if machine.tpm {
         line.pair("-chardev", format!("socket,id=tpm,path={}", tpm::SOCKET));
         line.pair("-tpmdev", "emulator,id=tpm,chardev=tpm");
-        line.pair("-device", "tpm-crb,tpmdev=tpm");
+        line.pair("-device", format!("{},tpmdev=tpm", if machine.has_crb() { "tpm-crb" } else { "tpm-tis" }));
     }
     line.words
 }
@@ -81,6 +85,7 @@ pub(super) fn arguments(machine: &Machine, bench: &Bench<'_>) -> Vec<String> {
 struct Arguments {
     words: Vec<String>,
     pcie: bool,
+    virtio_is_old: bool,
     ports: usize,
 }
 
@@ -105,6 +110,11 @@ impl Arguments {
         format!(",bus=port{number}")
     }
 
+    /// The same for a device of virtio. One beside all ports speaks the older virtio, too, which in a port it does not.
+    fn virtio_port(&mut self) -> String {
+        if self.virtio_is_old { String::new() } else { self.port() }
+    }
+
     fn firmware(&mut self, uefi: Option<&UefiFirmware>) {
         let Some(uefi) = uefi else {
             self.pair("-fw_cfg", format!("name=etc/sercon-port,file={BIOS_CONSOLE}"));
@@ -121,20 +131,21 @@ impl Arguments {
     }
 
     /// A hub has as many ports as are plugged into it: this one has the guest's, and nobody else's.
-    fn nic(&mut self, number: usize, nic: &MachineNic) {
-        let bus = match nic.model {
+    fn nic(&mut self, number: usize, model: NicModel, mac: Option<&str>) {
+        let bus = match model {
             // Conventional devices do not belong into a PCI Express port.
             NicModel::E1000 | NicModel::Rtl8139 => String::new(),
-            NicModel::Virtio | NicModel::E1000e | NicModel::Vmxnet3 => self.port(),
+            NicModel::Virtio => self.virtio_port(),
+            NicModel::E1000e | NicModel::Vmxnet3 => self.port(),
         };
-        let model = match nic.model {
+        let model = match model {
             NicModel::Virtio => "virtio-net-pci",
             NicModel::E1000e => "e1000e",
             NicModel::E1000 => "e1000",
             NicModel::Rtl8139 => "rtl8139",
             NicModel::Vmxnet3 => "vmxnet3",
         };
-        let mac = nic.mac.as_deref().map(|mac| format!(",mac={}", value(mac))).unwrap_or_default();
+        let mac = mac.map(|mac| format!(",mac={}", value(mac))).unwrap_or_default();
         self.pair("-netdev", format!("hubport,id=net{number},hubid={number}"));
         // Without a boot ROM: nothing is to be found there.
         self.pair("-device", format!("{model},netdev=net{number}{mac},romfile={bus}"));
@@ -146,7 +157,7 @@ impl Arguments {
         self.pair("-mon", "chardev=control,mode=control");
         self.pair("-chardev", format!("pipe,id=console,path={SERIAL}"));
         self.pair("-device", "isa-serial,chardev=console");
-        let port = self.port();
+        let port = self.virtio_port();
         self.pair("-device", format!("virtio-serial-pci,id=channels{port}"));
         self.pair("-chardev", socket("agent", AGENT_SOCKET));
         self.pair(
@@ -155,37 +166,40 @@ impl Arguments {
         );
     }
 
-    fn disks(&mut self, disks: &[MachineDisk], nodes: &[String]) {
-        let (mut scsi, mut sata) = (0, 0);
-        for (number, (disk, node)) in disks.iter().zip(nodes).enumerate() {
+    fn disks(&mut self, machine: &Machine, nodes: &[String]) {
+        let mut slots = Slots::default();
+        for (number, (disk, node)) in machine.disks.iter().zip(nodes).enumerate() {
             // Changes go into an overlay that QEMU makes in TMPDIR and removes the name of at once.
             self.pair("-drive", format!("if=none,id=disk{number},snapshot=on,file={}", value(node)));
-            let device = match disk.bus {
+            let slot = slots.next_on(machine.bus_of(disk));
+            let (controller, place) = (slot.controller, slot.port);
+            let device = match slot.bus {
                 DiskBus::VirtioBlk => {
-                    let port = self.port();
+                    let port = self.virtio_port();
                     format!("virtio-blk-pci,drive=disk{number}{port}")
                 }
                 DiskBus::VirtioScsi => {
-                    if scsi == 0 {
-                        let port = self.port();
-                        self.pair("-device", format!("virtio-scsi-pci,id=scsi{port}"));
+                    if place == 0 {
+                        let port = self.virtio_port();
+                        self.pair("-device", format!("virtio-scsi-pci,id=scsi{controller}{port}"));
                     }
-                    scsi += 1;
-                    format!("scsi-hd,bus=scsi.0,scsi-id={},drive=disk{number}", scsi - 1)
+                    format!("scsi-hd,bus=scsi{controller}.0,scsi-id={place},drive=disk{number}")
                 }
                 DiskBus::Sata => {
-                    let (controller, port) = (sata / SATA_PORTS, sata % SATA_PORTS);
-                    sata += 1;
                     // The first controller is part of q35.
                     let own = controller == 0 && self.pcie;
-                    if port == 0 && !own {
+                    if place == 0 && !own {
                         self.pair("-device", format!("ich9-ahci,id=sata{controller}"));
                     }
                     let bus = if own { "ide".to_owned() } else { format!("sata{controller}") };
-                    format!("ide-hd,bus={bus}.{port},drive=disk{number}")
+                    format!("ide-hd,bus={bus}.{place},drive=disk{number}")
+                }
+                DiskBus::Ide => {
+                    format!("ide-hd,bus=ide.{},unit={},drive=disk{number}", place / 2, place % 2)
                 }
             };
-            let serial = disk.serial.as_deref().map(|serial| format!(",serial={}", value(serial)));
+            let serial = disk.serial.as_deref().map(|serial| disk_serial(serial, slot.bus));
+            let serial = serial.filter(|serial| !serial.is_empty()).map(|serial| format!(",serial={serial}"));
             let order = disk.boot_order.map(|order| format!(",bootindex={}", order.max(1)));
             self.pair(
                 "-device",
@@ -203,8 +217,7 @@ fn value(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::limits::{DiskLimits, NicLimits};
-    use crate::model::machine::NicLink;
+    use crate::model::machine::{MachineDisk, MachineNic, NicLink};
     use crate::model::plan::SourceFormat;
     use std::path::PathBuf;
 
@@ -216,22 +229,16 @@ mod tests {
         MachineNic {
             mac: Some("00:50:56:aa:bb:cc".to_owned()),
             model,
-            link: NicLink::Bridge("br0".to_owned()),
-            vlan: None,
-            limits: NicLimits::default(),
+            ..MachineNic::new(NicLink::Bridge("br0".to_owned()))
         }
     }
 
     fn disk(bus: DiskBus) -> MachineDisk {
         MachineDisk {
-            id: "d".to_owned(),
-            path: PathBuf::from("/d"),
-            format: SourceFormat::Raw,
             bus,
             serial: Some("a,b\n".to_owned()),
             boot_order: Some(1),
-            cache: None,
-            limits: DiskLimits::default(),
+            ..MachineDisk::new("d", "/d", SourceFormat::Raw)
         }
     }
 
@@ -264,7 +271,7 @@ mod tests {
         assert_eq!(devices[0], "pcie-root-port,id=port0,chassis=1");
         assert!(devices[1].starts_with("virtio-net-pci,") && devices[1].ends_with(",bus=port0"));
         let disk = devices.iter().find(|device| device.starts_with("virtio-blk-pci,")).unwrap();
-        assert_eq!(*disk, "virtio-blk-pci,drive=disk0,bus=port2,serial=a,,b,bootindex=1");
+        assert_eq!(*disk, "virtio-blk-pci,drive=disk0,bus=port2,serial=ab,bootindex=1");
     }
 
     #[test]
@@ -282,6 +289,24 @@ mod tests {
             assert!(devices.contains(part), "{devices}");
         }
         assert_eq!(devices.matches("virtio-scsi-pci").count(), 1);
+    }
+
+    #[test]
+    fn an_old_guest_finds_its_disks_and_cards_where_it_can_drive_them() {
+        let mut machine = Machine { is_virtio_old: true, ..Machine::new("web") };
+        machine.nics = vec![nic(NicModel::Virtio)];
+        machine.disks = vec![disk(DiskBus::VirtioBlk)];
+        machine.tpm = true;
+        let node = ["json:{}".to_owned()];
+        let devices = after(&arguments(&machine, &bench(&node, None)), "-device").join(" ");
+        assert!(!devices.contains("bus=port") && devices.contains("tpm-tis"), "{devices}");
+        machine.machine_type = "pc".to_owned();
+        machine.disks = vec![disk(DiskBus::Ide); 5];
+        let nodes = vec!["json:{}".to_owned(); 5];
+        let devices = after(&arguments(&machine, &bench(&nodes, None)), "-device").join(" ");
+        for part in ["bus=ide.0,unit=0,", "bus=ide.1,unit=1,", "ich9-ahci,id=sata0", "bus=sata0.0,"] {
+            assert!(devices.contains(part), "{devices}");
+        }
     }
 
     #[test]

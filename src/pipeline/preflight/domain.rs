@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::{Scene, Validator};
-use crate::libvirt::xml::{domain_name, domain_xml};
+use crate::libvirt::xml::{NAME_BYTES, domain_name, domain_xml, has_agent_socket};
 use crate::model::error::{Error, Kind};
 use crate::model::machine::Machine;
 use crate::model::plan::Plan;
@@ -42,7 +42,18 @@ impl Validator for Domain {
                     Kind::Libvirt,
                     format!("libvirt does not take this name: the machine is called `{taken}`"),
                 )
-                .advice("give a `name` of one line, of at most 200 characters, without a slash"),
+                .advice(format!("give a `name` of one line, of at most {NAME_BYTES} bytes, without a slash")),
+            );
+        }
+        if !has_agent_socket(&machine.name) {
+            findings.add(
+                "domain.name",
+                Some("name"),
+                Error::new(
+                    Kind::Libvirt,
+                    "this name leaves no room for the guest agent's socket: the machine has none",
+                )
+                .advice("give a `name` whose first 20 characters are at most 33 bytes long"),
             );
         }
         if let Some(why) = objection(scene.launcher, &domain_xml(&machine)) {

@@ -157,7 +157,7 @@ impl Judge<'_, '_> {
 
     fn drivers(&mut self, identity: &GuestIdentity) {
         let needs = |machine: &crate::model::machine::Machine| {
-            machine.disks.iter().any(|disk| disk.bus != DiskBus::Sata)
+            machine.disks.iter().any(|disk| !matches!(disk.bus, DiskBus::Sata | DiskBus::Ide))
         };
         let is_needed = self.plan.output.domain && self.plan.machine.as_ref().is_some_and(needs);
         let lacks = |kernel: &crate::model::guest::GuestKernel| {

@@ -60,20 +60,13 @@ fn look_at_cards(machine: &Machine, is_here: &dyn Fn(&str) -> bool, findings: &m
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::limits::NicLimits;
     use crate::model::machine::MachineNic;
-    use crate::model::manifest::NicModel;
     use crate::model::validation::Weights;
 
     #[test]
     fn a_card_without_a_place_or_an_address_is_told_and_one_with_both_is_not() {
-        let card = |mac: Option<&str>, link| MachineNic {
-            mac: mac.map(str::to_owned),
-            model: NicModel::Virtio,
-            link,
-            vlan: None,
-            limits: NicLimits::default(),
-        };
+        let card =
+            |mac: Option<&str>, link| MachineNic { mac: mac.map(str::to_owned), ..MachineNic::new(link) };
         let mac = Some("52:54:00:00:00:01");
         for (nic, rules) in [
             (card(mac, NicLink::Bridge("br0".to_owned())), vec![]),

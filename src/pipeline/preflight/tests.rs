@@ -6,7 +6,6 @@ use super::*;
 use crate::model::boot::BootOptions;
 use crate::model::error::Kind;
 use crate::model::job::Stage;
-use crate::model::limits::DiskLimits;
 use crate::model::machine::{Machine, MachineDisk};
 use crate::model::plan::{
     Compression, InputManifest, OnExists, OutputFormat, PlannedGuest, PlannedOutput, PlannedStage,
@@ -17,14 +16,8 @@ use crate::model::validation::{Severity, Weight};
 /// A VM of one disk with these stages.
 pub(super) fn plan(stages: &[Stage]) -> Plan {
     let disk = MachineDisk {
-        id: "boot".to_owned(),
-        path: PathBuf::from("/out/boot.qcow2"),
-        format: SourceFormat::Qcow2,
-        bus: crate::model::machine::DiskBus::VirtioBlk,
-        serial: None,
         boot_order: Some(1),
-        cache: None,
-        limits: DiskLimits::default(),
+        ..MachineDisk::new("boot", "/out/boot.qcow2", SourceFormat::Qcow2)
     };
     Plan {
         vm_id: "web".to_owned(),
