@@ -14,6 +14,8 @@ mod limits;
 #[cfg(feature = "libvirt")]
 pub mod link;
 pub mod provenance;
+#[cfg(feature = "libvirt")]
+pub mod trial;
 pub mod xml;
 
 use std::path::Path;
