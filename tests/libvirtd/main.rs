@@ -7,5 +7,6 @@ mod machines;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod boot_test;
 mod domains;
 mod writer;
