@@ -9,10 +9,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::table::printable;
 use super::{Exit, Failure, Ui, interrupt};
 use crate::disk::{Control, Engine, detect};
+use crate::libvirt;
 use crate::model::boot::{BootOptions, BootVerdict, Verdict};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::machine::{DEFAULT_NETWORK, DiskBus, Firmware, Machine, MachineDisk, MachineNic, NicLink};
-use crate::model::manifest::Accelerator;
+use crate::model::manifest::{Accelerator, BootMethod};
 use crate::model::units::{parse_duration_s, parse_size};
 use crate::pipeline::boot_test::{self, BootTestOrder, Moment};
 use crate::pipeline::keys::key_file;
@@ -45,6 +46,12 @@ pub(super) struct BootTestArgs {
     /// What runs the guest: auto (KVM where it works), kvm or tcg (emulation)
     #[arg(long, value_name = "WHICH", default_value = "auto", value_parser = ["auto", "kvm", "tcg"])]
     accel: String,
+    /// Who runs the machine: qemu (started here) or libvirt
+    #[arg(long, value_name = "WHICH", default_value = "qemu", value_parser = ["qemu", "libvirt"])]
+    method: String,
+    /// Which libvirt, with `--method libvirt`
+    #[arg(long, value_name = "URI", default_value = libvirt::SYSTEM.0)]
+    libvirt_uri: String,
     /// Memory of the machine
     #[arg(long, value_name = "SIZE", default_value = "2GiB", value_parser = memory_mib)]
     memory: u64,
@@ -97,6 +104,7 @@ fn order(args: &BootTestArgs) -> Result<BootTestOrder> {
     machine.secure_boot = args.secure_boot;
     machine.tpm = args.tpm;
     let options = BootOptions {
+        method: if args.method == "libvirt" { BootMethod::Libvirt } else { BootMethod::Qemu },
         timeout_s: args.timeout,
         accel: match args.accel.as_str() {
             "kvm" => Accelerator::Kvm,
@@ -120,6 +128,7 @@ fn order(args: &BootTestArgs) -> Result<BootTestOrder> {
         backing_chain: true,
         console: args.console.clone(),
         screenshot: args.screenshot.clone(),
+        libvirt_uri: args.libvirt_uri.clone(),
         ..BootTestOrder::new(machine, std::env::temp_dir())
     })
 }

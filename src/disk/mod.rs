@@ -48,7 +48,7 @@ pub(crate) use inspect::odd_size;
 pub use inspect::{Needs, alike, files_alike};
 pub use measure::Measure;
 pub use native::Depth;
-pub use nbd::{Served, remove_leavings, serves_in};
+pub use nbd::{Lent, Served, lent_name, remove_leavings, serves_in};
 pub(crate) use open::refuse_locked;
 pub use open::{OpenPolicy, is_known_whole, open_source};
 pub use traces::{BootTraces, boot_traces};

@@ -153,7 +153,7 @@ impl SourceDisk {
 }
 
 /// An overlay with what it stands on, whatever its header says.
-fn over(overlay: &Path, backing: &Value) -> Result<Value> {
+pub(crate) fn over(overlay: &Path, backing: &Value) -> Result<Value> {
     let mut node = standing(overlay)?;
     node["backing"] = backing.clone();
     Ok(node)

@@ -50,6 +50,30 @@ impl Element {
         children.into_iter().fold(self, Element::child)
     }
 
+    /// What it is called.
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The value of an attribute.
+    pub(super) fn attribute(&self, name: &str) -> Option<&str> {
+        self.attributes.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The same element without an attribute.
+    pub(super) fn without(mut self, name: &str) -> Element {
+        self.attributes.retain(|(known, _)| *known != name);
+        self
+    }
+
+    /// Makes something else of each child, or nothing.
+    pub(super) fn each_child(mut self, change: impl FnMut(Element) -> Option<Element>) -> Element {
+        if let Content::Children(children) = self.content {
+            self.content = Content::Children(children.into_iter().filter_map(change).collect());
+        }
+        self
+    }
+
     fn write(&self, depth: usize, out: &mut String) {
         let indent = "  ".repeat(depth);
         let _ = write!(out, "{indent}<{}", self.name);
@@ -114,6 +138,15 @@ mod tests {
             tree.to_string(),
             "<os firmware='efi'>\n  <type arch='x86_64'>hvm</type>\n  <boot/>\n</os>\n"
         );
+    }
+
+    #[test]
+    fn a_tree_is_changed_child_by_child() {
+        let tree =
+            Element::new("os").with("a", 1).child(Element::new("x").with("b", 2)).child(Element::new("y"));
+        assert_eq!((tree.name(), tree.attribute("a"), tree.attribute("b")), ("os", Some("1"), None));
+        let changed = tree.without("a").each_child(|child| (child.name() == "x").then(|| child.without("b")));
+        assert_eq!(changed.to_string(), "<os>\n  <x/>\n</os>\n");
     }
 
     #[test]

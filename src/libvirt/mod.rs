@@ -36,6 +36,8 @@ pub mod snapshots;
 #[cfg(feature = "libvirt")]
 pub mod sources;
 #[cfg(feature = "libvirt")]
+pub mod trial;
+#[cfg(feature = "libvirt")]
 mod volume_users;
 #[cfg(feature = "libvirt")]
 pub mod volumes;

@@ -23,6 +23,9 @@ const EXPECT_BYTES: usize = 1 << 20;
 /// How a guest is to be tried.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BootOptions {
+    /// Who runs it.
+    #[serde(default, skip_serializing_if = "BootMethod::is_default")]
+    pub method: BootMethod,
     /// How long the guest may take under KVM; under emulation four times that.
     pub timeout_s: f64,
     /// What runs it.
@@ -42,6 +45,7 @@ pub struct BootOptions {
 impl Default for BootOptions {
     fn default() -> Self {
         BootOptions {
+            method: BootMethod::default(),
             timeout_s: DEFAULT_TIMEOUT_S,
             accel: Accelerator::Auto,
             memory_mib: None,
@@ -56,11 +60,6 @@ impl Default for BootOptions {
 impl BootOptions {
     /// As `pipeline.boot_test` says; refuses what this version cannot do.
     pub fn of_manifest(section: &BootTest) -> Result<BootOptions> {
-        if section.method == Some(BootMethod::Libvirt) {
-            return Err(Error::new(Kind::Unsupported, "boot tests through libvirt are not built yet")
-                .field("pipeline.boot_test.method")
-                .advice("leave it out: QEMU is started here, without libvirt"));
-        }
         if section.timeout_s.as_ref().is_some_and(|seconds| seconds.0 <= 0.0) {
             return Err(Error::new(Kind::Manifest, "no guest comes up in no time")
                 .field("pipeline.boot_test.timeout_s")
@@ -68,6 +67,7 @@ impl BootOptions {
         }
         let default = BootOptions::default();
         let options = BootOptions {
+            method: section.method.unwrap_or(default.method),
             timeout_s: section.timeout_s.as_ref().map_or(default.timeout_s, |seconds| seconds.0),
             accel: section.accel.unwrap_or(default.accel),
             memory_mib: section.memory_mb.map(|mib| mib.get().unsigned_abs()),
@@ -174,6 +174,7 @@ mod tests {
         let said =
             options("{timeout_s: 30s, accel: tcg, memory_mb: 512, vcpus: 1, firmware: uefi, display: false}")
                 .unwrap();
+        assert_eq!(options("{method: libvirt}").unwrap().method, BootMethod::Libvirt);
         assert_eq!((said.timeout_s, said.memory_mib, said.vcpus), (30.0, Some(512), Some(1)));
         assert_eq!(
             (said.accel, said.firmware, said.display),
@@ -183,8 +184,6 @@ mod tests {
 
     #[test]
     fn what_cannot_be_done_or_understood_is_refused_with_its_field() {
-        let error = options("{method: libvirt}").unwrap_err();
-        assert_eq!(error.kind(), Kind::Unsupported);
         let error = options("{expect: 'ready ('}").unwrap_err();
         assert_eq!(error.kind(), Kind::Manifest);
         assert_eq!(error.details().place.field.as_deref(), Some("pipeline.boot_test.expect"));

@@ -25,6 +25,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::sync::{mpsc, oneshot};
 
+use super::boot_test;
 use crate::disk::remove_leavings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::protocol::{WorkOrder, WorkerCommand, WorkerEvent, WorkerOutcome};
@@ -179,6 +180,7 @@ impl Pump {
             }
         })
         .await;
+        boot_test::remove_leavings(&self.work_dir);
         if self.outcome_told {
             // It emptied its working directory; its sandbox did not let it remove the directory itself.
             let _ = std::fs::remove_dir(&self.work_dir);

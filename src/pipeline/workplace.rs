@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::boot_test::Place;
 use super::checkpoint::{Checkpoint, lock_name};
 use super::directories::{self, Directories, Others};
 use super::guest_child::{GuestPlace, KVM_DEVICE};
@@ -21,6 +22,7 @@ use crate::disk::serves_in;
 use crate::libvirt;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
+use crate::model::manifest::BootMethod;
 use crate::model::plan::{OnExists, PlannedDisk, SourceFormat};
 use crate::model::protocol::WorkOrder;
 use crate::model::units::is_id;
@@ -33,6 +35,8 @@ use crate::sys::users::group_id;
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 /// How often the lock is tried meanwhile.
 const LOCK_INTERVAL: Duration = Duration::from_millis(50);
+/// How libvirt's library is set up.
+const LIBVIRT_CLIENT: &str = "/etc/libvirt";
 /// Working files are nobody else's business.
 const PRIVATE_MODE: u32 = 0o700;
 
@@ -57,6 +61,8 @@ pub(super) struct Workplace {
     pub(super) console: Option<PathBuf>,
     /// What it shows then.
     pub(super) screenshot: Option<PathBuf>,
+    /// Where libvirt's QEMU finds the test, if it is to run it.
+    pub(super) tried_in: Option<Arc<Place>>,
     /// What says that no other host works here.
     pub(super) fence: Option<Arc<HostFence>>,
     tries: bool,
@@ -94,6 +100,8 @@ impl Workplace {
                 .map(|path| made(&path).map(|()| path))
                 .transpose()
         };
+        let through_libvirt = tries && order.plan.boot_test.method == BootMethod::Libvirt;
+        let tried_in = through_libvirt.then(|| Place::make(&private).map(Arc::new)).transpose()?;
         let (console, screenshot) = (kept("console.txt")?, kept("screen.png")?);
         let named = order.plan.guest.keys.iter().filter(|_| opens_guest || tries);
         let passphrases = named.map(|key| keys::planned(&key.source)).collect::<Result<_>>()?;
@@ -110,6 +118,7 @@ impl Workplace {
             unfit,
             console,
             screenshot,
+            tried_in,
             fence,
             tries,
             private,
@@ -198,6 +207,11 @@ impl Workplace {
             write.extend(rules.write);
         }
         write.extend(self.console.iter().chain(&self.screenshot).cloned());
+        if let Some(place) = &self.tried_in {
+            write.push(place.path().to_owned());
+            // libvirt's library looks there for what it is told to be asked by.
+            read.extend(Some(PathBuf::from(LIBVIRT_CLIENT)).filter(|path| path.exists()));
+        }
         // What libvirt is told depends on whether it works.
         let uses_kvm = self.tries || order.plan.libvirt.is_some();
         write.extend(Some(PathBuf::from(KVM_DEVICE)).filter(|device| uses_kvm && device.exists()));

@@ -5,6 +5,7 @@
 
 pub mod boot;
 pub mod dir;
+pub mod door;
 pub mod extents;
 pub mod failpoint;
 pub mod fs;

@@ -48,6 +48,7 @@ pub fn remove_dead(parent: &Path, beginning: &str, socket: &str) {
 pub struct Scratch {
     path: PathBuf,
     opened: File,
+    is_kept: bool,
 }
 
 impl Scratch {
@@ -58,12 +59,19 @@ impl Scratch {
         let path = parent.canonicalize()?.join(format!("{what}-{:016x}", u64::from_ne_bytes(random)));
         DirBuilder::new().mode(PRIVATE_MODE).create(&path)?;
         match File::open(&path) {
-            Ok(opened) => Ok(Scratch { path, opened }),
+            Ok(opened) => Ok(Scratch { path, opened, is_kept: false }),
             Err(error) => {
                 let _ = fs::remove_dir(&path);
                 Err(error)
             }
         }
+    }
+
+    /// Leaves it to somebody else to remove it.
+    #[must_use]
+    pub fn keep(mut self) -> PathBuf {
+        self.is_kept = true;
+        self.path.clone()
     }
 
     /// Where it is, without links in it.
@@ -88,6 +96,9 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
         if let Err(error) = fs::remove_dir_all(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "a temporary directory stays");
         }

@@ -10,6 +10,7 @@ mod support;
 
 mod addresses;
 mod blocks;
+mod boot_test;
 mod commands;
 mod connections;
 mod devices;

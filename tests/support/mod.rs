@@ -9,6 +9,7 @@
 pub mod appliances;
 pub mod bad_appliances;
 pub mod bad_disks;
+pub mod boot_sector;
 pub mod daemon;
 pub mod disks;
 pub mod guests;

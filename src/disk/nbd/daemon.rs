@@ -22,11 +22,11 @@ use crate::disk::facts::SourceDisk;
 use crate::disk::failure::Call;
 use crate::disk::read::{Range, Reader, Room, read_failed};
 use crate::model::error::{Error, Kind, Result};
-use crate::sys::process::{Capture, Group, Output, ProcessError, Watch};
+use crate::sys::process::{Capture, ChildSpec, Group, Output, ProcessError, Watch};
 use crate::sys::scratch::Scratch;
 
 /// The daemon's name, as it calls itself too.
-const NAME: &str = "qemu-storage-daemon";
+pub(super) const NAME: &str = "qemu-storage-daemon";
 /// How its socket is called in its directory, in which it works.
 const SOCKET: &str = "disk";
 /// Until a disk is opened: one of 2 TiB may have a thousand files.
@@ -78,12 +78,12 @@ fn version(engine: &Engine, program: &Path, call: &Call<'_>, control: &Control) 
 
 /// The running child. Dropping it ends it.
 #[derive(Debug)]
-struct Daemon {
+pub(super) struct Daemon {
     scratch: Scratch,
     group: Group,
     ended: Mutex<Receiver<Result<Output, ProcessError>>>,
     listener: Option<JoinHandle<()>>,
-    _obeys: Attached,
+    obeys: Option<Attached>,
 }
 
 impl Daemon {
@@ -116,10 +116,21 @@ impl Daemon {
         let (args, write) = (args.map(str::to_owned).to_vec(), vec![scratch.path().to_owned()]);
         let mut spec = engine.spec_of(program, args, source.paths(), write, engine.long_limits());
         spec.directory = Some(scratch.path().to_owned());
+        let mut daemon = Daemon::begin(engine, &spec, scratch, call)?;
+        daemon.obeys = Some(control.attach(&daemon.group));
+        Ok(daemon)
+    }
+
+    /// Starts it as it is told to; nobody's pause or end reaches it but by its end here.
+    pub(super) fn begin(
+        engine: &Engine,
+        spec: &ChildSpec,
+        scratch: Scratch,
+        call: &Call<'_>,
+    ) -> Result<Daemon> {
         tracing::info!(command = %spec.command_line(), "read by QEMU");
-        let mut child = engine.launcher.start(&spec).map_err(|error| call.lost(&error))?;
+        let mut child = engine.launcher.start(spec).map_err(|error| call.lost(&error))?;
         let group = child.group();
-        let obeys = control.attach(&group);
         let (tell, ended) = mpsc::channel();
         let listener = thread::Builder::new()
             .name("nbd daemon".to_owned())
@@ -128,11 +139,21 @@ impl Daemon {
                 let _ = tell.send(child.supervise(Capture::Lines(&mut heard), TICK, &mut || Watch::GoOn));
             })
             .map_err(|error| Error::internal(format!("nobody can watch the storage daemon: {error}")))?;
-        Ok(Daemon { scratch, group, ended: Mutex::new(ended), listener: Some(listener), _obeys: obeys })
+        Ok(Daemon { scratch, group, ended: Mutex::new(ended), listener: Some(listener), obeys: None })
+    }
+
+    /// Takes the name of a file in its directory that it has open: now it is gone with it, however it ends.
+    pub(super) fn forget(&self, file: &str) {
+        let _ = std::fs::remove_file(self.scratch.file(file));
+    }
+
+    /// Connects to a socket in its directory.
+    pub(super) fn connect(&self, socket: &str) -> io::Result<UnixStream> {
+        self.scratch.connect(socket)
     }
 
     /// What it ended with, if it does within this time.
-    fn ending(&self, within: Duration, call: &Call<'_>) -> Option<Error> {
+    pub(super) fn ending(&self, within: Duration, call: &Call<'_>) -> Option<Error> {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         ended.recv_timeout(within).ok().map(|ended| match ended {
             Ok(output) => call.failed(&output),
@@ -144,6 +165,7 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.group.kill();
+        self.obeys = None;
         if let Some(listener) = self.listener.take() {
             let _ = listener.join();
         }

@@ -1,8 +1,9 @@
-//! NBD, with which QEMU and we read disks through each other: over a unix socket in a private directory, and only to read.
+//! NBD, with which QEMU and we read disks through each other: over unix sockets, and of a disk from outside only to read.
 //!
 //! ```text
 //!   what only we read:     reader ──▶ Served ══socket══▶ qemu-img, an appliance, a test machine     (serve)
 //!   what only QEMU reads:  storage daemon, confined ══socket══▶ Remote ──▶ copier                   (daemon, client)
+//!   what a guest tries:    storage daemon, on overlays ══door══▶ libvirt's QEMU                     (lend)
 //! ```
 //!
 //! So every source can be opened by whoever has to: a guest is repaired in a disk that QEMU cannot read, and a disk that we cannot read is
@@ -10,6 +11,7 @@
 
 mod client;
 mod daemon;
+mod lend;
 mod serve;
 mod session;
 #[cfg(test)]
@@ -17,4 +19,5 @@ mod tests;
 mod wire;
 
 pub(crate) use daemon::open;
+pub use lend::{Lent, lent_name};
 pub use serve::{Served, remove_leavings, serves_in};

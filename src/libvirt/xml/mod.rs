@@ -9,12 +9,14 @@ mod devices;
 mod disks;
 mod nics;
 mod processor;
+mod trial;
 
 use super::element::Element;
 use super::provenance;
 use crate::model::machine::{Firmware, Machine, Virtualization};
 
 pub use disks::serial as disk_serial;
+pub use trial::{TrialBench, trial_xml};
 
 /// The port by which the guest agent is found inside the guest.
 pub const AGENT_PORT: &str = "org.qemu.guest_agent.0";
@@ -30,7 +32,11 @@ const LIBOSINFO: &str = "http://libosinfo.org/xmlns/libvirt/domain/1.0";
 /// The domain of a machine.
 #[must_use]
 pub fn domain_xml(machine: &Machine) -> String {
-    let domain = Element::new("domain")
+    domain(machine).to_string()
+}
+
+fn domain(machine: &Machine) -> Element {
+    Element::new("domain")
         .with("type", if machine.virtualization == Virtualization::Kvm { "kvm" } else { "qemu" })
         .child(Element::text("name", domain_name(&machine.name)))
         .children(machine.uuid.iter().map(|uuid| Element::text("uuid", uuid)))
@@ -48,8 +54,7 @@ pub fn domain_xml(machine: &Machine) -> String {
         .child(Element::text("on_reboot", "restart"))
         .child(Element::text("on_crash", "restart"))
         .child(power())
-        .child(devices::devices(machine));
-    domain.to_string()
+        .child(devices::devices(machine))
 }
 
 /// A name that libvirt takes: one line, no slash, not too long for its files.

@@ -181,13 +181,22 @@ pub enum Accelerator {
 }
 
 /// Who runs a test machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BootMethod {
     /// QEMU, started here.
+    #[default]
     Qemu,
     /// libvirt.
     Libvirt,
+}
+
+impl BootMethod {
+    /// Whether nothing has to be said of it.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == BootMethod::default()
+    }
 }
 
 /// What starts a test machine.

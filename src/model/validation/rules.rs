@@ -35,6 +35,7 @@ pub const RULES: &[Rule] = &[
     guard("host.libguestfs", "a guest is to be opened, and libguestfs is not there"),
     guard("host.virt_v2v", "virt-v2v is to repair the guest, and is not installed"),
     guard("host.qemu_system", "the result is to be tried, and QEMU is not there"),
+    guard("host.libvirt", "the result is to be tried through libvirt, which cannot do that here"),
     guard("host.uefi", "the machine starts with UEFI, and no such firmware is installed"),
     guard("host.secure_boot", "the machine has secure boot, and no firmware with enrolled keys is installed"),
     guard("host.tpm", "the machine has a TPM, and swtpm is not installed"),

@@ -1,4 +1,5 @@
-//! The boot test: starts an overlay of the result in QEMU, and says whether the guest came up.
+//! The boot test: starts an overlay of the result, and says whether the guest came up. QEMU is a child of ours, or
+//! libvirt runs it ([`through_libvirt`]).
 //!
 //! ```text
 //!   disks ──(only read)──▶ overlays ─┐
@@ -12,32 +13,42 @@
 //! the network cards lead nowhere. When it is over, the process and the directory are gone. What is not here:
 //! what becomes of a job whose guest fails.
 
+mod child;
 mod console;
 pub(super) mod firmware;
+mod hands;
 mod judge;
 mod line;
 mod observer;
+mod place;
 mod qemu;
 mod record;
 mod screen;
 mod serial;
+#[cfg(feature = "libvirt")]
+mod through_libvirt;
 mod tpm;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use observer::Moment;
+pub use place::Place;
+pub(super) use place::remove_leavings;
 
-use crate::disk::{Control, Engine, OpenPolicy, SourceDisk, boot_traces, open_source};
+use crate::disk::{Control, Engine, OpenPolicy, Served, SourceDisk, boot_traces, open_source};
+use crate::libvirt;
 use crate::model::boot::{BootOptions, BootVerdict, EMULATION_FACTOR};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::machine::{Firmware, Machine};
-use crate::model::manifest::Accelerator;
+use crate::model::manifest::{Accelerator, BootMethod};
 use crate::sys::kvm;
 use crate::sys::process::{Capture, ChildLimits, ChildSpec, ProcessError};
 use crate::sys::sandbox::Rules;
 use crate::sys::scratch::Scratch;
+use child::Child;
 use firmware::UefiFirmware;
 use judge::Judge;
 use observer::{Observer, Outcome, TICK, Watched};
@@ -75,6 +86,10 @@ pub struct BootTestOrder {
     pub console: Option<PathBuf>,
     /// Where the last picture of the screen is kept.
     pub screenshot: Option<PathBuf>,
+    /// The libvirt that tries it, where one is to.
+    pub libvirt_uri: String,
+    /// Where that libvirt's QEMU finds the test; none: a place is looked for.
+    pub place: Option<Arc<Place>>,
 }
 
 impl BootTestOrder {
@@ -88,16 +103,40 @@ impl BootTestOrder {
             work_dir: work_dir.into(),
             console: None,
             screenshot: None,
+            libvirt_uri: libvirt::SYSTEM.0.to_owned(),
+            place: None,
         }
     }
 }
 
-/// What this host lacks to run that machine, and with `is_tried` to test it: asked before hours are spent on a result that could not be tried.
-pub(super) fn objections(machine: &Machine, is_tried: bool) -> Vec<Error> {
-    let qemu = is_tried.then(program).and_then(Result::err);
+/// What this host lacks to run that machine, and with `tried` to test it in that way: asked before hours are spent on a result that could not be tried.
+pub(super) fn objections(machine: &Machine, tried: Option<BootMethod>) -> Vec<Error> {
     let firmware = (machine.starts_with() == Firmware::Uefi).then(|| firmware::find(machine.secure_boot));
-    let tpm = machine.tpm.then(tpm::program);
-    qemu.into_iter().chain(firmware.and_then(Result::err)).chain(tpm.and_then(Result::err)).collect()
+    let of_firmware = firmware.and_then(Result::err);
+    let tpm = machine.tpm.then(tpm::program).and_then(Result::err);
+    let of_method = match tried {
+        None => Vec::new(),
+        Some(BootMethod::Qemu) => program().err().into_iter().collect(),
+        Some(BootMethod::Libvirt) => libvirt_objections(machine),
+    };
+    of_method.into_iter().chain(of_firmware).chain(tpm).collect()
+}
+
+#[cfg(feature = "libvirt")]
+fn libvirt_objections(machine: &Machine) -> Vec<Error> {
+    through_libvirt::objections(machine, libvirt::SYSTEM.0)
+}
+
+#[cfg(not(feature = "libvirt"))]
+fn libvirt_objections(_: &Machine) -> Vec<Error> {
+    vec![not_built()]
+}
+
+#[cfg(not(feature = "libvirt"))]
+fn not_built() -> Error {
+    Error::new(Kind::Unsupported, "no machine can be tried through libvirt: this build knows nothing of it")
+        .rule("host.libvirt")
+        .advice("build it with the feature `libvirt`, or use `method: qemu`")
 }
 
 fn program() -> Result<PathBuf> {
@@ -116,8 +155,31 @@ pub fn run(
     control: &Control,
     progress: &mut dyn FnMut(&Moment),
 ) -> Result<BootVerdict> {
+    match order.options.method {
+        BootMethod::Qemu => run_qemu(order, engine, control, progress),
+        #[cfg(feature = "libvirt")]
+        BootMethod::Libvirt => through_libvirt::run(order, engine, control, progress),
+        #[cfg(not(feature = "libvirt"))]
+        BootMethod::Libvirt => Err(not_built()),
+    }
+}
+
+/// What every test has before somebody runs the machine.
+struct Ready {
+    expect: Option<regex::Regex>,
+    machine: Machine,
+    starts_with: Firmware,
+    accel: &'static str,
+    limit: Duration,
+    memory_mib: u64,
+    vcpus: u32,
+    disks: Vec<SourceDisk>,
+    _served: Vec<Served>,
+    scratch: Scratch,
+}
+
+fn prepare(order: &BootTestOrder, engine: &Engine, control: &Control) -> Result<Ready> {
     let expect = order.options.expectation()?;
-    let program = program()?;
     if order.machine.disks.is_empty() {
         return Err(Error::new(Kind::Manifest, "there is no disk to boot from").advice("name one"));
     }
@@ -146,46 +208,92 @@ pub fn run(
         return Err(Error::new(Kind::Manifest, "secure boot exists only with UEFI")
             .advice("set `firmware: uefi`, or `secureboot: false`"));
     }
-    let uefi = (starts_with == Firmware::Uefi).then(|| firmware::find(machine.secure_boot)).transpose()?;
-    furnish(&scratch, uefi.as_ref())?;
-    let serial = Serial::make(&scratch)?;
+    let factor = if accel == "tcg" { EMULATION_FACTOR } else { 1.0 };
+    Ok(Ready {
+        expect,
+        starts_with,
+        accel,
+        limit: Duration::try_from_secs_f64(order.options.timeout_s * factor).unwrap_or(Duration::MAX),
+        memory_mib: order.options.memory_mib.unwrap_or(machine.memory_mib.min(MOST_MEMORY_MIB)),
+        vcpus: order.options.vcpus.unwrap_or(machine.vcpus.min(most_vcpus(accel))),
+        machine,
+        disks,
+        _served: served,
+        scratch,
+    })
+}
+
+impl Ready {
+    fn judge(&self) -> Judge {
+        Judge::new(self.expect.clone())
+    }
+
+    /// What was found, where the disks are still what they were.
+    fn verdict(
+        &self,
+        order: &BootTestOrder,
+        outcome: Outcome,
+        seconds: f64,
+        tail: String,
+        picture: Option<Vec<u8>>,
+    ) -> Result<BootVerdict> {
+        for disk in &self.disks {
+            disk.check_unchanged()?;
+        }
+        let Outcome { verdict, evidence, error } = outcome;
+        tracing::info!(verdict = verdict.name(), seconds, %evidence, "boot test ended");
+        Ok(BootVerdict {
+            verdict,
+            booted: verdict == crate::model::boot::Verdict::Booted,
+            seconds: (seconds * 10.0).round() / 10.0,
+            accel: self.accel.to_owned(),
+            firmware: self.starts_with.name().to_owned(),
+            evidence,
+            screenshot: keep(picture, order.screenshot.as_deref())?,
+            console_tail: Some(tail).filter(|tail| !tail.is_empty()),
+            error,
+        })
+    }
+}
+
+fn run_qemu(
+    order: &BootTestOrder,
+    engine: &Engine,
+    control: &Control,
+    progress: &mut dyn FnMut(&Moment),
+) -> Result<BootVerdict> {
+    let program = program()?;
+    let ready = prepare(order, engine, control)?;
+    let (machine, scratch) = (&ready.machine, &ready.scratch);
+    let is_uefi = ready.starts_with == Firmware::Uefi;
+    let uefi = is_uefi.then(|| firmware::find(machine.secure_boot)).transpose()?;
+    furnish(scratch, uefi.as_ref())?;
+    let serial = Serial::make(scratch.path())?;
     let record = Record::begin(order.console.as_deref())?;
     let tpm = machine
         .tpm
-        .then(|| tpm::start(&engine.launcher, &scratch, engine.sandbox_required, control))
+        .then(|| tpm::start(&engine.launcher, scratch, engine.sandbox_required, control))
         .transpose()?;
-
-    let factor = if accel == "tcg" { EMULATION_FACTOR } else { 1.0 };
-    let limit = Duration::try_from_secs_f64(order.options.timeout_s * factor).unwrap_or(Duration::MAX);
-    let spec = child(
-        &Started { order, machine: &machine, disks: &disks, uefi: uefi.as_ref(), accel, limit },
-        &program,
-        &scratch,
-        engine,
-    )?;
+    let spec = child(order, &ready, uefi.as_ref(), &program, engine)?;
     tracing::info!(command = %spec.command_line(), "boot test");
     let mut child = engine.launcher.start(&spec).map_err(|error| not_started(&error))?;
     let group = child.group();
     let attached = control.attach(&group);
     let mut observer = Observer::new(Watched {
-        scratch: &scratch,
-        group,
-        judge: Judge::new(expect),
+        hands: Child::new(scratch, group),
+        judge: ready.judge(),
         passphrases: order.passphrases.clone(),
         serial,
         record,
         screen: order.options.display.then(Screen::default),
-        limit,
+        limit: ready.limit,
         progress,
     });
     let ended = child.supervise(Capture::Bytes(&mut |_| ()), TICK, &mut || observer.tick());
     drop(attached);
     // The TPM goes with its machine, and before the directory in which it keeps its state.
-    drop((child, tpm, served));
+    drop((child, tpm));
     control.ended()?;
-    for disk in &disks {
-        disk.check_unchanged()?;
-    }
     let (seconds, tail) = (observer.seconds(), observer.tail());
     let (outcome, picture) = observer.finish();
     let outcome = match (outcome, ended) {
@@ -193,19 +301,7 @@ pub fn run(
         (None, Ok(output)) => return Err(ended_early(&output.complaint(), &output.ending())),
         (None, Err(error)) => return Err(not_started(&error)),
     };
-    let Outcome { verdict, evidence, error } = outcome;
-    tracing::info!(verdict = verdict.name(), seconds, %evidence, "boot test ended");
-    Ok(BootVerdict {
-        verdict,
-        booted: verdict == crate::model::boot::Verdict::Booted,
-        seconds: (seconds * 10.0).round() / 10.0,
-        accel: accel.to_owned(),
-        firmware: starts_with.name().to_owned(),
-        evidence,
-        screenshot: keep(picture, order.screenshot.as_deref())?,
-        console_tail: Some(tail).filter(|tail| !tail.is_empty()),
-        error,
-    })
+    ready.verdict(order, outcome, seconds, tail, picture)
 }
 
 /// What runs the guest: KVM where guests really run under it, else emulation.
@@ -243,34 +339,30 @@ fn furnish(scratch: &Scratch, uefi: Option<&UefiFirmware>) -> Result<()> {
     done.map_err(|error| Error::io(Kind::Output, "make", &name, &error))
 }
 
-struct Started<'a> {
-    order: &'a BootTestOrder,
-    machine: &'a Machine,
-    disks: &'a [SourceDisk],
-    uefi: Option<&'a UefiFirmware>,
-    accel: &'static str,
-    limit: Duration,
-}
-
-fn child(started: &Started<'_>, program: &Path, scratch: &Scratch, engine: &Engine) -> Result<ChildSpec> {
-    let Started { order, machine, disks, uefi, accel, limit } = started;
+fn child(
+    order: &BootTestOrder,
+    ready: &Ready,
+    uefi: Option<&UefiFirmware>,
+    program: &Path,
+    engine: &Engine,
+) -> Result<ChildSpec> {
+    let Ready { machine, disks, scratch, accel, .. } = ready;
     let names = disks.iter().map(SourceDisk::qemu_name).collect::<Result<Vec<String>>>()?;
-    let memory_mib = order.options.memory_mib.unwrap_or(machine.memory_mib.min(MOST_MEMORY_MIB));
     let bench = qemu::Bench {
         accel,
-        uefi: *uefi,
+        uefi,
         disks: &names,
-        memory_mib,
-        vcpus: order.options.vcpus.unwrap_or(machine.vcpus.min(most_vcpus(accel))),
+        memory_mib: ready.memory_mib,
+        vcpus: ready.vcpus,
         display: order.options.display,
     };
     let mut spec = ChildSpec::new(program, qemu::arguments(machine, &bench));
     spec.directory = Some(scratch.path().to_owned());
     spec.env.push(("TMPDIR".to_owned(), scratch.path().display().to_string()));
     spec.limits = ChildLimits {
-        memory_bytes: Some(memory_mib.saturating_mul(1 << 20).saturating_add(QEMU_BYTES)),
+        memory_bytes: Some(ready.memory_mib.saturating_mul(1 << 20).saturating_add(QEMU_BYTES)),
         file_size_bytes: Some(OVERLAY_BYTES),
-        wall_s: Some(limit.as_secs_f64() + GRACE_S),
+        wall_s: Some(ready.limit.as_secs_f64() + GRACE_S),
         cpu_s: None,
     };
     let mut read: Vec<PathBuf> = disks.iter().flat_map(SourceDisk::paths).collect();

@@ -1,28 +1,25 @@
-//! Watching one guest come up: hears its console, its agent and QEMU, types passphrases, and decides.
+//! Watching one guest come up: hears its console, its agent and its machine, types passphrases, and decides.
 //!
 //! Everything happens in [`Observer::tick`], on the thread that watches the process; nothing in it waits. Time
 //! counts while the guest runs, so a pause costs none of it. What is not here: what the words mean
-//! ([`super::judge`]) and how the machine is made.
+//! ([`super::judge`]), how the machine is made, and who runs it ([`super::hands`]).
 
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::console::Console;
+use super::hands::{Begun, Hands, Happening};
 use super::judge::{Judge, Sign};
 use super::line::JsonLine;
-use super::qemu::{AGENT_ID, AGENT_SOCKET, CONTROL_SOCKET};
 use super::record::Record;
 use super::screen::Screen;
 use super::serial::Serial;
 use crate::model::boot::Verdict;
-use crate::sys::process::{Group, Watch};
-use crate::sys::scratch::Scratch;
+use crate::sys::process::Watch;
 
 /// How often everything is looked at.
 pub(super) const TICK: Duration = Duration::from_millis(100);
-/// QEMU opens its sockets at once, if it starts at all.
-const OPENED_WITHIN: Duration = Duration::from_secs(60);
 /// What follows the first bad line belongs to it: a panic has a trace, a shell a banner.
 const LAST_WORDS: Duration = Duration::from_millis(1500);
 /// The picture at the end is taken at once, or not at all.
@@ -64,11 +61,6 @@ pub struct Moment {
     pub saying: String,
 }
 
-struct Lines {
-    control: JsonLine,
-    agent: JsonLine,
-}
-
 /// Trouble that may pass.
 struct Trouble {
     what: &'static str,
@@ -85,7 +77,7 @@ struct Typed {
 }
 
 enum Phase {
-    /// QEMU opens its sockets.
+    /// The machine is made.
     Opening,
     /// The guest runs.
     Running,
@@ -96,9 +88,8 @@ enum Phase {
 }
 
 /// One guest under watch.
-pub(super) struct Observer<'a> {
-    scratch: &'a Scratch,
-    group: Group,
+pub(super) struct Observer<'a, H> {
+    hands: H,
     judge: Judge,
     passphrases: std::vec::IntoIter<String>,
     knows_passphrases: bool,
@@ -108,7 +99,7 @@ pub(super) struct Observer<'a> {
     console: Console,
     record: Record,
     screen: Option<Screen>,
-    lines: Option<Lines>,
+    agent: Option<JsonLine>,
     phase: Phase,
     limit: Duration,
     ran: Duration,
@@ -125,9 +116,8 @@ pub(super) struct Observer<'a> {
 }
 
 /// What an observer needs to know.
-pub(super) struct Watched<'a> {
-    pub(super) scratch: &'a Scratch,
-    pub(super) group: Group,
+pub(super) struct Watched<'a, H> {
+    pub(super) hands: H,
     pub(super) judge: Judge,
     pub(super) passphrases: Vec<String>,
     pub(super) serial: Serial,
@@ -137,11 +127,10 @@ pub(super) struct Watched<'a> {
     pub(super) progress: &'a mut dyn FnMut(&Moment),
 }
 
-impl<'a> Observer<'a> {
-    pub(super) fn new(watched: Watched<'a>) -> Observer<'a> {
+impl<'a, H: Hands> Observer<'a, H> {
+    pub(super) fn new(watched: Watched<'a, H>) -> Observer<'a, H> {
         Observer {
-            scratch: watched.scratch,
-            group: watched.group,
+            hands: watched.hands,
             judge: watched.judge,
             knows_passphrases: !watched.passphrases.is_empty(),
             passphrases: watched.passphrases.into_iter(),
@@ -151,7 +140,7 @@ impl<'a> Observer<'a> {
             console: Console::new(),
             record: watched.record,
             screen: watched.screen,
-            lines: None,
+            agent: None,
             phase: Phase::Opening,
             limit: watched.limit,
             ran: Duration::ZERO,
@@ -178,7 +167,16 @@ impl<'a> Observer<'a> {
         self.console.tail(TAIL_LINES).join("\n")
     }
 
-    /// What was decided, with the last picture of the screen; none if QEMU ended before.
+    /// The machine itself.
+    #[cfg_attr(
+        not(feature = "libvirt"),
+        allow(dead_code, reason = "only of libvirt's there is more to be known")
+    )]
+    pub(super) fn hands(&mut self) -> &mut H {
+        &mut self.hands
+    }
+
+    /// What was decided, with the last picture of the screen; none if the machine ended before.
     pub(super) fn finish(mut self) -> (Option<Outcome>, Option<Vec<u8>>) {
         let last = self.console.prompt();
         self.record.line(&last);
@@ -192,14 +190,16 @@ impl<'a> Observer<'a> {
     /// Looks at everything once.
     pub(super) fn tick(&mut self) -> Watch {
         let now = Instant::now();
-        if !self.group.stands_still() {
+        if !self.hands.stands_still() {
             self.ran += now - self.looked;
         }
         self.looked = now;
         if matches!(self.phase, Phase::Opening) {
             return self.open();
         }
-        self.hear_control();
+        if !self.hear_machine() {
+            return Watch::End("it cannot be watched any more".to_owned());
+        }
         self.hear_console();
         self.type_again();
         self.hear_agent();
@@ -208,41 +208,47 @@ impl<'a> Observer<'a> {
         self.go_on()
     }
 
-    /// All sockets, then the guest may begin: nothing that it says is missed.
     fn open(&mut self) -> Watch {
-        let connect = |name| self.scratch.connect(name);
-        match (connect(CONTROL_SOCKET), connect(AGENT_SOCKET)) {
-            (Ok(control), Ok(agent)) => {
-                let mut control = JsonLine::new(control);
-                control.say(&json!({ "execute": "qmp_capabilities" }));
-                control.say(&json!({ "execute": "cont" }));
-                self.lines = Some(Lines { control, agent: JsonLine::new(agent) });
+        match self.hands.begin() {
+            Begun::Runs(agent) => {
+                self.agent = Some(agent);
                 self.phase = Phase::Running;
                 self.ran = Duration::ZERO;
                 Watch::GoOn
             }
-            _ if self.ran > OPENED_WITHIN => Watch::End("it does not open its sockets".to_owned()),
-            _ => Watch::GoOn,
+            Begun::Never => Watch::End("it does not begin".to_owned()),
+            Begun::NotYet if self.ran > H::BEGINS_WITHIN => Watch::End("it does not begin".to_owned()),
+            Begun::NotYet => Watch::GoOn,
         }
     }
 
-    fn hear_control(&mut self) {
-        let heard = self.lines.as_mut().map(|lines| lines.control.heard()).unwrap_or_default();
-        for message in heard {
-            match message["event"].as_str() {
-                Some("RESET") if message["data"]["guest"] == true => self.restarted(),
-                Some("SHUTDOWN") => self.switched_off(&message["data"]),
-                Some("VSERPORT_CHANGE") if message["data"]["id"] == AGENT_ID => {
-                    self.agent_open = message["data"]["open"] == true;
-                    self.pinged = None;
-                }
-                Some(_) => {}
-                None => {
-                    if let Some(screen) = &mut self.screen {
-                        screen.answered(&message, self.scratch);
-                    }
+    /// Whether there is anything more to be heard.
+    fn hear_machine(&mut self) -> bool {
+        let heard = self.hands.heard();
+        let is_lost = heard.contains(&Happening::Lost);
+        for happening in heard {
+            self.happened(happening);
+        }
+        !is_lost
+    }
+
+    fn happened(&mut self, happening: Happening) {
+        match happening {
+            Happening::Restarted => self.restarted(),
+            Happening::Off(reason) => self.fail("the guest switched itself off", reason),
+            Happening::Crashed => {
+                self.fail("the guest crashed", "the machine was told so by its guest".to_owned());
+            }
+            Happening::Agent { is_open } => {
+                self.agent_open = is_open;
+                self.pinged = None;
+            }
+            Happening::Picture(picture) => {
+                if let Some(screen) = &mut self.screen {
+                    screen.take(picture);
                 }
             }
+            Happening::Lost => {}
         }
     }
 
@@ -252,11 +258,6 @@ impl<'a> Observer<'a> {
         if self.restarts > MOST_RESTARTS {
             self.fail("the guest starts over and over again", format!("restart {}", self.restarts));
         }
-    }
-
-    fn switched_off(&mut self, data: &Value) {
-        let reason = data["reason"].as_str().unwrap_or("unknown");
-        self.fail("the guest switched itself off", reason.to_owned());
     }
 
     fn hear_console(&mut self) {
@@ -279,6 +280,9 @@ impl<'a> Observer<'a> {
             // Whatever was asked, this is another line.
             self.answered = false;
             self.lines_heard = self.lines_heard.saturating_add(1);
+            if let Some(happening) = self.hands.said(line) {
+                self.happened(happening);
+            }
             let sign = self.judge.line(line);
             self.weigh(sign, true);
         }
@@ -352,8 +356,8 @@ impl<'a> Observer<'a> {
     }
 
     fn hear_agent(&mut self) {
-        let Some(lines) = &mut self.lines else { return };
-        let answers = lines.agent.heard();
+        let Some(agent) = &mut self.agent else { return };
+        let answers = agent.heard();
         if answers.iter().any(|answer| answer.get("return").is_some()) && !self.judge.expects() {
             let evidence = "the guest agent answered".to_owned();
             self.decide(Outcome { verdict: Verdict::Booted, evidence, error: None }, Duration::ZERO);
@@ -362,7 +366,7 @@ impl<'a> Observer<'a> {
         // Nothing is said into a port that nobody has opened: it would be kept and answered many times over.
         if self.agent_open && self.pinged.is_none_or(|pinged| self.ran > pinged + PING_EVERY) {
             self.pinged = Some(self.ran);
-            lines.agent.say(&json!({ "execute": "guest-ping" }));
+            agent.say(&json!({ "execute": "guest-ping" }));
         }
     }
 
@@ -371,11 +375,11 @@ impl<'a> Observer<'a> {
         if self.lines_heard > LINES_OF_A_CONSOLE {
             return;
         }
-        let (Some(screen), Some(lines), Phase::Running) = (&mut self.screen, &mut self.lines, &self.phase)
-        else {
-            return;
-        };
-        screen.look(self.ran, self.silent_since, self.group.pid(), &mut lines.control);
+        let (Some(screen), Phase::Running) = (&mut self.screen, &self.phase) else { return };
+        let hands = &mut self.hands;
+        if screen.wants_one(self.ran, self.silent_since, || hands.processor_time()) {
+            hands.take_picture();
+        }
         if let Some(evidence) = screen.stands_still() {
             self.decide(undetermined(evidence), Duration::ZERO);
         }
@@ -402,10 +406,11 @@ impl<'a> Observer<'a> {
                 }
             }
             Phase::Ending { outcome, until } if self.ran >= *until => {
-                let Some((screen, lines)) = self.screen.as_mut().zip(self.lines.as_mut()) else {
+                let Some(screen) = &mut self.screen else {
                     return Watch::End("decided".to_owned());
                 };
-                screen.last_picture(&mut lines.control);
+                screen.wants_a_last_one();
+                self.hands.take_picture();
                 self.phase = Phase::Picture { outcome: outcome.clone(), until: self.ran + PICTURE_WITHIN };
             }
             Phase::Picture { until, .. } => {

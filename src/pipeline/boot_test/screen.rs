@@ -2,23 +2,12 @@
 //!
 //! A screen that stands still while the processor idles shows that a guest waits for somebody: at a login, or at
 //! an error. Which of them, a picture cannot tell a program; a person can look at it. What is not here:
-//! reading text off a picture.
+//! how a picture is taken, and reading text off it.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::Read as _;
 use std::time::Duration;
 
-use crate::sys::scratch::Scratch;
-
-use serde_json::{Value, json};
-
-use super::line::JsonLine;
-
-/// Where QEMU puts pictures, in the test's directory.
-const PICTURE: &str = "screen.png";
-/// Larger pictures are not of any screen.
-const PICTURE_BYTES: u64 = 32 << 20;
 /// The console has to be silent this long before the screen is asked.
 const SILENCE: Duration = Duration::from_secs(20);
 /// Between two pictures.
@@ -33,8 +22,7 @@ const IDLE: f64 = 0.2;
 /// What is known of the screen.
 #[derive(Debug, Default)]
 pub(super) struct Screen {
-    asked: Option<u64>,
-    number: u64,
+    is_asked: bool,
     looked: Option<Duration>,
     /// Per picture: its hash, when it was taken, and the processor time that was asked for until then.
     seen: VecDeque<(u64, Duration, Duration)>,
@@ -43,56 +31,43 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// Takes a picture when it is time for one.
-    pub(super) fn look(
+    /// Whether it is time for a picture, which is then awaited.
+    pub(super) fn wants_one(
         &mut self,
         ran: Duration,
         silent_since: Duration,
-        pid: Option<u32>,
-        control: &mut JsonLine,
-    ) {
+        processor_time: impl FnOnce() -> Option<Duration>,
+    ) -> bool {
         if ran < silent_since + SILENCE {
             self.seen.clear();
-            return;
+            return false;
         }
-        if self.asked.is_some() || self.looked.is_some_and(|looked| ran < looked + EVERY) {
-            return;
+        if self.is_asked || self.looked.is_some_and(|looked| ran < looked + EVERY) {
+            return false;
         }
         self.looked = Some(ran);
-        let Some(asked_for) = pid.and_then(processor_time) else { return };
+        let Some(asked_for) = processor_time() else { return false };
         self.now = (ran, asked_for);
-        self.ask(control);
+        self.is_asked = true;
+        true
     }
 
-    /// Takes one picture more, whatever was seen before.
-    pub(super) fn last_picture(&mut self, control: &mut JsonLine) {
-        self.ask(control);
+    /// One more is awaited, whatever was seen before.
+    pub(super) fn wants_a_last_one(&mut self) {
+        self.is_asked = true;
     }
 
     /// Whether no picture is awaited.
     pub(super) fn is_done(&self) -> bool {
-        self.asked.is_none()
+        !self.is_asked
     }
 
-    fn ask(&mut self, control: &mut JsonLine) {
-        self.number += 1;
-        self.asked = Some(self.number);
-        let arguments = json!({ "filename": PICTURE, "format": "png" });
-        control.say(&json!({ "execute": "screendump", "arguments": arguments, "id": self.number }));
-    }
-
-    /// Hears QEMU's answer to what was asked.
-    pub(super) fn answered(&mut self, answer: &Value, scratch: &Scratch) {
-        if self.asked.is_none() || answer["id"].as_u64() != self.asked {
+    /// A picture that was awaited, or that there will be none.
+    pub(super) fn take(&mut self, picture: Option<Vec<u8>>) {
+        if !std::mem::take(&mut self.is_asked) {
             return;
         }
-        self.asked = None;
-        let mut bytes = Vec::new();
-        let read = std::fs::File::open(scratch.file(PICTURE))
-            .and_then(|file| file.take(PICTURE_BYTES).read_to_end(&mut bytes));
-        if answer.get("error").is_some() || read.is_err() || bytes.is_empty() {
-            return;
-        }
+        let Some(bytes) = picture else { return };
         let mut hasher = DefaultHasher::new();
         bytes.hash(&mut hasher);
         if self.seen.len() == ALIKE {
@@ -118,18 +93,6 @@ impl Screen {
     }
 }
 
-/// The processor time that all threads of a process had or waited for: on a host that is busy with other things, a
-/// guest that gets little is not idle. None where the kernel does not tell.
-fn processor_time(pid: u32) -> Option<Duration> {
-    let mut total = 0;
-    for task in std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
-        // A thread may have ended since.
-        let Ok(told) = std::fs::read_to_string(task.path().join("schedstat")) else { continue };
-        total += told.split_whitespace().take(2).filter_map(|number| number.parse::<u64>().ok()).sum::<u64>();
-    }
-    (total > 0).then(|| Duration::from_nanos(total))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,15 +116,5 @@ mod tests {
         assert_eq!(seen(&[7; ALIKE - 1], 100).stands_still(), None);
         let moving: Vec<u64> = (0..ALIKE as u64).map(|n| n % 3).collect();
         assert_eq!(seen(&moving, 100).stands_still(), None);
-    }
-
-    #[test]
-    fn the_kernel_tells_what_a_process_asks_for() {
-        let pid = std::process::id();
-        let before = processor_time(pid).unwrap();
-        let began = std::time::Instant::now();
-        while processor_time(pid).unwrap() < before + Duration::from_millis(20) {
-            assert!(began.elapsed() < Duration::from_secs(60));
-        }
     }
 }

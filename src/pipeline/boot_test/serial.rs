@@ -6,12 +6,12 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 
 use super::line::read_available;
 use crate::model::error::{Error, Kind, Result};
-use crate::sys::scratch::Scratch;
 
 /// What QEMU is told; it adds `.in` and `.out`.
 pub(super) const SERIAL: &str = "serial";
@@ -26,10 +26,10 @@ pub(super) struct Serial {
 }
 
 impl Serial {
-    /// Makes the pipes; before QEMU starts, which opens them.
-    pub(super) fn make(scratch: &Scratch) -> Result<Serial> {
+    /// Makes the pipes in a directory; before QEMU starts, which opens them.
+    pub(super) fn make(directory: &Path) -> Result<Serial> {
         let end = |direction: &str| {
-            let path = scratch.file(&format!("{SERIAL}.{direction}"));
+            let path = directory.join(format!("{SERIAL}.{direction}"));
             let made = mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0);
             // For both ways, so that opening waits for nobody and the end of QEMU is no end of the pipe.
             let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
@@ -66,8 +66,7 @@ mod tests {
     #[test]
     fn what_a_guest_says_byte_by_byte_is_kept_until_it_is_heard() {
         let dir = tempfile::tempdir().unwrap();
-        let scratch = Scratch::make(dir.path(), "test").unwrap();
-        let mut serial = Serial::make(&scratch).unwrap();
+        let mut serial = Serial::make(dir.path()).unwrap();
         let mut heard = 0;
         serial.heard(&mut |bytes| heard += bytes.len());
         assert_eq!(heard, 0, "nobody said anything");
@@ -75,7 +74,7 @@ mod tests {
         let mut guest = OpenOptions::new()
             .write(true)
             .custom_flags(nonblocking)
-            .open(scratch.file("serial.out"))
+            .open(dir.path().join("serial.out"))
             .unwrap();
         for _ in 0..60_000 {
             guest.write_all(b"x").unwrap();
@@ -83,7 +82,7 @@ mod tests {
         serial.heard(&mut |bytes| heard += bytes.len());
         assert_eq!(heard, 60_000);
         serial.type_in("secret\r");
-        let mut keyboard = File::open(scratch.file("serial.in")).unwrap();
+        let mut keyboard = File::open(dir.path().join("serial.in")).unwrap();
         let mut typed = [0; 16];
         let count = keyboard.read(&mut typed).unwrap();
         assert_eq!(&typed[..count], b"secret\r");

@@ -29,6 +29,7 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
         passphrases: job.place.passphrases.clone(),
         console: job.place.console.clone(),
         screenshot: job.place.screenshot.clone(),
+        place: job.place.tried_in.clone(),
         ..BootTestOrder::new(machine, job.place.private())
     };
     let engine = job.engine.as_ref().ok_or_else(|| Error::internal("nothing was loaded"))?;
