@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hyper2kvm::libvirt::addresses::{Finder, Method};
 use hyper2kvm::libvirt::connections::{Connections, Limits};
-use hyper2kvm::libvirt::domains::{self, Overwrite, Undefine};
+use hyper2kvm::libvirt::domains::{self, Overwrite, State, Undefine};
 use hyper2kvm::libvirt::import::{How, Import, import};
 use hyper2kvm::libvirt::link::{Access, Link};
 use hyper2kvm::libvirt::pools::{self, Wanted};
@@ -103,9 +103,9 @@ fn life(figures: &mut Figures, libvirtd: &Libvirtd) {
         let steps: [&dyn Fn(); 5] = [
             &|| drop(domains::define(&link, &xml, &Overwrite::Refuse).unwrap()),
             &|| domains::start(&link, "life").unwrap(),
-            &|| drop(domains::state(&link, "life").unwrap()),
-            &|| drop(domains::destroy(&link, "life").unwrap()),
-            &|| drop(domains::undefine(&link, "life", &Undefine::default()).unwrap()),
+            &|| assert_eq!(domains::state(&link, "life").unwrap().state, State::Running),
+            &|| assert!(domains::destroy(&link, "life").unwrap()),
+            &|| assert!(domains::undefine(&link, "life", &Undefine::default()).unwrap()),
         ];
         for (step, times) in steps.iter().zip(&mut times) {
             times.push(ms(took(step)));
@@ -162,7 +162,7 @@ fn importing(figures: &mut Figures, libvirtd: &Libvirtd) {
     let file = disks::disk(elsewhere.path(), "big", "raw", IMPORTED_MIB, IMPORTED_MIB, 5);
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..5 {
-        ours.push(ms(took(|| drop(imported(&link, &file)))));
+        ours.push(ms(took(|| assert_eq!(imported(&link, &file), IMPORTED_MIB << 20))));
         volumes::remove(&link, "bench", "big.raw").unwrap();
         libvirtd
             .sh(&format!("virsh -q vol-create-as bench big.raw {IMPORTED_MIB}M --allocation 0 --format raw"));
