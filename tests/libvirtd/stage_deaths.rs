@@ -173,5 +173,7 @@ fn a_pool_without_room_is_told_and_gone_on_with_when_there_is_some() {
     assert!(!site.out().join("report.json").exists());
     site.libvirtd.sh(&format!("mount -o remount,size=64m {}", path.display()));
     went_well(&site.convert("import_to_pool: small", ""));
-    assert!(path.join("web-boot.qcow2").exists() && site.out().join("report.json").exists());
+    assert!(
+        site.virsh("vol-list small").starts_with("web-boot.qcow2") && site.out().join("report.json").exists()
+    );
 }
