@@ -1,6 +1,6 @@
 //! Volumes: the disks in a pool. Listed, found, made empty, removed if nobody uses them.
 //!
-//! What is not here: how a volume gets what it holds ([`import`](super::import)), and who uses one ([`volume_users`](super::volume_users)).
+//! What is not here: how a volume gets what it holds ([`import`](super::import)), and who uses one ([`super::volume_users`]).
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! What an observer has of the machine that it watches, whoever runs it: QEMU as a child of ours ([`super::child`]), or libvirt.
+//! What an observer has of the machine that it watches, whoever runs it: QEMU as a child of ours ([`mod@super::child`]), or libvirt.
 //!
 //! Nothing here waits: what takes time is asked for, and told of later as something that happened.
 
