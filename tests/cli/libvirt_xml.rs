@@ -237,8 +237,8 @@ fn a_source_that_says_too_little_or_too_much_is_refused_at_its_line() {
         ("{path: domain.xml, uri: 'qemu:///system'}", "source.libvirt-xml.uri", "already"),
         ("{uri: 'qemu:///system'}", "source.libvirt-xml", "`domain` is required"),
         ("{domain: web}", "source.libvirt-xml", "`uri` is required"),
-        ("{uri: 'qemu+ssh://other/system', domain: web}", "source.libvirt-xml.uri", "may not be named"),
-        ("{uri: 'test:///default', domain: test}", "source.libvirt-xml.uri", "may not be named"),
+        ("{uri: 'qemu+ssh://other/system', domain: web}", "source.libvirt-xml.uri", "may not name"),
+        ("{uri: 'test:///default', domain: test}", "source.libvirt-xml.uri", "may not name"),
     ] {
         let manifest =
             format!("manifest_version: \"1.0\"\nprofile: none\nsource:\n  libvirt-xml: {source}\n");

@@ -90,9 +90,9 @@ fn the_plan_of_a_disk_is_what_converting_it_would_do() {
     let text = here(&["plan", "--origins", "a.vmdk"]).stdout;
     assert!(text.contains("a.qcow2") && text.contains("profile production"), "{text}");
     assert!(!text.contains("line "), "nobody wrote a line: {text}");
-    let later = here(&["plan", "x.xml"]);
-    assert!(later.stderr.contains("libvirt domain XML"), "{}", later.stderr);
-    assert_eq!(later.code, here(&["convert", "x.xml"]).code);
+    let later = here(&["plan", "vsphere://vc/web"]);
+    assert!(later.stderr.contains("VMs on a vCenter"), "{}", later.stderr);
+    assert_eq!(later.code, here(&["convert", "vsphere://vc/web"]).code);
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn all_that_is_wrong_with_a_file_is_told_in_the_order_of_its_lines() {
     assert_eq!(input["errors"].as_array().unwrap().len(), 50);
     assert!(input["warnings"][0].as_str().unwrap().contains("more than 50"), "{input}");
 
-    let config = "verbose: loud\nlibvirt: {uri: qemu:///system}\nwatch_dir: /srv\nretry: {jiter: 1}\n";
+    let config = "verbose: loud\nvddk: {libdir: /opt/vddk}\nwatch_dir: /srv\nretry: {jiter: 1}\n";
     let input = &at(&dir, &["validate", "--json", &write(&dir, "c.yaml", config)]).json()["inputs"][0];
     let lines: Vec<u64> =
         input["errors"].as_array().unwrap().iter().map(|error| error["line"].as_u64().unwrap()).collect();
