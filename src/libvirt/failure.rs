@@ -23,8 +23,11 @@ pub(super) fn told(what: &str, error: &Told) -> Error {
             failure.advice("see which there are: `hyper2kvm libvirt pools`")
         }
         ErrorNumber::NoNetwork => failure.advice("see which there are: `hyper2kvm libvirt networks`"),
-        ErrorNumber::AuthFailed | ErrorNumber::AccessDenied | ErrorNumber::OperationDenied => {
-            failure.advice("run it as root or as a member of the group `libvirt`")
+        ErrorNumber::AuthFailed
+        | ErrorNumber::AuthUnavailable
+        | ErrorNumber::AccessDenied
+        | ErrorNumber::OperationDenied => {
+            failure.advice("run it as root or as a member of the group `libvirt`; docs/libvirt.md says how the service is let in")
         }
         ErrorNumber::NoSupport | ErrorNumber::ConfigUnsupported | ErrorNumber::OperationUnsupported => {
             failure.advice("this libvirt or its QEMU lacks that: `hyper2kvm doctor` tells their versions")
@@ -34,7 +37,7 @@ pub(super) fn told(what: &str, error: &Told) -> Error {
 }
 
 /// Nothing came for so long.
-pub(super) fn silent(uri: &str, within: Duration) -> Error {
+pub(crate) fn silent(uri: &str, within: Duration) -> Error {
     Error::new(Kind::Libvirt, format!("{uri} did not answer for {:.0} s", within.as_secs_f64().ceil()))
         .advice("see what keeps libvirtd (or virtqemud) busy; restart it if it hangs")
         .transient()

@@ -46,6 +46,8 @@ pub mod xml;
 use std::path::{Path, PathBuf};
 
 pub use defined::{Defined, Machines, machines, readable};
+#[cfg(feature = "libvirt")]
+pub(crate) use failure::silent;
 pub use health::LibvirtHealth;
 
 use crate::model::libvirt_uri;

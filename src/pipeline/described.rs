@@ -11,11 +11,9 @@ use super::users::{WITHIN, in_time};
 use crate::libvirt::{
     SYSTEM,
     link::{Access, Link},
-    sources,
+    silent, sources,
 };
 use crate::model::config::Settings;
-#[cfg(feature = "libvirt")]
-use crate::model::error::Kind;
 use crate::model::error::{Error, Result};
 use crate::model::facts::Facts;
 use crate::model::planner::{Origin, Submission, VmOrigins};
@@ -83,12 +81,8 @@ impl Libvirt for OfThisHost {
 #[cfg(feature = "libvirt")]
 fn asked<T: Send + 'static>(uri: &str, ask: impl FnOnce(&Link) -> Result<T> + Send + 'static) -> Result<T> {
     let at = uri.to_owned();
-    in_time(move || Link::open(&at, Access::Reads).and_then(|link| ask(&link))).unwrap_or_else(|| {
-        let limit = WITHIN.as_secs();
-        Err(Error::new(Kind::Libvirt, format!("{uri} did not answer for {limit} s"))
-            .advice("see what keeps libvirtd (or virtqemud) busy; restart it if it hangs")
-            .transient())
-    })
+    in_time(move || Link::open(&at, Access::Reads).and_then(|link| ask(&link)))
+        .unwrap_or_else(|| Err(silent(uri, WITHIN)))
 }
 
 #[cfg(not(feature = "libvirt"))]
