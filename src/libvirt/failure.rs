@@ -10,7 +10,11 @@ use crate::model::error::{Error, Kind};
 pub(super) fn told(what: &str, error: &Told) -> Error {
     // Its messages come from drivers and programs that they ran: one line is enough for a cause.
     let words = error.message().lines().next().unwrap_or_default().trim_end_matches('.');
-    let failure = Error::new(kind(error.code()), format!("{what}: {words}"));
+    let cause = format!("{what}: {words}");
+    if let Some(advice) = distrust(error, words) {
+        return Error::new(Kind::Auth, cause).advice(advice);
+    }
+    let failure = Error::new(kind(error.code()), cause);
     match error.code() {
         _ if is_broken(error) => failure
             .advice("see that libvirtd (or virtqemud) runs and answers: `hyper2kvm doctor`")
@@ -52,6 +56,26 @@ pub(super) fn is_broken(error: &Told) -> bool {
             matches!(error.domain(), ErrorDomain::Rpc | ErrorDomain::Remote)
         }
         _ => false,
+    }
+}
+
+/// What to do where one of the two hosts does not believe the other. Only words tell that: what carries the connection has one code for all that it meets.
+fn distrust(error: &Told, words: &str) -> Option<&'static str> {
+    let is_of_carrier = is_broken(error) || error.code() == ErrorNumber::AuthFailed;
+    let words = words.to_lowercase();
+    let says = |part: &str| is_of_carrier && words.contains(part);
+    if says("host key") {
+        Some(
+            "see that it is the right host, and make its key known to the user that asks: `ssh <host>` once, or its `known_hosts`",
+        )
+    } else if says("permission denied (") {
+        Some("let the user that asks in by a key: `ssh <user>@<host>` has to work without a password")
+    } else if says("certificate") {
+        Some(
+            "see that the certificate is of an authority in `cacert.pem`, is in force and names the host as the URI does",
+        )
+    } else {
+        None
     }
 }
 

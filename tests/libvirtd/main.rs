@@ -24,6 +24,7 @@ mod import;
 mod import_broken;
 mod machines;
 mod networks;
+mod remote;
 mod snapshots;
 mod source;
 mod stage;

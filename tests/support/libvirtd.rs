@@ -27,7 +27,7 @@ ip link set lo up
 virtlogd -d
 echo $$ >"$1/ready"
 while :; do
-  [ -e "$1/hold" ] || libvirtd >>"$1/libvirtd.log" 2>&1 || true
+  [ -e "$1/hold" ] || libvirtd $(cat "$1/arguments" 2>/dev/null || true) >>"$1/libvirtd.log" 2>&1 || true
   sleep 0.1
 done
 "#;
@@ -121,6 +121,19 @@ impl Libvirtd {
     pub fn hold(&self, down: bool) {
         let hold = self.at.path().join("hold");
         if down { fs::write(hold, "").unwrap() } else { fs::remove_file(hold).unwrap() }
+    }
+
+    /// Has it start again with these arguments, and what is added to its configuration.
+    pub fn start_again(&self, arguments: &str, configuration: &str) {
+        fs::write(self.at.path().join("arguments"), arguments).unwrap();
+        let file = self.at.path().join("etc/libvirtd.conf");
+        let before = fs::read_to_string(&file).unwrap();
+        fs::write(file, format!("{before}\n{configuration}")).unwrap();
+        let first = self.pid();
+        self.signal(rustix::process::Signal::TERM);
+        let again = || self.pid().filter(|pid| Some(*pid) != first);
+        assert!(within(UP_WITHIN, again).is_some(), "libvirtd did not come back: {}", self.log());
+        self.await_up();
     }
 
     /// Waits until it answers.
