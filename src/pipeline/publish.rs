@@ -273,7 +273,7 @@ pub(super) fn discard(dirs: Directories<'_>, checkpoint: &Checkpoint) -> Result<
         let Some(dir) = dirs.at(directory) else { continue };
         dir.remove(name).map_err(failed("remove", dir, name))?;
     }
-    Ok(())
+    handover::hidden(checkpoint)
 }
 
 /// Another VM whose worker runs right now and writes one of these names.
