@@ -130,12 +130,9 @@ pub(super) fn taken_back(checkpoint: &Checkpoint) -> Result<Cow<'_, Checkpoint>>
     Ok(Cow::Owned(undone))
 }
 
-/// The same: what was taken back has no final name any more. Where nothing was, nothing is asked.
-pub(super) fn hidden(taken_back: &Cow<'_, Checkpoint>) -> Result<()> {
-    match taken_back {
-        Cow::Owned(checkpoint) => handover(checkpoint).map_or(Ok(()), steps::hide),
-        Cow::Borrowed(_) => Ok(()),
-    }
+/// What was taken back has no final name any more: libvirt does not show it either.
+pub(super) fn hide(taken_back: &Checkpoint) -> Result<()> {
+    handover(taken_back).map_or(Ok(()), steps::hide)
 }
 
 fn handover(checkpoint: &Checkpoint) -> Option<&Handover> {
