@@ -10,6 +10,14 @@ pub(super) fn over(plan: &Plan) -> String {
     let Some(planned) = &plan.libvirt else { return String::new() };
     let mut lines = Vec::new();
     for disk in &plan.disks {
+        if let Some(pool) = plan.made_in(disk) {
+            let path = plan.result_path(disk);
+            let volume = path.file_name().unwrap_or_default().to_string_lossy();
+            lines.push(format!(
+                "disk {} is made in the pool {pool}, as {volume}: it lies there from its first byte",
+                disk.id
+            ));
+        }
         let Some(pool) = planned.pools.get(&disk.id) else { continue };
         let volume = planned.volume(&disk.id, plan.format_of(disk).name());
         let how = if planned.copy_disks { "goes as" } else { "is moved as" };

@@ -3,6 +3,7 @@
 //! Whatever is done to a pool, what lies in it stays. What is not here: the volumes in it.
 
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use virt::error::ErrorNumber;
@@ -17,6 +18,10 @@ use crate::model::error::{Error, Kind, Result};
 
 /// libvirt writes `<name>.xml.new` into a directory of its own.
 const MOST_NAME_BYTES: usize = 240;
+/// For so long others may have volumes made in a pool that is to be looked at again, …
+const IDLE_WITHIN: Duration = Duration::from_secs(60);
+/// … and so often it is tried.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Kinds of pools whose volumes are files in a directory.
 const OF_FILES: [&str; 3] = ["dir", "fs", "netfs"];
 /// Where we write down that a pool which we define is a directory.
@@ -90,6 +95,24 @@ pub fn find(link: &Link, name: &str) -> Result<Option<Pool>> {
         Ok(pool) => Ok(Some(pool)),
         Err(error) if error.code() == ErrorNumber::NoStoragePool => Ok(None),
         Err(error) => Err(told(&format!("cannot look at the storage pool {name}"), &error)),
+    }
+}
+
+/// The directory of a pool that results are made in: one of files, and active, for who can say what an inactive one would lie on.
+pub fn of_results(link: &Link, name: &str) -> Result<PathBuf> {
+    let pool = active(link, name)?;
+    let found =
+        describe(&pool).map_err(|error| told(&format!("cannot look at the storage pool {name}"), &error))?;
+    let kind = &found.kind;
+    match found.path.as_ref().filter(|_| found.is_of_files()) {
+        Some(path) => plain(path).map(Path::to_owned),
+        None => Err(Error::new(
+            Kind::Unsupported,
+            format!("the storage pool {name} ({kind}) is no directory: nothing can be made in it"),
+        )
+        .advice(
+            "leave `output.pool` out, and have results put into it: `libvirt_integration.import_to_pool`",
+        )),
     }
 }
 
@@ -178,6 +201,32 @@ pub fn refresh(link: &Link, name: &str) -> Result<Pool> {
     let failed = |error| told(&format!("cannot refresh the storage pool {name}"), &error);
     pool.refresh(0).map_err(failed)?;
     describe(&pool).map_err(failed)
+}
+
+/// The same of a pool in which others may be having volumes made: libvirt looks again when that is done. `keep_on` ends the waiting with what it
+/// fails with.
+pub fn refresh_when_idle(link: &Link, name: &str, keep_on: &dyn Fn() -> Result<()>) -> Result<Pool> {
+    let deadline = Instant::now() + IDLE_WITHIN;
+    let pool = active(link, name)?;
+    let failed = |error| told(&format!("cannot refresh the storage pool {name}"), &error);
+    loop {
+        match pool.refresh(0) {
+            Ok(_) => return describe(&pool).map_err(failed),
+            Err(error) if !is_busy(&error) => return Err(failed(error)),
+            Err(error) if Instant::now() > deadline => {
+                return Err(failed(error)
+                    .advice("see who has a volume made in it, and wait for that")
+                    .transient());
+            }
+            Err(_) => keep_on()?,
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Whether a volume is being made in a pool, or copied. There is no code for that.
+fn is_busy(error: &virt::error::Error) -> bool {
+    error.code() == ErrorNumber::InternalError && error.message().contains("asynchronous jobs")
 }
 
 /// Stops a pool and forgets it. What lies in it stays.
@@ -280,8 +329,8 @@ fn plain(path: &Path) -> Result<&Path> {
     Ok(path)
 }
 
-/// Whether both are the same directory, under whatever path.
-fn is_same(one: &Path, other: &Path) -> bool {
+/// Whether both are the same file or directory, under whatever path.
+pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
     one == other || matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 

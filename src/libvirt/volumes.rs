@@ -102,24 +102,6 @@ pub fn create(link: &Link, pool: &str, new: &NewVolume) -> Result<Volume> {
     describe(pool, &made).map_err(failed)
 }
 
-/// Takes a volume's name and room before its bytes are there, so that whoever makes the bytes can write them where they belong: no second copy.
-///
-/// The conversion (`output.pool`) uses it so. It reserves, writes the volume's name into its journal, and has its usual partial file beside the
-/// volume's path, where the pool is of files and its directory can be written; publishing renames that over the empty volume, which is ours
-/// as the journal says, and [`pools::refresh`] shows it. In a pool of devices it writes into `path` itself, raw. A domain that names the volume is
-/// defined last. Whoever gives up removes it with [`remove`]. Where the path cannot be written, nothing is reserved, and the result is
-/// [imported](super::import::import).
-pub fn reserve(link: &Link, pool: &str, name: &str, format: OutputFormat, capacity: u64) -> Result<Volume> {
-    let new = NewVolume {
-        name: name.to_owned(),
-        format,
-        capacity,
-        allocation: 0,
-        preallocation: Preallocation::Off,
-    };
-    create(link, pool, &new)
-}
-
 /// Removes a volume that nobody uses; one that is not there is an error.
 pub fn remove(link: &Link, pool: &str, name: &str) -> Result<()> {
     let (volume, _) = unused(link, pool, name)?;

@@ -35,6 +35,9 @@ pub struct PlannedLibvirt {
     /// Into which pool which disk goes, by its id; the others stay where their results lie.
     #[serde(default)]
     pub pools: BTreeMap<String, String>,
+    /// In which pool which result is made, by the disk's id: it lies in that pool's directory from its first byte.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub made_in: BTreeMap<String, String>,
     /// Where such a pool lies: it is made there if there is none.
     #[serde(default)]
     pub pool_path: Option<PathBuf>,

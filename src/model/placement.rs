@@ -82,6 +82,12 @@ impl Plan {
         disk.placement.preallocation.unwrap_or(self.output.preallocation)
     }
 
+    /// The storage pool of libvirt's that a disk's result is made in, if that is what its directory is.
+    #[must_use]
+    pub fn made_in(&self, disk: &PlannedDisk) -> Option<&str> {
+        self.libvirt.as_ref()?.made_in.get(&disk.id).map(String::as_str)
+    }
+
     /// The directories besides the VM's in which results lie, each once.
     #[must_use]
     pub fn directories_elsewhere(&self) -> Vec<&Path> {

@@ -10,8 +10,9 @@ use super::users::{WITHIN, in_time};
 #[cfg(feature = "libvirt")]
 use crate::libvirt::{
     SYSTEM,
+    connections::{Connections, Limits},
     link::{Access, Link},
-    silent, sources,
+    pools, silent, sources,
 };
 use crate::model::config::Settings;
 use crate::model::error::{Error, Result};
@@ -68,6 +69,19 @@ impl Libvirt for OfThisHost {
         asked(uri.unwrap_or(SYSTEM.0), move |link| sources::volume_path(link, &pool, &volume))
     }
 
+    fn pool(&self, uri: &str, name: &str) -> Result<PathBuf> {
+        let name = name.to_owned();
+        // Whoever restarts libvirt is waited for: nothing is refused for that.
+        let connections = Connections::new(Limits::default());
+        let found =
+            connections.with(uri, Access::Reads, WITHIN, move |link| pools::of_results(link, &name))?;
+        // A link is followed here once, and never where results are written.
+        match found.symlink_metadata() {
+            Ok(metadata) if metadata.is_symlink() => Ok(found.canonicalize().unwrap_or(found)),
+            _ => Ok(found),
+        }
+    }
+
     fn runs(&self, uuid: Option<&str>, name: &str) -> bool {
         if !SYSTEM.may_be_served() {
             return false;
@@ -93,6 +107,10 @@ impl Libvirt for OfThisHost {
 
     fn volume(&self, uri: Option<&str>, pool: &str, volume: &str) -> Result<PathBuf> {
         source::NoLibvirt.volume(uri, pool, volume)
+    }
+
+    fn pool(&self, uri: &str, name: &str) -> Result<PathBuf> {
+        source::NoLibvirt.pool(uri, name)
     }
 
     fn runs(&self, _: Option<&str>, _: &str) -> bool {

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Access;
+
 use super::publish::DIRECTORY_MODE;
 use super::workplace::within_roots;
 use crate::model::error::{Error, Kind, Result};
@@ -56,6 +58,18 @@ pub(crate) fn open_others(plan: &Plan) -> Result<Others> {
         }
     }
     Ok(others)
+}
+
+/// Whether results can be made in a storage pool: in the directory that libvirt has for it, which nobody else makes.
+pub(super) fn in_a_pool(pool: &str, directory: &Path) -> Result<()> {
+    rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| {
+        Error::new(
+            Kind::Output,
+            format!("no result can be made in the storage pool {pool}: {}: {error}", directory.display()),
+        )
+        .output(directory)
+        .advice("let this user write there, or leave `output.pool` out and have results put into the pool (`libvirt_integration.import_to_pool`)")
+    })
 }
 
 /// Makes a directory of results, or opens it where it is; below one of these roots, links resolved.

@@ -6,6 +6,7 @@
 //! that were made are taken back. The journal stays until the outcome is recorded elsewhere, so
 //! that nothing is ever published twice. What is not here: the texts ([`super::texts`]), and whether a result is good enough.
 
+use std::borrow::Cow;
 use std::io;
 
 use super::checkpoint::{Checkpoint, Digests, Intent, Rename, lock_name, vm_of_journal};
@@ -273,7 +274,10 @@ pub(super) fn discard(dirs: Directories<'_>, checkpoint: &Checkpoint) -> Result<
         let Some(dir) = dirs.at(directory) else { continue };
         dir.remove(name).map_err(failed("remove", dir, name))?;
     }
-    Ok(())
+    match checkpoint {
+        Cow::Owned(undone) => handover::hide(undone),
+        Cow::Borrowed(_) => Ok(()),
+    }
 }
 
 /// Another VM whose worker runs right now and writes one of these names.

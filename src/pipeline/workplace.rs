@@ -81,6 +81,11 @@ impl Workplace {
         let guard = || fence.as_ref().map(HostFence::guard);
         let patient = |dir: Dir| dir.patient(patience(order.limits.retries.files));
         let results = patient(directories::make(&output.directory, roots, guard())?);
+        for disk in &order.plan.disks {
+            if let (Some(pool), Some(directory)) = (order.plan.made_in(disk), disk.elsewhere()) {
+                directories::in_a_pool(pool, directory)?;
+            }
+        }
         let mut others = left_elsewhere(&results, order, &guard)?;
         for directory in order.plan.directories_elsewhere() {
             // What is done in them is decided under the lock of the VM's own directory, so that is what they ask.

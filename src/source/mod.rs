@@ -37,6 +37,8 @@ pub trait Libvirt {
     fn domain(&self, uri: &str, name: &str) -> Result<LibvirtDomain>;
     /// Where a volume lies; of this host's libvirt where none is named.
     fn volume(&self, uri: Option<&str>, pool: &str, volume: &str) -> Result<PathBuf>;
+    /// The directory of a storage pool whose volumes are files, and which is active.
+    fn pool(&self, uri: &str, name: &str) -> Result<PathBuf>;
     /// Whether the machine of this UUID, or, if it has none, of this name runs on this host, as far as that can be told.
     fn runs(&self, uuid: Option<&str>, name: &str) -> bool;
 }
@@ -68,6 +70,10 @@ impl Libvirt for NoLibvirt {
         Err(Error::new(Kind::Unsupported, cause).advice(
             "write its file into a copy of the XML (`virsh vol-path` tells it): `<disk type='file'>`",
         ))
+    }
+
+    fn pool(&self, _: &str, name: &str) -> Result<PathBuf> {
+        planner::Nowhere.pool(name)
     }
 
     fn runs(&self, _: Option<&str>, _: &str) -> bool {
@@ -113,6 +119,10 @@ impl Surroundings for Here<'_> {
             true => profiles::kept(name, directory),
             false => profiles::fresh(name, directory),
         }
+    }
+
+    fn pool(&mut self, name: &str) -> Result<PathBuf> {
+        self.libvirt.pool(&self.settings.libvirt.uri, name)
     }
 }
 

@@ -36,6 +36,10 @@ impl Libvirt for Knows {
         Ok(self.0.clone())
     }
 
+    fn pool(&self, uri: &str, name: &str) -> Result<PathBuf> {
+        NoLibvirt.pool(uri, name)
+    }
+
     fn runs(&self, uuid: Option<&str>, name: &str) -> bool {
         NoLibvirt.runs(uuid, name)
     }

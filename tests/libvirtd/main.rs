@@ -24,6 +24,7 @@ mod import;
 mod import_broken;
 mod machines;
 mod networks;
+mod pooled;
 mod remote;
 mod snapshots;
 mod source;

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use hyper2kvm::model::config::Settings;
+use hyper2kvm::model::error::{Error, Kind, Result};
+use hyper2kvm::model::facts::Facts;
 use hyper2kvm::model::handover::PlannedLibvirt;
 use hyper2kvm::model::job::Stage;
 use hyper2kvm::model::plan::Plan;
-use hyper2kvm::model::planner::Submission;
+use hyper2kvm::model::planner::{Nowhere, Origin, Submission, Surroundings};
 
 const MINIMAL: &str = r#"
 manifest_version: "1.0"
@@ -91,4 +93,133 @@ fn the_machine_is_called_as_libvirt_will_know_it_and_an_older_plan_tells_libvirt
     assert_eq!(serde_json::from_value::<Plan>(stored.clone()).unwrap(), plan);
     stored.as_object_mut().unwrap().remove("libvirt");
     assert_eq!(serde_json::from_value::<Plan>(stored).unwrap().libvirt, None);
+}
+
+/// A libvirt with one pool, and how often it was asked.
+struct OnePool {
+    asked: u32,
+}
+
+impl Surroundings for OnePool {
+    fn machines(&mut self, origin: &Origin) -> Result<Vec<Facts>> {
+        Nowhere.machines(origin)
+    }
+
+    fn manifest(&mut self, path: &Path) -> Result<Vec<u8>> {
+        Nowhere.manifest(path)
+    }
+
+    fn pool(&mut self, name: &str) -> Result<PathBuf> {
+        self.asked += 1;
+        match name {
+            "images" => Ok("/pools/images".into()),
+            _ => Err(Error::new(Kind::Libvirt, format!("there is no storage pool {name}"))),
+        }
+    }
+}
+
+fn pooled_with(text: &str, settings: &Settings) -> Result<Submission> {
+    let text = format!("{MINIMAL}{text}");
+    Submission::read_with(
+        text.as_bytes(),
+        "web.yaml",
+        Path::new("/drops"),
+        settings,
+        &mut OnePool { asked: 0 },
+    )
+}
+
+fn pooled(text: &str) -> Result<Submission> {
+    pooled_with(text, &Settings::defaults(Path::new("/state"), 2))
+}
+
+const ON: &str = "libvirt_integration: {enabled: true}\n";
+
+#[test]
+fn results_that_are_made_in_a_pool_have_their_places_there_and_all_else_stays_with_the_vm() {
+    let submission = pooled(&format!("{ON}output: {{pool: images, format: raw}}\n")).unwrap();
+    let settings = Settings::defaults(Path::new("/state"), 2);
+    let plan = submission.plans("web", "", &settings).unwrap().remove(0);
+    let paths: Vec<PathBuf> = plan.disks.iter().map(|disk| plan.result_path(disk)).collect();
+    assert_eq!(
+        paths,
+        ["/pools/images/web-1-boot.raw", "/pools/images/web-1-data.raw"].map(PathBuf::from).to_vec()
+    );
+    assert_eq!(plan.output.directory, Path::new("/state/output/web/web-1"));
+    assert_eq!(plan.machine.as_ref().unwrap().disks[0].path, paths[0]);
+    let told = plan.libvirt.as_ref().unwrap();
+    assert!(told.pools.is_empty() && plan.warnings.is_empty(), "{plan:?}");
+    assert_eq!(
+        told.made_in,
+        [("boot", "images"), ("data", "images")].map(|(a, b)| (a.into(), b.into())).into()
+    );
+    // A rerun lies beside it, and nobody is asked again.
+    let rerun = submission.plans("web", "-2", &settings).unwrap().remove(0);
+    assert_eq!(rerun.result_path(&rerun.disks[0]), Path::new("/pools/images/web-1-2-boot.raw"));
+    let stored: Submission = serde_json::from_value(serde_json::to_value(&submission).unwrap()).unwrap();
+    assert_eq!(stored.plans("web", "", &settings).unwrap().remove(0), plan);
+}
+
+#[test]
+fn a_mapping_of_one_disk_goes_before_the_pool_that_results_are_made_in() {
+    let plan = |text: &str| {
+        let submission = pooled(&format!("{ON}output: {{pool: images}}\n{text}")).unwrap();
+        submission.plans("web", "", &Settings::defaults(Path::new("/state"), 2)).unwrap().remove(0)
+    };
+    let mapped = plan("storage_mapping: {disk_mappings: {data: /slow}}\n");
+    assert_eq!(mapped.result_path(&mapped.disks[1]), Path::new("/slow/web-1-data.qcow2"));
+    assert_eq!(mapped.libvirt.unwrap().made_in.keys().collect::<Vec<_>>(), ["boot"]);
+    let imported = plan("storage_mapping: {disk_mappings: {data: {pool: slow}}}\n");
+    assert_eq!(imported.result_path(&imported.disks[1]), Path::new("/state/output/web/web-1/data.qcow2"));
+    let told = imported.libvirt.unwrap();
+    assert_eq!((told.made_in.len(), told.pools["data"].as_str()), (1, "slow"));
+    let other_format = plan("storage_mapping: {disk_mappings: {data: {format_override: raw}}}\n");
+    assert_eq!(other_format.result_path(&other_format.disks[1]), Path::new("/pools/images/web-1-data.raw"));
+    let nothing = plan("storage_mapping: {disk_mappings: {boot: /a, data: /b}}\n");
+    assert!(nothing.libvirt.unwrap().made_in.is_empty());
+    assert!(nothing.warnings[0].starts_with("output.pool has no effect"), "{:?}", nothing.warnings);
+    let ignored = plan("").warnings;
+    assert!(ignored.is_empty(), "{ignored:?}");
+}
+
+#[test]
+fn a_pool_in_which_results_cannot_be_made_is_refused_at_its_line() {
+    let refused = |text: &str| pooled(&format!("{ON}{text}")).unwrap_err();
+    let field = |error: &Error| error.details().place.field.clone().unwrap_or_default();
+    let missing = refused("output: {pool: nowhere}\n");
+    assert_eq!((missing.kind(), field(&missing).as_str()), (Kind::Libvirt, "output.pool"));
+    assert_eq!(missing.details().place.line, Some(8), "{missing}");
+    let own = refused("output: {pool: images, directory: /pools/images}\n");
+    assert!(own.to_string().contains("so would the report"), "{own}");
+    let (name, disk) = ("x".repeat(120), "y".repeat(100));
+    let text = MINIMAL.replace("web 1", &name).replace("id: boot", &format!("id: {disk}"));
+    let text = format!("{text}{ON}output: {{pool: images}}\n");
+    let mut around = OnePool { asked: 0 };
+    let settings = Settings::defaults(Path::new("/state"), 2);
+    let long = Submission::read_with(text.as_bytes(), "web.yaml", Path::new("/"), &settings, &mut around)
+        .unwrap_err();
+    assert!(long.to_string().contains("name of 221 bytes"), "{long}");
+    let text = text
+        .replace("/srv/data.img", "/pools/images/web-boot.qcow2")
+        .replace(&name, "web")
+        .replace(&disk, "boot");
+    let source = Submission::read_with(text.as_bytes(), "web.yaml", Path::new("/"), &settings, &mut around)
+        .unwrap_err();
+    assert!(source.to_string().contains("take the place of the source of disks[1]"), "{source}");
+    let mut bound = Settings::defaults(Path::new("/state"), 2);
+    bound.paths.write = vec!["/srv".into()];
+    let outside = pooled_with(&format!("{ON}output: {{pool: images}}\n"), &bound).unwrap_err();
+    assert_eq!((outside.kind(), field(&outside).as_str()), (Kind::Output, "output.pool"));
+    // What cannot ask a libvirt says what to write instead; and nobody is asked where something else is wrong.
+    let text = format!("{MINIMAL}{ON}output: {{pool: images}}\n");
+    let unasked = Submission::read(text.as_bytes(), "web.yaml", Path::new("/drops"), &settings).unwrap_err();
+    assert!(
+        unasked.kind() == Kind::Unsupported && unasked.to_string().contains("import_to_pool"),
+        "{unasked}"
+    );
+    let mut around = OnePool { asked: 0 };
+    let text = format!("{text}priority: high\n");
+    Submission::read_with(text.as_bytes(), "web.yaml", Path::new("/drops"), &settings, &mut around)
+        .unwrap_err();
+    assert_eq!(around.asked, 0);
 }

@@ -369,10 +369,16 @@ fn a_profiles_file_is_checked_as_it_would_be_in_its_place() {
     let circle = all("/tmp/web.yaml", "extends: base\n");
     assert!(circle[0].contains("web -> base -> web") && circle[0].contains("base.yaml:1:10"), "{circle:?}");
     assert_eq!(all("/tmp/web.yaml", "extend: good\noutptu: {}\n").len(), 2);
-    let unsupported =
+    let wrong =
         all("/tmp/web.yaml", "output: {pool: images}\nhooks: {pre_fix: [{type: script, path: /bin/true}]}\n");
-    assert_eq!(unsupported.len(), 2, "{unsupported:?}");
-    assert!(unsupported.iter().all(|said| said.starts_with("/tmp/web.yaml:")), "{unsupported:?}");
+    assert_eq!(wrong.len(), 2, "{wrong:?}");
+    assert!(wrong.iter().all(|said| said.starts_with("/tmp/web.yaml:")), "{wrong:?}");
+    let pooled = "output: {pool: images}\nlibvirt_integration: {enabled: true}\n";
+    assert_eq!(
+        all("/tmp/web.yaml", pooled),
+        Vec::<String>::new(),
+        "whether there is such a pool is not its matter"
+    );
     assert!(all("/tmp/web server.yaml", "extends: none\n")[0].contains("no name of a profile"));
     assert!(all("/tmp/web.yml", "extends: none\n")[0].contains("<name>.yaml"));
 }

@@ -37,6 +37,7 @@ pub(crate) fn submission(name: BatchName, rerun: Rerun, vms: &[(&str, &str)]) ->
                 manifest_path: None,
                 rerun: None,
                 profile_says: BTreeMap::new(),
+                pool_directory: None,
             })
             .collect(),
         refused: Vec::new(),

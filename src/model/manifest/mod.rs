@@ -304,7 +304,7 @@ pub struct Metadata {
 pub struct Output {
     /// The directory; this VM's files lie directly in it.
     pub directory: Option<PathText>,
-    /// A libvirt storage pool instead.
+    /// The storage pool of libvirt's that results are made in.
     pub pool: Option<Line>,
     /// The format; default qcow2.
     pub format: Option<OutputFormat>,

@@ -1,6 +1,6 @@
 //! What the planner may look at beside the file that it reads. It does no IO itself: whoever asks it hands in who looks.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Origin;
@@ -17,6 +17,12 @@ pub trait Surroundings {
     /// The profile of this name, custom ones lying in this directory (absolute). Who does not look there has only built-in ones.
     fn profile(&mut self, name: &str, _directory: &Path) -> Result<Arc<ResolvedProfile>> {
         resolve(name, &mut NoFiles).map(Arc::new)
+    }
+    /// The directory in which the volumes of a storage pool lie, of the libvirt that is told of results. Who cannot ask one knows no pools.
+    fn pool(&mut self, name: &str) -> Result<PathBuf> {
+        let name = name.escape_debug();
+        Err(Error::new(Kind::Unsupported, format!("where the storage pool {name} lies cannot be asked here"))
+            .advice("leave `output.pool` out, and name the pool as `libvirt_integration.import_to_pool`"))
     }
 }
 

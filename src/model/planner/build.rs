@@ -52,7 +52,9 @@ pub(super) fn plan(
     let name = vm_name(manifest, &submission.filename);
     let mut disks = disks(manifest.disks.as_deref().unwrap_or_default());
     let rerun = suffix(output.on_exists, vm_suffix);
-    mapping::disks::place_all(manifest, &output, &format!("{}{rerun}", vm.vm_id), &mut disks);
+    let id = format!("{}{rerun}", vm.vm_id);
+    mapping::disks::place_all(manifest, &output, &id, &mut disks);
+    let made_in = super::pool::place(manifest, vm.pool_directory.as_deref(), &id, &mut disks);
     let images =
         disks.iter().map(|disk| (disk.id.clone(), disk.result_in(&output), disk.format_in(&output).into()));
     let called = super::handover::name(tree, manifest).unwrap_or_else(|| name.clone());
@@ -67,7 +69,7 @@ pub(super) fn plan(
     let known = known(submission, &name, vm, batch_id, &disks, format, &machine);
     let hooks = super::hooks::planned(tree, manifest, &known)?;
     warnings.extend(super::hooks::warnings(tree, manifest));
-    let libvirt = super::handover::planned(tree, manifest, &settings.libvirt.uri, &called, &disks);
+    let libvirt = super::handover::planned(tree, manifest, &settings.libvirt.uri, &called, (&disks, made_in));
     Ok(Plan {
         vm_id: vm.vm_id.clone(),
         name,

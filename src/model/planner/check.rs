@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::build;
 use super::effective::{Effective, is_written};
+use super::{Given, Surroundings, build, pool};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::fitting::is_pcie;
@@ -41,6 +41,28 @@ pub(super) fn complaints(effective: &Effective, settings: &Settings, in_batch: b
     .into_iter()
     .filter_map(Result::err)
     .collect()
+}
+
+/// The same; where nothing is wrong, it is asked for what only others know. `vm_id`: its id in its batch, if there is one.
+pub(super) fn settle(
+    effective: &mut Effective,
+    vm_id: Option<&str>,
+    given: &Given<'_>,
+    around: &mut dyn Surroundings,
+) -> Vec<Error> {
+    let found = complaints(effective, given.settings, vm_id.is_some());
+    if !found.is_empty() {
+        return found;
+    }
+    let alone = || build::vm_id(&effective.manifest, given.filename);
+    let vm_id = vm_id.map_or_else(alone, str::to_owned);
+    match pool::directory(effective, &vm_id, given.settings, around) {
+        Ok(directory) => {
+            effective.pool_directory = directory;
+            found
+        }
+        Err(error) => vec![error],
+    }
 }
 
 fn check_dependencies(tree: &Tree, manifest: &Manifest) -> Result<()> {
@@ -219,10 +241,6 @@ pub(super) fn unsupported(tree: &Tree, field: &str, what: &str) -> Error {
 
 /// Keys whose feature does not exist yet.
 fn check_features(tree: &Tree, manifest: &Manifest) -> Result<()> {
-    if tree.said_in("output.pool").is_some() {
-        return Err(unsupported(tree, "output.pool", "conversion straight into a pool")
-            .advice("name it as `libvirt_integration.import_to_pool`: the results are then put into it"));
-    }
     if manifest.options.as_ref().and_then(|options| options.dry_run) == Some(true) {
         return Err(unsupported(tree, "options.dry_run", "jobs that do nothing")
             .advice("ask `hyper2kvm plan` what would be done"));

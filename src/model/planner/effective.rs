@@ -1,7 +1,7 @@
 //! The manifest that holds: defaults < what its source says < profile < profile_overrides < what a batch shares < what the
 //! VM's manifest says < what the batch lays over it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use super::check::check_root;
@@ -55,6 +55,8 @@ pub(super) struct Effective {
     pub(super) facts: Option<Facts>,
     /// The profile.
     pub(super) profile: Arc<ResolvedProfile>,
+    /// Where the storage pool lies that results are made in, once that was asked.
+    pub(super) pool_directory: Option<PathBuf>,
 }
 
 impl Effective {
@@ -131,7 +133,7 @@ impl Effective {
             entries.push(made("name", Node::made(Value::Text(name.clone()))));
             manifest = tree.decode()?;
         }
-        Ok(Effective { tree, manifest, facts, profile })
+        Ok(Effective { tree, manifest, facts, profile, pool_directory: None })
     }
 
     /// What "the same content" is decided by: what differs from the defaults, without what only says how

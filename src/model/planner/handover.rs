@@ -3,9 +3,10 @@
 //! What is not here: whether libvirt has such pools, networks and names (the pre-flight asks it), and which disk is for which entry of a storage
 //! mapping.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{build, check, mapping};
+use super::{build, check, mapping, pool};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::handover::{PlannedLibvirt, SNAPSHOT};
@@ -26,13 +27,13 @@ pub(super) fn name(tree: &Tree, manifest: &Manifest) -> Option<String> {
     Some(said.as_str().to_owned())
 }
 
-/// What libvirt will be told of the machine of this name.
+/// What libvirt will be told of the machine of this name. `made_in`: which of its disks are made in which pool.
 pub(super) fn planned(
     tree: &Tree,
     manifest: &Manifest,
     uri: &str,
     name: &str,
-    disks: &[PlannedDisk],
+    (disks, made_in): (&[PlannedDisk], BTreeMap<String, String>),
 ) -> Option<PlannedLibvirt> {
     let said = wanted(tree, manifest).filter(|_| Stage::BUILT.contains(&Stage::Libvirt))?;
     let is = |choice: Option<bool>| choice.unwrap_or(false);
@@ -51,6 +52,7 @@ pub(super) fn planned(
         autostart: is(said.autostart),
         start: is(said.auto_start),
         pools: pools.collect(),
+        made_in,
         pool_path: said.pool_path.as_ref().map(|path| PathBuf::from(path.as_str())),
         copy_disks: said.copy_disks.unwrap_or(true),
         overwrite_volumes: is(said.overwrite_volumes),
@@ -64,6 +66,7 @@ fn defines(said: &LibvirtIntegration) -> bool {
 
 /// Refuses what contradicts itself.
 pub(super) fn check(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Result<()> {
+    pool::check(tree, manifest)?;
     let Some(said) = wanted(tree, manifest) else {
         let cause = "a pool is libvirt's, and libvirt is told nothing";
         return mapping::disks::complain_of_pool(tree, manifest, cause)
@@ -87,10 +90,11 @@ pub(super) fn check(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Re
                 return Err(needs(complaint(tree, key, cause), "define_domain"));
             }
         }
-        if !goes_into_a_pool {
+        if !goes_into_a_pool && pool::named(manifest).is_none() {
             let cause = "nothing is left to be told: no machine is defined, and no disk goes into a pool";
-            return Err(complaint(tree, "define_domain", cause)
-                .advice("name a pool (`import_to_pool`), or set `libvirt_integration.enabled: false`"));
+            return Err(complaint(tree, "define_domain", cause).advice(
+                "name a pool (`output.pool`, `import_to_pool`), or set `libvirt_integration.enabled: false`",
+            ));
         }
     }
     if said.copy_disks == Some(false) && !goes_into_a_pool {
@@ -113,14 +117,17 @@ pub(super) fn check(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Re
         )?;
     }
     let names = [
-        ("vm_name", said.vm_name.as_ref()),
-        ("snapshot_name", said.snapshot_name.as_ref()),
-        ("import_to_pool", said.import_to_pool.as_ref()),
+        ("libvirt_integration.vm_name", said.vm_name.as_ref()),
+        ("libvirt_integration.snapshot_name", said.snapshot_name.as_ref()),
+        ("libvirt_integration.import_to_pool", said.import_to_pool.as_ref()),
+        (pool::FIELD, manifest.output.as_ref().and_then(|output| output.pool.as_ref())),
     ];
-    for (key, name) in names {
+    for (field, name) in names {
         let Some(name) = name.map(|name| name.as_str()) else { continue };
         if name.contains('/') || name.trim() != name || name.chars().all(|c| c == '.') {
-            return Err(complaint(tree, key, "libvirt makes files of this name, and none can be called so")
+            let cause = "libvirt makes files of this name, and none can be called so";
+            return Err(tree
+                .error(Kind::Manifest, field, cause)
                 .advice("write a name without a slash, without spaces around it, and not of dots alone"));
         }
     }
@@ -136,19 +143,21 @@ pub(super) fn warnings(tree: &Tree, manifest: &Manifest) -> Vec<String> {
     };
     let without_pool = said.import_to_pool.is_none() && !mapping::disks::names_a_pool(manifest);
     let without_snapshot = said.create_snapshot != Some(true);
-    [
+    let not_put = match pool::named(manifest) {
+        Some(_) => "results are made in their pool, and not put into it",
+        None => "no disk goes into a pool",
+    };
+    let told = [
         ("snapshot_name", said.snapshot_name.is_some() && without_snapshot, "no snapshot is made"),
-        ("pool_path", said.pool_path.is_some() && without_pool, "no disk goes into a pool"),
-        (
-            "overwrite_volumes",
-            said.overwrite_volumes == Some(true) && without_pool,
-            "no disk goes into a pool",
-        ),
-    ]
-    .into_iter()
-    .filter(|(_, is_said, _)| *is_said)
-    .map(|(key, _, why)| format!("libvirt_integration.{key} has no effect: {why}"))
-    .collect()
+        ("pool_path", said.pool_path.is_some() && without_pool, not_put),
+        ("overwrite_volumes", said.overwrite_volumes == Some(true) && without_pool, not_put),
+    ];
+    let told = told.into_iter().filter(|(_, is_said, _)| *is_said);
+    told.map(|(key, _, why)| format!("libvirt_integration.{key} has no effect: {why}"))
+        .chain(pool::is_of_no_use(manifest).then(|| {
+            format!("{} has no effect: `storage_mapping` says of every disk where it goes", pool::FIELD)
+        }))
+        .collect()
 }
 
 fn complaint(tree: &Tree, key: &str, cause: &str) -> Error {

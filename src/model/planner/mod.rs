@@ -24,6 +24,7 @@ mod mapping;
 mod nics;
 mod origin;
 mod output;
+mod pool;
 mod profiles;
 mod setup;
 mod written;
@@ -105,6 +106,9 @@ pub struct VmSubmission {
     /// Which stages its profile switches on or off.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub profile_says: BTreeMap<Stage, bool>,
+    /// Where the storage pool lies that its results are made in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool_directory: Option<PathBuf>,
 }
 
 /// A VM of a batch that cannot run as it is written. The others do.
@@ -432,7 +436,7 @@ pub fn complaints(
                 return written;
             }
             match Effective::of(&Written::alone(tree, base_directory), settings, around) {
-                Ok(effective) => check::complaints(&effective, settings, false),
+                Ok(mut effective) => check::settle(&mut effective, None, &given, around),
                 Err(error) => vec![error],
             }
         }
@@ -440,8 +444,8 @@ pub fn complaints(
 }
 
 fn read_single(tree: Tree, given: &Given<'_>, around: &mut dyn Surroundings) -> Result<Effective> {
-    let effective = Effective::of(&Written::alone(tree, given.base), given.settings, around)?;
-    match check::complaints(&effective, given.settings, false).into_iter().next() {
+    let mut effective = Effective::of(&Written::alone(tree, given.base), given.settings, around)?;
+    match check::settle(&mut effective, None, given, around).into_iter().next() {
         Some(error) => Err(error),
         None => Ok(effective),
     }
@@ -463,6 +467,7 @@ fn vm_submission(
         setup: setup::wanted(&effective.tree, &effective.manifest)?,
         rerun: effective.manifest.rerun,
         profile_says: effective.profile.switches(),
+        pool_directory: effective.pool_directory.take(),
         warnings,
         notes,
         manifest_path,

@@ -97,7 +97,10 @@ pub const RULES: &[Rule] = &[
         "libvirt.collision",
         "another machine of libvirt's has the same UUID, or the same hardware address",
     ),
-    guard("libvirt.pool", "a storage pool that a disk is to go into is not there"),
+    guard(
+        "libvirt.pool",
+        "a storage pool that a disk is to go into is not there, or nothing can be made in it",
+    ),
     guard("libvirt.volume", "the pool has a volume of that name already"),
     guard("libvirt.network", "what a card is to be plugged into is not there"),
 ];

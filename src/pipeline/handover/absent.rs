@@ -27,6 +27,11 @@ pub(super) fn undo(_: &Handover) -> Result<()> {
     Err(not_built())
 }
 
+/// Nor can it be had to look again.
+pub(super) fn hide(_: &Handover) -> Result<()> {
+    Err(not_built())
+}
+
 fn not_built() -> Error {
     Error::new(Kind::Unsupported, "libvirt cannot be told anything: this build knows nothing of it")
         .advice("build it with the feature `libvirt`")

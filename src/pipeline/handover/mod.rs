@@ -1,7 +1,7 @@
 //! The stage `libvirt`: a result that has its final names is handed to libvirt, and only then said to be complete.
 //!
 //! ```text
-//!   names given ─▶ digests ─▶ import ▸ define ▸ snapshot ▸ autostart ▸ start ▸ move ─▶ texts, report.json last
+//!   names given ─▶ digests ─▶ show ▸ import ▸ define ▸ snapshot ▸ autostart ▸ start ▸ move ─▶ texts, report.json last
 //!                                  │ failed, never started: the last first
 //!                                  ▼
 //!                           taken back, and the names with it
@@ -17,6 +17,8 @@ mod domain;
 mod guard;
 #[cfg(feature = "libvirt")]
 mod import;
+#[cfg(feature = "libvirt")]
+mod made;
 mod record;
 #[cfg_attr(not(feature = "libvirt"), path = "absent.rs")]
 mod steps;
@@ -128,6 +130,11 @@ pub(super) fn taken_back(checkpoint: &Checkpoint) -> Result<Cow<'_, Checkpoint>>
     Ok(Cow::Owned(undone))
 }
 
+/// What was taken back has no final name any more: libvirt does not show it either.
+pub(super) fn hide(taken_back: &Checkpoint) -> Result<()> {
+    handover(taken_back).map_or(Ok(()), steps::hide)
+}
+
 fn handover(checkpoint: &Checkpoint) -> Option<&Handover> {
     checkpoint.intent.as_ref().and_then(|intent| intent.handover.as_ref())
 }
@@ -180,6 +187,7 @@ fn turn_back(job: &mut Job<'_>) -> Result<()> {
         rename.look_again(job.place.dirs())?;
     }
     publish::take_back(job.place.dirs(), &intent);
+    intent.handover.as_ref().map_or(Ok(()), steps::hide)?;
     job.checkpoint.intent = None;
     job.save()
 }

@@ -1,7 +1,7 @@
 //! How far a result is handed to libvirt: what the journal says of it, and the only place where it goes from one stand to the next.
 //!
 //! ```text
-//!   Due ─▶ Begun(import) ─▶ Done(import) ─▶ Begun(define) ─▶ … ─▶ Done(start) ─▶ Begun(move) ─▶ … ─▶ Told
+//!   Due ─▶ Begun(show) ─▶ Done(show) ─▶ Begun(import) ─▶ … ─▶ Done(start) ─▶ Begun(move) ─▶ … ─▶ Told
 //!                │ failed, never started                               │
 //!                ▼                                                     └ started: nothing is undone any more
 //!            Undoing ─▶ Due
@@ -20,6 +20,8 @@ use crate::model::handover::{HandedOver, HandedVolume, PlannedLibvirt};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
+    /// It sees results that were made in its pools.
+    Show,
     /// Disks go into pools.
     Import,
     /// The machine is defined.
@@ -36,8 +38,8 @@ pub enum Step {
 
 impl Step {
     /// Every step, in order.
-    pub const ALL: [Step; 6] =
-        [Step::Import, Step::Define, Step::Snapshot, Step::Autostart, Step::Start, Step::Move];
+    pub const ALL: [Step; 7] =
+        [Step::Show, Step::Import, Step::Define, Step::Snapshot, Step::Autostart, Step::Start, Step::Move];
     /// The last that can be undone.
     pub const LAST_UNDONE: Step = Step::Autostart;
 
@@ -45,6 +47,7 @@ impl Step {
     #[must_use]
     pub fn words(self) -> &'static str {
         match self {
+            Step::Show => "showing disks in their pools",
             Step::Import => "importing disks",
             Step::Define => "defining the machine",
             Step::Snapshot => "making a snapshot",
@@ -57,6 +60,7 @@ impl Step {
     /// Whether it is part of this plan; `may_run`: whether the machine may be started, now or with the host.
     fn is_part_of(self, planned: &PlannedLibvirt, may_run: bool) -> bool {
         match self {
+            Step::Show => !planned.made_in.is_empty(),
             Step::Import => !planned.pools.is_empty(),
             Step::Define => planned.define,
             Step::Snapshot => planned.snapshot.is_some(),
@@ -97,6 +101,9 @@ pub struct Handover {
     /// Volumes that this work made, or is about to: none of them was there before it.
     #[serde(default)]
     pub volumes: Vec<HandedVolume>,
+    /// Results that were made in pools, once libvirt sees them: their names are given and taken back as those of all results.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub made: Vec<HandedVolume>,
     /// The machine, once it is settled how it is defined.
     #[serde(default)]
     pub domain: Option<DefinedDomain>,
@@ -120,7 +127,8 @@ impl Handover {
     /// Nothing is told yet.
     #[must_use]
     pub fn new(planned: PlannedLibvirt, held_back: Option<String>) -> Handover {
-        Handover { planned, stand: Stand::Due, held_back, volumes: Vec::new(), domain: None }
+        let (volumes, made) = (Vec::new(), Vec::new());
+        Handover { planned, stand: Stand::Due, held_back, volumes, made, domain: None }
     }
 
     /// The step to take; none: there is nothing left to be told.
@@ -167,6 +175,7 @@ impl Handover {
     pub fn is_undone(&mut self) {
         self.stand = Stand::Due;
         self.volumes.clear();
+        self.made.clear();
         self.domain = None;
     }
 
@@ -205,7 +214,7 @@ impl Handover {
             domain: self.domain.as_ref().map(|domain| domain.name.clone()),
             uuid: self.domain.as_ref().map(|domain| domain.uuid.clone()),
             replaced: self.domain.as_ref().and_then(|domain| domain.replaced.clone()),
-            volumes: self.volumes.clone(),
+            volumes: self.made.iter().chain(&self.volumes).cloned().collect(),
             snapshot: planned.snapshot.clone(),
             autostart: planned.autostart && may_run,
             started: planned.start && may_run,
@@ -228,6 +237,7 @@ mod tests {
             autostart: true,
             start: true,
             pools: [("boot".to_owned(), "images".to_owned())].into(),
+            made_in: [("data".to_owned(), "images".to_owned())].into(),
             pool_path: None,
             copy_disks: false,
             overwrite_volumes: false,
@@ -254,8 +264,14 @@ mod tests {
     fn all_that_is_planned_is_taken_in_order_and_nothing_else() {
         assert_eq!(taken(handover(planned(), Stand::Due)), Step::ALL);
         let held_back = Handover::new(planned(), Some("nobody knows".to_owned()));
-        assert_eq!(taken(held_back), [Step::Import, Step::Define, Step::Snapshot, Step::Move]);
-        let plain = PlannedLibvirt { pools: [].into(), snapshot: None, autostart: false, ..planned() };
+        assert_eq!(taken(held_back), [Step::Show, Step::Import, Step::Define, Step::Snapshot, Step::Move]);
+        let plain = PlannedLibvirt {
+            pools: [].into(),
+            made_in: [].into(),
+            snapshot: None,
+            autostart: false,
+            ..planned()
+        };
         assert_eq!(taken(handover(plain, Stand::Due)), [Step::Define, Step::Start]);
     }
 
@@ -264,7 +280,10 @@ mod tests {
         let at = |stand| handover(planned(), stand);
         let mut cut = at(Stand::Begun(Step::Snapshot));
         assert!(cut.turns_back() && cut.turns_back());
-        assert_eq!(cut.to_undo().collect::<Vec<_>>(), [Step::Snapshot, Step::Define, Step::Import]);
+        assert_eq!(
+            cut.to_undo().collect::<Vec<_>>(),
+            [Step::Snapshot, Step::Define, Step::Import, Step::Show]
+        );
         assert_eq!(cut.next(), None);
         assert!(at(Stand::Begun(Step::Start)).turns_back(), "it may not have started");
         for stand in [Stand::Done(Step::Start), Stand::Begun(Step::Move), Stand::Told, Stand::Due] {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::domain::machine;
 use super::import;
+use super::made;
 use super::record::{DefinedDomain, Handover, Stand, Step};
 use super::{guard, handover, record};
 use crate::libvirt::connections::{Connections, Limits};
@@ -55,6 +56,7 @@ impl Teller {
     /// Takes a step.
     pub(super) fn tell(&mut self, job: &mut Job<'_>, step: Step) -> Result<()> {
         match step {
+            Step::Show => made::show(self, job),
             Step::Import => import::all(self, job),
             Step::Define => self.define(job),
             Step::Snapshot => self.snapshot(),
@@ -178,6 +180,8 @@ pub(super) fn undo(handover: &Handover) -> Result<()> {
             Step::Start | Step::Move => {}
             // They go with the machine.
             Step::Autostart | Step::Snapshot => {}
+            // They lose their names after all of this: see [`hide`].
+            Step::Show => {}
             Step::Define => undefine(&teller, handover)?,
             Step::Import => {
                 for volume in handover.volumes.clone() {
@@ -189,11 +193,17 @@ pub(super) fn undo(handover: &Handover) -> Result<()> {
     Ok(())
 }
 
+/// What was made in pools has no final name any more: libvirt notices that.
+pub(super) fn hide(handover: &Handover) -> Result<()> {
+    made::hide(&Teller::new(handover.planned.clone()))
+}
+
 /// Undefines the machine if it is the one that was defined, with its snapshots; the one that gave way to it is defined again.
 fn undefine(teller: &Teller, handover: &Handover) -> Result<()> {
     let Some(defined) = handover.domain.clone() else { return Ok(()) };
     let old = defined.replaced.as_deref().map(kept).transpose()?;
-    let pools: Vec<String> = handover.planned.pools.values().cloned().collect();
+    let PlannedLibvirt { pools, made_in, .. } = &handover.planned;
+    let pools: Vec<String> = pools.values().chain(made_in.values()).cloned().collect();
     teller.ask(move |link| {
         if domains::find(link, &defined.name)?.is_some_and(|found| found.uuid == defined.uuid) {
             let snapshots = snapshots::list(link, &defined.name)?;

@@ -1,7 +1,9 @@
 //! What libvirt will be asked for: whether it answers, and has the pools and networks, and whether names and addresses are free.
 //!
-//! What is not here: the text that it is told (see [`super::domain`]), and whether there is room in a pool, which the import asks for.
+//! What is not here: the text that it is told (see [`super::domain`]), and whether there is room in a pool: the import asks for that, and where results
+//! are made in one, it is their directory as any other ([`super::target`]).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Scene, Validator};
@@ -10,11 +12,12 @@ use crate::libvirt::domains::{self, Shared, State};
 use crate::libvirt::link::{Access, Link};
 use crate::libvirt::networks::{Why, missing};
 use crate::libvirt::{pools, volumes};
-use crate::model::error::{Error, Kind, Result};
+use crate::model::error::{Disposition, Error, Kind, Result};
 use crate::model::handover::{HandedVolume, PlannedLibvirt};
 use crate::model::machine::NicLink;
 use crate::model::plan::Plan;
 use crate::model::validation::{Findings, Severity};
+use crate::pipeline::directories::in_a_pool;
 use crate::pipeline::handover::{shared, taken};
 
 /// Nothing is done, only asked.
@@ -62,6 +65,7 @@ fn objection(rule: &'static str, about: Option<&str>, error: Error) -> Objection
 fn objections(link: &Link, plan: &Plan) -> Result<Vec<Objection>> {
     let Some(planned) = &plan.libvirt else { return Ok(Vec::new()) };
     let mut found = in_pools(link, plan, planned)?;
+    found.extend(made_in_pools(link, plan)?);
     if planned.define {
         found.extend(name(link, planned)?);
         found.extend(addresses(link, plan, planned)?);
@@ -99,6 +103,32 @@ fn in_pools(link: &Link, plan: &Plan, planned: &PlannedLibvirt) -> Result<Vec<Ob
         }
     }
     Ok(found)
+}
+
+/// Pools that results are made in have to lie where they did when that was planned, and to let us write there.
+fn made_in_pools(link: &Link, plan: &Plan) -> Result<Vec<Objection>> {
+    let mut found = BTreeMap::new();
+    for disk in &plan.disks {
+        let (Some(name), Some(directory)) = (plan.made_in(disk), disk.elsewhere()) else { continue };
+        let refused = match pools::of_results(link, name) {
+            Ok(now) if !pools::is_same(&now, directory) => Some(
+                Error::new(
+                    Kind::Libvirt,
+                    format!(
+                        "the storage pool {name} lies in {}, and lay in {}",
+                        now.display(),
+                        directory.display()
+                    ),
+                )
+                .advice("submit the manifest again: it is planned with where the pool lies"),
+            ),
+            Ok(_) => in_a_pool(name, directory).err(),
+            Err(error) if error.disposition() == Disposition::Transient => return Err(error),
+            Err(error) => Some(error),
+        };
+        found.extend(refused.map(|error| (name, objection("libvirt.pool", Some(name), error))));
+    }
+    Ok(found.into_values().collect())
 }
 
 /// The name has to be free, or that of a machine that may give way.

@@ -1,7 +1,7 @@
 //! What is read of a domain, without disks that are there.
 
 use super::*;
-use crate::source::LibvirtDomain;
+use crate::source::{LibvirtDomain, NoLibvirt};
 
 /// A libvirt with one domain.
 struct Answers(LibvirtDomain);
@@ -14,6 +14,10 @@ impl Libvirt for Answers {
     fn volume(&self, uri: Option<&str>, pool: &str, volume: &str) -> Result<PathBuf> {
         assert_eq!(uri, Some("qemu:///system"));
         Ok(PathBuf::from(format!("{pool}/{volume}")))
+    }
+
+    fn pool(&self, uri: &str, name: &str) -> Result<PathBuf> {
+        NoLibvirt.pool(uri, name)
     }
 
     fn runs(&self, uuid: Option<&str>, _: &str) -> bool {

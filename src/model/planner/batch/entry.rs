@@ -204,13 +204,14 @@ impl<'b> Reader<'b> {
             let name = facts.as_ref().map(Facts::plain_name).filter(|name| several && !name.is_empty());
             written.called = Some(name.clone().unwrap_or_else(|| called.to_owned()));
             let said = written.said()?;
-            let effective = Effective::of_machine(written, said, facts, self.given.settings, &mut *around)?;
+            let mut effective =
+                Effective::of_machine(written, said, facts, self.given.settings, &mut *around)?;
             let vm_id = match (&typed.id, name) {
                 (Some(id), _) => id.as_str().to_owned(),
                 (None, Some(name)) => safe_id(&name),
                 (None, None) => build::vm_id(&effective.manifest, called),
             };
-            let mut errors = check::complaints(&effective, self.given.settings, true);
+            let mut errors = check::settle(&mut effective, Some(&vm_id), self.given, &mut *around);
             errors.truncate(parse::MAX_COMPLAINTS);
             let read = if errors.is_empty() { Ok(effective) } else { Err(errors) };
             Ok((vm_id, read))

@@ -21,6 +21,8 @@ const BOOT: &str = "boot";
 const DATA: &str = "data";
 /// File systems end at 255 bytes, and a suffix and a number of a rerun may come.
 const LONGEST_STEM: usize = 200;
+/// What to do about a name that is too long.
+pub(in crate::model::planner) const SHORTER: &str = "give the VM a shorter `name`, or the disk a shorter id";
 
 /// What stands in an entry, whichever form it has.
 fn place(target: &DiskTarget) -> Option<&DiskPlace> {
@@ -102,7 +104,7 @@ pub(in crate::model::planner) fn place_all(
             // In the VM's own directory names of disks are enough.
             home: home
                 .filter(|directory| *directory != output.directory)
-                .map(|directory| Home { directory, stem: stem(vm, disk) }),
+                .map(|directory| Home { directory, stem: stem(vm, disk.id.as_str()) }),
             format: said(mapping, disks, index, |target| place(target)?.format_override)
                 .map(|(_, format)| format)
                 .filter(|format| *format != output.format),
@@ -113,8 +115,35 @@ pub(in crate::model::planner) fn place_all(
     }
 }
 
-fn stem(vm: &str, disk: &Disk) -> String {
-    format!("{vm}-{}", disk.id)
+/// The name without suffix of a result that lies where those of other VMs do.
+pub(in crate::model::planner) fn stem(vm: &str, disk: &str) -> String {
+    format!("{vm}-{disk}")
+}
+
+/// What is wrong with such a name that cannot be had for its length.
+pub(in crate::model::planner) fn too_long(stem: &str, disk: &Disk) -> Option<String> {
+    let bytes = stem.len();
+    (bytes > LONGEST_STEM)
+        .then(|| format!("the result of disk {} would have a name of {bytes} bytes", disk.id))
+}
+
+/// The format of one disk's result.
+pub(in crate::model::planner) fn format_of(manifest: &Manifest, id: &str) -> OutputFormat {
+    let own = of_one(manifest, id, |target| place(target)?.format_override);
+    own.unwrap_or_else(|| format(manifest))
+}
+
+/// Whether an entry says where the result of a disk lies, or into which pool it goes.
+pub(in crate::model::planner) fn is_placed(manifest: &Manifest, id: &str) -> bool {
+    let is_in_a_directory = of_one(manifest, id, directory).is_some();
+    is_in_a_directory || of_one(manifest, id, |target| place(target)?.pool.as_ref()).is_some()
+}
+
+/// The first that entries say of the disk with this id.
+fn of_one<'m, T>(manifest: &'m Manifest, id: &str, of: impl Fn(&'m DiskTarget) -> Option<T>) -> Option<T> {
+    let (mapping, disks) = (manifest.storage_mapping.as_ref()?, manifest.disks.as_deref()?);
+    let index = disks.iter().position(|disk| disk.id.as_str() == id)?;
+    said(mapping, disks, index, of).map(|(_, said)| said)
 }
 
 /// Gives the machine's disks what the host is to do with them.
@@ -188,10 +217,8 @@ pub(super) fn is_optional(key: &str, manifest: &Manifest) -> bool {
 
 /// The pool that a disk goes into; none where nothing says so.
 pub(in crate::model::planner) fn pool<'m>(manifest: &'m Manifest, id: &str) -> Option<&'m str> {
-    let (mapping, disks) = (manifest.storage_mapping.as_ref()?, manifest.disks.as_deref()?);
-    let index = disks.iter().position(|disk| disk.id.as_str() == id)?;
-    let own = said(mapping, disks, index, |target| place(target)?.pool.as_ref()).map(|(_, pool)| pool);
-    own.or(mapping.default_pool.as_ref()).map(|pool| pool.as_str())
+    let own = of_one(manifest, id, |target| place(target)?.pool.as_ref());
+    own.or_else(|| manifest.storage_mapping.as_ref()?.default_pool.as_ref()).map(|pool| pool.as_str())
 }
 
 /// What is wrong with the first field that names a pool, where none can be.
@@ -259,14 +286,9 @@ fn check_results(tree: &Tree, manifest: &Manifest, mapping: &StorageMapping, dis
         }
         let Some((entry, directory)) = said(mapping, disks, index, directory) else { continue };
         let complain = |cause: String| tree.error_at_key(Kind::Manifest, MAPPINGS, entry, cause);
-        let stem = stem(&vm, disk);
-        if stem.len() > LONGEST_STEM {
-            return Err(complain(format!(
-                "the result of disk {} would have a name of {} bytes",
-                disk.id,
-                stem.len()
-            ))
-            .advice("give the VM a shorter `name`, or the disk a shorter id"));
+        let stem = stem(&vm, disk.id.as_str());
+        if let Some(cause) = too_long(&stem, disk) {
+            return Err(complain(cause).advice(SHORTER));
         }
         let result = Path::new(directory.as_str()).join(format!("{stem}.{}", wanted.format.name()));
         if let Some(source) = disks.iter().position(|disk| Path::new(disk.local_path.as_str()) == result) {
