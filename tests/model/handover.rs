@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use hyper2kvm::model::config::Settings;
+use hyper2kvm::model::error::Kind;
 use hyper2kvm::model::handover::PlannedLibvirt;
 use hyper2kvm::model::job::Stage;
 use hyper2kvm::model::plan::Plan;
@@ -91,4 +92,24 @@ fn the_machine_is_called_as_libvirt_will_know_it_and_an_older_plan_tells_libvirt
     assert_eq!(serde_json::from_value::<Plan>(stored.clone()).unwrap(), plan);
     stored.as_object_mut().unwrap().remove("libvirt");
     assert_eq!(serde_json::from_value::<Plan>(stored).unwrap().libvirt, None);
+}
+
+#[test]
+fn a_result_is_tried_by_the_configured_libvirt_and_by_none_of_another_host() {
+    let text = format!("{MINIMAL}pipeline: {{boot_test: {{enabled: true, method: libvirt}}}}\n");
+    let mut settings = Settings::defaults(Path::new("/state"), 2);
+    let read = |text: &str, settings: &Settings| {
+        Submission::read(text.as_bytes(), "web.yaml", Path::new("/drops"), settings)
+    };
+    for uri in ["qemu:///system", "qemu+unix:///session?socket=/run/x"] {
+        settings.libvirt.uri = uri.to_owned();
+        let plan = read(&text, &settings).unwrap().plans("web", "", &settings).unwrap().remove(0);
+        assert_eq!(plan.boot_test.libvirt_uri.as_deref(), Some(uri));
+    }
+    settings.libvirt.uri = "qemu+ssh://root@kvm2/system".to_owned();
+    let error = read(&text, &settings).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unsupported);
+    let field = error.details().place.field.clone();
+    assert_eq!((field.as_deref(), error.details().place.line), (Some("pipeline.boot_test.method"), Some(7)));
+    assert!(read(&text.replace("method: libvirt", "method: qemu"), &settings).is_ok());
 }
