@@ -7,9 +7,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::table::printable;
-use super::{Exit, Failure, Ui, interrupt};
+use super::{Exit, Failure, StateArgs, Ui, interrupt};
 use crate::disk::{Control, Engine, detect};
-use crate::libvirt;
 use crate::model::boot::{BootOptions, BootVerdict, Verdict};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::machine::{DEFAULT_NETWORK, DiskBus, Firmware, Machine, MachineDisk, MachineNic, NicLink};
@@ -49,9 +48,9 @@ pub(super) struct BootTestArgs {
     /// Who runs the machine: qemu (started here) or libvirt
     #[arg(long, value_name = "WHICH", default_value = "qemu", value_parser = ["qemu", "libvirt"])]
     method: String,
-    /// Which libvirt, with `--method libvirt`
-    #[arg(long, value_name = "URI", default_value = libvirt::SYSTEM.0)]
-    libvirt_uri: String,
+    /// Which libvirt, with `--method libvirt` [default: `libvirt.uri`]
+    #[arg(long, value_name = "URI")]
+    libvirt_uri: Option<String>,
     /// Memory of the machine
     #[arg(long, value_name = "SIZE", default_value = "2GiB", value_parser = memory_mib)]
     memory: u64,
@@ -73,11 +72,17 @@ pub(super) struct BootTestArgs {
     /// Keep what the guest says on its serial console here
     #[arg(long, value_name = "FILE")]
     console: Option<PathBuf>,
+    #[command(flatten)]
+    state: StateArgs,
 }
 
 /// Tries it; exit 0 if the guest came up, 1 if it did not or nobody can tell.
 pub(super) fn run(args: &BootTestArgs, ui: &Ui) -> std::result::Result<Exit, Failure> {
-    let order = order(args)?;
+    let libvirt_uri = match &args.libvirt_uri {
+        Some(uri) => uri.clone(),
+        None => args.state.settings_or_defaults()?.libvirt.uri,
+    };
+    let order = order(args, libvirt_uri)?;
     let engine = Engine::find(Launcher::this_program())?;
     let control = Control::new();
     interrupt::ends(&control);
@@ -87,7 +92,7 @@ pub(super) fn run(args: &BootTestArgs, ui: &Ui) -> std::result::Result<Exit, Fai
     tell(&tried?, ui)
 }
 
-fn order(args: &BootTestArgs) -> Result<BootTestOrder> {
+fn order(args: &BootTestArgs, libvirt_uri: String) -> Result<BootTestOrder> {
     let mut machine = Machine::new("boot-test");
     let bus = match args.bus.as_str() {
         "scsi" => DiskBus::VirtioScsi,
@@ -105,6 +110,7 @@ fn order(args: &BootTestArgs) -> Result<BootTestOrder> {
     machine.tpm = args.tpm;
     let options = BootOptions {
         method: if args.method == "libvirt" { BootMethod::Libvirt } else { BootMethod::Qemu },
+        libvirt_uri: Some(libvirt_uri),
         timeout_s: args.timeout,
         accel: match args.accel.as_str() {
             "kvm" => Accelerator::Kvm,
@@ -128,7 +134,6 @@ fn order(args: &BootTestArgs) -> Result<BootTestOrder> {
         backing_chain: true,
         console: args.console.clone(),
         screenshot: args.screenshot.clone(),
-        libvirt_uri: args.libvirt_uri.clone(),
         ..BootTestOrder::new(machine, std::env::temp_dir())
     })
 }

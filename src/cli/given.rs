@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::disk::{self, Format};
-use crate::libvirt;
+use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::Facts;
 use crate::model::plan::SourceFormat;
@@ -37,8 +37,8 @@ pub(super) enum Given {
 
 impl Given {
     /// Looks what an input is.
-    pub(super) fn of(input: &Path) -> Result<Given> {
-        if let Some(machines) = machines(input)? {
+    pub(super) fn of(input: &Path, settings: &Settings) -> Result<Given> {
+        if let Some(machines) = machines(input, settings)? {
             return Ok(Given::Machines(machines));
         }
         Ok(bare_disk(input)?.map_or(Given::Manifest, Given::Disk))
@@ -46,9 +46,10 @@ impl Given {
 }
 
 /// The machines that an input describes, if it describes any.
-pub(super) fn machines(input: &Path) -> Result<Option<Vec<Facts>>> {
+pub(super) fn machines(input: &Path, settings: &Settings) -> Result<Option<Vec<Facts>>> {
     refuse_what_comes_later(input)?;
-    origin(input)?.map(|origin| described::machines(&origin)).transpose()
+    let origin = origin(input, &settings.libvirt.uri)?;
+    origin.map(|origin| described::machines(&origin, settings)).transpose()
 }
 
 /// The name of the domain that is meant, if an input names one of libvirt's: `libvirt://web`.
@@ -67,9 +68,9 @@ pub(super) fn is_elsewhere(input: &Path) -> bool {
 }
 
 /// What describes machines there, if anything does: by its name, and archives and domains by their content too.
-fn origin(input: &Path) -> Result<Option<Origin>> {
+fn origin(input: &Path, libvirt_uri: &str) -> Result<Option<Origin>> {
     if let Some(name) = domain(input)? {
-        return Ok(Some(Origin::LibvirtDomain { uri: libvirt::SYSTEM.0.to_owned(), name: name.to_owned() }));
+        return Ok(Some(Origin::LibvirtDomain { uri: libvirt_uri.to_owned(), name: name.to_owned() }));
     }
     let suffix = input.extension().map(|suffix| suffix.to_string_lossy().to_lowercase());
     if input.is_dir() {

@@ -11,10 +11,11 @@ use serde_json::Value;
 use super::facts;
 use super::given::{Given, chosen};
 use super::table::printable;
-use super::{Exit, Failure, Ui, interrupt};
+use super::{Exit, Failure, StateArgs, Ui, interrupt};
 use crate::disk::SourceDisk;
 use crate::guest::work::Key;
 use crate::model::api::ErrorView;
+use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::Facts;
 use crate::model::guest::{GuestIdentity, GuestKernel, GuestNic};
@@ -40,6 +41,8 @@ pub(super) struct InspectArgs {
     /// A file with the passphrase of an encrypted volume (LUKS); may be given several times
     #[arg(long, value_name = "FILE")]
     key_file: Vec<PathBuf>,
+    #[command(flatten)]
+    state: StateArgs,
 }
 
 /// `{"machines": […], "guests": […], "disks": […]}`, and `errors` of those machines of several that could not be looked into.
@@ -94,7 +97,7 @@ struct Seen {
 /// Looks and prints.
 pub(super) fn run(args: &InspectArgs, ui: &Ui) -> Result<Exit, Failure> {
     let keys = keys(&args.key_file)?;
-    let mut seen = match machines(args)? {
+    let mut seen = match machines(args, &args.state.settings_or_defaults()?)? {
         None => vec![Seen::default()],
         Some(machines) => {
             machines.into_iter().map(|facts| Seen { facts: Some(facts), ..Seen::default() }).collect()
@@ -124,9 +127,9 @@ pub(super) fn run(args: &InspectArgs, ui: &Ui) -> Result<Exit, Failure> {
 }
 
 /// The machines that an input describes, if it is one that does.
-fn machines(args: &InspectArgs) -> Result<Option<Vec<Facts>>> {
+fn machines(args: &InspectArgs, settings: &Settings) -> Result<Option<Vec<Facts>>> {
     if let [only] = args.disks.as_slice()
-        && let Given::Machines(machines) = Given::of(only)?
+        && let Given::Machines(machines) = Given::of(only, settings)?
     {
         return chosen(machines, args.vm.as_deref(), only).map(Some);
     }

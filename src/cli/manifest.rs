@@ -14,9 +14,10 @@ use serde_json::{Value, json};
 
 use super::given::{Given, chosen, document_of_disk, document_of_machine};
 use super::table::printable;
-use super::{Exit, Failure, Ui, interrupt};
+use super::{Exit, Failure, StateArgs, Ui, interrupt};
 use crate::disk::{Control, verify};
 use crate::model::checksum::Algorithm;
+use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::source;
 
@@ -41,11 +42,13 @@ pub(super) struct ManifestArgs {
     /// Leave them out: no disk is read
     #[arg(long)]
     no_compute_checksums: bool,
+    #[command(flatten)]
+    state: StateArgs,
 }
 
 /// Writes it.
 pub(super) fn run(args: &ManifestArgs, ui: &Ui) -> std::result::Result<Exit, Failure> {
-    let mut documents = documents(args, ui)?;
+    let mut documents = documents(args, &args.state.settings_or_defaults()?, ui)?;
     if !args.no_compute_checksums {
         let control = Control::new();
         interrupt::ends(&control);
@@ -83,8 +86,8 @@ pub(super) fn run(args: &ManifestArgs, ui: &Ui) -> std::result::Result<Exit, Fai
 }
 
 /// Each machine's manifest, and the name of a file for it.
-fn documents(args: &ManifestArgs, ui: &Ui) -> Result<Vec<(Value, String)>> {
-    let machines = match Given::of(&args.input)? {
+fn documents(args: &ManifestArgs, settings: &Settings, ui: &Ui) -> Result<Vec<(Value, String)>> {
+    let machines = match Given::of(&args.input, settings)? {
         Given::Manifest => {
             return Err(Error::new(Kind::Manifest, "it is a manifest already, or no disk and no appliance")
                 .file(&args.input)

@@ -52,7 +52,7 @@ fn check(path: &Path, settings: &Settings, depth: Depth, control: &Control, ui: 
     let given = path.display().to_string();
     let mut beginning = |what: &str| ui.note(&format!("{given}: {what}"));
     // A directory is none of these files, and is told so.
-    let described = if path.is_dir() { Ok(None) } else { given::machines(path) };
+    let described = if path.is_dir() { Ok(None) } else { given::machines(path, settings) };
     let checked = described.and_then(|described| match described {
         Some(machines) => {
             let each = |facts| check_machine(&given, facts, (settings, depth), control, &mut beginning);

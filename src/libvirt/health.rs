@@ -1,21 +1,24 @@
 //! How the configured libvirt stands, for `status`: what was found when it was last asked.
 //!
-//! It is asked only when somebody wants to know, at most once a minute, on a thread of its own. One that hangs costs nobody more than a
-//! moment's patience, and that one thread until it answers. What is not here: what jobs ask of it, in processes of their own.
+//! It is asked only when somebody wants to know, at most once a minute, on a thread of its own; one that was found to be away, more often. One that
+//! hangs costs nobody more than a moment's patience, and that one thread until it answers. That it is back is told to whoever waits for that.
+//! What is not here: what jobs ask of it, in processes of their own.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::{LibvirtPresence, LibvirtUri, presence};
 use crate::model::progress::{LibvirtState, LibvirtStatus};
 use crate::sys::time::now_epoch;
 
-/// What was found is good for so long.
+/// That it answers is good for so long, …
 const EVERY: Duration = Duration::from_secs(60);
+/// … and that it does not, for so long.
+const AGAIN: Duration = Duration::from_secs(3);
 /// Who wants to know waits for so long; then he is told what was known before.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -33,6 +36,8 @@ impl fmt::Debug for LibvirtHealth {
 struct Shared {
     known: Mutex<Known>,
     answered: Notify,
+    /// How often it was found to be back.
+    returns: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -69,6 +74,30 @@ impl LibvirtHealth {
         }
     }
 
+    /// Asks it again and again until it answers, for so long at most: somebody waits for that.
+    pub async fn ask_until_it_answers(&self, uri: &str, within: Duration, for_long: Duration) {
+        let begun = Instant::now();
+        loop {
+            self.ask(uri, within).await;
+            if self.known(uri).state == LibvirtState::Answers || begun.elapsed() >= for_long {
+                return;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Somebody found it to be away: that it answers, as was found before, is not good any more.
+    pub fn doubt(&self) {
+        let mut known = self.lock();
+        known.asked = known.asked.filter(|_| known.is_under_way);
+    }
+
+    /// Changes whenever it is back after it was found to be away.
+    #[must_use]
+    pub fn returns(&self) -> watch::Receiver<u64> {
+        self.0.returns.subscribe()
+    }
+
     /// Whether there is an answer to wait for.
     fn begin(&self, uri: &str, within: Duration) -> bool {
         if !LibvirtUri(uri).may_be_served() {
@@ -79,7 +108,8 @@ impl LibvirtHealth {
         if known.is_under_way {
             return known.asked.is_some_and(|(at, within)| at.elapsed() < within);
         }
-        if known.asked.is_some_and(|(at, _)| at.elapsed() < EVERY) {
+        let good_for = if known.status.state == LibvirtState::Answers { EVERY } else { AGAIN };
+        if known.asked.is_some_and(|(at, _)| at.elapsed() < good_for) {
             return false;
         }
         known.asked = Some((Instant::now(), within));
@@ -102,11 +132,15 @@ impl Shared {
     fn answer(&self, uri: &str, found: LibvirtPresence) {
         let mut known = self.lock();
         known.is_under_way = false;
+        let is_late = known.asked.is_some_and(|(at, within)| at.elapsed() >= within);
+        let was_away = is_late || matches!(known.status.state, LibvirtState::Silent | LibvirtState::Absent);
+        let mut is_back = false;
         // Another one may have been configured meanwhile: this says nothing about that.
         if known.status.uri == uri {
             match found {
                 LibvirtPresence::Answers { version, driver } => {
                     known.is_in(LibvirtState::Answers, Some(format!("{driver} {version}")));
+                    is_back = was_away;
                 }
                 LibvirtPresence::Silent { why } => known.is_in(LibvirtState::Silent, Some(why)),
                 LibvirtPresence::NotBuilt => {
@@ -114,6 +148,9 @@ impl Shared {
                     known.is_in(LibvirtState::Absent, Some(words));
                 }
             }
+        }
+        if is_back {
+            self.returns.send_modify(|returns| *returns += 1);
         }
         drop(known);
         self.answered.notify_waiters();
@@ -166,6 +203,7 @@ mod tests {
     #[test]
     fn one_that_hangs_is_silent_when_its_time_is_over_and_is_not_asked_beside_that() {
         let (health, uri) = (LibvirtHealth::default(), "test:///default");
+        let returns = health.returns();
         assert_eq!(health.known(uri).state, LibvirtState::NotAsked);
         {
             let mut known = health.lock();
@@ -179,5 +217,31 @@ mod tests {
             .0
             .answer(uri, LibvirtPresence::Answers { version: "9.0.0".to_owned(), driver: "QEMU".to_owned() });
         assert_eq!(health.known(uri).state, LibvirtState::Answers);
+        assert!(returns.has_changed().unwrap(), "it is back");
+    }
+
+    #[tokio::test]
+    async fn one_that_is_away_is_asked_again_soon_and_that_it_is_back_is_told_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = dir.path().join("node.xml");
+        let uri = format!("test://{}", node.display());
+        let health = LibvirtHealth::default();
+        let mut returns = health.returns();
+        health.ask_until_it_answers(&uri, WITHIN, Duration::ZERO).await;
+        let silent = (0..100).any(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            health.known(&uri).state == LibvirtState::Silent
+        });
+        assert!(silent && !returns.has_changed().unwrap(), "{:?}", health.known(&uri));
+        std::fs::write(&node, "<node><domain type='test'><name>a</name><memory>1</memory><os><type>hvm</type></os></domain></node>")
+            .unwrap();
+        health.ask_until_it_answers(&uri, WITHIN, WITHIN).await;
+        assert_eq!(health.known(&uri).state, LibvirtState::Answers);
+        assert_eq!(*returns.borrow_and_update(), 1);
+        // Somebody doubts it, and it answers: nothing was found to be otherwise.
+        health.doubt();
+        assert!(health.begin(&uri, WITHIN));
+        health.ask_until_it_answers(&uri, WITHIN, WITHIN).await;
+        assert!(!returns.has_changed().unwrap());
     }
 }

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Kind, Result};
+use super::libvirt_uri::SYSTEM;
 use super::machine::Firmware;
 use super::manifest::{Accelerator, BootMethod, BootTest, TestFirmware};
 
@@ -26,6 +27,9 @@ pub struct BootOptions {
     /// Who runs it.
     #[serde(default, skip_serializing_if = "BootMethod::is_default")]
     pub method: BootMethod,
+    /// The libvirt that runs it, where one does; none: that of the system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub libvirt_uri: Option<String>,
     /// How long the guest may take under KVM; under emulation four times that.
     pub timeout_s: f64,
     /// What runs it.
@@ -46,6 +50,7 @@ impl Default for BootOptions {
     fn default() -> Self {
         BootOptions {
             method: BootMethod::default(),
+            libvirt_uri: None,
             timeout_s: DEFAULT_TIMEOUT_S,
             accel: Accelerator::Auto,
             memory_mib: None,
@@ -68,6 +73,7 @@ impl BootOptions {
         let default = BootOptions::default();
         let options = BootOptions {
             method: section.method.unwrap_or(default.method),
+            libvirt_uri: None,
             timeout_s: section.timeout_s.as_ref().map_or(default.timeout_s, |seconds| seconds.0),
             accel: section.accel.unwrap_or(default.accel),
             memory_mib: section.memory_mb.map(|mib| mib.get().unsigned_abs()),
@@ -82,6 +88,12 @@ impl BootOptions {
         };
         options.expectation().map_err(|error| error.field("pipeline.boot_test.expect"))?;
         Ok(options)
+    }
+
+    /// Which libvirt runs it, if one does.
+    #[must_use]
+    pub fn libvirt(&self) -> &str {
+        self.libvirt_uri.as_deref().unwrap_or(SYSTEM)
     }
 
     /// What is waited for on the console, if not for a login prompt.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::users::{WITHIN, in_time};
 #[cfg(feature = "libvirt")]
 use crate::libvirt::{
-    SYSTEM,
+    LibvirtUri,
     connections::{Connections, Limits},
     link::{Access, Link},
     pools, silent, sources,
@@ -17,12 +17,13 @@ use crate::libvirt::{
 use crate::model::config::Settings;
 use crate::model::error::{Error, Result};
 use crate::model::facts::Facts;
+use crate::model::libvirt_uri::{Reach, SYSTEM, check_form};
 use crate::model::planner::{Origin, Submission, VmOrigins};
 use crate::source::{self, Libvirt, LibvirtDomain};
 
 /// The machines that are described there; one at least. See [`source::machines`].
-pub fn machines(origin: &Origin) -> Result<Vec<Facts>> {
-    source::machines(origin, &OfThisHost)
+pub fn machines(origin: &Origin, settings: &Settings) -> Result<Vec<Facts>> {
+    source::machines(origin, &OfThisHost::of(settings))
 }
 
 /// Reads a manifest with what it names. See [`source::submission`].
@@ -32,7 +33,7 @@ pub fn submission(
     base_directory: &Path,
     settings: &Settings,
 ) -> Result<Submission> {
-    source::submission(bytes, filename, base_directory, settings, &OfThisHost)
+    source::submission(bytes, filename, base_directory, settings, &OfThisHost::of(settings))
 }
 
 /// Where each value of it comes from. See [`source::origins`].
@@ -42,20 +43,32 @@ pub fn origins(
     base_directory: &Path,
     settings: &Settings,
 ) -> Result<Vec<VmOrigins>> {
-    source::origins(bytes, filename, base_directory, settings, &OfThisHost)
+    source::origins(bytes, filename, base_directory, settings, &OfThisHost::of(settings))
 }
 
 /// All that is wrong with it. See [`source::complaints`].
 #[must_use]
 pub fn complaints(bytes: &[u8], filename: &str, base_directory: &Path, settings: &Settings) -> Vec<Error> {
-    source::complaints(bytes, filename, base_directory, settings, &OfThisHost)
+    source::complaints(bytes, filename, base_directory, settings, &OfThisHost::of(settings))
 }
 
 /// What is asked of libvirt from here.
-struct OfThisHost;
+struct OfThisHost<'s> {
+    /// The libvirt of this host that is asked where none is named.
+    uri: &'s str,
+}
+
+impl OfThisHost<'_> {
+    /// The configured one; the system's where that is another host's, whose machines and files are others.
+    fn of(settings: &Settings) -> OfThisHost<'_> {
+        let configured = settings.libvirt.uri.as_str();
+        let is_here = check_form(configured).is_ok_and(|reach| reach == Reach::Local);
+        OfThisHost { uri: if is_here { configured } else { SYSTEM } }
+    }
+}
 
 #[cfg(feature = "libvirt")]
-impl Libvirt for OfThisHost {
+impl Libvirt for OfThisHost<'_> {
     fn domain(&self, uri: &str, name: &str) -> Result<LibvirtDomain> {
         let name = name.to_owned();
         asked(uri, move |link| {
@@ -66,7 +79,7 @@ impl Libvirt for OfThisHost {
 
     fn volume(&self, uri: Option<&str>, pool: &str, volume: &str) -> Result<PathBuf> {
         let (pool, volume) = (pool.to_owned(), volume.to_owned());
-        asked(uri.unwrap_or(SYSTEM.0), move |link| sources::volume_path(link, &pool, &volume))
+        asked(uri.unwrap_or(self.uri), move |link| sources::volume_path(link, &pool, &volume))
     }
 
     fn pool(&self, uri: &str, name: &str) -> Result<PathBuf> {
@@ -83,12 +96,12 @@ impl Libvirt for OfThisHost {
     }
 
     fn runs(&self, uuid: Option<&str>, name: &str) -> bool {
-        if !SYSTEM.may_be_served() {
+        if !LibvirtUri(self.uri).may_be_served() {
             return false;
         }
         let (uuid, name) = (uuid.map(str::to_owned), name.to_owned());
         // Where nobody tells, locks on the disks do.
-        asked(SYSTEM.0, move |link| sources::runs(link, uuid.as_deref(), &name)).unwrap_or(false)
+        asked(self.uri, move |link| sources::runs(link, uuid.as_deref(), &name)).unwrap_or(false)
     }
 }
 
@@ -100,13 +113,13 @@ fn asked<T: Send + 'static>(uri: &str, ask: impl FnOnce(&Link) -> Result<T> + Se
 }
 
 #[cfg(not(feature = "libvirt"))]
-impl Libvirt for OfThisHost {
+impl Libvirt for OfThisHost<'_> {
     fn domain(&self, uri: &str, name: &str) -> Result<LibvirtDomain> {
         source::NoLibvirt.domain(uri, name)
     }
 
     fn volume(&self, uri: Option<&str>, pool: &str, volume: &str) -> Result<PathBuf> {
-        source::NoLibvirt.volume(uri, pool, volume)
+        source::NoLibvirt.volume(uri.or(Some(self.uri)), pool, volume)
     }
 
     fn pool(&self, uri: &str, name: &str) -> Result<PathBuf> {

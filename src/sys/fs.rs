@@ -6,6 +6,8 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write};
+use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -153,6 +155,18 @@ pub fn most_file_bytes(directory: &Path) -> Option<u64> {
 #[must_use]
 pub fn allocated_bytes(metadata: &Metadata) -> u64 {
     metadata.blocks().saturating_mul(STAT_BLOCK_BYTES)
+}
+
+/// With so much written into a file, it is worth having the kernel [begin](begin_to_write) with it.
+pub const WRITE_EARLY_BYTES: u64 = 32 << 20;
+
+/// Has the kernel begin to write, and waits for nothing: what is asked for is to forget these pages, and it cannot before they are written.
+/// Where it does not heed that, the next sync takes longer.
+pub fn begin_to_write(file: &File, span: &Range<u64>) {
+    let Some(length) = NonZeroU64::new(span.end.saturating_sub(span.start)) else { return };
+    if let Err(error) = rustix::fs::fadvise(file, span.start, Some(length), rustix::fs::Advice::DontNeed) {
+        tracing::debug!(%error, "the kernel does not begin to write early");
+    }
 }
 
 /// Opens a plain file for reading; a symbolic link as the last component is an error, and a fifo does not block.

@@ -65,7 +65,7 @@ impl Site {
         order.options.memory_mib = Some(128);
         order.options.vcpus = Some(1);
         order.options.timeout_s = PATIENCE_S;
-        order.libvirt_uri = self.libvirtd.uri();
+        order.options.libvirt_uri = Some(self.libvirtd.uri());
         order
     }
 
@@ -387,24 +387,33 @@ fn a_libvirtd_that_hangs_costs_a_time_out_and_the_machine_nothing() {
 fn a_job_tries_its_result_through_libvirt() {
     let site = Site::new("web login: ");
     let manifest = site.libvirtd.images().join("web.yaml");
-    let (out, disk) = (site.libvirtd.images().join("out"), site.disk.display());
-    let text = format!(
-        "manifest_version: '1.0'\nname: web\noutput: {{directory: {}}}\nvm: {{mem_mb: 128, cpu: 1, firmware: bios}}\n\
+    let disk = site.disk.display();
+    let config = site.libvirtd.images().join("hyper2kvm.yaml");
+    fs::write(&config, format!("libvirt: {{uri: \"{}\"}}\n", site.libvirtd.uri())).unwrap();
+    let mut from_outside = Command::new(env!("CARGO_BIN_EXE_hyper2kvm"));
+    from_outside.arg("--config").arg(&config);
+    // That of the system, and the configured one.
+    for (mut program, out) in [(site.libvirtd.hyper2kvm(), "out"), (from_outside, "outside")] {
+        let out = site.libvirtd.images().join(out);
+        let text = format!(
+            "manifest_version: '1.0'\nname: web\noutput: {{directory: {}}}\nvm: {{mem_mb: 128, cpu: 1, firmware: bios}}\n\
          pipeline:\n  inspect: {{enabled: false}}\n  fix: {{enabled: false}}\n\
          \x20 boot_test: {{enabled: true, method: libvirt, accel: tcg, timeout_s: {PATIENCE_S}}}\n\
          disks: [{{id: boot, source_format: raw, local_path: {disk}}}]\n",
-        out.display()
-    );
-    fs::write(&manifest, text).unwrap();
-    let output =
-        site.libvirtd.hyper2kvm().arg("convert").arg(&manifest).env("TMPDIR", &site.work).output().unwrap();
-    let said =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{said}");
-    let report: Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
-    let result = &report["pipeline"]["stages"]["boot_test"]["result"];
-    assert_eq!(result["verdict"], "booted", "{report:#}");
-    site.no_machine_is_left();
-    let log = site.libvirtd.sh("cat /var/log/libvirt/qemu/h2k-test-web-*.log");
-    assert!(log.contains("nbd"), "libvirt ran another machine: {log}");
+            out.display()
+        );
+        fs::write(&manifest, text).unwrap();
+        let output = program.arg("convert").arg(&manifest).env("TMPDIR", &site.work).output().unwrap();
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{said}");
+        let report: Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
+        let result = &report["pipeline"]["stages"]["boot_test"]["result"];
+        assert_eq!(result["verdict"], "booted", "{report:#}");
+        site.no_machine_is_left();
+        let log = site
+            .libvirtd
+            .sh("cat /var/log/libvirt/qemu/h2k-test-web-*.log; rm /var/log/libvirt/qemu/h2k-test-web-*.log");
+        assert!(log.contains("nbd"), "libvirt ran another machine: {log}");
+    }
 }

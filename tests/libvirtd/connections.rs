@@ -247,6 +247,30 @@ fn doctor_tells_the_configured_libvirt_and_whether_it_answers() {
 }
 
 #[test]
+fn doctor_tells_what_libvirt_lacks_for_machines_with_a_tpm() {
+    let libvirtd = Libvirtd::start();
+    // What is not there, here or there, need not be hidden.
+    let hide = |programs: &str| {
+        libvirtd.sh(&format!(
+            "for program in {programs}; do [ ! -e /usr/bin/$program ] || mount --bind /dev/null /usr/bin/$program; done"
+        ));
+    };
+    let check = || {
+        let output = libvirtd.hyper2kvm().args(["doctor", "--json"]).output().unwrap();
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let checks = told["checks"].as_array().unwrap();
+        checks.iter().find(|check| check["name"] == "swtpm").unwrap().clone()
+    };
+    hide("swtpm_setup");
+    let found = check();
+    assert_eq!(found["status"], "degraded", "{found}");
+    assert!(found["detail"].as_str().unwrap().contains("without swtpm_setup"), "{found}");
+    assert!(found["advice"].as_str().unwrap().contains("swtpm-tools"), "{found}");
+    hide("swtpm");
+    assert_eq!(check()["status"], "missing");
+}
+
+#[test]
 fn the_service_tells_how_libvirt_stands_and_a_libvirtd_that_hangs_costs_it_nothing() {
     let libvirtd = Libvirtd::start();
     let mut daemon = Daemon::prepare();

@@ -7,7 +7,7 @@ use hyper2kvm::model::machine::NicLink;
 
 use crate::addresses::{Firmware, IN_DEFAULT, machine};
 use crate::support::libvirtd::Libvirtd;
-use crate::support::wait::PATIENCE;
+use crate::support::wait::{PATIENCE, within};
 
 /// The best of some: a loaded machine makes any single one slow.
 fn best(mut find: impl FnMut() -> Found) -> Found {
@@ -54,6 +54,44 @@ fn an_address_is_found_by_lease_in_no_time_remembered_and_forgotten_when_the_mac
         "{statistics:?}"
     );
     assert!(of_lease.mean_ms > 0.0 && statistics.methods[&Method::Agent].failures == 1, "{statistics:?}");
+}
+
+#[test]
+fn what_is_remembered_is_dropped_when_something_happens_to_the_machine_and_not_before() {
+    let libvirtd = Libvirtd::start();
+    libvirtd.sh("virsh -q net-start default");
+    machine(&libvirtd, IN_DEFAULT, Firmware::Asks, "");
+    libvirtd.sh("virsh -q start web");
+    let link = Link::open(&libvirtd.uri(), Access::Changes).unwrap();
+    let finder = Finder::new();
+    let following = finder.follow(&libvirtd.uri(), PATIENCE).unwrap();
+    finder.wait(&link, "web", &[Method::Lease], 0.9, PATIENCE * 2).unwrap();
+    let by_lease = |link: &Link| finder.find(link, "web", &[Method::Lease]).unwrap();
+    // It runs as before, and yet something has happened to it.
+    let stands_still = "virsh -q suspend web; virsh -q resume web";
+    let is_dropped = |link: &Link| {
+        let asked = || finder.statistics().methods[&Method::Lease].attempts;
+        by_lease(link);
+        let before = asked();
+        libvirtd.sh(stands_still);
+        within(PATIENCE, || {
+            by_lease(link);
+            (asked() > before).then_some(())
+        })
+        .is_some()
+    };
+    assert!(is_dropped(&link));
+    // libvirt was away: nobody knows what happened, and then it is heard again.
+    libvirtd.kill();
+    libvirtd.await_up();
+    let again = Link::open(&libvirtd.uri(), Access::Changes).unwrap();
+    assert!(is_dropped(&again));
+    drop(following);
+    let remembered = within(PATIENCE, || {
+        libvirtd.sh(stands_still);
+        by_lease(&again).cached.then_some(())
+    });
+    assert!(remembered.is_some(), "nobody hears any more, and so it is remembered for its time");
 }
 
 #[test]

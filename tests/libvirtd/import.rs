@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::Command;
 
 use hyper2kvm::libvirt::import::{How, Import, Imported, import};
+use hyper2kvm::libvirt::link::{Access, Link};
+use hyper2kvm::libvirt::pools::{self, Wanted};
 use hyper2kvm::libvirt::volumes;
 use hyper2kvm::model::error::{Kind, Result};
 use hyper2kvm::model::plan::OutputFormat;
@@ -249,6 +251,53 @@ fn a_taken_name_is_refused_or_replaced_unless_something_uses_it() {
         assert!(error.to_string().contains("locked"), "{error}");
     }
     assert!(file.exists());
+}
+
+#[test]
+fn a_volume_is_not_replaced_by_what_turns_out_to_be_something_else() {
+    let libvirtd = Libvirtd::start();
+    let shown = libvirtd.images().join("shared").display().to_string();
+    // Where blocks are shared, a copy is in place as soon as a file that is moved.
+    libvirtd.sh(&format!(
+        "truncate -s 400M '{shown}.image'; mkfs.xfs -q '{shown}.image'; mkdir '{shown}'; mount -o loop '{shown}.image' '{shown}'
+         mkdir '{shown}/pool'; virsh -q pool-define-as images dir --target '{shown}/pool'; virsh -q pool-start images
+         truncate -s 4M '{shown}/web.raw'; truncate -s 60M '{shown}/whole.raw'; echo old >'{shown}/pool/web'"
+    ));
+    let is_as_it_was = || {
+        libvirtd.sh(&format!(
+            "[ \"$(cat '{shown}/pool/web')\" = old ]; [ \"$(ls -A '{shown}/pool')\" = web ]; [ -e '{shown}/web.raw' ]"
+        ));
+    };
+    let file = format!("{shown}/web.raw");
+    for further in [&[][..], &["--move"], &["--dry-run"]] {
+        let mut words = vec!["import", &file, "images", "--name", "web", "--overwrite", "--format", "qcow2"];
+        words.extend(further);
+        let error = told(&libvirtd, &words).unwrap_err();
+        assert_eq!(error["kind"], json!("source"), "{error}");
+        is_as_it_was();
+    }
+    // Who does not look at the file himself: libvirt does, before anything is replaced.
+    let outside = Link::open(&libvirtd.uri(), Access::Changes).unwrap();
+    let path = libvirtd.images().join("pool");
+    pools::ensure(&outside, &Wanted { name: "beside".to_owned(), path: Some(path.clone()), start: true })
+        .unwrap();
+    let here = libvirtd.images().join("web.raw");
+    raw(&here, 4, 1, 1);
+    std::fs::write(path.join("web"), "old").unwrap();
+    let order = Import {
+        pool: "beside",
+        format: OutputFormat::Qcow2,
+        how: How::Move,
+        overwrite: true,
+        ..order(&here, "web")
+    };
+    let error = import(&outside, &order, &|| Ok(()), &mut |_| {}).unwrap_err();
+    assert!(error.kind() == Kind::Source && error.to_string().contains("takes it for raw"), "{error}");
+    assert_eq!((std::fs::read(path.join("web")).unwrap(), here.exists()), (b"old".to_vec(), true));
+    assert_eq!(names_in(&path), ["web"]);
+    import(&outside, &Import { format: OutputFormat::Raw, ..order }, &|| Ok(()), &mut |_| {}).unwrap();
+    assert_eq!((names_in(&path), here.exists()), (vec!["web".to_owned()], false));
+    assert_eq!(path.join("web").metadata().unwrap().len(), 4 << 20);
 }
 
 #[test]

@@ -177,6 +177,16 @@ fn an_import_that_is_killed_anywhere_is_cleared_away_by_the_next() {
         );
         std::fs::remove_file(path.join("web.raw")).unwrap();
     }
+    // What it replaces is there, whole, until it does.
+    raw(&file, 60, 20, 3);
+    std::fs::write(path.join("web.raw"), "old").unwrap();
+    let killed = run(&["--move", "--overwrite"], Some("import.placing"));
+    assert_eq!(killed.status.signal(), Some(9), "{killed:?}");
+    assert_eq!((std::fs::read(path.join("web.raw")).unwrap(), file.exists()), (b"old".to_vec(), true));
+    let next = run(&["--move", "--overwrite"], None);
+    assert!(next.status.success(), "{next:?}");
+    assert_eq!((names_in(&path), file.exists()), (vec!["web.raw".to_owned()], false));
+    assert_eq!(sha256(&path.join("web.raw")), sum);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use serde_json::Value;
 
@@ -75,6 +75,44 @@ fn a_machine_that_is_off_is_converted_by_its_name_with_its_volumes() {
     }
     let output = run(&libvirtd, here.path(), &["validate", DOMAIN]);
     assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn a_machine_of_the_configured_libvirt_is_found_by_its_name_and_by_its_xml() {
+    let (libvirtd, here) = (site(), tempfile::tempdir().unwrap());
+    let config = here.path().join("hyper2kvm.yaml");
+    fs::write(&config, format!("libvirt: {{uri: \"{}\"}}\n", libvirtd.uri())).unwrap();
+    let run = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hyper2kvm"));
+        command.arg("--config").arg(&config).args(words).arg("--json").current_dir(here.path());
+        command.output().unwrap()
+    };
+    fs::write(here.path().join("web.xml"), libvirtd.sh(&format!("virsh dumpxml --inactive {UUID}"))).unwrap();
+    let manifest = "--no-compute-checksums";
+    for words in [
+        &["manifest", DOMAIN, manifest][..],
+        &["plan", DOMAIN],
+        &["validate", DOMAIN],
+        &["manifest", "web.xml", manifest],
+    ] {
+        let output = run(words);
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        let data = libvirtd.images().join("data.qcow2");
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(words[0] == "validate" || told.contains(data.to_str().unwrap()), "{words:?}: {told}");
+    }
+    libvirtd.sh(&format!("virsh -q start {UUID}"));
+    for words in [["manifest", DOMAIN, manifest], ["manifest", "web.xml", manifest]] {
+        let output = run(&words);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && told.contains("runs on this host"), "{words:?}: {told}");
+    }
+    // What a manifest names is allowed by the configuration, and by nothing else.
+    let text = "manifest_version: \"1.0\"\nsource:\n  libvirt-xml: {uri: \"qemu:///session\", domain: web}\n";
+    fs::write(here.path().join("vm.yaml"), text).unwrap();
+    let output = run(&["plan", "vm.yaml"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("may not name the libvirt `qemu:///session`"), "{told}");
 }
 
 #[test]

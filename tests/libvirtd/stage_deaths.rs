@@ -141,7 +141,9 @@ fn a_job_of_the_service_waits_for_its_libvirt_and_then_goes_well() {
     let site = Site::new();
     site.pool("vms");
     let mut daemon = Daemon::prepare();
-    daemon.configure(&format!("libvirt: {{uri: \"{}\"}}\n", site.libvirtd.uri()));
+    // Nobody waits for as long as that: it goes on when libvirt is back.
+    let retry = "retry: {base_delay_s: 3600, max_delay_s: 3600}";
+    daemon.configure(&format!("libvirt: {{uri: \"{}\"}}\n{retry}\n", site.libvirtd.uri()));
     site.libvirtd.hold(true);
     site.libvirtd.kill();
     daemon.start();
@@ -151,6 +153,9 @@ fn a_job_of_the_service_waits_for_its_libvirt_and_then_goes_well() {
         (progress["vms"]["web"]["waiting_reason"] == "libvirt").then_some(())
     });
     assert!(waits.is_some(), "{}", daemon.log());
+    let is_known =
+        within(PATIENCE, || (daemon.client(&["status"])["libvirt"]["state"] == "silent").then_some(()));
+    assert!(is_known.is_some(), "{}", daemon.client(&["status"]));
     site.libvirtd.hold(false);
     site.libvirtd.await_up();
     let batch = daemon.wait_batch("web");

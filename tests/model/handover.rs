@@ -223,3 +223,23 @@ fn a_pool_in_which_results_cannot_be_made_is_refused_at_its_line() {
         .unwrap_err();
     assert_eq!(around.asked, 0);
 }
+
+#[test]
+fn a_result_is_tried_by_the_configured_libvirt_and_by_none_of_another_host() {
+    let text = format!("{MINIMAL}pipeline: {{boot_test: {{enabled: true, method: libvirt}}}}\n");
+    let mut settings = Settings::defaults(Path::new("/state"), 2);
+    let read = |text: &str, settings: &Settings| {
+        Submission::read(text.as_bytes(), "web.yaml", Path::new("/drops"), settings)
+    };
+    for uri in ["qemu:///system", "qemu+unix:///session?socket=/run/x"] {
+        settings.libvirt.uri = uri.to_owned();
+        let plan = read(&text, &settings).unwrap().plans("web", "", &settings).unwrap().remove(0);
+        assert_eq!(plan.boot_test.libvirt_uri.as_deref(), Some(uri));
+    }
+    settings.libvirt.uri = "qemu+ssh://root@kvm2/system".to_owned();
+    let error = read(&text, &settings).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unsupported);
+    let field = error.details().place.field.clone();
+    assert_eq!((field.as_deref(), error.details().place.line), (Some("pipeline.boot_test.method"), Some(7)));
+    assert!(read(&text.replace("method: libvirt", "method: qemu"), &settings).is_ok());
+}

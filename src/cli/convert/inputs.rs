@@ -62,7 +62,7 @@ pub(super) struct Understood {
 /// Understands all inputs, or says what is wrong with the first that cannot be.
 pub(super) fn understand(args: &ConvertArgs) -> Result<Understood> {
     let base = base_directory(args)?;
-    let items = items(&args.inputs)?;
+    let items = items(&args.inputs, &settings(&base, args)?)?;
     let several = items.len() > 1;
     let mut all = Understood {
         works: Vec::new(),
@@ -90,10 +90,10 @@ enum Item {
     Machine(Box<Facts>),
 }
 
-fn items(inputs: &[PathBuf]) -> Result<Vec<(&Path, Item)>> {
+fn items<'i>(inputs: &'i [PathBuf], settings: &Settings) -> Result<Vec<(&'i Path, Item)>> {
     let mut items = Vec::new();
     for input in inputs {
-        match Given::of(input)? {
+        match Given::of(input, settings)? {
             Given::Manifest => items.push((input.as_path(), manifest(input)?)),
             Given::Disk(format) => items.push((input.as_path(), Item::Disk(format))),
             Given::Machines(machines) => {
@@ -161,13 +161,13 @@ pub(super) fn origins_of(input: &Path, args: &ConvertArgs) -> Result<Option<Vec<
     if !is_elsewhere(input) && !fs::metadata(input).is_ok_and(is_there) {
         return Ok(None);
     }
-    let (word, documents) = match Given::of(input)? {
+    let base = base_directory(args)?;
+    let settings = settings(&base, args)?;
+    let (word, documents) = match Given::of(input, &settings)? {
         Given::Manifest => return Ok(None),
         Given::Disk(format) => ("disk", vec![document_of_disk(input, format)?]),
         Given::Machines(machines) => (describer(input), machines.iter().map(document_of_machine).collect()),
     };
-    let base = base_directory(args)?;
-    let settings = settings(&base, args)?;
     let several = documents.len() > 1;
     let mut all = Vec::new();
     for (document, filename) in documents {
@@ -307,7 +307,7 @@ pub(super) fn of_plan(
 }
 
 /// What binds a person: permissions alone, and of the configuration what a manifest is read with: which profiles there are, and what may be
-/// run for somebody else's manifest.
+/// run for somebody else's manifest, and which libvirt is meant.
 pub(super) fn settings(base: &Path, args: &ConvertArgs) -> Result<Settings> {
     let configured = args.state.settings_or_defaults().map_err(|failure| {
         failure.error.unwrap_or_else(|| Error::internal("the configuration is not known"))
@@ -315,6 +315,7 @@ pub(super) fn settings(base: &Path, args: &ConvertArgs) -> Result<Settings> {
     Ok(Settings {
         hooks: configured.hooks,
         profiles_dir: configured.profiles_dir,
+        libvirt: configured.libvirt,
         ..Settings::defaults(base, cores()).for_a_person()
     })
 }

@@ -57,6 +57,9 @@ const OVMF: [&str; 6] = [
     "/usr/share/edk2-ovmf/x64/OVMF_CODE.fd",
 ];
 
+/// What libvirt needs of swtpm beside the emulator itself.
+const SWTPM_TOOLS: [&str; 2] = ["swtpm_setup", "swtpm_ioctl"];
+
 const QEMU_SYSTEM: [&str; 2] = ["qemu-system-x86_64", "qemu-kvm"];
 
 /// `f_type` of NFS and SMB file systems: SQLite's log needs a local one.
@@ -74,7 +77,7 @@ pub(super) fn disables(check: &Check) -> Option<&'static str> {
         "libguestfs" => "looking into guests and repairing them; `profile: none` converts disks as they are",
         "libvirt" => "handing machines over, and `hyper2kvm libvirt`; results are files",
         "ovmf" => "boot tests of UEFI guests",
-        "swtpm" => "boot tests of guests with a TPM",
+        "swtpm" => "boot tests of guests with a TPM, and running such guests with libvirt",
         "ssh" => "reading disks from ESXi over SSH (a later version)",
         "virt-v2v" => "`pipeline.fix.engine: virt-v2v`, and `auto` for guests that only it can repair",
         "nbdkit-vddk" => "the VDDK transport of vSphere (a later version); HTTPS works without it",
@@ -196,8 +199,21 @@ fn ovmf(_: &Settings) -> Check {
     }
 }
 
+/// libvirt makes a TPM, and looks after it, with the other two.
 fn swtpm(_: &Settings) -> Check {
-    programs::check("swtpm", &["swtpm"], &["--version"], &install("swtpm", "swtpm"))
+    let package = install("swtpm swtpm-tools", "swtpm swtpm-tools");
+    let check = programs::check("swtpm", &["swtpm"], &["--version"], &package);
+    if check.status != Health::Ok {
+        return check;
+    }
+    let place = check.detail.clone().unwrap_or_default();
+    let lacking: Vec<&str> = SWTPM_TOOLS.into_iter().filter(|name| find_program(name).is_none()).collect();
+    if lacking.is_empty() {
+        return Check { detail: Some(format!("{place}, with {}", SWTPM_TOOLS.join(" and "))), ..check };
+    }
+    let lacking = lacking.join(" and ");
+    let detail = format!("{place}, without {lacking}: libvirt starts no guest that has a TPM");
+    Check { status: Health::Degraded, detail: Some(detail), ..check }.advice(package)
 }
 
 fn ssh(_: &Settings) -> Check {

@@ -56,7 +56,8 @@ pub(super) fn run(task: &Task, asked: &Asked, ui: &Ui) -> Result<Exit, Failure> 
     let timeout = timeout_of(args)?;
     let work = |args: &Args| {
         let args = args.clone();
-        move |link: &Link| find(link, &args, timeout)
+        let (uri, within) = (asked.uri.clone(), asked.within);
+        move |link: &Link| find(link, &args, timeout, (&uri, within))
     };
     let longer = timeout.unwrap_or_default();
     let mut document = match asked.ask_longer(longer, Access::Changes, work(args)) {
@@ -75,8 +76,15 @@ pub(super) fn run(task: &Task, asked: &Asked, ui: &Ui) -> Result<Exit, Failure> 
     tell_how(&document.found, args, ui)
 }
 
-fn find(link: &Link, args: &Args, timeout: Option<Duration>) -> Result<Document> {
+fn find(
+    link: &Link,
+    args: &Args,
+    timeout: Option<Duration>,
+    (uri, within): (&str, Duration),
+) -> Result<Document> {
     let finder = Finder::new();
+    // Who waits for long hears when something happens to the machine. Where that cannot be, answers grow old all the same.
+    let _following = timeout.and_then(|_| finder.follow(uri, within).ok());
     let found = match timeout {
         Some(timeout) => finder.wait(link, &args.name, &args.methods, args.confidence, timeout)?,
         None => finder.find(link, &args.name, &args.methods)?,

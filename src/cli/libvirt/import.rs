@@ -187,7 +187,7 @@ impl Order {
             .format
             .as_deref()
             .and_then(|name| OutputFormat::ALL.into_iter().find(|known| known.name() == name));
-        let format = named.map_or_else(|| format_of(&file), Ok)?;
+        let format = named.map_or_else(|| format_of(&file), |format| said_to_be(format, &file))?;
         if format != OutputFormat::Raw
             && let Some(below) = stands_on(&file)
         {
@@ -204,6 +204,19 @@ impl Order {
     fn as_import(&self) -> Import<'_> {
         let Order { pool, volume, file, format, how, overwrite } = self;
         Import { pool, volume, file, format: *format, how: *how, overwrite: *overwrite }
+    }
+}
+
+/// The format that was said, unless it plainly is another: before anything is replaced for it. Raw may look like anything.
+fn said_to_be(format: OutputFormat, file: &Path) -> Result<OutputFormat> {
+    let found = detect(file)?.format;
+    match format == OutputFormat::Raw || found.source_format() == Some(format.into()) {
+        true => Ok(format),
+        false => Err(Error::new(
+            Kind::Source,
+            format!("{} is {}, not {}", file.display(), found.name(), format.name()),
+        )
+        .advice("leave `--format` out: its content tells what it is")),
     }
 }
 

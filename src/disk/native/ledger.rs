@@ -9,7 +9,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,6 +16,7 @@ use std::time::{Duration, Instant};
 use super::journal::{Journal, Record};
 use crate::model::error::{Error, Result};
 use crate::sys::failpoint;
+use crate::sys::fs::{WRITE_EARLY_BYTES, begin_to_write};
 
 /// What may be read and not yet be written down.
 pub(super) const MOST_BYTES: u64 = 56 << 20;
@@ -24,8 +24,6 @@ pub(super) const MOST_BYTES: u64 = 56 << 20;
 const ENOUGH_BYTES: u64 = 8 << 20;
 /// … and with less, after so long.
 const LONGEST: Duration = Duration::from_millis(500);
-/// With so much written down, the kernel is asked to begin with it.
-const PUSHED_BYTES: u64 = 32 << 20;
 /// With so much written down, it is made durable …
 const MUCH_BYTES: u64 = 2 << 30;
 /// … and with less, after so long.
@@ -158,7 +156,7 @@ impl Ledger {
         while let Some(due) = self.next_due(synced) {
             let bytes = match due {
                 Due::Push(span) => {
-                    push(target, &span);
+                    begin_to_write(target, &span);
                     continue;
                 }
                 Due::Sync(bytes) => bytes,
@@ -181,7 +179,7 @@ impl Ledger {
             if state.volatile_bytes >= MUCH_BYTES || (state.volatile_bytes > 0 && left.is_zero()) {
                 return Some(Due::Sync(state.volatile_bytes));
             }
-            if state.resting_bytes >= PUSHED_BYTES
+            if state.resting_bytes >= WRITE_EARLY_BYTES
                 && let Some(span) = state.resting.take()
             {
                 state.resting_bytes = 0;
@@ -212,15 +210,6 @@ impl Ledger {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Has the kernel begin to write, and waits for nothing: what is asked for is to forget these pages, and it cannot before they are written.
-/// Where it does not heed that, the next sync takes longer.
-fn push(target: &File, span: &Range<u64>) {
-    let length = NonZeroU64::new(span.end - span.start);
-    if let Err(error) = rustix::fs::fadvise(target, span.start, length, rustix::fs::Advice::DontNeed) {
-        tracing::debug!(%error, "the kernel does not begin to write early");
     }
 }
 

@@ -1,12 +1,12 @@
 //! The addresses of a machine: asked for in several ways at a time, merged, and remembered.
 //!
-//! A [`Finder`] serves one libvirt, from any number of threads. What is not here: who is told that a machine has started or stopped;
-//! whoever hears of it [tells](Finder::forget) the finder. What a machine's address is worth to somebody who wants to reach it: an
-//! address that is known is not one that answers.
+//! A [`Finder`] serves one libvirt, from any number of threads. One that stays [follows](Finder::follow) what happens to machines. What is not
+//! here: what an address is worth to somebody who wants to reach the machine: one that is known is not one that answers.
 
 mod asking;
 mod cache;
 mod cards;
+mod following;
 mod merge;
 mod methods;
 
@@ -26,6 +26,7 @@ use cache::{Answer, Cache, Run};
 use cards::Facts;
 
 pub use cache::{MethodStatistics, Statistics};
+pub use following::Following;
 pub use merge::{Address, Scope};
 pub use methods::Method;
 

@@ -9,9 +9,10 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use virt::storage_pool::StoragePool;
+use virt::storage_vol::StorageVol;
 
 use super::marks::{self, What};
-use super::{How, Import};
+use super::{How, Import, fits};
 use crate::libvirt::pools::Pool;
 use crate::libvirt::volumes::{look_up, taken};
 use crate::model::error::{Error, Kind, Result};
@@ -63,10 +64,14 @@ pub(super) fn place(
     let Ok(made) = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&part) else {
         return Ok(None);
     };
-    let placed = fill(raw, (&part, &made), order, file, (directory, replaces));
+    let placed = fill(raw, (&part, &made), order, file, (pool, directory, replaces));
     failpoint::hit("import.placed");
     if !matches!(&placed, Ok(Some(Placed { back_to: None, .. }))) {
         let _ = std::fs::remove_file(&part);
+    }
+    if placed.is_err() {
+        // libvirt has seen it. Whoever looks next refreshes it, too.
+        let _ = raw.refresh(0);
     }
     placed
 }
@@ -76,9 +81,13 @@ fn fill(
     (part, made): (&Path, &File),
     order: &Import<'_>,
     file: &File,
-    (directory, replaces): (&Path, bool),
+    (pool, directory, replaces): (&Pool, &Path, bool),
 ) -> Result<Option<Placed>> {
     let target = directory.join(order.volume);
+    // What takes the place of another volume is looked at before; a file that is moved, under a second name.
+    if order.how == How::Move && replaces && !also_as(order.file, part) {
+        return Ok(None);
+    }
     let failed = |what: &'static str, path: &Path| {
         let path = path.to_owned();
         move |error: io::Error| Error::io(Kind::Output, what, &path, &error).output(&path)
@@ -87,9 +96,10 @@ fn fill(
         return Ok(None);
     }
     // What libvirt sees under this name tells whose directory it is.
-    let is_seen = raw.refresh(0).is_ok() && part_is_seen(raw, part)?;
-    if !is_seen {
-        return Ok(None);
+    let seen = if raw.refresh(0).is_ok() { part_as_volume(raw, part)? } else { None };
+    let Some(seen) = seen else { return Ok(None) };
+    if replaces {
+        fits(pool, order, file.metadata().map_or(0, |found| found.len()), &seen)?;
     }
     failpoint::hit("import.placing");
     let put = |from: &Path| match replaces {
@@ -122,7 +132,11 @@ fn fill(
     }
 }
 
-fn part_is_seen(raw: &StoragePool, part: &Path) -> Result<bool> {
-    let Some(name) = part.file_name().and_then(|name| name.to_str()) else { return Ok(false) };
-    Ok(look_up(raw, name)?.is_some())
+fn part_as_volume(raw: &StoragePool, part: &Path) -> Result<Option<StorageVol>> {
+    part.file_name().and_then(|name| name.to_str()).map_or(Ok(None), |name| look_up(raw, name))
+}
+
+/// Gives a file the name of the part as well, in its place.
+fn also_as(file: &Path, part: &Path) -> bool {
+    std::fs::remove_file(part).and_then(|()| std::fs::hard_link(file, part)).is_ok()
 }

@@ -16,6 +16,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use virt::storage_pool::StoragePool;
+use virt::storage_vol::StorageVol;
 
 use self::marks::What;
 use self::ready::Ready;
@@ -208,28 +209,31 @@ fn explain(link: &Link, ready: &Ready, order: &Import<'_>, broken: Broken) -> Er
 /// What libvirt makes of the volume has to be what the file was said to be.
 fn check(link: &Link, raw: &StoragePool, pool: &Pool, order: &Import<'_>, length: u64) -> Result<Volume> {
     pools::refresh(link, order.pool)?;
-    let wrong = |kind, why: String| {
-        Err(Error::new(
-            kind,
-            format!("the volume {} is not what {} is: {why}", order.volume, order.file.display()),
-        )
-        .advice("see with `hyper2kvm inspect` what the file is, and that nobody else works in the pool"))
-    };
-    let Some(volume) = volumes::look_up(raw, order.volume)? else {
-        return wrong(Kind::Libvirt, "libvirt does not see it".to_owned());
-    };
-    let volume = volumes::describe(order.pool, &volume).map_err(failed("look at", order.volume))?;
+    match volumes::look_up(raw, order.volume)? {
+        Some(volume) => fits(pool, order, length, &volume),
+        None => Err(unfit(Kind::Libvirt, order, "libvirt does not see it")),
+    }
+}
+
+fn unfit(kind: Kind, order: &Import<'_>, why: &str) -> Error {
+    Error::new(kind, format!("the volume {} is not what {} is: {why}", order.volume, order.file.display()))
+        .advice("see with `hyper2kvm inspect` what the file is, and that nobody else works in the pool")
+}
+
+/// The same of what is, or is to be, that volume.
+fn fits(pool: &Pool, order: &Import<'_>, length: u64, volume: &StorageVol) -> Result<Volume> {
+    let volume = volumes::describe(order.pool, volume).map_err(failed("look at", order.volume))?;
     let bytes = volume.physical.unwrap_or(length);
     if (pool.is_of_files() && bytes != length)
         || (order.format == OutputFormat::Raw && volume.capacity < length)
     {
-        return wrong(Kind::Validation, format!("it has {bytes} bytes, not {length}"));
+        return Err(unfit(Kind::Validation, order, &format!("it has {bytes} bytes, not {length}")));
     }
     // Raw may look like anything: what a machine is told is what counts.
     let word = volumes::word(order.format);
     match volume.format.as_deref() {
         Some(other) if order.format != OutputFormat::Raw && other != word => {
-            wrong(Kind::Source, format!("libvirt takes it for {other}, not {word}"))
+            Err(unfit(Kind::Source, order, &format!("libvirt takes it for {other}, not {word}")))
         }
         _ => Ok(volume),
     }

@@ -1,11 +1,14 @@
 //! Bytes on their way into a volume, and back to be compared: one stream, in which holes stay holes.
 //!
-//! No access to the pool's directory is needed: libvirt writes and reads. What is not here: which volume, and what becomes of it when this fails.
+//! No access to the pool's directory is needed: libvirt writes and reads. Where the volume's file can be opened all the same, the kernel is told to
+//! begin writing it while more comes, so that making it durable has little left to do. What is not here: which volume, and what becomes of it
+//! when this fails.
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 
 use virt::error::Error as Told;
 use virt::storage_vol::StorageVol;
@@ -18,9 +21,10 @@ use crate::libvirt::link::Link;
 use crate::model::error::Error;
 use crate::sys::extents::stored_in;
 use crate::sys::failpoint;
+use crate::sys::fs::{WRITE_EARLY_BYTES, begin_to_write, open_nofollow};
 
-/// Bytes that are read and sent at a time. Both ends keep several on the way: larger ones cost them more and bring nothing.
-const PIECE_BYTES: usize = 256 << 10;
+/// Bytes that are read and sent at a time. Of larger ones libvirtd takes the memory for each anew, and smaller ones are more to talk about.
+const PIECE_BYTES: usize = 128 << 10;
 
 /// Why bytes did not get there.
 #[derive(Debug)]
@@ -47,7 +51,7 @@ pub(super) fn send(
 ) -> Result<(), Broken> {
     let stream = Stream::new(link.raw(), 0).map_err(Broken::Libvirt)?;
     volume.upload(&stream, 0, length, sys::VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM).map_err(Broken::Libvirt)?;
-    match send_all(&stream, file, length, watch) {
+    match send_all(&stream, (file, length), &mut Early::of(volume), watch) {
         Ok(()) => stream.finish().map_err(Broken::Libvirt),
         Err(broken) => {
             // Why it failed is known; that nothing more comes, libvirt learns at the latest when the connection ends.
@@ -57,8 +61,15 @@ pub(super) fn send(
     }
 }
 
-fn send_all(stream: &Stream, file: &File, length: u64, watch: &mut Watch<'_>) -> Result<(), Broken> {
+fn send_all(
+    stream: &Stream,
+    (file, length): (&File, u64),
+    early: &mut Early,
+    watch: &mut Watch<'_>,
+) -> Result<(), Broken> {
     let mut buffer = vec![0; PIECE_BYTES];
+    // Where the kernel does not heed that, it reads less ahead.
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::Sequential);
     let mut at = 0;
     while at < length {
         let stored = stored_in(file, at..length).map_err(Broken::File)?.unwrap_or(length..length);
@@ -77,10 +88,33 @@ fn send_all(stream: &Stream, file: &File, length: u64, watch: &mut Watch<'_>) ->
                 rest = &rest[sent.min(rest.len())..];
                 at += sent as u64;
             }
+            early.sent_until(at);
             watch.passed(piece.len() as u64).map_err(Broken::Ended)?;
         }
     }
     Ok(())
+}
+
+/// What the volume's file has got that the kernel need not keep to itself any longer.
+struct Early {
+    /// None where it is another host's, or not for us to open.
+    target: Option<File>,
+    begun: u64,
+}
+
+impl Early {
+    fn of(volume: &StorageVol) -> Early {
+        let target = volume.get_path().ok().and_then(|path| open_nofollow(Path::new(&path)).ok());
+        Early { target, begun: 0 }
+    }
+
+    /// So far it was sent. What libvirt has not written yet has its turn the next time: it is all of the file that is asked for.
+    fn sent_until(&mut self, at: u64) {
+        if let Some(target) = self.target.as_ref().filter(|_| at - self.begun >= WRITE_EARLY_BYTES) {
+            begin_to_write(target, &(0..at));
+            self.begun = at;
+        }
+    }
 }
 
 /// Reads a volume back and compares it with a file of this length.

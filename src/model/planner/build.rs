@@ -78,7 +78,7 @@ pub(super) fn plan(
         disks,
         machine: Some(machine),
         guest: PlannedGuest { setup: vm.setup.clone(), ..guest },
-        boot_test: super::guest::boot_test(manifest)?,
+        boot_test: super::guest::boot_test(manifest, settings)?,
         hooks,
         libvirt,
         output,

@@ -9,7 +9,8 @@ use crate::model::boot::BootOptions;
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
-use crate::model::manifest::{Fix, FixEngine, Luks, Manifest, Nic};
+use crate::model::libvirt_uri::{Reach, check_form};
+use crate::model::manifest::{BootMethod, Fix, FixEngine, Luks, Manifest, Nic};
 use crate::model::parse::Tree;
 use crate::model::plan::{KeySource, PlannedFix, PlannedGuest, PlannedKey, PlannedNic};
 
@@ -47,9 +48,25 @@ pub(super) fn planned(manifest: &Manifest, settings: &Settings) -> PlannedGuest 
 }
 
 /// How a manifest wants it tried whether the result boots.
-pub(super) fn boot_test(manifest: &Manifest) -> Result<BootOptions> {
+pub(super) fn boot_test(manifest: &Manifest, settings: &Settings) -> Result<BootOptions> {
     let section = manifest.pipeline.as_ref().and_then(|pipeline| pipeline.boot_test.as_ref());
-    section.map_or_else(|| Ok(BootOptions::default()), BootOptions::of_manifest)
+    let options = section.map_or_else(|| Ok(BootOptions::default()), BootOptions::of_manifest)?;
+    if options.method != BootMethod::Libvirt {
+        return Ok(options);
+    }
+    let uri = &settings.libvirt.uri;
+    if check_form(uri)? == Reach::Remote {
+        // The guest's disks and its console are sockets of this host.
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("the libvirt of another host ({uri}) can try no result"),
+        )
+        .field("pipeline.boot_test.method")
+        .advice(
+            "name a libvirt of this host as `libvirt.uri` of the configuration, or write `method: qemu`",
+        ));
+    }
+    Ok(BootOptions { libvirt_uri: Some(uri.clone()), ..options })
 }
 
 /// What nobody says is repaired, because a guest without it does not boot; what goes beyond that has to be asked for.
@@ -73,7 +90,7 @@ fn planned_fix(fix: &Fix) -> PlannedFix {
 /// Refuses what cannot be done inside a guest.
 pub(super) fn check(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Result<()> {
     check_engine(tree, manifest)?;
-    boot_test(manifest).map_err(|error| placed(tree, &error))?;
+    boot_test(manifest, settings).map_err(|error| placed(tree, &error))?;
     check_keys(tree, manifest, settings)
 }
 

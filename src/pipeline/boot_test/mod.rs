@@ -39,7 +39,6 @@ pub use place::Place;
 pub(super) use place::remove_leavings;
 
 use crate::disk::{Control, Engine, OpenPolicy, Served, SourceDisk, boot_traces, open_source};
-use crate::libvirt;
 use crate::model::boot::{BootOptions, BootVerdict, EMULATION_FACTOR};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::machine::{Firmware, Machine};
@@ -86,8 +85,6 @@ pub struct BootTestOrder {
     pub console: Option<PathBuf>,
     /// Where the last picture of the screen is kept.
     pub screenshot: Option<PathBuf>,
-    /// The libvirt that tries it, where one is to.
-    pub libvirt_uri: String,
     /// Where that libvirt's QEMU finds the test; none: a place is looked for.
     pub place: Option<Arc<Place>>,
 }
@@ -103,32 +100,31 @@ impl BootTestOrder {
             work_dir: work_dir.into(),
             console: None,
             screenshot: None,
-            libvirt_uri: libvirt::SYSTEM.0.to_owned(),
             place: None,
         }
     }
 }
 
 /// What this host lacks to run that machine, and with `tried` to test it in that way: asked before hours are spent on a result that could not be tried.
-pub(super) fn objections(machine: &Machine, tried: Option<BootMethod>) -> Vec<Error> {
+pub(super) fn objections(machine: &Machine, tried: Option<&BootOptions>) -> Vec<Error> {
     let firmware = (machine.starts_with() == Firmware::Uefi).then(|| firmware::find(machine.secure_boot));
     let of_firmware = firmware.and_then(Result::err);
     let tpm = machine.tpm.then(tpm::program).and_then(Result::err);
-    let of_method = match tried {
+    let of_method = match tried.map(|options| (options.method, options.libvirt())) {
         None => Vec::new(),
-        Some(BootMethod::Qemu) => program().err().into_iter().collect(),
-        Some(BootMethod::Libvirt) => libvirt_objections(machine),
+        Some((BootMethod::Qemu, _)) => program().err().into_iter().collect(),
+        Some((BootMethod::Libvirt, uri)) => libvirt_objections(machine, uri),
     };
     of_method.into_iter().chain(of_firmware).chain(tpm).collect()
 }
 
 #[cfg(feature = "libvirt")]
-fn libvirt_objections(machine: &Machine) -> Vec<Error> {
-    through_libvirt::objections(machine, libvirt::SYSTEM.0)
+fn libvirt_objections(machine: &Machine, uri: &str) -> Vec<Error> {
+    through_libvirt::objections(machine, uri)
 }
 
 #[cfg(not(feature = "libvirt"))]
-fn libvirt_objections(_: &Machine) -> Vec<Error> {
+fn libvirt_objections(_: &Machine, _: &str) -> Vec<Error> {
     vec![not_built()]
 }
 

@@ -78,7 +78,7 @@ pub(super) fn run(
     control: &Control,
     progress: &mut dyn FnMut(&Moment),
 ) -> Result<BootVerdict> {
-    let users = trial::users(&order.libvirt_uri)?;
+    let users = trial::users(order.options.libvirt())?;
     let ready = prepare(order, engine, control)?;
     let place = match &order.place {
         Some(place) => Arc::clone(place),
@@ -96,7 +96,7 @@ pub(super) fn run(
     let xml = xml(order, &ready, &name, &place);
     tracing::info!(xml, "boot test through libvirt");
     let mut observer = Observer::new(Watched {
-        hands: Tried::new(Trial::start(&order.libvirt_uri, &name, xml)?, agent, control),
+        hands: Tried::new(Trial::start(order.options.libvirt(), &name, xml)?, agent, control),
         judge: ready.judge(),
         passphrases: order.passphrases.clone(),
         serial,

@@ -85,7 +85,7 @@ fn look_at_firmware(plan: &Plan, machine: &Machine, all: bool, findings: &mut Fi
     if !is_tried && !is_wanted {
         return;
     }
-    for error in boot_test::objections(machine, is_tried.then_some(plan.boot_test.method)) {
+    for error in boot_test::objections(machine, is_tried.then_some(&plan.boot_test)) {
         let rule = error.details().rule.clone().unwrap_or_else(|| "host.qemu_system".to_owned());
         match is_tried {
             true => findings.add(&rule, None, error),

@@ -15,7 +15,6 @@ use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::SourceFormat;
 use crate::model::planner::Origin;
 use crate::model::units::safe_id;
-use crate::pipeline::described;
 use crate::source;
 
 /// Endings of disks, and the format that each stands for where the content does not tell.
@@ -130,7 +129,7 @@ impl DropKind {
 fn described(lot: &Lot<'_>, kind: Appliance) -> Result<Made> {
     // What it cannot name does not come along.
     source::disks_named(&kind.origin(lot.main))?;
-    let machines = described::machines(&kind.origin(lot.main))?;
+    let machines = source::machines(&kind.origin(lot.main), &source::NoLibvirt)?;
     let key = match kind {
         Appliance::Ova => "ova",
         Appliance::Ovf => "ovf",

@@ -9,7 +9,7 @@ use super::core::{Action, BatchKey, Counters, JobId, WorkerEnd};
 use super::{Report, Scheduler};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
-use crate::model::job::JobState;
+use crate::model::job::{JobState, WaitReason};
 use crate::model::plan::Plan;
 use crate::model::protocol::{CHILD_MEMORY_BYTES, WorkLimits, WorkOrder, WorkerCommand};
 use crate::pipeline::publish;
@@ -108,7 +108,10 @@ impl Scheduler {
         self.outlook.changed(row.batch_key, now_epoch());
         self.stall.moved(now_epoch());
         match action {
-            Action::Wait { job, suspend, .. } => {
+            Action::Wait { job, suspend, reason, .. } => {
+                if *reason == WaitReason::Libvirt {
+                    self.libvirt_is_away();
+                }
                 if *suspend {
                     self.supervisor.tell(*job, WorkerCommand::Pause);
                     if let Some(live) = self.live.get_mut(job) {

@@ -30,6 +30,26 @@ fn a_job_waits_for_libvirt_and_that_costs_it_no_attempt() {
 }
 
 #[test]
+fn all_who_wait_for_libvirt_go_on_at_once_when_it_is_back() {
+    let mut core = core(2);
+    load_each(&mut core, vec![job(1), job(2)]);
+    run(&mut core, 0.0);
+    core.worker_ended(0.0, 1, silent());
+    core.worker_ended(0.0, 2, crash());
+    run(&mut core, 0.0);
+    core.libvirt_is_back();
+    // The other one waits for its own time.
+    assert_eq!(started(&run(&mut core, 1.0)), [(1, 1)]);
+    assert_eq!(core.next_deadline(), Some(10.0));
+    // How long it was away counts on.
+    core.worker_ended(20.0, 1, silent());
+    assert_eq!(waits(&run(&mut core, 20.0)), [(1, WaitReason::Libvirt, false)]);
+    core.pause_all(21.0, true);
+    core.libvirt_is_back();
+    assert_eq!(started(&run(&mut core, 21.0)), []);
+}
+
+#[test]
 fn what_libvirt_refuses_is_no_reason_to_wait() {
     let mut core = core(1);
     load_each(&mut core, vec![job(1)]);

@@ -158,6 +158,7 @@ pub struct Scheduler {
     next_retention: f64,
     next_ping: Option<Instant>,
     network: watch::Receiver<NetworkState>,
+    libvirt_returns: watch::Receiver<u64>,
     stopping: Option<Vec<Reply<String>>>,
 }
 
@@ -170,6 +171,7 @@ impl Scheduler {
         core.pause_all(now_epoch(), paused);
         let outlook = Outlook::new(&settings)?;
         let network = parts.network.state();
+        let libvirt_returns = parts.libvirt.returns();
         let mut scheduler = Scheduler {
             settings,
             core,
@@ -194,6 +196,7 @@ impl Scheduler {
             next_retention: now_epoch() + 60.0,
             next_ping: watchdog::watchdog_interval().map(|interval| Instant::now() + interval),
             network,
+            libvirt_returns,
             stopping: None,
             parts,
         };
@@ -231,6 +234,8 @@ impl Scheduler {
                         self.take_network();
                     }
                 }
+                // Its sender lives as long as this does.
+                Ok(()) = self.libvirt_returns.changed() => self.core.libvirt_is_back(),
                 () = tokio::time::sleep(pause) => {}
             }
         }

@@ -70,6 +70,15 @@ impl Core {
         self.wait(now, id, WaitReason::Libvirt, error.to_string());
     }
 
+    /// It was away and answers again: nobody waits for his time to be over.
+    pub(super) fn libvirt_is_back(&mut self) {
+        let waiting: Vec<JobId> = self.waiting_for(WaitReason::Libvirt).collect();
+        for id in waiting {
+            self.set_timer(id, None);
+            self.release(id);
+        }
+    }
+
     /// One more failure in a row: again after a while, or the end.
     pub(super) fn count_failure(&mut self, now: f64, id: JobId, error: Error) {
         let counters = &mut self.job(id).facts.counters;

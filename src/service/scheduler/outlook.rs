@@ -280,7 +280,9 @@ impl Scheduler {
         self.outlook.status_due = now + HEARTBEAT_S;
         let Ok(status) = self.status().await else { return };
         self.measure_output_space(now);
-        self.ask_libvirt(&status);
+        if status.waiting.get(WaitReason::Libvirt.name()).is_some_and(|jobs| *jobs > 0) {
+            self.ask_libvirt();
+        }
         watchdog::status(&status::line(&status));
         if let Ok(mut bytes) = serde_json::to_vec_pretty(&status) {
             bytes.push(b'\n');
@@ -336,15 +338,18 @@ impl Scheduler {
         })
     }
 
-    /// Asks libvirt, elsewhere, while a job waits for it. Who asks for the status has it asked besides.
-    fn ask_libvirt(&self, status: &Status) {
-        if status.waiting.get(WaitReason::Libvirt.name()).is_none_or(|jobs| *jobs == 0) {
-            return;
-        }
+    /// Asks libvirt, elsewhere, until it answers: a job waits for it. Who asks for the status has it asked besides.
+    fn ask_libvirt(&self) {
         let (libvirt, settings) = (self.parts.libvirt.clone(), self.settings.libvirt.clone());
-        tokio::spawn(async move {
-            libvirt.ask(&settings.uri, Duration::from_secs_f64(settings.timeout_s)).await;
-        });
+        let (within, for_long) =
+            (Duration::from_secs_f64(settings.timeout_s), Duration::from_secs_f64(HEARTBEAT_S));
+        tokio::spawn(async move { libvirt.ask_until_it_answers(&settings.uri, within, for_long).await });
+    }
+
+    /// A job found libvirt to be away, whatever was found before.
+    pub(super) fn libvirt_is_away(&self) {
+        self.parts.libvirt.doubt();
+        self.ask_libvirt();
     }
 
     /// Where results go by default, and every other file system that jobs write to.
