@@ -100,6 +100,9 @@ pub struct Handover {
     /// The machine, once it is settled how it is defined.
     #[serde(default)]
     pub domain: Option<DefinedDomain>,
+    /// What the snapshot has put over the disks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overlays: Vec<PathBuf>,
 }
 
 /// A machine as libvirt is told it.
@@ -111,7 +114,7 @@ pub struct DefinedDomain {
     pub uuid: String,
     /// Its definition.
     pub xml: String,
-    /// The definition of the one that gave way to it, where that is kept.
+    /// Where that is kept which gives way to it, or is defined anew: written down before libvirt is told.
     #[serde(default)]
     pub replaced: Option<PathBuf>,
 }
@@ -120,7 +123,14 @@ impl Handover {
     /// Nothing is told yet.
     #[must_use]
     pub fn new(planned: PlannedLibvirt, held_back: Option<String>) -> Handover {
-        Handover { planned, stand: Stand::Due, held_back, volumes: Vec::new(), domain: None }
+        Handover {
+            planned,
+            stand: Stand::Due,
+            held_back,
+            volumes: Vec::new(),
+            domain: None,
+            overlays: Vec::new(),
+        }
     }
 
     /// The step to take; none: there is nothing left to be told.
@@ -167,6 +177,7 @@ impl Handover {
     pub fn is_undone(&mut self) {
         self.stand = Stand::Due;
         self.volumes.clear();
+        self.overlays.clear();
         self.domain = None;
     }
 
