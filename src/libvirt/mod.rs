@@ -61,14 +61,22 @@ pub const SYSTEM: LibvirtUri<'static> = LibvirtUri(libvirt_uri::SYSTEM);
 /// Sockets on which the system's libvirt listens, in one process or in several.
 const SYSTEM_SOCKETS: [&str; 2] = ["/run/libvirt/libvirt-sock-ro", "/run/libvirt/virtqemud-sock-ro"];
 
+/// Where firmware keeps the variables of machines.
+const VARIABLES: &str = "/var/lib/libvirt/qemu/nvram";
 /// What a process needs to read that tells libvirt of machines: how to reach it, the firmware's variables of one that gives way, and which host
 /// this is, for whoever finds what it has left.
-const NEEDED: [&str; 3] = ["/etc/libvirt", "/var/lib/libvirt/qemu/nvram", "/etc/machine-id"];
+const NEEDED: [&str; 3] = ["/etc/libvirt", VARIABLES, "/etc/machine-id"];
 
 /// The same, as far as it is there: for whoever confines that process. Its socket is reached without.
 #[must_use]
 pub fn needed() -> Vec<PathBuf> {
     NEEDED.map(PathBuf::from).into_iter().filter(|path| path.exists()).collect()
+}
+
+/// Where a process writes that puts back a machine which had given way.
+#[must_use]
+pub fn variables() -> Option<PathBuf> {
+    Some(PathBuf::from(VARIABLES)).filter(|path| path.exists())
 }
 
 impl LibvirtUri<'_> {

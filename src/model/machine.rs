@@ -362,13 +362,14 @@ impl Machine {
         }
         self.uuid = vm.uuid.as_ref().map(|uuid| uuid.as_str().to_owned());
         self.serial = vm.serial.as_ref().map(|serial| serial.as_str().to_owned());
-        self.secure_boot = vm.secureboot.unwrap_or(false);
         self.tpm = vm.tpm.unwrap_or(false);
         self.firmware = match vm.firmware {
             Some(manifest::Firmware::Bios) => Some(Firmware::Bios),
             Some(manifest::Firmware::Uefi) => Some(Firmware::Uefi),
             Some(manifest::Firmware::Auto | manifest::Firmware::Unknown) | None => None,
         };
+        // With BIOS there is none.
+        self.secure_boot = vm.secureboot.unwrap_or(false) && self.firmware != Some(Firmware::Bios);
         if let Some(machine_type) = &vm.machine {
             self.machine_type = machine_type.as_str().to_owned();
             self.is_type_said = true;
@@ -379,10 +380,10 @@ impl Machine {
         }
     }
 
-    /// Takes what the disk is set up for where nobody said what starts the machine.
+    /// Takes what the disk is set up for where nobody said what starts the machine; who says secure boot has said UEFI.
     #[must_use]
     pub fn found(mut self, firmware: Option<Firmware>) -> Machine {
-        self.firmware = self.firmware.or(firmware);
+        self.firmware = self.firmware.or(firmware.filter(|_| !self.secure_boot));
         self
     }
 
@@ -453,7 +454,11 @@ mod tests {
         let said = machine("vm: {firmware: bios}");
         assert_eq!(said.found(Some(Firmware::Uefi)).starts_with(), Firmware::Bios);
         assert_eq!(machine("{}").found(Some(Firmware::Uefi)).starts_with(), Firmware::Uefi);
-        assert_eq!(machine("vm: {secureboot: true}").starts_with(), Firmware::Uefi);
+        let secure = machine("vm: {secureboot: true}");
+        assert_eq!(secure.starts_with(), Firmware::Uefi);
+        assert_eq!(secure.found(Some(Firmware::Bios)).starts_with(), Firmware::Uefi);
+        // As a source may say, and nobody in a manifest.
+        assert!(!machine("vm: {firmware: bios, secureboot: true}").secure_boot);
     }
 
     #[test]

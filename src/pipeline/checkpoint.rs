@@ -364,6 +364,12 @@ impl Checkpoint {
         self.elsewhere.keys().map(PathBuf::as_path).chain(renames).collect()
     }
 
+    /// Whether more than the VM's own directory depends on what it says.
+    fn reaches_out(&self) -> bool {
+        let is_told = self.intent.as_ref().is_some_and(|intent| intent.handover.is_some());
+        is_told || !self.directories().is_empty()
+    }
+
     /// The same work, now done by another job; perhaps by another version, which has names for more.
     #[must_use]
     pub fn taken_over_by(self, job: &Checkpoint) -> Checkpoint {
@@ -395,8 +401,8 @@ impl Checkpoint {
             }
         };
         match serde_json::from_slice::<Checkpoint>(&bytes) {
-            // What it says of other directories could do harm there: only whoever may write them anyway is believed.
-            Ok(checkpoint) if !checkpoint.directories().is_empty() && !is_ours(dir, &name)? => {
+            // What it says of other directories and of libvirt could do harm there: only whoever may write them anyway is believed.
+            Ok(checkpoint) if checkpoint.reaches_out() && !is_ours(dir, &name)? => {
                 tracing::warn!("the journal may have been written by others: starting over");
                 Ok(None)
             }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::checkpoint::{Checkpoint, journal_name, lock_name};
 use super::directories::{Directories, Others, open_others};
+use super::handover;
 use super::hooks::{Ledger, ledger_name};
 use super::host_lock::HostFence;
 use super::publish::{
@@ -37,8 +38,9 @@ pub fn forget(plan: &Plan, lock: Option<HeldLock>) -> Result<()> {
 
 /// Removes all that an unfinished VM left in its output directory, and in those of its disks: partial results, journal, lock.
 ///
-/// Refused while a worker is at it; harmless if there is nothing. Published results stay.
-pub fn abandon(plan: &Plan) -> Result<()> {
+/// Refused while a worker is at it, and of what another host than this one, or a machine that was started, still needs; harmless if there is nothing.
+/// Published results stay.
+pub fn abandon(plan: &Plan, host: Option<&str>) -> Result<()> {
     let Some((dir, others)) = open_if_there(plan)? else { return Ok(()) };
     let dirs = Directories::new(&dir, &others);
     let lock = lock_name(&plan.vm_id);
@@ -46,6 +48,7 @@ pub fn abandon(plan: &Plan) -> Result<()> {
         return Err(at_work(&dir, plan));
     }
     if let Some(checkpoint) = Checkpoint::read(&dir, &plan.vm_id)? {
+        refuse_what_is_needed(dirs, &checkpoint, host)?;
         discard(dirs, &checkpoint)?;
         for (directory, names) in partial_names_elsewhere(plan, &checkpoint.mark) {
             let Some(dir) = dirs.at(Some(&directory)) else { continue };
@@ -64,15 +67,24 @@ pub fn abandon(plan: &Plan) -> Result<()> {
     dir.sync().map_err(failed("make durable", &dir, "."))
 }
 
+fn refuse_what_is_needed(dirs: Directories<'_>, checkpoint: &Checkpoint, host: Option<&str>) -> Result<()> {
+    let Some(intent) = &checkpoint.intent else { return Ok(()) };
+    if progress(dirs, intent)? != Progress::Unfinished {
+        return Ok(());
+    }
+    handover::refuse_what_is_elsewhere(checkpoint, host)?;
+    handover::refuse_what_was_started(checkpoint)
+}
+
 /// Throws away what `stage` and those behind it made, so that a next worker begins again there.
-pub fn rewind(plan: &Plan, stage: Stage) -> Result<()> {
+pub fn rewind(plan: &Plan, stage: Stage, host: Option<&str>) -> Result<()> {
     match stage {
         Stage::Validate => {}
         // Nothing that these make is gone on from.
         Stage::BootTest | Stage::Libvirt => return Ok(()),
         // The bytes are made by these together: repairs that are in a result cannot be taken out again.
         Stage::Load | Stage::Extraction | Stage::Inspect | Stage::Fix | Stage::Convert => {
-            return abandon(plan);
+            return abandon(plan, host);
         }
     }
     let Some((dir, _)) = open_if_there(plan)? else { return Ok(()) };

@@ -204,6 +204,14 @@ impl Workplace {
         read.extend(order.limits.lock.iter().map(|lock| lock.directory.clone()));
         let mut write = vec![self.results.path().to_owned(), self.private.clone()];
         write.extend(self.others.keys().cloned());
+        write.extend(
+            order
+                .plan
+                .libvirt
+                .as_ref()
+                .filter(|told| told.overwrite_domain)
+                .and_then(|_| libvirt::variables()),
+        );
         // The same but for a working directory that lies deep.
         write.push(serves_in(&self.private));
         if let Some(guest) = &self.guest {

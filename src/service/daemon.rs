@@ -34,7 +34,9 @@ use crate::libvirt::LibvirtHealth;
 use crate::model::config::{Layout, Settings};
 use crate::model::error::{Error, Kind, Result};
 use crate::pipeline::host_lock::{Holds, Who};
+use crate::pipeline::publish::DIRECTORY_MODE;
 use crate::source::profiles;
+use crate::sys::dir::Dir;
 
 /// Threads of the runtime: everything that takes long happens in workers or on threads of its own.
 const RUNTIME_THREADS: usize = 2;
@@ -273,19 +275,23 @@ fn prepare_directories(settings: &Settings) -> Result<()> {
         (layout.failed(), 0o750),
         (layout.logs(), 0o750),
         (layout.progress(), 0o755),
-        (settings.output_dir.clone(), 0o751),
         (settings.work_dir.clone(), 0o700),
     ] {
         make(&path, mode)?;
     }
+    let made = Dir::create_all(&settings.output_dir, DIRECTORY_MODE).map(drop);
+    made.map_err(|error| cannot_make(&settings.output_dir, &error))?;
     intake::prepare_drop_directory(&settings.intake.dir)
 }
 
 fn make(path: &Path, mode: u32) -> Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|error| {
-        Error::io(Kind::Output, "make", path, &error)
-            .advice("name a state directory that this user may write, with --state-dir")
-    })
+    let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.map_err(|error| cannot_make(path, &error))
+}
+
+fn cannot_make(path: &Path, error: &std::io::Error) -> Error {
+    Error::io(Kind::Output, "make", path, error)
+        .advice("name a state directory that this user may write, with --state-dir")
 }
 
 /// What a killed daemon was about to start still holds its files, until it has become another program.

@@ -66,10 +66,11 @@ async fn prune_partials(
             if dry_run {
                 return Some(found);
             }
-            match where_it_lies(&holds, (&batch_id, &above), &plan, || publish::abandon(&plan)) {
+            let abandon = || publish::abandon(&plan, Some(holds.who().id()));
+            match where_it_lies(&holds, (&batch_id, &above), &plan, abandon) {
                 Ok(()) => Some(found),
                 Err(error) if error.kind() == Kind::Exists => {
-                    tracing::info!(job, batch = batch_id, vm = plan.vm_id, %error, "its partial results are another host's");
+                    tracing::info!(job, batch = batch_id, vm = plan.vm_id, %error, "its partial results stay");
                     Some((0, 0))
                 }
                 Err(error) => {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -23,8 +23,9 @@ use crate::model::job::{BatchState, JobState};
 use crate::model::plan::Plan;
 use crate::model::report::{BatchReport, ErrorReport, FailedVm};
 use crate::pipeline::host_lock::{Holds, directory_of};
-use crate::pipeline::publish;
+use crate::pipeline::publish::{self, DIRECTORY_MODE};
 use crate::report::{BATCH_REPORT, batch_pages, batch_report};
+use crate::sys::dir::Dir;
 use crate::sys::failpoint;
 use crate::sys::fs;
 use crate::sys::time::{date_utc, rfc3339_utc};
@@ -302,13 +303,9 @@ fn candidates(directory: &Path, name: &OsStr) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Result directories are 0751, so that libvirt's QEMU can pass through them.
 fn make_directory(path: &Path) -> Result<()> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o751)
-        .create(path)
-        .map_err(|error| Error::io(Kind::Output, "make", path, &error))
+    let made = Dir::create_all(path, DIRECTORY_MODE).map(drop);
+    made.map_err(|error| Error::io(Kind::Output, "make", path, &error))
 }
 
 fn encode(value: &impl Serialize) -> Result<Vec<u8>> {

@@ -4,7 +4,8 @@
 //! gets there the third time. With `HYPER2KVM_FAILPOINT_ONCE=<file>` only the first process to get
 //! there dies: it writes a byte into that file first, and where there is one the point is passed. The
 //! file is opened by [`arm`], at the start of the process: later its sandbox would forbid it. A kill,
-//! not a panic: nothing may clean up, just as in a power cut.
+//! not a panic: nothing may clean up, just as in a power cut. With `HYPER2KVM_FAILPOINT_HOLD=<file>` it does not die, but stands still
+//! there for as long as that file exists.
 
 /// Every name that a job meets, in their order. A name that is hit but not listed is a defect
 /// and panics in builds with the feature.
@@ -57,8 +58,15 @@ pub const HOOKS: &[&str] =
     &["hooks.before-start", "hooks.after-start", "hooks.before-end", "hooks.after-end"];
 
 /// Those that only a job meets that tells libvirt of its result.
-pub const HANDOVER: &[&str] =
-    &["handover.begun", "handover.answered", "handover.done", "handover.undoing", "handover.undone"];
+pub const HANDOVER: &[&str] = &[
+    "handover.begun",
+    "handover.settled",
+    "handover.gave-way",
+    "handover.answered",
+    "handover.done",
+    "handover.undoing",
+    "handover.undone",
+];
 
 /// Those that only a file meets that becomes a volume.
 pub const IMPORT: &[&str] =
@@ -93,8 +101,10 @@ pub fn hit(name: &'static str) {
 mod armed {
     use std::fs::File;
     use std::io::Write;
+    use std::path::PathBuf;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
 
     use rustix::fs::FlockOperation;
 
@@ -103,7 +113,11 @@ mod armed {
         nth: u64,
         hits: AtomicU64,
         once: Option<File>,
+        hold: Option<PathBuf>,
     }
+
+    /// How often it is looked whether it may go on.
+    const LOOK_EVERY: Duration = Duration::from_millis(20);
 
     static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
 
@@ -117,6 +131,12 @@ mod armed {
         assert!(listed.any(|listed| *listed == name), "failpoint `{name}` is not listed in sys::failpoint");
         let Some(armed) = ARMED.get_or_init(from_environment) else { return };
         if armed.name != name || armed.hits.fetch_add(1, Ordering::SeqCst) + 1 != armed.nth {
+            return;
+        }
+        if let Some(hold) = &armed.hold {
+            while hold.exists() {
+                std::thread::sleep(LOOK_EVERY);
+            }
             return;
         }
         if armed.once.as_ref().is_none_or(is_first) {
@@ -138,7 +158,8 @@ mod armed {
         };
         let once = std::env::var_os("HYPER2KVM_FAILPOINT_ONCE")
             .and_then(|path| File::options().read(true).append(true).create(true).open(path).ok());
-        Some(Armed { name, nth, hits: AtomicU64::new(0), once })
+        let hold = std::env::var_os("HYPER2KVM_FAILPOINT_HOLD").map(PathBuf::from);
+        Some(Armed { name, nth, hits: AtomicU64::new(0), once, hold })
     }
 }
 

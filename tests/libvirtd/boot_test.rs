@@ -229,6 +229,46 @@ fn uefi_has_variables_of_its_own_which_are_gone() {
     assert_eq!((found.verdict, found.firmware.as_str()), (Verdict::Failed, "uefi"), "{found:?}");
 }
 
+/// A disk whose one program for UEFI is a kernel: no signature of it is of those whose keys firmware comes with.
+fn kernel_disk(directory: &Path) -> PathBuf {
+    let disk = directory.join("kernel.img");
+    let script = "truncate -s 64M \"$1\"; printf 'label: dos\\nstart=2048, type=ef\\n' | sfdisk -q \"$1\"
+        mformat -i \"$1@@1M\" -F -T $((63 * 2048)); mmd -i \"$1@@1M\" ::EFI ::EFI/BOOT
+        mcopy -i \"$1@@1M\" \"$(ls /boot/vmlinuz-* | head -n 1)\" ::EFI/BOOT/BOOTX64.EFI";
+    let made = Command::new("sh").args(["-euc", script, "sh"]).arg(&disk).status().unwrap();
+    assert!(made.success(), "a kernel, fdisk and mtools are installed by set-up");
+    disk
+}
+
+#[test]
+fn secure_boot_is_tried_with_its_firmware_which_refuses_what_nobody_has_signed() {
+    let site = Site::new(WAITS);
+    let disk = kernel_disk(&site.work.with_file_name("sources"));
+    let tried = |secure_boot: bool| {
+        site.tried(|order| {
+            order.machine.disks[0].path.clone_from(&disk);
+            order.machine.firmware = Some(Firmware::Uefi);
+            order.machine.secure_boot = secure_boot;
+            order.options.memory_mib = Some(512);
+            order.options.expect = Some("starting Boot0001".to_owned());
+        })
+        .unwrap()
+    };
+    let found = tried(false);
+    assert!(found.booted, "{found:?}");
+    let found = tried(true);
+    assert_eq!((found.verdict, found.firmware.as_str()), (Verdict::Failed, "uefi"), "{found:?}");
+    assert!(found.console_tail.as_deref().unwrap_or_default().contains("Access Denied"), "{found:?}");
+    let ran = |words: &str| {
+        let count = format!("cat /var/log/libvirt/qemu/h2k-test-web-*.log | grep -c -e '{words}' || true");
+        site.libvirtd.sh(&count).trim().to_owned()
+    };
+    // One of the two machines: its firmware, the mode that guards its variables, and the flash that only that mode writes.
+    for words in ["OVMF_CODE_4M.ms.fd", "smm=on", "driver=cfi.pflash01,property=secure,value=on"] {
+        assert_eq!(ran(words), "1", "{words}");
+    }
+}
+
 #[test]
 fn a_machine_with_a_tpm_starts_or_it_is_said_what_is_missing() {
     let site = Site::new("web login: ");

@@ -30,6 +30,8 @@ mod snapshots;
 mod source;
 mod stage;
 mod stage_deaths;
+mod stage_ends;
 mod stage_guest;
+mod stage_replaced;
 mod storage;
 mod writer;

@@ -14,7 +14,7 @@ const TOO_LARGE: &str = "vm: {mem_mb: 67108864}\n";
 
 impl Site {
     /// All was done, once.
-    fn is_whole(&self) {
+    pub fn is_whole(&self) {
         assert_eq!(self.virsh("list --all --name"), "web");
         assert_eq!(self.virsh("domstate web"), "running");
         assert_eq!(self.virsh("snapshot-list web --name"), "pre-first-boot");
@@ -28,7 +28,7 @@ impl Site {
     }
 
     /// Takes away all that was done, for the next round.
-    fn begins_anew(&self) {
+    pub fn begins_anew(&self) {
         self.virsh("destroy web");
         self.virsh("undefine web --snapshots-metadata");
         self.virsh("vol-delete --pool vms web-boot.qcow2");

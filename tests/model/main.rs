@@ -13,5 +13,6 @@ mod plans;
 mod profiles;
 mod properties;
 mod schemas;
+mod secure_boot;
 mod validation;
 mod values;

@@ -222,7 +222,7 @@ fn what_a_killed_worker_left_elsewhere_goes_when_its_job_is_given_up() {
     drive(&armed(&site, "partial.done:2"), &site.order, &site.log(), |_, _| {});
     let left = publish::partials(&site.order.plan);
     assert!(left.iter().all(|path| path.exists()), "{left:?}");
-    publish::abandon(&site.order.plan).unwrap();
+    publish::abandon(&site.order.plan, None).unwrap();
     assert_eq!(names(&elsewhere.directory), [""; 0]);
     site.assert_only(&[]);
 }

@@ -117,7 +117,7 @@ fn a_copy_that_stalled_is_gone_on_with_by_the_next_attempt() {
 fn a_copy_that_stalled_is_removed_when_there_is_no_next_attempt() {
     in_private_mounts("stalls::a_copy_that_stalled_is_removed_when_there_is_no_next_attempt", || {
         let (storage, site) = stalled();
-        publish::abandon(&site.order.plan).unwrap();
+        publish::abandon(&site.order.plan, None).unwrap();
         site.assert_only(&[]);
         drop((storage, site));
 

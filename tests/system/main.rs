@@ -6,6 +6,8 @@
 mod support;
 
 mod installed;
+#[cfg(feature = "libvirt")]
+mod libvirt;
 mod logging;
 mod machine;
 mod netns;

@@ -1,28 +1,27 @@
 //! Defining a machine, and what has to hold before one takes the name of another.
 //!
 //! A machine that runs, or that this program did not make, is never replaced ([ADR 40](../../../docs/adr/0040-snapshots-and-machines-of-others.md)).
+//! First it is settled what gives way, and that is kept; only then is libvirt told anything. Who has to know of it after a death writes it down in
+//! between. What is not here: how it is taken away and put back.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use virt::domain::Domain;
-use virt::domain_snapshot::DomainSnapshot;
 use virt::error::{Error as Told, ErrorNumber};
 use virt::sys;
 
-use super::kept::{Kept, read_nvram};
+use super::kept::{Kept, SECURE};
 use super::{
-    Description, NEXT_START, Stand, absent, checked, child, look_up, look_up_uuid, parse, there, xml_of,
+    Description, NEXT_START, Stand, absent, checked, child, look_up, look_up_uuid, parse, put_back, there,
+    xml_of,
 };
 use crate::libvirt::element::Element;
 use crate::libvirt::failure::told;
 use crate::libvirt::link::Link;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::provenance::Provenance;
-use crate::sys::fs::atomic_create;
-
-/// With what else passwords of screens are told.
-const SECURE: u32 = sys::VIR_DOMAIN_XML_SECURE;
+use crate::sys::failpoint;
 
 /// What becomes of a machine that has the name already.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,29 +67,100 @@ pub struct Collision {
     pub value: String,
 }
 
+/// What was settled before libvirt is told of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// The definition.
+    pub xml: String,
+    /// The UUID of the same machine of the same batch, if it is there: it is defined anew, and keeps it.
+    pub in_place: Option<String>,
+    /// Where that is kept which gives way, or is defined anew.
+    pub replaced: Option<PathBuf>,
+}
+
 /// Defines a machine that libvirt's schema takes. The same machine of the same batch is defined anew in place, with its UUID.
 ///
 /// Between the look at the name and the definition another program may define the same name; with another UUID libvirt refuses the second one.
 pub fn define(link: &Link, xml: &str, overwrite: &Overwrite) -> Result<Definition> {
+    let settled = settle(link, xml, overwrite, None)?;
+    let made = define_settled(link, &settled.xml, settled.replaced.as_deref())?;
+    let Some(place) = settled.replaced.filter(|_| settled.in_place.is_some()) else { return Ok(made) };
+    let now = xml_of(&super::known(link, &made.name)?, &made.name, NEXT_START | SECURE)?;
+    let is_unchanged = without_times(&Kept::read(&place)?.xml) == without_times(&now);
+    // One too many, if it cannot be removed, does no harm.
+    let is_gone = is_unchanged && std::fs::remove_dir_all(&place).is_ok();
+    Ok(Definition { replaced: Some(place).filter(|_| !is_gone), ..made })
+}
+
+/// Looks whether the name may be had, and keeps what gives way to the machine; libvirt is told nothing yet. `before`: what was settled of this very
+/// definition at an earlier time, which may have been carried out since.
+pub fn settle(link: &Link, xml: &str, overwrite: &Overwrite, before: Option<&Settled>) -> Result<Settled> {
     let wanted = Description::read(xml)?;
     let name = checked("a machine", &wanted.name)?;
-    let Some(old) = look_up(link, name)? else {
-        let made = fresh(link, xml).map_err(|error| refused(link, &wanted, &error))?;
-        return definition(&made, name, None);
-    };
+    let kept_before = before.and_then(|before| before.replaced.clone());
+    let as_before = |in_place| Settled { xml: xml.to_owned(), in_place, replaced: kept_before.clone() };
+    let Some(old) = look_up(link, name)? else { return Ok(as_before(None)) };
     let known = may_be_replaced(&old, name)?;
+    let uuid = uuid_of(&old, name)?;
     if is_same(&known, wanted.provenance.as_ref()) {
-        return in_place(link, &old, xml, &wanted, overwrite);
+        // It is the one that was defined, or that one was settled to be defined anew.
+        if before.is_some() && wanted.uuid.as_deref().map(plain_uuid) == Some(plain_uuid(&uuid)) {
+            return Ok(as_before(Some(uuid)));
+        }
+        let replaced = match overwrite {
+            Overwrite::Refuse => None,
+            Overwrite::OursThatIsOff { keep_in } => Some(Kept::of(&old, name)?.write(keep_in)?),
+        };
+        return Ok(Settled { xml: with_uuid(xml, &uuid)?, in_place: Some(uuid), replaced });
     }
     match overwrite {
         Overwrite::Refuse => Err(Error::new(Kind::Exists, format!("there is a machine {name} already, made by batch {}", known.batch_id))
             .advice("allow it to be replaced (`--overwrite`, `libvirt_integration.overwrite_domain`), or give the new one another name")),
         Overwrite::OursThatIsOff { keep_in } => {
-            let kept = keep(&old, name)?;
-            let place = kept.write(keep_in)?;
-            replace(link, &old, xml, &wanted, &kept, place)
+            let kept = Kept::of(&old, name)?;
+            let is_kept = |place: &PathBuf| Kept::read(place).is_ok_and(|before| before == kept);
+            let replaced = match kept_before.filter(is_kept) {
+                Some(place) => place,
+                None => kept.write(keep_in)?,
+            };
+            Ok(Settled { xml: xml.to_owned(), in_place: None, replaced: Some(replaced) })
         }
     }
+}
+
+/// Defines what was settled, also a second time; what gives way is taken away.
+pub fn define_settled(link: &Link, xml: &str, replaced: Option<&Path>) -> Result<Definition> {
+    let wanted = Description::read(xml)?;
+    let name = checked("a machine", &wanted.name)?;
+    let place = replaced.map(Path::to_owned);
+    let Some(old) = look_up(link, name)? else {
+        let made = fresh(link, xml).map_err(|error| refused(link, &wanted, &error))?;
+        return definition(&made, name, place);
+    };
+    let known = may_be_replaced(&old, name)?;
+    let is_its_own = wanted.uuid.as_deref().map(plain_uuid) == Some(plain_uuid(&uuid_of(&old, name)?));
+    if is_its_own && is_same(&known, wanted.provenance.as_ref()) {
+        let made = fresh(link, xml).map_err(|error| told(&format!("cannot define {name} again"), &error))?;
+        return definition(&made, name, place);
+    }
+    // What is taken away is what was kept, and nothing that came, or was changed, since.
+    let kept = replaced.map(Kept::read).transpose()?;
+    let Some(kept) = kept.filter(|kept| Kept::of(&old, name).is_ok_and(|now| now == *kept)) else {
+        return Err(Error::new(
+            Kind::Exists,
+            format!("there is a machine {name} already, which was made or changed just now"),
+        )
+        .advice("see who works on it, and try again"));
+    };
+    put_back::take_away(&old, name)?;
+    failpoint::hit("handover.gave-way");
+    let made = fresh(link, xml).map_err(|error| {
+        let refusal = refused(link, &wanted, &error);
+        let Err(why) = put_back::bring_back(link, &kept) else { return refusal };
+        let lies_in = place.iter().map(|place| place.display().to_string()).collect::<String>();
+        refusal.and_also(&[&format!("the old one, which lies in {lies_in}, cannot be defined again: {why}")])
+    })?;
+    definition(&made, name, place)
 }
 
 /// The UUID, or addresses of cards, that another machine there has already, running or not. `except` names the machine that may have them.
@@ -135,7 +205,7 @@ fn known_of(domain: &Domain, with_definitions: bool) -> Result<(String, String, 
 }
 
 /// UUIDs are written with hyphens and without.
-fn plain_uuid(uuid: &str) -> String {
+pub(super) fn plain_uuid(uuid: &str) -> String {
     uuid.chars().filter(char::is_ascii_hexdigit).map(|digit| digit.to_ascii_lowercase()).collect()
 }
 
@@ -199,36 +269,11 @@ fn refused(link: &Link, wanted: &Description, error: &Told) -> Error {
 }
 
 fn definition(made: &Domain, name: &str, replaced: Option<PathBuf>) -> Result<Definition> {
-    let uuid = made.get_uuid_string().map_err(|error| told(&format!("cannot ask about {name}"), &error))?;
-    Ok(Definition { name: name.to_owned(), uuid, replaced })
+    Ok(Definition { name: name.to_owned(), uuid: uuid_of(made, name)?, replaced })
 }
 
-/// Defines it again. What somebody has changed of it since is kept, too, where there is a place for it.
-fn in_place(
-    link: &Link,
-    old: &Domain,
-    xml: &str,
-    wanted: &Description,
-    overwrite: &Overwrite,
-) -> Result<Definition> {
-    let name = &wanted.name;
-    let kept = keep(old, name)?;
-    let place = match overwrite {
-        Overwrite::Refuse => None,
-        Overwrite::OursThatIsOff { keep_in } => Some(kept.write(keep_in)?),
-    };
-    let uuid = definition(old, name, None)?.uuid;
-    let made = fresh(link, &with_uuid(xml, &uuid)?).map_err(|error| refused_in_place(name, &error))?;
-    let is_unchanged = without_times(&kept.xml) == without_times(&xml_of(&made, name, NEXT_START | SECURE)?);
-    let place = place.filter(|place| {
-        // One too many, if it cannot be removed, does no harm.
-        !(is_unchanged && std::fs::remove_dir_all(place).is_ok())
-    });
-    Ok(Definition { name: name.clone(), uuid, replaced: place })
-}
-
-fn refused_in_place(name: &str, error: &Told) -> Error {
-    told(&format!("cannot define {name} again"), error)
+fn uuid_of(domain: &Domain, name: &str) -> Result<String> {
+    domain.get_uuid_string().map_err(|error| told(&format!("cannot ask about {name}"), &error))
 }
 
 /// Our own mark says when it was made, which is no change.
@@ -247,78 +292,4 @@ fn with_uuid(xml: &str, uuid: &str) -> Result<String> {
         (None, None) => return Err(absent("")),
     };
     Ok(format!("{}{}{}", &xml[..from], element.trim_end(), &xml[to..]))
-}
-
-/// All that is needed to define a machine again.
-fn keep(old: &Domain, name: &str) -> Result<Kept> {
-    let failed = |error| told(&format!("cannot read the snapshots of {name}"), &error);
-    let xml = xml_of(old, name, NEXT_START | SECURE)?;
-    let nvram = match Description::read(&xml)?.nvram {
-        Some(path) => read_nvram(&path)?.map(|bytes| (path, bytes)),
-        None => None,
-    };
-    // A driver that has no snapshots has none of this machine.
-    let snapshots = old.list_all_snapshots(sys::VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL).unwrap_or_default();
-    let snapshots = snapshots.iter().map(|snapshot| snapshot.get_xml_desc(0));
-    Ok(Kept {
-        name: name.to_owned(),
-        xml,
-        nvram,
-        snapshots: snapshots.collect::<Result<_, _>>().map_err(failed)?,
-        autostart: old.get_autostart().unwrap_or(false),
-    })
-}
-
-/// Takes the old machine away and defines the new one; the old one comes back where that fails.
-fn replace(
-    link: &Link,
-    old: &Domain,
-    xml: &str,
-    wanted: &Description,
-    kept: &Kept,
-    place: PathBuf,
-) -> Result<Definition> {
-    let name = &wanted.name;
-    // Its variables are kept and must not become those of the new machine. Its TPM belongs to its UUID and stays where it is.
-    let mut flags = sys::VIR_DOMAIN_UNDEFINE_NVRAM | sys::VIR_DOMAIN_UNDEFINE_KEEP_TPM;
-    flags |= sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA;
-    old.undefine_flags(flags).map_err(|error| told(&format!("cannot take away the old {name}"), &error))?;
-    match fresh(link, xml) {
-        Ok(made) => definition(&made, name, Some(place)),
-        Err(error) => {
-            let refusal = refused(link, wanted, &error);
-            match bring_back(link, kept) {
-                Ok(()) => Err(refusal),
-                Err(why) => {
-                    let lost = format!(
-                        "the old one, which lies in {}, cannot be defined again: {why}",
-                        place.display()
-                    );
-                    Err(refusal.and_also(&[&lost]))
-                }
-            }
-        }
-    }
-}
-
-/// Defines a machine as it was.
-fn bring_back(link: &Link, kept: &Kept) -> Result<()> {
-    let failed = |error| told(&format!("cannot define {} again", kept.name), &error);
-    let domain = Domain::define_xml_flags(link.raw(), &kept.xml, 0).map_err(failed)?;
-    if let Some((path, bytes)) = &kept.nvram {
-        match atomic_create(path, bytes, 0o600) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(Error::io(Kind::Output, "write", path, &error));
-            }
-            _ => {}
-        }
-    }
-    for xml in &kept.snapshots {
-        let flags = sys::VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE;
-        DomainSnapshot::create_xml(&domain, xml, flags).map_err(failed)?;
-    }
-    if kept.autostart {
-        domain.set_autostart(true).map_err(failed)?;
-    }
-    Ok(())
 }

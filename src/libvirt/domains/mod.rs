@@ -8,6 +8,7 @@ mod devices;
 mod kept;
 mod names;
 mod power;
+mod put_back;
 mod state;
 mod statistics;
 mod undefine;
@@ -17,10 +18,13 @@ use virt::domain::Domain;
 use virt::error::ErrorNumber;
 use virt::sys;
 
-pub use define::{Collision, Definition, Overwrite, Shared, collisions, define};
+pub use define::{
+    Collision, Definition, Overwrite, Settled, Shared, collisions, define, define_settled, settle,
+};
 pub use description::{Disk, Source};
 pub use devices::{Changed, NewDisk, NewNic, NicSource, attach_disk, attach_nic, detach_disk, detach_nic};
 pub use power::{Stopped, destroy, reboot, rename, resume, set_autostart, shutdown, start, state, suspend};
+pub use put_back::{Replaced, put_back};
 pub use state::{Stand, State};
 pub use statistics::{DiskCounters, Memory, NicCounters, Statistics, statistics};
 pub use undefine::{Undefine, undefine};

@@ -77,6 +77,18 @@ pub fn delete(link: &Link, domain: &str, name: &str, force: bool) -> Result<Dele
     }
 }
 
+/// Undoes one that was just made: it leaves the disks if it is in there; files are left where they are.
+pub fn forget(link: &Link, domain: &str, name: &str) -> Result<()> {
+    checked_name(name)?;
+    let handle = known(link, domain)?;
+    let Some(snapshot) = look_up(&handle, domain, name)? else { return Ok(()) };
+    let flags = match Read::of(&snapshot, domain)?.snapshot.place {
+        Place::Internal => 0,
+        Place::External => sys::VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY,
+    };
+    taken_out(&snapshot, domain, name, flags)
+}
+
 /// Deletes it, or finds that somebody else has.
 fn taken_out(snapshot: &DomainSnapshot, domain: &str, name: &str, flags: u32) -> Result<()> {
     match snapshot.delete(flags) {

@@ -16,7 +16,7 @@ use virt::domain_snapshot::DomainSnapshot;
 use virt::error::ErrorNumber;
 use virt::sys;
 
-pub use delete::{Deleted, delete};
+pub use delete::{Deleted, delete, forget};
 pub use revert::{Reverted, RevertedDisk, revert};
 
 use super::domains::{Description, checked, known, xml_of};

@@ -46,6 +46,7 @@ pub(super) fn plan(
             ),
         );
     }
+    warnings.extend(super::firmware::warnings(manifest));
     warnings.extend(super::growth::warnings(tree, manifest));
     warnings.extend(super::handover::warnings(tree, manifest));
     warnings.extend(vm.warnings.iter().cloned());

@@ -12,7 +12,7 @@ use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::fitting::is_pcie;
 use crate::model::job::Stage;
-use crate::model::manifest::{Disk, LibvirtXmlSource, Manifest, Source, VsphereSource};
+use crate::model::manifest::{Disk, Firmware, LibvirtXmlSource, Manifest, Source, Vm, VsphereSource};
 use crate::model::parse::Tree;
 
 /// What cannot succeed, in the order above: of each sort the first.
@@ -29,6 +29,7 @@ pub(super) fn complaints(effective: &Effective, settings: &Settings, in_batch: b
         super::setup::check(tree, manifest, settings),
         super::nics::check(tree, manifest),
         super::hooks::check(tree, manifest, settings),
+        super::firmware::check(tree, manifest),
         check_machine(tree, manifest),
         super::output::check(tree, manifest),
         check_disks(tree, disks, &settings.paths.read),
@@ -292,8 +293,9 @@ fn check_machine(tree: &Tree, manifest: &Manifest) -> Result<()> {
             .error(Kind::Manifest, "vm.mem_mb", "`mem_gb` and `mem_mb` are both given")
             .advice("keep one of them"));
     }
-    let kind =
-        manifest.vm.as_ref().filter(|vm| vm.secureboot == Some(true)).and_then(|vm| vm.machine.as_ref());
+    // With BIOS there is none ([`super::firmware`]).
+    let is_secure = |vm: &&Vm| vm.secureboot == Some(true) && vm.firmware != Some(Firmware::Bios);
+    let kind = manifest.vm.as_ref().filter(is_secure).and_then(|vm| vm.machine.as_ref());
     if let Some(kind) = kind.filter(|kind| !is_pcie(kind.as_str())) {
         return Err(tree
             .error(

@@ -29,6 +29,14 @@ pub(super) fn source_is_off(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
+/// A machine of that name is there, and nobody has said that it may give way.
+pub(in crate::pipeline) fn stays(domain: &str) -> Error {
+    Error::new(Kind::Exists, format!("there is a machine {domain} already, and it may not be replaced"))
+        .advice(
+            "allow it (`libvirt_integration.overwrite_domain: true`), or give the new one another `vm_name`",
+        )
+}
+
 /// Another machine there has the same UUID, or a card with the same address.
 pub(in crate::pipeline) fn shared(domain: &str, is_uuid: bool, value: &str) -> Error {
     let (what, advice) = match is_uuid {

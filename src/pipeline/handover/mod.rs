@@ -28,7 +28,7 @@ use std::borrow::Cow;
 use serde_json::Value;
 
 #[cfg(feature = "libvirt")]
-pub(in crate::pipeline) use guard::shared;
+pub(in crate::pipeline) use guard::{shared, stays};
 #[cfg(feature = "libvirt")]
 pub(in crate::pipeline) use import::taken;
 pub use record::{DefinedDomain, Handover, Stand, Step};
@@ -39,7 +39,7 @@ use super::report::{self, Written};
 use super::worker::Job;
 use crate::disk::Interruption;
 use crate::model::boot::{BootVerdict, Verdict};
-use crate::model::error::{Disposition, Error, Result};
+use crate::model::error::{Disposition, Error, Kind, Result};
 use crate::model::handover::{HandedVolume, PlannedLibvirt};
 use crate::model::job::Stage;
 use crate::model::plan::Plan;
@@ -133,6 +133,28 @@ pub(super) fn taken_back(checkpoint: &Checkpoint) -> Result<Cow<'_, Checkpoint>>
 /// What was taken back has no final name any more: libvirt does not show it either.
 pub(super) fn hide(taken_back: &Checkpoint) -> Result<()> {
     handover(taken_back).map_or(Ok(()), steps::hide)
+}
+
+/// What was begun with the libvirt of another host is neither gone on with nor taken back by this one's: there would be two machines, or one without
+/// its disks.
+pub(super) fn refuse_what_is_elsewhere(found: &Checkpoint, host: Option<&str>) -> Result<()> {
+    if !found.is_of_another_host(host) || !found.intent.as_ref().is_some_and(Intent::is_libvirts) {
+        return Ok(());
+    }
+    let other = found.host.as_deref().unwrap_or("another host");
+    Err(Error::new(Kind::Exists, format!("{other} had begun to hand the result to its libvirt, and only it can go on"))
+        .advice("let that host finish it (`hyper2kvm submit --takeover` there); or undefine the machine there and remove the VM's directory, then submit it again"))
+}
+
+/// Refuses to throw away what is needed to finish with a machine that was started: that is not taken back.
+pub(super) fn refuse_what_was_started(found: &Checkpoint) -> Result<()> {
+    let Some(handover) = handover(found) else { return Ok(()) };
+    if !handover.is_past_undoing() && !steps::was_started(handover)? {
+        return Ok(());
+    }
+    let name = &handover.planned.name;
+    Err(Error::new(Kind::Exists, format!("libvirt has the machine {name}, which is not taken back"))
+        .advice("`hyper2kvm retry` finishes what is left to do; or undefine the machine yourself and remove the VM's directory"))
 }
 
 fn handover(checkpoint: &Checkpoint) -> Option<&Handover> {

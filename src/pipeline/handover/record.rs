@@ -107,6 +107,9 @@ pub struct Handover {
     /// The machine, once it is settled how it is defined.
     #[serde(default)]
     pub domain: Option<DefinedDomain>,
+    /// What the snapshot has put over the disks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overlays: Vec<PathBuf>,
 }
 
 /// A machine as libvirt is told it.
@@ -118,7 +121,7 @@ pub struct DefinedDomain {
     pub uuid: String,
     /// Its definition.
     pub xml: String,
-    /// The definition of the one that gave way to it, where that is kept.
+    /// Where that is kept which gives way to it, or is defined anew: written down before libvirt is told.
     #[serde(default)]
     pub replaced: Option<PathBuf>,
 }
@@ -127,8 +130,15 @@ impl Handover {
     /// Nothing is told yet.
     #[must_use]
     pub fn new(planned: PlannedLibvirt, held_back: Option<String>) -> Handover {
-        let (volumes, made) = (Vec::new(), Vec::new());
-        Handover { planned, stand: Stand::Due, held_back, volumes, made, domain: None }
+        Handover {
+            planned,
+            stand: Stand::Due,
+            held_back,
+            volumes: Vec::new(),
+            made: Vec::new(),
+            domain: None,
+            overlays: Vec::new(),
+        }
     }
 
     /// The step to take; none: there is nothing left to be told.
@@ -176,6 +186,7 @@ impl Handover {
         self.stand = Stand::Due;
         self.volumes.clear();
         self.made.clear();
+        self.overlays.clear();
         self.domain = None;
     }
 

@@ -4,7 +4,7 @@
 //! the steps, and what is written down of them.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::domain::machine;
@@ -13,7 +13,7 @@ use super::made;
 use super::record::{DefinedDomain, Handover, Stand, Step};
 use super::{guard, handover, record};
 use crate::libvirt::connections::{Connections, Limits};
-use crate::libvirt::domains::{self, Overwrite, Shared, State, Undefine};
+use crate::libvirt::domains::{self, Overwrite, Replaced, Settled, Shared, State, Undefine};
 use crate::libvirt::link::{Access, Link};
 use crate::libvirt::snapshots::{self, Disks, NewSnapshot};
 use crate::libvirt::xml::domain_xml;
@@ -24,6 +24,7 @@ use crate::model::job::Stage;
 use crate::model::machine::MachineNic;
 use crate::model::retry::RetryPolicy;
 use crate::pipeline::worker::Job;
+use crate::sys::failpoint;
 
 /// What has not answered by then hangs. A machine that starts with much memory, or a snapshot of many disks, takes its time.
 const WITHIN: Duration = Duration::from_secs(120);
@@ -31,8 +32,6 @@ const WITHIN: Duration = Duration::from_secs(120);
 const CONNECTS: u32 = 3;
 /// Where the definition of a machine is kept that another took the place of, in the VM's directory.
 const REPLACED: &str = "replaced";
-/// What it is called there.
-const KEPT_DEFINITION: &str = "domain.xml";
 
 /// Whoever tells one libvirt of one VM.
 #[derive(Clone)]
@@ -59,7 +58,7 @@ impl Teller {
             Step::Show => made::show(self, job),
             Step::Import => import::all(self, job),
             Step::Define => self.define(job),
-            Step::Snapshot => self.snapshot(),
+            Step::Snapshot => self.snapshot(job),
             Step::Autostart => self.set_autostart(true),
             Step::Start => self.start(job),
             Step::Move => import::remove_results(job),
@@ -86,33 +85,53 @@ impl Teller {
         self.connections.with(&self.planned.uri, Access::Changes, within, work)
     }
 
+    /// What gives way is kept and written down before libvirt is told anything: whoever takes this back puts that back, too.
     fn define(&self, job: &mut Job<'_>) -> Result<()> {
-        let defined = match handover(&job.checkpoint).and_then(|handover| handover.domain.clone()) {
+        let known = handover(&job.checkpoint).and_then(|handover| handover.domain.clone());
+        let before = known.as_ref().map(|defined| Settled {
+            xml: defined.xml.clone(),
+            in_place: None,
+            replaced: defined.replaced.clone(),
+        });
+        let is_first = before.is_none();
+        let mut defined = match known {
             Some(defined) => defined,
-            None => {
-                let machine = machine(job)?;
-                let defined = DefinedDomain {
-                    name: machine.name.clone(),
-                    uuid: machine.uuid.clone().unwrap_or_default(),
-                    xml: domain_xml(&machine),
-                    replaced: None,
-                };
-                self.refuse_collisions(job, &defined, &machine.nics)?;
-                record(job, |handover| handover.domain = Some(defined.clone()))?;
-                defined
-            }
+            None => self.described(job)?,
         };
         let keep_in = job.place.results.path().join(REPLACED);
         let overwrite = match self.planned.overwrite_domain {
             true => Overwrite::OursThatIsOff { keep_in },
             false => Overwrite::Refuse,
         };
-        let made = self.ask(move |link| domains::define(link, &defined.xml, &overwrite))?;
+        let xml = defined.xml;
+        let settled = self.ask(move |link| domains::settle(link, &xml, &overwrite, before.as_ref()))?;
+        if is_first && settled.in_place.is_some() && settled.replaced.is_none() {
+            return Err(guard::stays(&defined.name));
+        }
+        defined.uuid = settled.in_place.unwrap_or(defined.uuid);
+        (defined.xml, defined.replaced) = (settled.xml, settled.replaced);
+        record(job, |handover| handover.domain = Some(defined.clone()))?;
+        failpoint::hit("handover.settled");
+        let made =
+            self.ask(move |link| domains::define_settled(link, &defined.xml, defined.replaced.as_deref()))?;
         record(job, |handover| {
             if let Some(domain) = &mut handover.domain {
-                (domain.name, domain.uuid, domain.replaced) = (made.name, made.uuid, made.replaced);
+                (domain.name, domain.uuid) = (made.name, made.uuid);
             }
         })
+    }
+
+    /// The machine as it is to be defined, which shares nothing with others.
+    fn described(&self, job: &mut Job<'_>) -> Result<DefinedDomain> {
+        let machine = machine(job)?;
+        let defined = DefinedDomain {
+            name: machine.name.clone(),
+            uuid: machine.uuid.clone().unwrap_or_default(),
+            xml: domain_xml(&machine),
+            replaced: None,
+        };
+        self.refuse_collisions(job, &defined, &machine.nics)?;
+        Ok(defined)
     }
 
     /// Two machines with one UUID or one address are one too many, unless somebody wants that.
@@ -135,7 +154,7 @@ impl Teller {
         Ok(())
     }
 
-    fn snapshot(&self) -> Result<()> {
+    fn snapshot(&self, job: &mut Job<'_>) -> Result<()> {
         let Some(snapshot) = self.planned.snapshot.clone() else { return Ok(()) };
         let name = self.planned.name.clone();
         let new = NewSnapshot {
@@ -143,7 +162,9 @@ impl Teller {
             description: Some("made by hyper2kvm before the first start".to_owned()),
             disks: Disks::Auto,
         };
-        self.ask(move |link| snapshots::create(link, &name, &new).map(drop))
+        let made = self.ask(move |link| snapshots::create(link, &name, &new))?;
+        let overlays = made.snapshot.disks.into_iter().filter_map(|disk| disk.overlay);
+        record(job, |handover| handover.overlays = overlays.collect())
     }
 
     fn set_autostart(&self, on: bool) -> Result<()> {
@@ -198,28 +219,39 @@ pub(super) fn hide(handover: &Handover) -> Result<()> {
     made::hide(&Teller::new(handover.planned.clone()))
 }
 
-/// Undefines the machine if it is the one that was defined, with its snapshots; the one that gave way to it is defined again.
+/// Undefines the machine if it is the one that was defined, with its snapshots; the one that gave way to it comes back. One that was defined anew in
+/// place becomes what it was.
 fn undefine(teller: &Teller, handover: &Handover) -> Result<()> {
     let Some(defined) = handover.domain.clone() else { return Ok(()) };
-    let old = defined.replaced.as_deref().map(kept).transpose()?;
     let PlannedLibvirt { pools, made_in, .. } = &handover.planned;
     let pools: Vec<String> = pools.values().chain(made_in.values()).cloned().collect();
+    let mut overlays = handover.overlays.clone();
     teller.ask(move |link| {
+        let replaced = defined.replaced.as_deref().map(Replaced::read).transpose()?;
+        let in_place = replaced.filter(|replaced| replaced.uuid == defined.uuid);
         if domains::find(link, &defined.name)?.is_some_and(|found| found.uuid == defined.uuid) {
-            let snapshots = snapshots::list(link, &defined.name)?;
+            let had = in_place.as_ref().map(|replaced| replaced.snapshots.as_slice()).unwrap_or_default();
+            let mut made = snapshots::list(link, &defined.name)?;
+            made.retain(|snapshot| !had.contains(&snapshot.name));
             let what = Undefine { destroy: false, ..Undefine::ALL_OF_OURS };
-            domains::undefine(link, &defined.name, &what)?;
-            let overlays = snapshots.iter().flat_map(|snapshot| &snapshot.disks);
-            overlays
-                .filter_map(|disk| disk.overlay.as_ref())
-                .try_for_each(|file| remove(link, &pools, file))?;
-        }
-        match old {
-            Some(old) if domains::find(link, &defined.name)?.is_none() => {
-                domains::define(link, &old, &Overwrite::Refuse).map(drop)
+            match in_place {
+                Some(_) => made
+                    .iter()
+                    .try_for_each(|snapshot| snapshots::forget(link, &defined.name, &snapshot.name))?,
+                None => domains::undefine(link, &defined.name, &what).map(drop)?,
             }
-            _ => Ok(()),
+            let listed = made.into_iter().flat_map(|snapshot| snapshot.disks);
+            overlays.extend(listed.filter_map(|disk| disk.overlay));
         }
+        if let Some(place) = &defined.replaced
+            && !domains::put_back(link, place, in_place.is_some())?
+        {
+            let place = place.display();
+            tracing::warn!(machine = defined.name, %place, "what gave way stays where it is kept: another machine has its name");
+        }
+        overlays.sort_unstable();
+        overlays.dedup();
+        overlays.iter().try_for_each(|file| remove(link, &pools, file))
     })
 }
 
@@ -241,9 +273,4 @@ fn remove(link: &Link, pools: &[String], file: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-fn kept(place: &Path) -> Result<String> {
-    let path: PathBuf = place.join(KEPT_DEFINITION);
-    std::fs::read_to_string(&path).map_err(|error| Error::io(Kind::Output, "read", &path, &error))
 }

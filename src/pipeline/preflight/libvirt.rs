@@ -18,7 +18,7 @@ use crate::model::machine::NicLink;
 use crate::model::plan::Plan;
 use crate::model::validation::{Findings, Severity};
 use crate::pipeline::directories::in_a_pool;
-use crate::pipeline::handover::{shared, taken};
+use crate::pipeline::handover::{shared, stays, taken};
 
 /// Nothing is done, only asked.
 const WITHIN: Duration = Duration::from_secs(30);
@@ -133,15 +133,13 @@ fn made_in_pools(link: &Link, plan: &Plan) -> Result<Vec<Objection>> {
 
 /// The name has to be free, or that of a machine that may give way.
 fn name(link: &Link, planned: &PlannedLibvirt) -> Result<Option<Objection>> {
+    const FIELD: &str = "libvirt_integration.vm_name";
     let Some(there) = domains::find(link, &planned.name)? else { return Ok(None) };
     let (why, advice) = match (&there.provenance, planned.overwrite_domain) {
         (None, _) => {
             ("was not made by hyper2kvm", "give the new one another name: `libvirt_integration.vm_name`")
         }
-        (Some(_), false) => (
-            "may not be replaced",
-            "allow it (`libvirt_integration.overwrite_domain: true`), or give the new one another `vm_name`",
-        ),
+        (Some(_), false) => return Ok(Some(objection("libvirt.name", Some(FIELD), stays(&planned.name)))),
         (Some(_), true) if there.stand.state != State::Off => {
             ("is not off", "shut it down first, or give the new one another `vm_name`")
         }
@@ -149,7 +147,7 @@ fn name(link: &Link, planned: &PlannedLibvirt) -> Result<Option<Objection>> {
     };
     let cause = format!("there is a machine {} already, and it {why}", planned.name);
     let error = Error::new(Kind::Exists, cause).advice(advice);
-    Ok(Some(objection("libvirt.name", Some("libvirt_integration.vm_name"), error)))
+    Ok(Some(objection("libvirt.name", Some(FIELD), error)))
 }
 
 fn addresses(link: &Link, plan: &Plan, planned: &PlannedLibvirt) -> Result<Vec<Objection>> {

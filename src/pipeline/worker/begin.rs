@@ -6,6 +6,7 @@ use crate::model::error::{Error, Kind, Result};
 use crate::model::protocol::{Published, WorkOrder, WorkerEvent};
 use crate::pipeline::checkpoint::{Checkpoint, Digests, Intent};
 use crate::pipeline::directories::Directories;
+use crate::pipeline::handover;
 use crate::pipeline::hooks::{self, Ledger};
 use crate::pipeline::publish::{self, Progress};
 use crate::pipeline::workplace::Workplace;
@@ -71,8 +72,8 @@ fn go_on_from(dirs: Directories<'_>, found: Checkpoint, fresh: &Checkpoint, due:
     // Another host counts its jobs by itself; what it had published of this batch is this job's.
     let is_elsewhere = found.is_of_another_host(fresh.host.as_deref());
     let same_job = found.batch_id == fresh.batch_id && (found.job_id == fresh.job_id || is_elsewhere);
-    if is_elsewhere && progress == Some(Progress::Unfinished) {
-        refuse_what_is_known_elsewhere(&found)?;
+    if progress == Some(Progress::Unfinished) {
+        handover::refuse_what_is_elsewhere(&found, fresh.host.as_deref())?;
     }
     match (progress, found.intent.as_ref()) {
         (Some(found_as), Some(intent)) if same_plan && same_job && is_over(found_as, intent) => match due {
@@ -93,16 +94,6 @@ fn go_on_from(dirs: Directories<'_>, found: Checkpoint, fresh: &Checkpoint, due:
             Ok(Begun::At(Box::new(fresh.clone())))
         }
     }
-}
-
-/// What was begun with the libvirt of another host is not gone on with by this one's: there would be two machines.
-fn refuse_what_is_known_elsewhere(found: &Checkpoint) -> Result<()> {
-    if !found.intent.as_ref().is_some_and(Intent::is_libvirts) {
-        return Ok(());
-    }
-    let host = found.host.as_deref().unwrap_or("another host");
-    Err(Error::new(Kind::Libvirt, format!("{host} had begun to hand the result to its libvirt, and only it can go on"))
-        .advice("let that host finish it; or undefine the machine there and remove the VM's directory, then submit it again"))
 }
 
 /// Whether nothing is left to do: all is published, with its digests, or was even taken away since.

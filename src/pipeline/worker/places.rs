@@ -9,7 +9,8 @@ use super::Job;
 use crate::model::error::{Disposition, Error, Kind, Result};
 use crate::model::plan::PlannedDisk;
 use crate::pipeline::checkpoint::{Checkpoint, FinishedDisk};
-use crate::pipeline::publish::{self, Named};
+use crate::pipeline::handover;
+use crate::pipeline::publish::{self, Named, Progress};
 use crate::sys::dir::Dir;
 
 impl Job<'_> {
@@ -95,6 +96,11 @@ impl Job<'_> {
     }
 
     pub(super) fn remove_everything(&self) -> Result<()> {
+        let is_unfinished =
+            |intent| Ok(publish::progress(self.place.dirs(), intent)? == Progress::Unfinished);
+        if self.checkpoint.intent.as_ref().map_or(Ok(false), is_unfinished)? {
+            handover::refuse_what_was_started(&self.checkpoint)?;
+        }
         publish::discard(self.place.dirs(), &self.checkpoint)?;
         Checkpoint::remove(&self.place.results, &self.plan.vm_id)
     }

@@ -308,7 +308,8 @@ impl Scheduler {
         tokio::spawn(async move {
             leftovers.gone().await;
             let removed = tokio::task::spawn_blocking(move || {
-                places::where_it_lies(&holds, (&run.batch_id, &above), &plan, || publish::abandon(&plan))
+                let abandon = || publish::abandon(&plan, Some(holds.who().id()));
+                places::where_it_lies(&holds, (&run.batch_id, &above), &plan, abandon)
             });
             let removed = removed.await;
             if let Ok(Err(error)) = removed {

@@ -106,6 +106,7 @@ impl Core {
                     facts,
                     phase: Phase::Idle,
                     percentage: 0.0,
+                    tells_libvirt: false,
                     file_system: None,
                     lacked_at: None,
                     timer: None,
@@ -160,7 +161,7 @@ impl Core {
         self.set_phase(id, Phase::Working);
         let job = self.job(id);
         job.facts.counters.begin_attempt();
-        job.percentage = 0.0;
+        (job.percentage, job.tells_libvirt) = (0.0, false);
         job.facts.state = JobState::Running;
         job.facts.waiting = None;
         let counters = job.facts.counters.clone();

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::super::policy::CANCEL_PATIENCE_S;
+use super::super::policy::{CANCEL_PATIENCE_S, HANDOVER_PATIENCE_S};
 use super::*;
 use crate::model::config::{OnNetworkTimeout, PauseScope, Settings};
 use crate::model::error::{Error, Kind};
+use crate::model::job::Stage;
 use crate::model::protocol::{Published, WorkerCommand};
 
 #[path = "libvirt_tests.rs"]
@@ -401,6 +402,18 @@ fn a_cancelled_worker_that_does_not_listen_is_killed_and_its_leftovers_removed()
     core.worker_ended(12.0, 1, WorkerEnd::Finished(WorkerOutcome::Stopped));
     let cancelled = Action::Cancel { job: 1, error: None, clean: true };
     assert_eq!(run(&mut core, 12.0), [cancelled, Action::BatchEnded { batch: 1 }]);
+}
+
+#[test]
+fn a_cancelled_worker_that_tells_libvirt_has_time_to_take_that_back() {
+    let mut core = core(1);
+    load_each(&mut core, vec![job(1)]);
+    run(&mut core, 0.0);
+    core.stage_began(1, Stage::Libvirt);
+    core.cancel(1.0, 1, false).unwrap();
+    run(&mut core, 1.0);
+    assert_eq!(run(&mut core, 2.0 + CANCEL_PATIENCE_S), []);
+    assert_eq!(run(&mut core, 1.0 + HANDOVER_PATIENCE_S), [Action::Kill { job: 1 }]);
 }
 
 #[test]

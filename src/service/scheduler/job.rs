@@ -120,6 +120,8 @@ pub(super) struct Job {
     pub(super) phase: Phase,
     /// How far this attempt is.
     pub(super) percentage: f64,
+    /// Whether this attempt hands its result to libvirt.
+    pub(super) tells_libvirt: bool,
     /// The file system that its results go to, once that was looked at.
     pub(super) file_system: Option<u64>,
     /// Where a worker of it lacked room.

@@ -287,6 +287,9 @@ impl Scheduler {
             }
         }
         self.core.progressed(job, live.percentage, live.bytes_written());
+        if let WorkerEvent::StageStarted { stage } = event {
+            self.core.stage_began(job, stage);
+        }
         if let WorkerEvent::Room { bytes } = event {
             self.core.measured(now, job, bytes);
         }

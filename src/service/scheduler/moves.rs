@@ -4,9 +4,9 @@
 use super::action::Action;
 use super::core::{Core, JobId, millis};
 use super::job::{Ending, Job, Phase};
-use super::policy::{CANCEL_PATIENCE_S, RELEASE_PATIENCE_S, STOP_PATIENCE_S};
+use super::policy::{CANCEL_PATIENCE_S, HANDOVER_PATIENCE_S, RELEASE_PATIENCE_S, STOP_PATIENCE_S};
 use crate::model::config::OnNetworkTimeout;
-use crate::model::job::{JobState, WaitReason};
+use crate::model::job::{JobState, Stage, WaitReason};
 use crate::model::protocol::WorkerCommand;
 
 impl Core {
@@ -97,10 +97,22 @@ impl Core {
         self.space_waiters.remove(&id);
     }
 
+    /// A worker has come to this stage.
+    pub(super) fn stage_began(&mut self, id: JobId, stage: Stage) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.tells_libvirt = stage == Stage::Libvirt;
+        }
+    }
+
     pub(super) fn tell_to_end(&mut self, now: f64, id: JobId, ending: Ending) {
+        let or_more = if self.job(id).tells_libvirt { HANDOVER_PATIENCE_S } else { 0.0 };
         let (command, patience) = match ending {
-            Ending::Cancel { keep_partial } => (WorkerCommand::Cancel { keep_partial }, CANCEL_PATIENCE_S),
-            Ending::Release => (WorkerCommand::Cancel { keep_partial: true }, RELEASE_PATIENCE_S),
+            Ending::Cancel { keep_partial } => {
+                (WorkerCommand::Cancel { keep_partial }, CANCEL_PATIENCE_S.max(or_more))
+            }
+            Ending::Release => {
+                (WorkerCommand::Cancel { keep_partial: true }, RELEASE_PATIENCE_S.max(or_more))
+            }
             Ending::Stop | Ending::Network => (WorkerCommand::Stop, STOP_PATIENCE_S),
         };
         self.withdraw(id);

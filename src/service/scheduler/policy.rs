@@ -5,6 +5,10 @@ use crate::model::config::{OnNetworkTimeout, PauseScope, RetrySettings, Settings
 /// A worker that was told to cancel has this long to clean up before it is killed.
 pub(super) const CANCEL_PATIENCE_S: f64 = 10.0;
 
+/// One that tells libvirt of its result first waits for what it has asked, and then takes back what it was told. Killed in the midst of it, it would
+/// leave a machine to whoever goes on.
+pub(super) const HANDOVER_PATIENCE_S: f64 = 300.0;
+
 /// A worker that is to give its work away has this long to make durable what it has copied.
 pub(super) const RELEASE_PATIENCE_S: f64 = 50.0;
 

@@ -90,7 +90,7 @@ impl Scheduler {
                 let above = batch_directory(&output_dir, &run);
                 let (directory, holds) = (plan.output.directory.clone(), holds.clone());
                 let work = move || {
-                    let rewind = || publish::rewind(&plan, stage);
+                    let rewind = || publish::rewind(&plan, stage, Some(holds.who().id()));
                     where_it_lies(&holds, (&run.batch_id, &above), &plan, rewind)
                 };
                 let rewound = within(REWIND_LIMIT, &directory, work).await;

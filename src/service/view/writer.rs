@@ -20,6 +20,8 @@ use crate::model::config::Layout;
 use crate::model::error::Result;
 use crate::model::protocol::HeldLock;
 use crate::pipeline::host_lock;
+use crate::pipeline::publish::DIRECTORY_MODE;
+use crate::sys::dir::Dir;
 use crate::sys::fs;
 use crate::sys::mounts::Mounts;
 
@@ -228,10 +230,8 @@ fn make(path: &Path, view: &View) -> io::Result<()> {
     }
 }
 
-/// Result directories are 0751, so that libvirt's QEMU can pass through them.
 fn make_directory_of(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o751).create(fs::parent_of(path))
+    Dir::create_all(fs::parent_of(path), DIRECTORY_MODE).map(drop)
 }
 
 #[cfg(test)]
