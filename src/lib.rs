@@ -53,6 +53,7 @@ pub mod report;
 pub mod service;
 pub mod source;
 pub mod sys;
+pub mod vsphere;
 pub(crate) mod web;
 
 pub use pipeline::{DiskProcessor, Migration};

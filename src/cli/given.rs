@@ -2,13 +2,14 @@
 //! content where that can be.
 //!
 //! A disk or an appliance stands for a manifest that says what is known of it; that manifest is made here. What is not here: what
-//! a manifest means.
+//! a manifest means, and how a VM on a server is named ([`super::remote`]).
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::remote;
 use crate::disk::{self, Format};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
@@ -33,9 +34,19 @@ pub(super) enum Given {
     Disk(SourceFormat),
     /// The machines that it describes.
     Machines(Vec<Facts>),
+    /// A VM that a server knows: the manifest that it stands for, and the name of the file that it would be.
+    Elsewhere(Box<Value>, String),
 }
 
 impl Given {
+    /// Looks what an input is, which may be a VM of a server.
+    pub(super) fn anywhere(input: &Path, settings: &Settings) -> Result<Given> {
+        match remote::document(input, &settings.credentials)? {
+            Some((document, filename)) => Ok(Given::Elsewhere(Box::new(document), filename)),
+            None => Given::of(input, settings),
+        }
+    }
+
     /// Looks what an input is.
     pub(super) fn of(input: &Path, settings: &Settings) -> Result<Given> {
         if let Some(machines) = machines(input, settings)? {
@@ -64,7 +75,7 @@ fn domain(input: &Path) -> Result<Option<&str>> {
 
 /// Whether an input is no file: what it is is asked elsewhere.
 pub(super) fn is_elsewhere(input: &Path) -> bool {
-    input.to_str().is_some_and(|text| text.starts_with(DOMAIN))
+    input.to_str().is_some_and(|text| text.starts_with(DOMAIN) || text.starts_with(remote::VM))
 }
 
 /// What describes machines there, if anything does: by its name, and archives and domains by their content too.
@@ -104,6 +115,7 @@ pub(super) fn chosen(machines: Vec<Facts>, name: Option<&str>, input: &Path) -> 
 /// In a word, what describes the machines of an input.
 pub(super) fn describer(input: &Path) -> &'static str {
     match input.extension() {
+        _ if remote::is_meant(input) => "VM",
         _ if is_elsewhere(input) => "domain",
         _ if input.is_dir() => "directory",
         Some(suffix) if suffix.eq_ignore_ascii_case("vmx") => "VMX",
@@ -122,17 +134,17 @@ pub(super) fn document_of_machine(facts: &Facts) -> (Value, String) {
     (document, format!("{}.yaml", safe_id(&facts.plain_name())))
 }
 
-/// Inputs that later versions will take.
+/// Inputs that are not taken here, or by a later version.
 pub(super) fn refuse_what_comes_later(input: &Path) -> Result<()> {
     let text = input.to_string_lossy();
     let what = match &text {
-        text if text.starts_with("vsphere://") => "VMs on a vCenter",
-        text if text.starts_with("esxi://") => "VMs on an ESXi host",
+        text if text.starts_with(remote::VM) => "VMs on a vCenter here",
+        text if text.starts_with("esxi://") => "VMs on an ESXi host over SSH",
         _ => return Ok(()),
     };
     Err(Error::new(
         Kind::Unsupported,
-        format!("this version of hyper2kvm ({}) does not convert {what} yet", env!("CARGO_PKG_VERSION")),
+        format!("this version of hyper2kvm ({}) does not take {what} yet", env!("CARGO_PKG_VERSION")),
     )
     .source(text.clone())
     .advice("name its disks themselves, or write a manifest that names them"))

@@ -24,7 +24,8 @@ use crate::source;
 /// Arguments of `manifest`.
 #[derive(Debug, clap::Args)]
 pub(super) struct ManifestArgs {
-    /// A disk, an appliance (OVA, OVF), a VMX, a libvirt domain (its XML, or libvirt://NAME), or a directory of disks
+    /// A disk, an appliance (OVA, OVF), a VMX, a libvirt domain (its XML, or libvirt://NAME), a VM of a vCenter or ESXi host
+    /// (vsphere://CREDENTIAL-OR-HOST/PATH), or a directory of disks
     #[arg(value_name = "INPUT")]
     input: PathBuf,
     /// Only the machine of this name, of an appliance that has several
@@ -87,7 +88,8 @@ pub(super) fn run(args: &ManifestArgs, ui: &Ui) -> std::result::Result<Exit, Fai
 
 /// Each machine's manifest, and the name of a file for it.
 fn documents(args: &ManifestArgs, settings: &Settings, ui: &Ui) -> Result<Vec<(Value, String)>> {
-    let machines = match Given::of(&args.input, settings)? {
+    let machines = match Given::anywhere(&args.input, settings)? {
+        Given::Elsewhere(document, filename) => return Ok(vec![(*document, filename)]),
         Given::Manifest => {
             return Err(Error::new(Kind::Manifest, "it is a manifest already, or no disk and no appliance")
                 .file(&args.input)
@@ -113,7 +115,7 @@ fn documents(args: &ManifestArgs, settings: &Settings, ui: &Ui) -> Result<Vec<(V
 }
 
 fn add_checksums(document: &mut Value, control: &Control, ui: &Ui) -> Result<()> {
-    for disk in document["disks"].as_array_mut().into_iter().flatten() {
+    for disk in document.get_mut("disks").and_then(Value::as_array_mut).into_iter().flatten() {
         if disk.get("checksum").is_some() || disk.get("piece_checksums").is_some() {
             continue;
         }

@@ -42,6 +42,7 @@ mod profiles;
 mod progress;
 mod prune;
 mod release;
+mod remote;
 mod resume;
 mod retry;
 mod schema;
@@ -52,6 +53,7 @@ mod table;
 mod ui;
 mod unit_settings;
 mod validate;
+mod vsphere;
 mod watch;
 
 use std::ffi::OsString;
@@ -138,6 +140,10 @@ enum Command {
     Check(check::CheckArgs),
     /// Look at the machines, pools and networks of a libvirt, and work on them
     Libvirt(libvirt::LibvirtArgs),
+    /// Look at the machines of a vCenter, and prepare them
+    Vsphere(vsphere::VsphereArgs),
+    /// The same for an ESXi host
+    Esxi(vsphere::VsphereArgs),
     /// Tell what this machine can do; exit code 3 if conversions cannot work
     Doctor(doctor::DoctorArgs),
     /// Pack a redacted archive for a bug report
@@ -153,7 +159,7 @@ enum Command {
 }
 
 /// Commands of the manual that a later version brings. They do not exist here; who tries one is told.
-pub const LATER: [&str; 7] = ["live-fix", "vsphere", "esxi", "azure", "ami", "cutover", "rollback"];
+pub const LATER: [&str; 5] = ["live-fix", "azure", "ami", "cutover", "rollback"];
 
 /// Runs the command line of this process.
 #[must_use]
@@ -196,6 +202,7 @@ fn run(cli: &Cli) -> Exit {
         Command::Status(args) => status::run(args, &ui),
         Command::Check(args) => check::run(args, &ui),
         Command::Libvirt(args) => libvirt::run(args, &ui),
+        Command::Vsphere(args) | Command::Esxi(args) => vsphere::run(args, &ui),
         Command::Doctor(args) => doctor::run(args, &ui),
         Command::Bundle(args) => bundle::run(args, &ui),
         Command::Schema(args) => schema::run(args, &ui),

@@ -9,6 +9,7 @@ use super::input::Input;
 use super::price::Price;
 use super::table::{Paint, Table, cell, printable};
 use super::{Exit, Failure, StateArgs, Ui, convert, handed, mapped};
+use crate::disk::Control;
 use crate::model::config::Settings;
 use crate::model::error::Error;
 use crate::model::hook::HookCall;
@@ -24,8 +25,8 @@ use crate::sys::time::now_epoch;
 /// Arguments of `plan`.
 #[derive(Debug, clap::Args)]
 pub(super) struct PlanArgs {
-    /// A manifest or a batch, as YAML or JSON, a disk, an appliance, a VMX, a libvirt domain (its XML, or libvirt://NAME), or
-    /// a directory of disks
+    /// A manifest or a batch, as YAML or JSON, a disk, an appliance, a VMX, a libvirt domain (its XML, or libvirt://NAME), a
+    /// VM of a vCenter or ESXi host (vsphere://CREDENTIAL-OR-HOST/PATH), or a directory of disks
     #[arg(value_name = "INPUT")]
     input: PathBuf,
     /// Also show where each value comes from
@@ -93,11 +94,21 @@ struct Planned {
 fn of_manifest(args: &PlanArgs, settings: &Settings) -> Result<Planned, Failure> {
     let Input { bytes, filename, base_directory, .. } = &Input::read(&args.input)?;
     let submission = described::submission(bytes, filename, base_directory, settings)?;
-    let plans = preflight::plans(&submission, settings)?;
+    let control = Control::new();
+    let (mut plans, mut refused, several) =
+        (Vec::new(), submission.refused.clone(), submission.vms.len() > 1);
+    for plan in preflight::plans(&submission, settings)? {
+        let vm_id = plan.vm_id.clone();
+        match described::completed(plan, settings, &control) {
+            Ok(plan) => plans.push(plan),
+            Err(error) if several => refused.push(RefusedVm { vm_id, error }),
+            Err(error) => return Err(error.into()),
+        }
+    }
     let origins =
         args.origins.then(|| described::origins(bytes, filename, base_directory, settings)).transpose()?;
     let at_a_time = submission.parallel_limit.map(|limit| limit.min(settings.max_concurrent_jobs));
-    Ok(Planned { plans, origins, refused: submission.refused, at_a_time, window: submission.window })
+    Ok(Planned { plans, origins, refused, at_a_time, window: submission.window })
 }
 
 /// VMs of a batch that cannot run as they are written: the plans of the others are no less true.
@@ -120,6 +131,16 @@ pub(super) fn describe(plan: &Plan, color: bool) -> String {
     }
     if let Some(machine) = &plan.machine {
         let _ = writeln!(text, "\nmachine\n  {}", printable(&made_of(machine)));
+    }
+    if let Some(remote) = &plan.remote {
+        let login = remote.login.file().map(|file| format!(", logging in by {}", file.display()));
+        let how = format!(
+            "{}{}, over HTTPS on up to {} connections",
+            remote.shown(),
+            login.unwrap_or_default(),
+            remote.connections
+        );
+        let _ = writeln!(text, "\nsource\n  {}", printable(&how));
     }
     let _ = writeln!(text, "\ndisks");
     for disk in &plan.disks {

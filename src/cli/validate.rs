@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use super::given::{self, document_of_machine};
 use super::input::Input;
+use super::remote;
 use super::table::{Paint, Table, cell, printable};
 use super::{Exit, Failure, StateArgs, Ui, interrupt};
 use crate::disk::Control;
@@ -22,8 +25,8 @@ const AROUND: [&str; 3] = ["host.", "target.", "custom."];
 /// Arguments of `validate`.
 #[derive(Debug, clap::Args)]
 pub(super) struct ValidateArgs {
-    /// Manifests, batches, profiles or configuration files, as YAML or JSON; appliances, VMX files and libvirt domains (their
-    /// XML, or libvirt://NAME) as they would be converted
+    /// Manifests, batches, profiles or configuration files, as YAML or JSON; appliances, VMX files, libvirt domains (their
+    /// XML, or libvirt://NAME) and VMs of a vCenter or ESXi host (vsphere://CREDENTIAL-OR-HOST/PATH) as they would be converted
     #[arg(value_name = "INPUT", required = true)]
     inputs: Vec<PathBuf>,
     /// Run the whole pre-flight: open the sources and the guest, look at this host and at where the results go
@@ -52,6 +55,20 @@ fn check(path: &Path, settings: &Settings, depth: Depth, control: &Control, ui: 
     let given = path.display().to_string();
     let mut beginning = |what: &str| ui.note(&format!("{given}: {what}"));
     // A directory is none of these files, and is told so.
+    match remote::document(path, &settings.credentials) {
+        Ok(None) => {}
+        Ok(Some((document, filename))) => {
+            return vec![check_document(
+                &given,
+                &document,
+                &filename,
+                (settings, depth),
+                control,
+                &mut beginning,
+            )];
+        }
+        Err(error) => return vec![InputCheck::of(&given, &[error])],
+    }
     let described = if path.is_dir() { Ok(None) } else { given::machines(path, settings) };
     let checked = described.and_then(|described| match described {
         Some(machines) => {
@@ -80,10 +97,23 @@ fn check_machine(
     beginning: &mut dyn FnMut(&str),
 ) -> InputCheck {
     let (document, filename) = document_of_machine(facts);
-    let bytes = document.to_string().into_bytes();
-    let document = Document { given, bytes: &bytes, filename: &filename, base_directory: Path::new("/") };
-    let mut checked = preflight::check_file(document, settings, depth, control, beginning);
+    let mut checked = check_document(given, &document, &filename, (settings, depth), control, beginning);
     checked.warnings.extend(facts.warnings.iter().cloned());
+    checked
+}
+
+/// A manifest that nobody wrote.
+fn check_document(
+    given: &str,
+    document: &Value,
+    filename: &str,
+    (settings, depth): (&Settings, Depth),
+    control: &Control,
+    beginning: &mut dyn FnMut(&str),
+) -> InputCheck {
+    let bytes = document.to_string().into_bytes();
+    let document = Document { given, bytes: &bytes, filename, base_directory: Path::new("/") };
+    let mut checked = preflight::check_file(document, settings, depth, control, beginning);
     for error in &mut checked.errors {
         // Nobody wrote these lines.
         (error.line, error.column) = (None, None);

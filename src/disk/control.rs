@@ -194,6 +194,12 @@ impl Control {
         state.ended()
     }
 
+    /// Until the guard is dropped it makes no progress that could be seen, and is none the worse for it.
+    pub(crate) fn stand_still(&self) -> StandsStill {
+        self.lock().held_back += 1;
+        StandsStill(self.clone())
+    }
+
     /// Whether it makes no progress because it may not: paused, or waiting for its turn to read.
     pub(crate) fn stands_still(&self) -> bool {
         let state = self.lock();
@@ -255,6 +261,16 @@ pub(crate) struct Attached(Control, u64);
 impl Drop for Attached {
     fn drop(&mut self) {
         self.0.lock().children.retain(|(number, _)| *number != self.1);
+    }
+}
+
+/// While this lives nobody takes the work for hanging.
+#[derive(Debug)]
+pub(crate) struct StandsStill(Control);
+
+impl Drop for StandsStill {
+    fn drop(&mut self) {
+        self.0.lock().held_back -= 1;
     }
 }
 

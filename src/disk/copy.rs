@@ -110,7 +110,11 @@ pub(crate) fn run(
             let names = names.into_iter().flatten().collect::<Vec<_>>().join(", ");
             let file = begun.file.try_clone().map_err(|error| fail("open", &error))?;
             failpoint::hit("copy.target-made");
-            let manner = (engine.stall_timeout_s, engine.looks_again);
+            let manner = native::Manner {
+                stall_timeout_s: engine.stall_timeout_s,
+                looks_again: engine.looks_again,
+                is_remote: source.is_remote(),
+            };
             let copied = native::copy(reader, begun, path, manner, control, &mut |done| {
                 on_progress(CopyProgress { bytes_total: total, bytes_done: done.min(total) });
             });

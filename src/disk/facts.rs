@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::control::Control;
 use crate::disk::format::Format;
 use crate::disk::inspect::ExtentFile;
+use crate::disk::remote::Elsewhere;
 use crate::disk::window::{Part, Place};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::SourceFormat;
@@ -28,6 +30,9 @@ pub struct FileIdentity {
     /// The part of it that is meant; none: all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<Part>,
+    /// What tells a disk from others that is no file of this machine; none: it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<String>,
 }
 
 impl FileIdentity {
@@ -41,13 +46,18 @@ impl FileIdentity {
             size: metadata.len(),
             mtime_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
             part: None,
+            elsewhere: None,
         }
     }
 
-    /// Whether it is the same file for another host, or another run of this one: there the device has another number.
+    /// Whether it is the same file for another host, or another run of this one: there the device has another number, and what lies on a
+    /// server may be called otherwise.
     #[must_use]
     pub fn is_same_elsewhere(&self, other: &FileIdentity) -> bool {
-        FileIdentity { dev: other.dev, ..self.clone() } == *other
+        match &self.elsewhere {
+            None => FileIdentity { dev: other.dev, ..self.clone() } == *other,
+            Some(identity) => other.elsewhere.as_ref() == Some(identity) && self.size == other.size,
+        }
     }
 
     /// Of the file at a path.
@@ -112,6 +122,8 @@ pub struct SourceDisk {
     pub(crate) node: Option<serde_json::Value>,
     /// How many of the files, from the first, are overlays of our own through which it is seen.
     pub(crate) own_files: usize,
+    /// What reads it for us, where it is no file of this machine; what we read it from then are overlays of our own.
+    pub(crate) remote: Option<Elsewhere>,
 }
 
 impl SourceDisk {
@@ -126,9 +138,12 @@ impl SourceDisk {
         self.files.get(self.own_files..).unwrap_or(&[])
     }
 
-    /// Whether every file is still the one that was opened; else an error of kind `source`.
-    pub fn check_unchanged(&self) -> Result<()> {
-        for file in &self.files {
+    /// Whether everything is still the one that was opened; else an error of kind `source`.
+    pub fn check_unchanged(&self, control: &Control) -> Result<()> {
+        if let Some(remote) = &self.remote {
+            remote.check_unchanged(control)?;
+        }
+        for file in self.files.iter().filter(|file| file.elsewhere.is_none()) {
             let now = FileIdentity { part: file.part.clone(), ..FileIdentity::read(&file.path)? };
             if now != *file {
                 return Err(Error::new(
@@ -179,10 +194,11 @@ impl SourceDisk {
         })
     }
 
-    /// The paths of its files, each once.
+    /// The paths of its files, each once; what is no file of this machine has none.
     #[must_use]
     pub fn paths(&self) -> Vec<PathBuf> {
-        let mut paths: Vec<PathBuf> = self.files.iter().map(|file| file.path.clone()).collect();
+        let files = self.files.iter().filter(|file| file.elsewhere.is_none());
+        let mut paths: Vec<PathBuf> = files.map(|file| file.path.clone()).collect();
         // Pieces of one file come one behind the other.
         paths.dedup();
         paths

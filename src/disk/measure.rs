@@ -9,6 +9,7 @@ use crate::disk::engine::Engine;
 use crate::disk::facts::SourceDisk;
 use crate::disk::failure::Call;
 use crate::disk::read::{Holds, Reader, Room};
+use crate::disk::remote::Elsewhere;
 use crate::disk::watch;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::{Compression, OutputFormat, Preallocation};
@@ -37,9 +38,12 @@ pub(crate) fn run(
     control: &Control,
 ) -> Result<Measure> {
     let mut content = Content { piece: piece_bytes(target.format), ..Content::default() };
-    match engine.reader(source, control)? {
-        Some(reader) => ours(reader.as_ref(), control, &mut content)?,
-        None => by_qemu(engine, source, control, &mut content)?,
+    match source.remote.as_ref().and_then(Elsewhere::most_data) {
+        Some(most) => content.add(0, most),
+        None => match engine.reader(source, control)? {
+            Some(reader) => ours(reader.as_ref(), control, &mut content)?,
+            None => by_qemu(engine, source, control, &mut content)?,
+        },
     }
     let Content { data, pieces, piece, .. } = content;
     let size = source.facts.virtual_size;

@@ -99,6 +99,7 @@ pub fn open_source(
         layers,
         node,
         own_files: 0,
+        remote: None,
     })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   written by the guest work:   overlay ──▶ source (read-only)       make_overlay
+//!   of a source elsewhere:       overlay ──▶ copy (read-only)         make_overlay_on_copy
 //!   as a disk of its own:        overlay ──▶ source                   SourceDisk::seen_through
 //!   put into the finished copy:  overlay ──▶ result                   commit_overlay
 //! ```
@@ -25,6 +26,7 @@ use crate::disk::engine::{Engine, short_limits};
 use crate::disk::facts::{FileIdentity, LayerFile, SourceDisk};
 use crate::disk::failure::Call;
 use crate::disk::format::Format;
+use crate::disk::native::PIECE_BYTES;
 use crate::disk::node;
 use crate::disk::watch;
 use crate::model::error::{Error, Kind, Result};
@@ -34,6 +36,10 @@ use crate::sys::process::ChildLimits;
 
 /// What a qcow2 header can hold as the name of its backing file.
 const MOST_NAME_BYTES: usize = 1023;
+/// In what an overlay grows, as QEMU has it by itself, …
+const USUAL_CLUSTER: u64 = 64 << 10;
+/// … and where it has to hold whole pieces of a copy.
+const COPYS_PIECE: u64 = PIECE_BYTES;
 /// A fresh overlay is some tables, however large the disk is.
 const FRESH_BYTES: u64 = 256 << 20;
 /// Tables that a result may grow by, besides the overlay's content.
@@ -50,23 +56,49 @@ impl Engine {
         virtual_size: u64,
         control: &Control,
     ) -> Result<()> {
-        let node = source.qemu_node()?;
-        let backing = node::name(node);
-        if backing.len() > MOST_NAME_BYTES {
-            return Err(Error::new(
-                Kind::Unsupported,
-                format!("{} and what it stands on cannot be named in an overlay", source.path.display()),
-            )
-            .source(source.path.display().to_string())
-            .advice("consolidate its snapshots, or move its files to a directory with a shorter path"));
+        // What is not on this machine no QEMU opens: only we see it through the overlay, whatever its header says.
+        let below = if source.is_remote() { None } else { Some((source.qemu_node()?, &*source.path)) };
+        self.make_fresh(below, USUAL_CLUSTER, path, virtual_size, control)
+    }
+
+    /// The same on a finished copy, in whose pieces it grows: whatever is changed of a piece, all of it is in the overlay then. So the result
+    /// can be held against the overlay and what is known of the copy, and the source need not be read for that.
+    pub fn make_overlay_on_copy(
+        &self,
+        (copy, format): (&Path, OutputFormat),
+        path: &Path,
+        virtual_size: u64,
+        control: &Control,
+    ) -> Result<()> {
+        let node = node::result(format, copy)?;
+        self.make_fresh(Some((&node, copy)), COPYS_PIECE, path, virtual_size, control)
+    }
+
+    fn make_fresh(
+        &self,
+        below: Option<(&Value, &Path)>,
+        cluster: u64,
+        path: &Path,
+        virtual_size: u64,
+        control: &Control,
+    ) -> Result<()> {
+        let layout = format!("compat=1.1,lazy_refcounts=off,cluster_size={cluster}");
+        let mut args = ["create", "-q", "-u", "-f", "qcow2", "-o", &layout].map(str::to_owned).to_vec();
+        if let Some((node, named)) = below {
+            let backing = node::name(node);
+            if backing.len() > MOST_NAME_BYTES {
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    format!("{} and what it stands on cannot be named in an overlay", named.display()),
+                )
+                .source(named.display().to_string())
+                .advice("consolidate its snapshots, or move its files to a directory with a shorter path"));
+            }
+            let driver = node["driver"].as_str().unwrap_or("raw").to_owned();
+            args.extend(["-b".to_owned(), backing, "-F".to_owned(), driver]);
         }
-        let driver = node["driver"].as_str().unwrap_or("raw").to_owned();
+        args.extend([name_of(path)?, virtual_size.to_string()]);
         create(path)?;
-        let mut args = ["create", "-q", "-u", "-f", "qcow2", "-o", "compat=1.1,lazy_refcounts=off"]
-            .map(str::to_owned)
-            .to_vec();
-        args.extend(["-b".to_owned(), backing, "-F".to_owned(), driver, name_of(path)?]);
-        args.push(virtual_size.to_string());
         let limits = ChildLimits { file_size_bytes: Some(FRESH_BYTES), ..short_limits() };
         let spec = self.spec(args, Vec::new(), vec![path.to_owned()], limits);
         let call = Call {

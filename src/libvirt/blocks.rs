@@ -12,10 +12,10 @@ use virt::domain::Domain;
 use virt::sys;
 
 use super::domains::{checked_path, child, is_active, known, parse, xml_of};
-use super::element::Element;
 use super::failure::told;
 use super::foreign::blocks as foreign;
 use super::link::Link;
+use crate::model::element::Element;
 use crate::model::error::{Error, Kind, Result};
 
 /// How often a job is looked at.

@@ -1,6 +1,6 @@
 //! What disks and network cards may use, as libvirt is told it: in its units.
 
-use super::element::Element;
+use crate::model::element::Element;
 use crate::model::limits::{DiskLimits, FlowLimit, NicLimits};
 
 /// libvirt hands rates of cards to the kernel's traffic control, whose kilobytes are thousands of bytes, …

@@ -11,7 +11,6 @@ pub mod connections;
 mod defined;
 #[cfg(feature = "libvirt")]
 pub mod domains;
-mod element;
 #[cfg(feature = "libvirt")]
 mod event_loop;
 #[cfg(feature = "libvirt")]

@@ -10,10 +10,10 @@ use virt::error::ErrorNumber;
 use virt::storage_pool::StoragePool;
 use virt::sys;
 
-use super::element::Element;
 use super::failure::told;
 use super::link::Link;
 use super::volumes::checked;
+use crate::model::element::Element;
 use crate::model::error::{Error, Kind, Result};
 
 /// libvirt writes `<name>.xml.new` into a directory of its own.

@@ -1,6 +1,6 @@
 //! How a domain says that this program made it: one element below `<metadata>`.
 
-use super::element::Element;
+use crate::model::element::Element;
 use crate::model::provenance::{ConfiguredAddress, Provenance};
 
 /// The namespace of our element; libvirt keeps what stands in a namespace of its own.

@@ -10,10 +10,10 @@ use virt::storage_pool::StoragePool;
 use virt::storage_vol::StorageVol;
 use virt::sys;
 
-use super::element::Element;
 use super::failure::told;
 use super::link::Link;
 use super::{pools, volume_users};
+use crate::model::element::Element;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::{OutputFormat, Preallocation};
 

@@ -18,6 +18,7 @@ use super::job::Stage;
 use super::machine::Machine;
 use super::manifest::{FixEngine, FstabMode, OnNoOs, OnUnsupportedGuest};
 use super::placement::Placement;
+use super::remote::PlannedRemote;
 use super::setup::Setup;
 pub use super::source_format::{Packing, SourceFormat};
 use super::validation::Weights;
@@ -361,6 +362,9 @@ pub struct Plan {
     pub stages: Vec<PlannedStage>,
     /// The disks; the boot disk first.
     pub disks: Vec<PlannedDisk>,
+    /// Whose disks these are, if they are not here: without any until that was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<Box<PlannedRemote>>,
     /// The machine that the results are for.
     #[serde(default)]
     pub machine: Option<Machine>,
@@ -415,7 +419,7 @@ impl Plan {
         if let Some(setup) = &mut self.guest.setup {
             setup.accounts.hide_passwords();
         }
-        self
+        self.without_draft()
     }
 
     /// Whether the guest is opened.

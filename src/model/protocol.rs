@@ -10,10 +10,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::bandwidth::Rate;
-use super::config::PreflightSettings;
+use super::config::{PreflightSettings, VcConnectionSettings};
 use super::error::Error;
 use super::job::Stage;
 use super::plan::Plan;
+use super::remote::Description;
 use super::report::Report;
 use super::retry::Retries;
 
@@ -71,9 +72,22 @@ pub struct WorkLimits {
     /// The attempt's log, beside which lies what else is to be kept of it; none: nothing is kept. Set by whoever starts the worker.
     #[serde(default)]
     pub log: Option<PathBuf>,
+    /// How remote sources are asked and read.
+    #[serde(default)]
+    pub remote: RemoteLimits,
     /// The lock under which it writes its results; none: nobody else can.
     #[serde(default)]
     pub lock: Option<HeldLock>,
+}
+
+/// How remote sources are asked and read.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RemoteLimits {
+    /// When a server that does not answer is asked again.
+    pub connection: VcConnectionSettings,
+    /// On at most so many connections; none: as many as the plan says.
+    pub connections: Option<u32>,
 }
 
 /// A lock of this host on a directory with results, as whoever writes there holds it against the file.
@@ -110,6 +124,7 @@ impl WorkLimits {
             preflight: PreflightSettings::default(),
             gives_up: true,
             log: None,
+            remote: RemoteLimits::default(),
             lock: None,
         }
     }
@@ -179,7 +194,7 @@ pub enum WorkerOutcome {
     },
     /// It was told to cancel, and has cleaned up.
     Cancelled,
-    /// It was told to stop (or lost its service) and can go on later.
+    /// It was told to stop (or lost its service) and can go on later; or it was only to ask what its VM is.
     Stopped,
 }
 
@@ -228,6 +243,8 @@ pub enum WorkerEvent {
         /// How far.
         percentage: f64,
     },
+    /// What its VM is: its plan does not know that, or knows something else, so it ends, to begin with another one.
+    Described(Box<Description>),
     /// What it will still write where its results go, now that it has looked at its sources.
     Room {
         /// Bytes.

@@ -1,5 +1,7 @@
 //! Sizes, rates and durations as people write them, and times as files carry them.
 
+use std::collections::BTreeSet;
+
 use crate::model::error::{Error, Kind, Result};
 
 /// `10GiB`, `512MiB`, `1.5TiB`, `4096` → bytes. Decimal units (`GB`) count thousands.
@@ -92,6 +94,19 @@ pub fn safe_id(text: &str) -> String {
     }
     let trimmed = id.trim_end_matches('-');
     if trimmed.is_empty() { "unnamed".to_owned() } else { trimmed.to_owned() }
+}
+
+/// A disk's id: its file's stem, and a number if another disk has that already.
+pub(crate) fn own_id(name: &str, ids: &mut BTreeSet<String>) -> String {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    let stem = safe_id(last.rsplit_once('.').map_or(last, |(stem, _)| stem));
+    let mut id = stem.clone();
+    let mut number = 2;
+    while !ids.insert(id.clone()) {
+        id = format!("{stem}-{number}");
+        number += 1;
+    }
+    id
 }
 
 /// Whether a text is an id.

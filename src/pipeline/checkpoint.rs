@@ -110,6 +110,15 @@ pub struct FinishedDisk {
     pub holds: Holds,
 }
 
+/// A disk elsewhere of which all is here and durable, for its result to be made from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FetchedDisk {
+    /// What it was fetched from.
+    pub source: Vec<FileIdentity>,
+    /// The file.
+    pub file: FileMark,
+}
+
 /// What a finished partial file's content is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -302,6 +311,9 @@ pub struct Checkpoint {
     pub mark: String,
     /// Finished disks, by id.
     pub disks: BTreeMap<String, FinishedDisk>,
+    /// Disks that were fetched for that, by id.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fetched: BTreeMap<String, FetchedDisk>,
     /// What the guest work found and made, once all of it is durable.
     #[serde(default)]
     pub guest: Option<GuestRecord>,
@@ -331,6 +343,7 @@ impl Checkpoint {
             elsewhere: super::publish::partial_names_elsewhere(plan, &mark),
             mark,
             disks: BTreeMap::new(),
+            fetched: BTreeMap::new(),
             guest: None,
             stage_seconds: BTreeMap::new(),
             stage_times: BTreeMap::new(),
@@ -462,7 +475,9 @@ pub fn is_worth_resuming(plan: &Plan) -> bool {
     let left = Dir::open(&plan.output.directory)
         .ok()
         .and_then(|dir| Checkpoint::read(&dir, &plan.vm_id).ok().flatten());
-    left.is_some_and(|checkpoint| !checkpoint.disks.is_empty() || checkpoint.intent.is_some())
+    left.is_some_and(|checkpoint| {
+        !checkpoint.disks.is_empty() || !checkpoint.fetched.is_empty() || checkpoint.intent.is_some()
+    })
 }
 
 /// What of a plan decides about the bytes and names of the results.

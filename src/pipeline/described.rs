@@ -5,8 +5,11 @@
 
 use std::path::{Path, PathBuf};
 
+use super::remote;
+
 #[cfg(feature = "libvirt")]
 use super::users::{WITHIN, in_time};
+use crate::disk::Control;
 #[cfg(feature = "libvirt")]
 use crate::libvirt::{
     LibvirtUri,
@@ -18,7 +21,9 @@ use crate::model::config::Settings;
 use crate::model::error::{Error, Result};
 use crate::model::facts::Facts;
 use crate::model::libvirt_uri::{Reach, SYSTEM, check_form};
-use crate::model::planner::{Origin, Submission, VmOrigins};
+use crate::model::plan::Plan;
+use crate::model::planner::{self, Origin, Submission, VmOrigins};
+use crate::model::protocol::RemoteLimits;
 use crate::source::{self, Libvirt, LibvirtDomain};
 
 /// The machines that are described there; one at least. See [`source::machines`].
@@ -34,6 +39,14 @@ pub fn submission(
     settings: &Settings,
 ) -> Result<Submission> {
     source::submission(bytes, filename, base_directory, settings, &OfThisHost::of(settings))
+}
+
+/// A plan with the disks of its VM, where a server has to be asked for them; whoever calls waits for the answer.
+pub fn completed(plan: Plan, settings: &Settings, control: &Control) -> Result<Plan> {
+    let Some(remote) = plan.remote.as_ref().filter(|remote| remote.found.is_none()) else { return Ok(plan) };
+    let limits = RemoteLimits { connection: settings.vc_connection.clone(), connections: None };
+    let source = remote::ask(&remote::Access::read(remote)?, remote, &limits, control)?;
+    planner::describe(&plan, &source.description(), settings)
 }
 
 /// Where each value of it comes from. See [`source::origins`].

@@ -97,7 +97,7 @@ impl DiskProcessor {
                 format: "qcow2".to_owned(),
                 grown_from: None,
             });
-            files.sources.extend(disk.identity().iter().map(|file| file.path.clone()));
+            files.sources.extend(disk.paths());
             files.overlays.push(path.clone());
         }
         let order = Order {
@@ -136,7 +136,7 @@ impl DiskProcessor {
             }
         }
         for disk in disks {
-            disk.check_unchanged()?;
+            disk.check_unchanged(&self.control)?;
         }
         let identity =
             found.ok_or_else(|| Error::internal("the guest was looked at, and nothing was told of it"))?;

@@ -3,19 +3,13 @@
 //! A key file holds nothing but the key; a stored credential names it, or the file that does. They are read when the work begins and
 //! never stored. What is not here: who may name which file (see the planner), and what is opened with a key.
 
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::io;
 use std::path::Path;
 
 use crate::model::credential::Credential;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::KeySource;
-use crate::sys::fs::open_nofollow;
-
-/// No passphrase and no credential is longer.
-const MOST_BYTES: u64 = 64 << 10;
-/// Permissions of those who are neither the owner nor in the group.
-const OTHERS: u32 = 0o007;
+use crate::sys::secret;
 
 /// The key that a plan names.
 pub(super) fn planned(source: &KeySource) -> Result<String> {
@@ -28,7 +22,7 @@ pub(super) fn planned(source: &KeySource) -> Result<String> {
 /// What a key file holds, without the line break that editors put at its end.
 pub fn key_file(path: &Path) -> Result<String> {
     let text = read(path, "read the key file")?;
-    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+    Ok(secret::without_line_break(&text).to_owned())
 }
 
 /// The password of a stored credential.
@@ -39,7 +33,7 @@ fn credential(path: &Path) -> Result<String> {
         let path = path.display();
         Error::new(Kind::Source, format!("the stored credential {path} {cause}")).advice(advice)
     };
-    if credential.host.is_some() || credential.username.is_some() {
+    if credential.host.is_some() || credential.username.is_some() || credential.of_a_server().is_some() {
         return Err(unfit(
             "is the login of a host, and a guest that is given it could keep it",
             "store the volume's key in a credential of its own, without `host` and `username`",
@@ -56,21 +50,16 @@ fn credential(path: &Path) -> Result<String> {
 }
 
 fn read(path: &Path, what: &str) -> Result<String> {
-    let failed = |error: io::Error| {
+    secret::read(path).map_err(|error| {
         let advice = match error.kind() {
             io::ErrorKind::NotFound => "check the name; whoever administers this machine puts the file there",
             io::ErrorKind::InvalidData => "a key has to be text: passphrases are, random bytes are not",
-            _ => "it has to be a plain file, no symbolic link, that the user who converts may read",
+            _ => {
+                "it has to be a plain file, no symbolic link, that the user who converts may read and not everybody may write"
+            }
         };
         Error::io(Kind::Source, what, path, &error).advice(advice)
-    };
-    let file = open_nofollow(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.mode() & OTHERS != 0 {
-        tracing::warn!(path = %path.display(), "everybody on this machine may use this key: `chmod o= FILE`");
-    }
-    let mut text = String::new();
-    file.take(MOST_BYTES).read_to_string(&mut text).map_err(failed)?;
-    Ok(text)
+    })
 }
 
 #[cfg(test)]

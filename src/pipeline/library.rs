@@ -65,7 +65,9 @@ impl Migration {
         };
         let mut plans = submission.plans(&batch_id, "", &settings)?;
         match (plans.pop(), plans.is_empty()) {
-            (Some(plan), true) => Ok(Migration::of_plan(plan)),
+            (Some(plan), true) => {
+                described::completed(plan, &settings, &Control::new()).map(Migration::of_plan)
+            }
             _ => Err(Error::new(Kind::Unsupported, "the manifest names several VMs")
                 .advice("make a migration of each of its plans")),
         }
@@ -253,6 +255,6 @@ impl DiskProcessor {
             on_progress(progress.bytes_done as f64 / progress.bytes_total.max(1) as f64);
         })?;
         self.engine.compare(source, &target.path, target.format, &self.control, &mut |_| {})?;
-        source.check_unchanged()
+        source.check_unchanged(&self.control)
     }
 }

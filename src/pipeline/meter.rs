@@ -22,6 +22,8 @@ const PUBLISHING_SHARE: f64 = 0.01;
 pub(super) enum Pass {
     /// Hashing the source against the manifest's checksum, beside the copy.
     Checksum,
+    /// Bringing a disk elsewhere to this machine, before its result is written.
+    Fetch,
     /// Looking at the guest and repairing it.
     Guest,
     /// Writing the result.
@@ -41,7 +43,7 @@ impl Pass {
     fn weight(self) -> f64 {
         match self {
             Pass::Checksum => 0.4,
-            Pass::Guest | Pass::Copy | Pass::Boot | Pass::Import => 1.0,
+            Pass::Fetch | Pass::Guest | Pass::Copy | Pass::Boot | Pass::Import => 1.0,
             Pass::Compare => 0.6,
             Pass::Hash => 0.4,
         }

@@ -24,6 +24,7 @@ mod names;
 mod patience;
 pub mod preflight;
 pub mod publish;
+mod remote;
 mod report;
 mod stages;
 mod target;

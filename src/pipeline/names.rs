@@ -9,7 +9,8 @@ use super::directories::{Directories, open_others};
 use super::hooks::ledger_name;
 use super::publish::{exists, failed, replaceable};
 use crate::model::error::Result;
-use crate::model::plan::{OnExists, Plan, PlannedDisk};
+use crate::model::job::Stage;
+use crate::model::plan::{OnExists, OutputFormat, Plan, PlannedDisk, Preallocation};
 use crate::sys::dir::Dir;
 
 /// The report's name.
@@ -71,6 +72,25 @@ pub fn grown_name(disk_id: &str) -> String {
     format!(".{disk_id}.grown.partial")
 }
 
+/// The name of what was fetched of a disk elsewhere.
+pub(super) fn fetched_name(disk_id: &str) -> String {
+    format!(".{disk_id}.fetched.partial")
+}
+
+/// The name of what is known of how far that is.
+pub(super) fn fetch_journal_name(disk_id: &str) -> String {
+    format!(".{disk_id}.fetched{COPY_JOURNAL}")
+}
+
+/// Whether a disk elsewhere has to be fetched whole before its result is written: where that cannot be changed later and the guest is opened,
+/// and where QEMU writes it, which does not go on with what was cut.
+pub(super) fn fetches(plan: &Plan, disk: &PlannedDisk) -> bool {
+    let is_stream = plan.opens_guest() && plan.copying_stage() == Stage::Convert;
+    let is_qemus =
+        plan.preallocation_of(disk) != Preallocation::Off && plan.format_of(disk) != OutputFormat::Raw;
+    is_stream || is_qemus
+}
+
 /// All names that a VM's unfinished work has in its own directory.
 #[must_use]
 pub fn partial_names(plan: &Plan) -> Vec<String> {
@@ -78,8 +98,10 @@ pub fn partial_names(plan: &Plan) -> Vec<String> {
     let copies = here.flat_map(|disk| copy_names(plan, disk, ""));
     let overlays = plan.disks.iter().filter(|_| plan.opens_guest()).map(|disk| overlay_name(&disk.id));
     let grown = plan.disks.iter().filter(|disk| disk.resize.is_some()).map(|disk| grown_name(&disk.id));
+    let fetched = plan.disks.iter().filter(|disk| fetches(plan, disk));
+    let fetched = fetched.flat_map(|disk| [fetched_name(&disk.id), fetch_journal_name(&disk.id)]);
     let hooks = (!plan.hooks.is_empty()).then(|| ledger_name(&plan.vm_id));
-    copies.chain(overlays).chain(grown).chain(hooks).collect()
+    copies.chain(overlays).chain(grown).chain(fetched).chain(hooks).collect()
 }
 
 /// All names that it has in other directories.

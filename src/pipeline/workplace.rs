@@ -15,6 +15,7 @@ use super::guest_child::{GuestPlace, KVM_DEVICE};
 use super::host_lock::HostFence;
 use super::launch::appliance_log;
 use super::patience::patience;
+use super::remote::Access;
 use super::users;
 use super::{hooks, keys};
 use crate::disk::Fence as _;
@@ -53,6 +54,8 @@ pub(super) struct Workplace {
     pub(super) guest: Option<GuestPlace>,
     /// The keys that the plan names, in its order; read before the sandbox closes, which does not know their files.
     pub(super) passphrases: Vec<String>,
+    /// How the source is asked for and read, if it is remote; read before the sandbox closes likewise.
+    pub(super) access: Option<Access>,
     /// Who runs the hooks, if there are any; started before the sandbox closes, which would confine them.
     pub(super) hooks: Option<Arc<hooks::Host>>,
     /// Why a hook cannot be run, looked at where its file can be seen. It is of interest only if there is work to do.
@@ -110,6 +113,7 @@ impl Workplace {
         let (console, screenshot) = (kept("console.txt")?, kept("screen.png")?);
         let named = order.plan.guest.keys.iter().filter(|_| opens_guest || tries);
         let passphrases = named.map(|key| keys::planned(&key.source)).collect::<Result<_>>()?;
+        let access = order.plan.remote.as_ref().map(|remote| Access::read(remote)).transpose()?;
         let unfit = hooks::check(&order.plan, &order.limits.hook_roots).err();
         let wanted = !order.plan.hooks.is_empty() || !order.limits.preflight.validators.is_empty();
         let hooks = wanted.then(|| hooks::Host::start(launcher.stub()).map(Arc::new)).transpose()?;
@@ -119,6 +123,7 @@ impl Workplace {
             group,
             guest,
             passphrases,
+            access,
             hooks,
             unfit,
             console,
@@ -191,8 +196,9 @@ impl Workplace {
     pub(super) fn rules(&self, order: &WorkOrder) -> Rules {
         // A child's counters tell whether it makes progress; its own sandbox does not let it read this.
         let mut read = vec![PathBuf::from("/proc")];
-        for disk in &order.plan.disks {
-            read.extend(readable_for(disk));
+        match &self.access {
+            Some(access) => read.extend(access.readable()),
+            None => read.extend(order.plan.disks.iter().flat_map(readable_for)),
         }
         if order.plan.output.on_exists == OnExists::Replace {
             read.extend(users::readable());

@@ -9,7 +9,7 @@ use crate::model::error::Error;
 use crate::model::parse;
 use crate::model::plan::{Plan, Preflight};
 use crate::model::planner::{BatchName, Submission};
-use crate::model::protocol::WorkLimits;
+use crate::model::protocol::{RemoteLimits, WorkLimits};
 use crate::model::schema::{SchemaKind, schema};
 use crate::model::validation::{Finding, Findings, Severity, Validation, Weights};
 use crate::pipeline::described;
@@ -108,8 +108,21 @@ fn check_manifest(
     };
     let several = plans.len() > 1;
     let (mut errors, mut results, mut level) = (Vec::new(), Vec::<Finding>::new(), Preflight::Full);
-    for plan in &plans {
+    for plan in plans {
         level = plan.preflight;
+        // The service answers at once: it waits for no server.
+        let plan = match look {
+            Look::IntoGuests => described::completed(plan, settings, control),
+            Look::AtDisks => Ok(plan),
+        };
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(error) => {
+                errors.push(error);
+                continue;
+            }
+        };
+        let plan = &plan;
         let launcher = Launcher::this_program();
         let findings = rehearse(plan, &limits(plan, settings), &launcher, look, control, beginning);
         let failing = findings.found().iter().filter(|raised| raised.finding.severity.fails());
@@ -152,6 +165,7 @@ fn limits(plan: &Plan, settings: &Settings) -> WorkLimits {
         disk_reserve_bytes: Policy::of(settings).reserve(total),
         hook_roots: settings.hooks.allowed_dirs.clone(),
         preflight: settings.preflight.clone(),
+        remote: RemoteLimits { connection: settings.vc_connection.clone(), connections: None },
         ..WorkLimits::unbound(settings.work_dir.clone(), settings.stall_timeout_s)
     }
 }

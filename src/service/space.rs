@@ -49,7 +49,10 @@ pub fn probe(plan: &Plan) -> Option<SpaceProbe> {
 /// What has to be read of a plan's sources; `None` where it cannot be told.
 #[must_use]
 pub fn source_bytes(plan: &Plan) -> Option<u64> {
-    let mut disks = plan.disks.iter();
+    let mut disks = plan.disks.iter().filter(|_| !plan.is_to_be_described());
+    if plan.remote.is_some() {
+        return disks.try_fold(0, |sum: u64, disk| Some(sum.saturating_add(disk.bytes?)));
+    }
     disks.try_fold(0, |sum: u64, disk| Some(sum.saturating_add(files(disk, fs::allocated_bytes)?)))
 }
 
@@ -63,6 +66,9 @@ fn share(directory: &Path, need: u64) -> Option<SpaceProbe> {
 /// What results of these disks take.
 fn needed<'p>(plan: &Plan, mut disks: impl Iterator<Item = &'p PlannedDisk>) -> Option<u64> {
     let bytes = |disk: &PlannedDisk| match plan.preallocation_of(disk).lays_out() {
+        true if plan.remote.is_some() => disk.bytes,
+        // How much of it is data only its server knows: whoever reads it measures that.
+        false if plan.remote.is_some() => Some(0),
         true => laid_out(disk),
         false => files(disk, fs::allocated_bytes),
     };

@@ -22,7 +22,7 @@ use crate::model::checksum;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::{Facts, FoundDisk};
 use crate::model::plan::{Packing, SourceFormat};
-use crate::model::units::safe_id;
+use crate::model::units::own_id;
 
 /// The machines of an OVA.
 pub(super) fn read_archive(path: &Path) -> Result<Vec<Facts>> {
@@ -245,19 +245,6 @@ fn sums_of_pieces(sums: &Sums, file: &FileRef, item: &Item, warnings: &mut Vec<S
         ));
         Vec::new()
     })
-}
-
-/// A disk's id: its file's stem, and a number if another disk has that already.
-pub(super) fn own_id(name: &str, ids: &mut BTreeSet<String>) -> String {
-    let last = name.rsplit('/').next().unwrap_or(name);
-    let stem = safe_id(last.rsplit_once('.').map_or(last, |(stem, _)| stem));
-    let mut id = stem.clone();
-    let mut number = 2;
-    while !ids.insert(id.clone()) {
-        id = format!("{stem}-{number}");
-        number += 1;
-    }
-    id
 }
 
 fn by_suffix(name: &str) -> Option<SourceFormat> {

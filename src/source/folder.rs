@@ -11,12 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use super::appliance::own_id;
 use crate::disk::{Format, Needs, detect, files_alike, names_in};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::{Controller, Facts, FoundDisk};
 use crate::model::grouping::{Grouping, natural_order};
 use crate::model::plan::SourceFormat;
+use crate::model::units::own_id;
 
 /// A directory with more is none of disks.
 const MOST_FILES: usize = 10_000;

@@ -15,7 +15,6 @@ pub mod profiles;
 mod shelf;
 mod sums;
 mod tar;
-mod vmware;
 mod vmx;
 
 use std::path::{Path, PathBuf};

@@ -1,24 +1,19 @@
 //! Connections: names are looked up, addresses that nothing is sent to are left out, and TLS is laid over what remains.
 //!
-//! The address that was looked at is the one that is connected to, so a name that leads elsewhere a moment later changes nothing. TLS is
-//! rustls, its cryptography `ring`, with the machine's own certificates, read for each connection: what is not kept is never out of date. What is
-//! not here: what is said over a connection.
+//! The address that was looked at is the one that is connected to, so a name that leads elsewhere a moment later changes nothing. Whom
+//! [`encrypt`] trusts is read for each connection: what is not kept is never out of date. What is not here: TLS itself, and what is said over
+//! a connection.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Duration;
 
-use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
 use super::NoAnswer;
+use super::trust::{Tls, Trust};
 use crate::model::web_address::forbidden;
 
 /// One address has so long to answer, so that the others of a host have a turn.
@@ -122,41 +117,17 @@ async fn connect_once(host: &str, port: u16, reach: Reach) -> Result<TcpStream, 
     })
 }
 
-/// Lays TLS over a connection; the other end has to be `host`.
+/// Lays TLS over a connection; the other end has to be `host`, and somebody whom the machine or `ca_file` trusts has to vouch for it.
 pub(crate) async fn encrypt(
     stream: TcpStream,
     host: &str,
     ca_file: Option<&Path>,
 ) -> Result<Box<dyn Stream>, NoAnswer> {
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| NoAnswer::Failed(format!("{host} is no name that a certificate could be for")))?;
     let ca_file = ca_file.map(Path::to_path_buf);
-    let trusted = tokio::task::spawn_blocking(move || trust(ca_file)).await;
-    let config =
-        trusted.unwrap_or_else(|_| Err(NoAnswer::Failed("reading certificates broke off".to_owned())))?;
-    let encrypted = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
-    let encrypted =
-        encrypted.map_err(|error| NoAnswer::Failed(format!("cannot speak TLS with {host}: {error}")))?;
-    Ok(Box::new(encrypted))
-}
-
-/// Whom we trust: those whom the machine does, and who stands in `ca_file`.
-fn trust(ca_file: Option<PathBuf>) -> Result<ClientConfig, NoAnswer> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if let Some(path) = ca_file {
-        let unfit = |why: String| NoAnswer::Failed(format!("cannot use {}: {why}", path.display()));
-        let read = CertificateDer::pem_file_iter(&path).map_err(|error| unfit(error.to_string()))?;
-        let read: Vec<CertificateDer<'_>> =
-            read.collect::<Result<_, _>>().map_err(|error| unfit(error.to_string()))?;
-        if roots.add_parsable_certificates(read).0 == 0 {
-            return Err(unfit("it holds no certificate".to_owned()));
-        }
-    }
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|error| NoAnswer::Failed(format!("TLS cannot be set up: {error}")))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    let read = move || Tls::new(Trust::System { ca_file: ca_file.as_deref() });
+    let tls = tokio::task::spawn_blocking(read).await;
+    let tls = tls.unwrap_or_else(|_| Err(NoAnswer::Failed("reading certificates broke off".to_owned())))?;
+    tls.over(stream, host).await
 }
 
 #[cfg(test)]
@@ -215,15 +186,5 @@ mod tests {
         let _waiting = std::net::TcpStream::connect(address).unwrap();
         let take = || drop(door.accept());
         assert_eq!(tried("127.0.0.1", address.port(), take), (true, 1));
-    }
-
-    #[test]
-    fn a_file_of_certificates_has_to_hold_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("ca.pem");
-        assert!(trust(Some(file.clone())).is_err());
-        std::fs::write(&file, "nothing").unwrap();
-        assert!(trust(Some(file)).unwrap_err().to_string().contains("no certificate"));
-        trust(None).unwrap();
     }
 }

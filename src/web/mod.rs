@@ -6,12 +6,14 @@
 //!      └──────────────────────────── where it leads on, if the caller has that followed ◀─────────────────────────┘
 //! ```
 //!
-//! Each step of a chain of redirects is looked at as the first one is. A connection serves one request: those who ask do so rarely, and what is not
-//! kept costs nothing in between. No proxy of the environment is used, which would look up names elsewhere. Only reaching a host is tried again, as long as the
+//! Each step of a chain of redirects is looked at as the first one is. A connection serves one request: most who ask do so rarely, and what is not
+//! kept costs nothing in between. Who asks one server again and again keeps a connection open ([`Kept`]); redirects are not followed there. No proxy of the environment is used, which would look up names elsewhere. Only reaching a host is tried again, as long as the
 //! caller is patient: nothing is said by then. What is not here: who asks for what, how long it may take, and whether it is asked again.
 
 mod address;
 mod connection;
+mod kept;
+mod trust;
 
 use std::future::poll_fn;
 use std::path::Path;
@@ -21,6 +23,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, LOCATION, USER_AGENT,
 };
+use hyper::http::request::Builder;
 use hyper::{HeaderMap, Method, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
@@ -28,6 +31,8 @@ use tokio::task::JoinSet;
 pub(crate) use self::address::address;
 use self::address::leads_to;
 pub(crate) use self::connection::{Patience, Reach, Stream, connect, encrypt, once};
+pub(crate) use self::kept::{Kept, Said};
+pub(crate) use self::trust::{Flaw, Tls, Trust, Untrusted};
 use crate::model::web_address::WebAddress;
 
 /// Why there is no answer.
@@ -39,6 +44,9 @@ pub(crate) enum NoAnswer {
     /// It did not get through.
     #[error("{0}")]
     Failed(String),
+    /// Who answers there is not trusted.
+    #[error("{0}")]
+    Untrusted(Untrusted),
 }
 
 /// What is asked.
@@ -150,20 +158,27 @@ async fn exchange(request: &Request<'_>) -> Result<Answer, NoAnswer> {
 }
 
 fn message(request: &Request<'_>) -> Result<hyper::Request<String>, NoAnswer> {
-    let mut message = hyper::Request::builder()
+    let head = hyper::Request::builder()
         .method(&request.method)
         .uri(&request.address.target)
-        .header(HOST, request.address.authority())
+        .header(HOST, request.address.authority());
+    complete(head, request.body.clone(), request.headers.clone())
+}
+
+/// A request with the headers that each of them has, and those that its caller wants: his word is the last one.
+fn complete(head: Builder, body: String, headers: HeaderMap) -> Result<hyper::Request<String>, NoAnswer> {
+    let is_empty = body.is_empty();
+    let mut message = head
         .header(ACCEPT, "*/*")
         .header(USER_AGENT, concat!("hyper2kvm/", env!("CARGO_PKG_VERSION")))
-        .body(request.body.clone())
+        .body(body)
         .map_err(|error| NoAnswer::Refused(format!("this cannot be asked: {error}")))?;
-    let expects_body = matches!(request.method, Method::POST | Method::PUT | Method::PATCH);
-    if request.body.is_empty() && expects_body {
+    let expects_body = matches!(*message.method(), Method::POST | Method::PUT | Method::PATCH);
+    if is_empty && expects_body {
         // Some servers refuse what does not say so.
         message.headers_mut().insert(CONTENT_LENGTH, 0.into());
     }
-    message.headers_mut().extend(request.headers.clone());
+    message.headers_mut().extend(headers);
     Ok(message)
 }
 

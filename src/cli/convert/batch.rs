@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::ConvertArgs;
 use super::inputs::{Understood, Work, name_of, of_plan, put, put_options, settings};
 use crate::cli::input::Input;
+use crate::disk::Control;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::planner::{RefusedVm, Submission};
 use crate::pipeline::described;
@@ -130,7 +131,11 @@ pub(super) fn add(
     let above = submission.output_directory.clone().unwrap_or_else(|| base.to_owned());
     let batch_id = name_of(&submission);
     for plan in submission.plans(&batch_id, "", &settings)? {
-        all.works.push(of_plan(input, plan, (&batch_id, &settings), &above, (named, true)));
+        let vm_id = plan.vm_id.clone();
+        match described::completed(plan, &settings, &Control::new()) {
+            Ok(plan) => all.works.push(of_plan(input, plan, (&batch_id, &settings), &above, (named, true))),
+            Err(error) => all.refused.push(RefusedVm { vm_id, error }),
+        }
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use super::inputs::resume_line;
+use super::again::resume_line;
 use super::running::{AllEnded, Ended, state_of};
 use crate::cli::table::printable;
 use crate::cli::{Exit, Failure, Ui};

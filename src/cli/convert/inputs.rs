@@ -14,6 +14,8 @@ use crate::cli::given::{
     document_of_machine, is_elsewhere, refuse_what_comes_later,
 };
 use crate::cli::input::Input;
+use crate::cli::remote;
+use crate::disk::Control;
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::Facts;
@@ -21,7 +23,7 @@ use crate::model::manifest::values::Mac;
 use crate::model::parse;
 use crate::model::plan::{Plan, SourceFormat};
 use crate::model::planner::{BatchName, RefusedVm, Submission, VmOrigins};
-use crate::model::protocol::{WorkLimits, WorkOrder};
+use crate::model::protocol::{RemoteLimits, WorkLimits, WorkOrder};
 use crate::model::units::safe_id;
 use crate::pipeline::described;
 
@@ -88,12 +90,16 @@ enum Item {
     Batch(Input, Value),
     Disk(SourceFormat),
     Machine(Box<Facts>),
+    Elsewhere(Box<Value>, String),
 }
 
 fn items<'i>(inputs: &'i [PathBuf], settings: &Settings) -> Result<Vec<(&'i Path, Item)>> {
     let mut items = Vec::new();
     for input in inputs {
-        match Given::of(input, settings)? {
+        match Given::anywhere(input, settings)? {
+            Given::Elsewhere(document, filename) => {
+                items.push((input.as_path(), Item::Elsewhere(document, filename)));
+            }
             Given::Manifest => items.push((input.as_path(), manifest(input)?)),
             Given::Disk(format) => items.push((input.as_path(), Item::Disk(format))),
             Given::Machines(machines) => {
@@ -155,7 +161,9 @@ pub(super) fn of_machine(machine: &MachineDisks<'_>, args: &ConvertArgs) -> Resu
 
 /// Where the values come from by which a disk or an appliance would be converted; `None` if the input is neither.
 pub(super) fn origins_of(input: &Path, args: &ConvertArgs) -> Result<Option<Vec<VmOrigins>>> {
-    refuse_what_comes_later(input)?;
+    if !remote::is_meant(input) {
+        refuse_what_comes_later(input)?;
+    }
     // What is not there or empty is told as of a manifest.
     let is_there = |metadata: fs::Metadata| metadata.is_dir() || metadata.is_file() && metadata.len() > 0;
     if !is_elsewhere(input) && !fs::metadata(input).is_ok_and(is_there) {
@@ -163,10 +171,11 @@ pub(super) fn origins_of(input: &Path, args: &ConvertArgs) -> Result<Option<Vec<
     }
     let base = base_directory(args)?;
     let settings = settings(&base, args)?;
-    let (word, documents) = match Given::of(input, &settings)? {
+    let (word, documents) = match Given::anywhere(input, &settings)? {
         Given::Manifest => return Ok(None),
         Given::Disk(format) => ("disk", vec![document_of_disk(input, format)?]),
         Given::Machines(machines) => (describer(input), machines.iter().map(document_of_machine).collect()),
+        Given::Elsewhere(document, filename) => (describer(input), vec![(*document, filename)]),
     };
     let several = documents.len() > 1;
     let mut all = Vec::new();
@@ -182,31 +191,6 @@ pub(super) fn origins_of(input: &Path, args: &ConvertArgs) -> Result<Option<Vec<
         }
     }
     Ok(Some(all))
-}
-
-/// The command line again, with `--resume`.
-pub(super) fn resume_line() -> String {
-    let mut words: Vec<String> = vec!["hyper2kvm".to_owned()];
-    let arguments: Vec<String> =
-        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-    let resumed = arguments.iter().any(|word| word == "--resume");
-    for word in arguments {
-        let is_command = word == "convert" || word == "fix";
-        words.push(quoted(&word));
-        if is_command && !resumed && !words.iter().any(|word| word == "--resume") {
-            words.push("--resume".to_owned());
-        }
-    }
-    words.join(" ")
-}
-
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
 }
 
 /// `-o DIR`, or where the person is. Their own symbolic links are followed here, once.
@@ -227,6 +211,10 @@ fn one(input: &Path, item: &Item, args: &ConvertArgs, base: &Path, several: bool
             work.order.plan.warnings.extend(facts.warnings.iter().cloned());
             work.order.plan.notes.extend(facts.notes.iter().cloned());
             return Ok(work);
+        }
+        Item::Elsewhere(document, filename) => {
+            plan_document((**document).clone(), filename, base, args, base, several)
+                .map_err(|error| error.without_file(filename))?
         }
         Item::Disk(format) => {
             let (document, filename) = document_of_disk(input, *format)?;
@@ -263,7 +251,7 @@ fn work(
     let batch_id = name_of(&submission);
     let mut plans = submission.plans(&batch_id, "", &settings)?;
     let mut plan = match (plans.pop(), plans.is_empty()) {
-        (Some(plan), true) => plan,
+        (Some(plan), true) => described::completed(plan, &settings, &Control::new())?,
         _ => return Err(Error::internal("a manifest is of one VM")),
     };
     // A disk alone becomes a disk alone.
@@ -300,24 +288,26 @@ pub(super) fn of_plan(
             limits: WorkLimits {
                 hook_roots: settings.hooks.allowed_dirs.clone(),
                 preflight: settings.preflight.clone(),
+                remote: RemoteLimits { connection: settings.vc_connection.clone(), connections: None },
                 ..WorkLimits::unbound(work_dir, settings.stall_timeout_s)
             },
         },
     }
 }
 
-/// What binds a person: permissions alone, and of the configuration what a manifest is read with: which profiles there are, and what may be
-/// run for somebody else's manifest, and which libvirt is meant.
+/// What binds a person: permissions alone, and of the configuration what a manifest is read with: which profiles and stored
+/// credentials there are, how long a server is waited for, which libvirt is meant, and what may be run for somebody else's manifest.
 pub(super) fn settings(base: &Path, args: &ConvertArgs) -> Result<Settings> {
     let configured = args.state.settings_or_defaults().map_err(|failure| {
         failure.error.unwrap_or_else(|| Error::internal("the configuration is not known"))
     })?;
-    Ok(Settings {
-        hooks: configured.hooks,
-        profiles_dir: configured.profiles_dir,
-        libvirt: configured.libvirt,
-        ..Settings::defaults(base, cores()).for_a_person()
-    })
+    let mut settings = Settings::defaults(base, cores()).for_a_person();
+    settings.hooks = configured.hooks;
+    settings.profiles_dir = configured.profiles_dir;
+    settings.libvirt = configured.libvirt;
+    settings.credentials.dir = configured.credentials.dir;
+    settings.vc_connection = configured.vc_connection;
+    Ok(settings)
 }
 
 /// A document with the options put into it; also says whether it names its directory itself.
@@ -392,7 +382,19 @@ fn put_size(document: &mut Value, wanted: &str) -> Result<()> {
         None => (None, wanted),
     };
     // Without disks there is an error already, and it is not about sizes.
-    let Some(disks) = document.get_mut("disks").and_then(Value::as_array_mut) else { return Ok(()) };
+    let is_elsewhere = document.pointer("/source/vsphere").is_some_and(|source| !source.is_null());
+    let Some(disks) = document.get_mut("disks").and_then(Value::as_array_mut) else {
+        return match is_elsewhere {
+            true => Err(Error::new(
+                Kind::Unsupported,
+                "disks that only a server knows do not grow while they are fetched",
+            )
+            .advice(
+                "convert the VM first, then make its result larger: `hyper2kvm convert RESULT --resize SIZE`",
+            )),
+            false => Ok(()),
+        };
+    };
     let ids: Vec<String> = disks.iter().filter_map(|disk| disk["id"].as_str().map(str::to_owned)).collect();
     let disk = match id {
         Some(id) => disks.iter_mut().find(|disk| disk["id"] == id),
@@ -486,12 +488,5 @@ mod tests {
         for (ids, wanted) in [(&["a", "b"][..], "5GiB"), (&["a"], "c=5GiB")] {
             assert!(sized(ids, wanted).unwrap_err().to_string().contains("--resize"));
         }
-    }
-
-    #[test]
-    fn a_line_that_a_shell_takes_back_is_quoted() {
-        assert_eq!(quoted("x.vmdk"), "x.vmdk");
-        assert_eq!(quoted("my disk's"), r"'my disk'\''s'");
-        assert_eq!(quoted(""), "''");
     }
 }

@@ -4,6 +4,7 @@
 //! get on and tells how they ended. What is not here: any decision about a migration (the planner
 //! takes those) and any memory beyond the journals beside the results.
 
+mod again;
 mod batch;
 mod ending;
 mod inputs;
@@ -31,7 +32,7 @@ pub(super) use running::usual_at_a_time;
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct ConvertArgs {
     /// Manifests or batches (YAML or JSON), disks, appliances (OVA, OVF), VMX files, libvirt domains (their XML, or
-    /// libvirt://NAME), or directories of disks
+    /// libvirt://NAME), VMs of a vCenter or ESXi host (vsphere://CREDENTIAL-OR-HOST/PATH), or directories of disks
     #[arg(value_name = "INPUT", required = true)]
     inputs: Vec<PathBuf>,
     /// Where the results go; of several VMs each in a directory of its own there
@@ -173,7 +174,7 @@ fn refuse_unfinished(work: &Work, args: &ConvertArgs) -> Result<()> {
         format!("an unfinished conversion of {} lies in {}", plan.vm_id, plan.output.directory.display()),
     )
     .output(&plan.output.directory)
-    .advice(format!("go on with `{}`, or choose another directory", inputs::resume_line())))
+    .advice(format!("go on with `{}`, or choose another directory", again::resume_line())))
 }
 
 /// What is there already is said before any worker starts.

@@ -370,6 +370,7 @@ impl Party {
                 });
             }
             WorkerEvent::Room { .. }
+            | WorkerEvent::Described(_)
             | WorkerEvent::Heartbeat
             | WorkerEvent::Paused
             | WorkerEvent::Resumed

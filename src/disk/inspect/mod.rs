@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use blocks::{BlockMap, Lies, run};
 pub(crate) use bytes::{Image, le32, le64, table_be64, table_le32};
+pub(crate) use descriptor::{DESCRIPTOR_BYTES, Descriptor};
 pub use needs::Needs;
 pub(crate) use needs::needs;
 pub(crate) use qcow2::Qcow2Facts;

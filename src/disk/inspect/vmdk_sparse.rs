@@ -27,11 +27,13 @@ pub(crate) struct SparseHeader {
     pub(crate) marked: bool,
     /// In sectors.
     pub(crate) grain: u64,
-    descriptor_offset: u64,
-    descriptor_sectors: u64,
+    pub(crate) descriptor_offset: u64,
+    pub(crate) descriptor_sectors: u64,
     pub(crate) table_entries: u32,
     /// Where it lies, in sectors.
     pub(crate) directory: u64,
+    /// Before the data, in sectors.
+    pub(crate) overhead: u64,
 }
 
 impl SparseHeader {
@@ -64,6 +66,19 @@ impl SparseHeader {
         })
     }
 
+    /// The header, or the footer, of an image of which no more has come: one sector.
+    pub(crate) fn of_stream(sector: &[u8]) -> Result<SparseHeader> {
+        if sector.len() < SECTOR as usize {
+            return Err(cut_off("the header is not whole"));
+        }
+        SparseHeader::parse(sector)
+    }
+
+    /// Whether only the footer says where the directory is.
+    pub(crate) fn is_told_at_end(&self) -> bool {
+        self.directory == AT_END
+    }
+
     fn parse(bytes: &[u8]) -> Result<SparseHeader> {
         let version = le32(bytes, 4);
         if !(1..=3).contains(&version) {
@@ -84,6 +99,7 @@ impl SparseHeader {
             descriptor_sectors: le64(bytes, 36),
             table_entries: le32(bytes, 44),
             directory: le64(bytes, 56),
+            overhead: le64(bytes, 64),
         };
         if header.compressed && le16(bytes, 77) != 1 {
             return Err(unsupported("its compression is not known", "convert it with `vmkfstools -i` first"));

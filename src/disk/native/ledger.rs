@@ -20,8 +20,12 @@ use crate::sys::fs::{WRITE_EARLY_BYTES, begin_to_write};
 
 /// What may be read and not yet be written down.
 pub(super) const MOST_BYTES: u64 = 56 << 20;
+/// The same of what comes over a network, where nothing is gained by more, and a cut is to cost no more.
+const MOST_FROM_ELSEWHERE_BYTES: u64 = 8 << 20;
 /// With so much come together, it is written down at once …
 const ENOUGH_BYTES: u64 = 8 << 20;
+/// … or with so much where it came over a network, which is slower than that and dear to ask twice …
+const ENOUGH_FROM_ELSEWHERE_BYTES: u64 = 1 << 20;
 /// … and with less, after so long.
 const LONGEST: Duration = Duration::from_millis(500);
 /// With so much written down, it is made durable …
@@ -55,8 +59,10 @@ impl From<io::Error> for Stop {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ledger {
+    most_bytes: u64,
+    enough_bytes: u64,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -89,11 +95,20 @@ enum Due {
 }
 
 impl Ledger {
+    /// An empty one; `is_remote`: of a source that is no file of this machine.
+    pub(super) fn new(is_remote: bool) -> Ledger {
+        let (most_bytes, enough_bytes) = match is_remote {
+            true => (MOST_FROM_ELSEWHERE_BYTES, ENOUGH_FROM_ELSEWHERE_BYTES),
+            false => (MOST_BYTES, ENOUGH_BYTES),
+        };
+        Ledger { most_bytes, enough_bytes, state: Mutex::default(), changed: Condvar::new() }
+    }
+
     /// Waits until so much may be read; `false` if it is all over. Pieces are admitted in their order: else one that others wait for could
     /// wait for them.
     pub(super) fn admit(&self, bytes: u64) -> bool {
         let mut state = self.lock();
-        while state.open_bytes > 0 && state.open_bytes + bytes > MOST_BYTES && !state.is_closed {
+        while state.open_bytes > 0 && state.open_bytes + bytes > self.most_bytes && !state.is_closed {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.open_bytes += bytes;
@@ -105,7 +120,7 @@ impl Ledger {
         let mut state = self.lock();
         state.written_bytes += u64::from(record.length);
         state.written.insert(number, record);
-        if state.written_bytes >= ENOUGH_BYTES {
+        if state.written_bytes >= self.enough_bytes {
             self.changed.notify_all();
         }
     }
@@ -193,7 +208,11 @@ impl Ledger {
     /// What has come together without a gap, and whether that was all.
     fn next(&self) -> (Vec<Record>, bool) {
         let state = self.lock();
-        let is_waiting = |state: &mut State| !state.is_closed && state.written_bytes < ENOUGH_BYTES;
+        // However much came: behind a gap it cannot be written down.
+        let is_due = |state: &State| {
+            state.written_bytes >= self.enough_bytes && state.written.contains_key(&state.next)
+        };
+        let is_waiting = |state: &mut State| !state.is_closed && !is_due(state);
         let (mut state, _) = self
             .changed
             .wait_timeout_while(state, LONGEST, is_waiting)

@@ -30,7 +30,8 @@ use std::time::{Duration, Instant};
 pub(crate) use begin::{Begun, begin, make_anew};
 use journal::{Record, hash};
 use ledger::{Ledger, harden_once};
-use pieces::{PIECE_BYTES, Piece, Pieces};
+pub(crate) use pieces::PIECE_BYTES;
+use pieces::{Piece, Pieces};
 pub use readback::Depth;
 pub(crate) use readback::{ReadBack, compare, read_back};
 
@@ -55,12 +56,40 @@ pub(crate) struct Copied {
     pub(crate) restarted: Option<String>,
 }
 
+/// How one is copied.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Manner {
+    /// Without any progress for this long it is given up.
+    pub(crate) stall_timeout_s: f64,
+    /// Whether what was written is looked at again at once.
+    pub(crate) looks_again: bool,
+    /// Whether the source is no file of this machine.
+    pub(crate) is_remote: bool,
+}
+
+impl Manner {
+    /// Nothing was copied for too long.
+    fn stalled(&self, target: &Path) -> Error {
+        let why = format!("no progress for {:.0} s", self.stall_timeout_s);
+        let (kind, advice) = match self.is_remote {
+            true => (
+                Kind::Network,
+                "check the server that the disk is read from, the network, and the storage that is written to",
+            ),
+            false => {
+                (Kind::Conversion, "check the storage that is read from and written to; it is not answering")
+            }
+        };
+        Error::new(kind, why).advice(advice).transient().output(target)
+    }
+}
+
 /// Copies all that is not zero and not done. `on_progress` hears how many bytes are.
 pub(crate) fn copy(
     reader: Box<dyn Reader>,
     begun: Begun,
     target: &Path,
-    (stall_timeout_s, looks_again): (f64, bool),
+    manner: Manner,
     control: &Control,
     on_progress: &mut dyn FnMut(u64),
 ) -> Result<Copied> {
@@ -70,10 +99,10 @@ pub(crate) fn copy(
         reader,
         writer,
         target: target.to_owned(),
-        looks_again,
+        looks_again: manner.looks_again,
         control: control.clone(),
         pieces: Mutex::new(Pieces::from(done.until)),
-        ledger: Ledger::default(),
+        ledger: Ledger::new(manner.is_remote),
         done: AtomicU64::new(kept_bytes),
         is_over: AtomicBool::new(false),
         error: Mutex::default(),
@@ -113,19 +142,13 @@ pub(crate) fn copy(
         })
     }));
     drop(alive);
-    let mut stall = Stall::new(stall_timeout_s);
+    let mut stall = Stall::new(manner.stall_timeout_s);
     let mut wait = |ended: &mpsc::Receiver<()>| {
         while ended.recv_timeout(TELL_EVERY) == Err(RecvTimeoutError::Timeout) {
             let done = copy.done.load(Ordering::Relaxed);
             on_progress(done);
             if stall.is_over(done, control) {
-                let why = format!("no progress for {stall_timeout_s:.0} s");
-                copy.fail(
-                    Error::new(Kind::Conversion, why)
-                        .advice("check the storage that is read from and written to; it is not answering")
-                        .transient()
-                        .output(target),
-                );
+                copy.fail(manner.stalled(target));
                 return false;
             }
         }

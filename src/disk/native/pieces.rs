@@ -7,7 +7,7 @@ use crate::disk::write::BLOCK_BYTES;
 use crate::model::error::Result;
 
 /// What one thread copies at a time.
-pub(super) const PIECE_BYTES: u64 = 1 << 20;
+pub(crate) const PIECE_BYTES: u64 = 1 << 20;
 /// So many are known before they are copied, so that a source can be told what will be read of it.
 const AHEAD: usize = 8;
 const BLOCK: u64 = BLOCK_BYTES as u64;

@@ -198,6 +198,7 @@ fn source(path: &Path, node: Option<serde_json::Value>) -> SourceDisk {
         layers: vec![LayerFile { place: path.into(), declared, found, extents: Vec::new() }],
         node,
         own_files: 0,
+        remote: None,
     }
 }
 

@@ -10,6 +10,7 @@ mod joined;
 mod qcow2;
 mod room;
 mod stack;
+mod stream;
 mod vmdk_sparse;
 mod zeros;
 
@@ -18,6 +19,7 @@ use std::fs::File;
 use std::path::Path;
 
 pub(crate) use room::Room;
+pub(crate) use stream::{Sender, Sent, Streamed, follow};
 pub(crate) use zeros::with_zeros_as_data;
 
 use crate::disk::control::Control;
@@ -91,7 +93,8 @@ pub(crate) trait Reader: Debug + Send + Sync {
 
 /// A reader of our own of this source; `None` where only QEMU reads it (see [`Engine::reader`](super::Engine::reader)).
 pub(crate) fn open(source: &SourceDisk, control: &Control) -> Result<Option<Box<dyn Reader>>> {
-    let mut below: Option<Box<dyn Reader>> = None;
+    let remote = source.remote.as_ref().map(|remote| remote.reader(control));
+    let mut below: Option<Box<dyn Reader>> = remote.transpose()?;
     for layer in source.layers.iter().rev() {
         let absent = if below.is_some() { Holds::Below } else { Holds::Zeros };
         let Some(image) = image(layer, absent, control)? else { return Ok(None) };

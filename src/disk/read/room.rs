@@ -76,7 +76,24 @@ impl Room {
         self.unpacker.inflate(true, self.packed.get(packed)?, into)
     }
 
-    /// The same for data of which only a part is wanted: `show` sees all of it.
+    /// Unpacks a zlib stream that lies elsewhere, and says how many bytes that gave.
+    pub(super) fn unpack(&mut self, packed: &[u8], into: &mut [u8]) -> Option<usize> {
+        self.unpacker.inflate(true, packed, into)
+    }
+
+    /// The same for one of which only a part is wanted: `show` sees all of it.
+    pub(super) fn unpack_aside<T>(
+        &mut self,
+        packed: &[u8],
+        most: usize,
+        show: impl FnOnce(&[u8]) -> T,
+    ) -> Option<T> {
+        self.unpacked.resize(most, 0);
+        let count = self.unpacker.inflate(true, packed, &mut self.unpacked)?;
+        Some(show(&self.unpacked[..count]))
+    }
+
+    /// The same for data in the room of which only a part is wanted.
     pub(super) fn inflate_aside<T>(
         &mut self,
         packed: Range<usize>,

@@ -14,13 +14,18 @@ use crate::model::error::Result;
 
 const SECTOR: u64 = 512;
 /// Before each packed grain: its place on the disk, and how many bytes it takes.
-const MARKER_BYTES: usize = 12;
+pub(super) const MARKER_BYTES: usize = 12;
 /// What zlib adds to data that does not become smaller.
 const PACKING_SLACK: u64 = 4096;
 /// Packed grains that lie so close to each other are read together, and others told of together.
 const CLOSE_BYTES: u64 = 2 << 20;
 /// A map tells of so many grains at once, at most.
 const MOST_GRAINS: u64 = 1 << 16;
+
+/// So many bytes a packed grain takes at most.
+pub(super) fn most_packed(grain_bytes: u64) -> u64 {
+    grain_bytes + grain_bytes / 8 + PACKING_SLACK
+}
 
 /// One image, or one extent of a larger disk.
 #[derive(Debug)]
@@ -178,7 +183,7 @@ impl Sparse {
 
     /// Reads a packed grain into the room: where in it its stream lies. Others that are wanted too and lie close behind are read with it.
     fn packed(&self, numbers: RangeInclusive<u64>, begin: u64, room: &mut Room) -> Result<Span<usize>> {
-        let most = self.grain_bytes + self.grain_bytes / 8 + PACKING_SLACK;
+        let most = most_packed(self.grain_bytes);
         let end = |begin: u64| begin.saturating_add(most).min(self.file_bytes).max(begin);
         let ahead = match self.grain(*numbers.end(), room)? {
             Grain::At(last) if last > begin && last - begin <= CLOSE_BYTES => end(last),

@@ -16,9 +16,9 @@ use super::{
     Description, NEXT_START, Stand, absent, checked, child, look_up, look_up_uuid, parse, put_back, there,
     xml_of,
 };
-use crate::libvirt::element::Element;
 use crate::libvirt::failure::told;
 use crate::libvirt::link::Link;
+use crate::model::element::Element;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::provenance::Provenance;
 use crate::sys::failpoint;

@@ -7,9 +7,9 @@ use virt::domain::Domain;
 use virt::sys;
 
 use super::{Description, NEXT_START, Source, checked_path, child, is_active, known, parse, xml_of};
-use crate::libvirt::element::Element;
 use crate::libvirt::failure::told;
 use crate::libvirt::link::Link;
+use crate::model::element::Element;
 use crate::model::error::{Error, Kind, Result};
 
 /// How long a guest may take to let go of a device before that is told as pending.

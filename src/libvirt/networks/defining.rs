@@ -8,9 +8,9 @@ use virt::network::Network as Raw;
 
 use super::subnet::Subnet;
 use super::{Network, definable, find, list, read, shown};
-use crate::libvirt::element::Element;
 use crate::libvirt::failure::told;
 use crate::libvirt::link::Link;
+use crate::model::element::Element;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::manifest::values::InterfaceName;
 

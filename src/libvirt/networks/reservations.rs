@@ -10,10 +10,10 @@ use virt::sys;
 
 use super::subnet::Subnet;
 use super::{Network, Segment, definition_of, needed, shown};
-use crate::libvirt::element::Element;
 use crate::libvirt::failure::told;
 use crate::libvirt::foreign::leases;
 use crate::libvirt::link::Link;
+use crate::model::element::Element;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::manifest::values::Mac;
 

@@ -20,9 +20,9 @@ pub use delete::{Deleted, delete, forget};
 pub use revert::{Reverted, RevertedDisk, revert};
 
 use super::domains::{Description, checked, known, xml_of};
-use super::element::Element;
 use super::failure::told;
 use super::link::Link;
+use crate::model::element::Element;
 use crate::model::error::{Error, Kind, Result};
 use choice::{Overlay, Way};
 use reading::Read;

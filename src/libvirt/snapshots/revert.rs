@@ -16,9 +16,9 @@ use super::choice::{self, Overlay};
 use super::reading::Read;
 use super::{Place, absent, external, look_up};
 use crate::libvirt::domains::{Description, NEXT_START, is_active, known, xml_of};
-use crate::libvirt::element::Element;
 use crate::libvirt::failure::told;
 use crate::libvirt::link::Link;
+use crate::model::element::Element;
 use crate::model::error::{Error, Kind, Result};
 use crate::sys::time::{now_epoch, rfc3339_utc};
 

@@ -2,9 +2,9 @@
 //!
 //! What is not here: addresses of PCI devices, which libvirt gives.
 
-use super::super::element::Element;
 use super::nics::virtio_model;
 use super::{AGENT_PORT, disks, has_agent_socket, nics};
+use crate::model::element::Element;
 use crate::model::libosinfo;
 use crate::model::machine::Machine;
 

@@ -4,9 +4,9 @@
 
 use std::path::Path;
 
-use super::super::element::Element;
 use super::super::limits::io_limits;
 use super::nics::virtio_model;
+use crate::model::element::Element;
 use crate::model::fitting::{Slot, Slots};
 use crate::model::machine::{DiskBus, DriverStage, Machine, MachineDisk};
 use crate::model::manifest::DiskCache;

@@ -11,8 +11,8 @@ mod nics;
 mod processor;
 mod trial;
 
-use super::element::Element;
 use super::provenance;
+use crate::model::element::Element;
 use crate::model::machine::{Firmware, Machine, Virtualization};
 
 pub use disks::serial as disk_serial;

@@ -2,8 +2,8 @@
 //!
 //! What is not here: what a card may receive and send in a second ([`limits`](super::super::limits)), and which network stands for which.
 
-use super::super::element::Element;
 use super::super::limits::bandwidth;
+use crate::model::element::Element;
 use crate::model::machine::{Machine, MachineNic, NicLink};
 use crate::model::manifest::NicModel;
 

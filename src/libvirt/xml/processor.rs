@@ -2,7 +2,7 @@
 //!
 //! What is not here: how many processors a machine has, and firmware.
 
-use super::super::element::Element;
+use crate::model::element::Element;
 use crate::model::libosinfo;
 use crate::model::machine::{CpuModel, Firmware, Machine, RtcBase, Virtualization};
 

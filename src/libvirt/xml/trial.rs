@@ -13,7 +13,7 @@
 use std::path::Path;
 
 use super::domain;
-use crate::libvirt::element::Element;
+use crate::model::element::Element;
 use crate::model::machine::{DriverStage, Firmware, Machine, Virtualization};
 use crate::model::plan::SourceFormat;
 

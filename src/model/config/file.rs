@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{LibvirtFile, LogFormat, NotificationsFile, OnNetworkTimeout, PauseScope, PreflightFile};
 use crate::model::bandwidth::Window;
 use crate::model::manifest::values::{
-    AbsolutePath, GroupName, Id, InterfaceName, Rate, Seconds, Size, Whole,
+    AbsolutePath, GroupName, Id, InterfaceName, Line, Rate, Seconds, Size, Whole,
 };
 
 /// A configuration file.
@@ -52,6 +52,16 @@ pub struct ConfigFile {
     pub limits: Option<LimitsFile>,
     /// Which libvirt is asked.
     pub libvirt: Option<LibvirtFile>,
+    /// How often a vCenter or ESXi host that does not answer is asked again. Default 3.
+    pub vc_connection_max_retries: Option<Whole<0, 100>>,
+    /// Before it is asked again for the first time; then it doubles. Default 2.
+    pub vc_connection_base_backoff_s: Option<Seconds>,
+    /// At most. Default 60.
+    pub vc_connection_max_backoff_s: Option<Seconds>,
+    /// What has not answered for this long does not. Default 30.
+    pub vc_connection_timeout_s: Option<Seconds>,
+    /// Whether a quarter is added to delays or taken from them, at random. Default true.
+    pub vc_connection_enable_jitter: Option<bool>,
     /// When to pause for the network.
     pub network_monitor: Option<NetworkFile>,
     /// Who is told of what.
@@ -108,6 +118,8 @@ pub struct CredentialsFile {
     pub dir: Option<AbsolutePath>,
     /// Key files that drops name must lie below one of these. Default: none may be named.
     pub allowed_dirs: Option<Vec<AbsolutePath>>,
+    /// Variables of the service's environment in which drops may say that a password is. Default: none may be named.
+    pub allowed_env: Option<Vec<Line>>,
     /// Whether drops may hold passwords in clear text. Default false.
     pub allow_inline: Option<bool>,
 }
@@ -172,6 +184,10 @@ pub struct LimitsFile {
     pub disk_reserve: Option<Size>,
     /// How fast sources are read while they are copied; the first entry whose time it is holds. Default: as fast as it goes.
     pub bandwidth: Option<Vec<BandwidthFile>>,
+    /// How many jobs have their source on one vCenter or ESXi host at a time. Default: as many as run.
+    pub per_vcenter: Option<Whole<1, 1024>>,
+    /// On how many connections all jobs together read from one such server; each job has at least one. Default 4.
+    pub connections_per_host: Option<Whole<1, 64>>,
 }
 
 /// `limits.bandwidth[]`

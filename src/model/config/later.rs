@@ -4,21 +4,13 @@ use crate::model::error::{Error, Kind};
 use crate::model::parse::{Tree, Value};
 
 /// A key (or all keys below it) and what it belongs to.
-const LATER: [(&str, &str); 14] = [
-    ("credentials.allowed_env", "passwords in variables"),
+const LATER: [(&str, &str); 6] = [
     ("sources", "sources that can be shut down"),
-    ("limits.per_vcenter", "remote sources"),
-    ("limits.per_esxi_host", "remote sources"),
-    ("limits.per_datastore", "remote sources"),
+    ("limits.per_esxi_host", "sources over SSH"),
+    ("limits.per_datastore", "limits per datastore"),
     ("limits.per_target_fs", "limits per file system"),
-    ("limits.connections_per_host", "remote sources"),
     ("vddk", "VDDK transport"),
     ("guest", "guest repair"),
-    ("vc_connection_max_retries", "vSphere source"),
-    ("vc_connection_base_backoff_s", "vSphere source"),
-    ("vc_connection_max_backoff_s", "vSphere source"),
-    ("vc_connection_timeout_s", "vSphere source"),
-    ("vc_connection_enable_jitter", "vSphere source"),
 ];
 
 /// Keys of the Python program, and what they are called here.

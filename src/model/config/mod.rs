@@ -15,6 +15,7 @@ mod notifications;
 mod preflight;
 mod resolve;
 mod settings;
+mod vcenter;
 
 pub use changes::{Changes, changes};
 pub use file::{
@@ -30,3 +31,4 @@ pub use notifications::{
 pub use preflight::{CustomValidator, PreflightFile, PreflightSettings, ValidatorFile};
 pub use resolve::{Fragment, Overrides, check_fragment, resolve};
 pub use settings::*;
+pub use vcenter::VcConnectionSettings;

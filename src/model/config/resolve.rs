@@ -7,7 +7,7 @@ use super::file::{
 };
 use super::{
     CredentialSettings, DEFAULT_STATE_DIR, LimitSettings, LogSettings, NetworkSettings, RetentionSettings,
-    RetrySettings, Settings, later, libvirt, notifications, preflight,
+    RetrySettings, Settings, later, libvirt, notifications, preflight, vcenter,
 };
 use crate::model::bandwidth::{Caps, Limit, Window};
 use crate::model::error::{Error, Kind, Result};
@@ -60,6 +60,7 @@ pub fn resolve(fragments: &[Fragment], overrides: &Overrides, cores: u32) -> Res
     check(&settings, &tree)?;
     preflight::check(&settings.preflight, &tree)?;
     libvirt::check(&settings.libvirt, &tree)?;
+    vcenter::check(&settings.vc_connection, &tree)?;
     if let Some(file) = &file.notifications {
         notifications::check(file, &tree)?;
     }
@@ -146,6 +147,7 @@ fn apply(file: &ConfigFile, settings: &mut Settings) {
     if let Some(file) = &file.libvirt {
         libvirt::apply(file, &mut settings.libvirt);
     }
+    vcenter::apply(file, &mut settings.vc_connection);
     if let Some(network) = &file.network_monitor {
         apply_network(network, &mut settings.network_monitor);
     }
@@ -186,6 +188,9 @@ fn apply_credentials(file: &CredentialsFile, settings: &mut CredentialSettings) 
     if let Some(allowed) = &file.allowed_dirs {
         settings.allowed_dirs = allowed.iter().map(AbsolutePath::to_path).collect();
     }
+    if let Some(allowed) = &file.allowed_env {
+        settings.allowed_env = allowed.iter().map(|name| name.as_str().to_owned()).collect();
+    }
     put(&mut settings.allow_inline, file.allow_inline);
 }
 
@@ -217,6 +222,8 @@ fn apply_limits(file: &LimitsFile, settings: &mut LimitSettings) {
         when: entry.when.clone().unwrap_or_else(Window::always),
         caps: Caps { total: entry.rate.0, per_job: entry.per_job.and_then(|rate| rate.0) },
     };
+    settings.per_vcenter = file.per_vcenter.and_then(|number| u32::try_from(number.get()).ok());
+    put_u32(&mut settings.connections_per_host, file.connections_per_host.map(|number| number.get()));
     settings.bandwidth = file.bandwidth.iter().flatten().map(limit).collect();
 }
 
@@ -247,7 +254,7 @@ pub(super) fn put_seconds(target: &mut f64, value: Option<Seconds>) {
     put(target, value.map(|seconds| seconds.0));
 }
 
-fn put_u32(target: &mut u32, value: Option<i64>) {
+pub(super) fn put_u32(target: &mut u32, value: Option<i64>) {
     put(target, value.and_then(|number| u32::try_from(number).ok()));
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LibvirtSettings, NotificationSettings, PreflightSettings};
+use super::{LibvirtSettings, NotificationSettings, PreflightSettings, VcConnectionSettings};
 use crate::model::bandwidth::Limit;
 use crate::model::retry::{JITTER, Retries, backoff_s};
 
@@ -52,6 +52,9 @@ pub struct Settings {
     /// Which libvirt is asked.
     #[serde(default)]
     pub libvirt: LibvirtSettings,
+    /// When a vCenter is asked again.
+    #[serde(default)]
+    pub vc_connection: VcConnectionSettings,
     /// When to pause for the network.
     pub network_monitor: NetworkSettings,
     /// Who is told of what.
@@ -98,8 +101,19 @@ pub struct CredentialSettings {
     pub dir: PathBuf,
     /// Key files must lie below one of these.
     pub allowed_dirs: Vec<PathBuf>,
+    /// Variables of the environment in which passwords may be; `*`: in any.
+    #[serde(default)]
+    pub allowed_env: Vec<String>,
     /// Whether a manifest may hold passwords in clear text.
     pub allow_inline: bool,
+}
+
+impl CredentialSettings {
+    /// Where the stored credential of this name is.
+    #[must_use]
+    pub fn stored(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.yaml"))
+    }
 }
 
 impl Default for CredentialSettings {
@@ -107,6 +121,7 @@ impl Default for CredentialSettings {
         CredentialSettings {
             dir: PathBuf::from("/etc/hyper2kvm/credentials.d"),
             allowed_dirs: Vec::new(),
+            allowed_env: Vec::new(),
             allow_inline: false,
         }
     }
@@ -164,13 +179,28 @@ pub struct RetentionSettings {
 }
 
 /// `limits.*`
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LimitSettings {
     /// Stays free on every file system; `None`: the larger of 5 % and 20 GiB, at most a tenth of it.
     pub disk_reserve_bytes: Option<u64>,
     /// How fast sources are read; the first whose time it is holds, and none: as fast as it goes.
-    #[serde(default)]
     pub bandwidth: Vec<Limit>,
+    /// How many jobs have their source on one server; none: as many as run.
+    pub per_vcenter: Option<u32>,
+    /// On how many connections all jobs together read from one server, as far as each has one.
+    pub connections_per_host: u32,
+}
+
+impl Default for LimitSettings {
+    fn default() -> LimitSettings {
+        LimitSettings {
+            disk_reserve_bytes: None,
+            bandwidth: Vec::new(),
+            per_vcenter: None,
+            connections_per_host: 4,
+        }
+    }
 }
 
 /// What pauses when the network is down.
@@ -296,6 +326,7 @@ impl Settings {
             },
             limits: LimitSettings::default(),
             libvirt: LibvirtSettings::default(),
+            vc_connection: VcConnectionSettings::default(),
             network_monitor: NetworkSettings {
                 enabled: true,
                 required_interfaces: Vec::new(),
@@ -319,6 +350,7 @@ impl Settings {
     #[must_use]
     pub fn for_a_person(mut self) -> Settings {
         self.credentials.allowed_dirs = vec![PathBuf::from("/")];
+        self.credentials.allowed_env = vec!["*".to_owned()];
         self.credentials.allow_inline = true;
         self
     }

@@ -1,7 +1,7 @@
 //! `source`: where the VM comes from.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::values::{
     DiskPattern, Free, HostName, Id, LibvirtUri, Line, PathText, Percent, Seconds, Secret, Uuid, Whole,
@@ -184,7 +184,7 @@ pub struct VsphereSource {
 }
 
 /// How bytes come from vSphere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum VsphereTransport {
     /// Whatever works best.
@@ -200,7 +200,7 @@ pub enum VsphereTransport {
 }
 
 /// What happens to a running source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum VsphereMode {
     /// It is off.

@@ -34,6 +34,7 @@ pub(super) fn plan(
     let stages = stages(tree, profile, &vm.profile_says);
     let lacking: Vec<Stage> = Stage::ALL.into_iter().filter(|stage| lacks(tree, *stage)).collect();
     let root = submission.output_directory.clone().unwrap_or_else(|| settings.output_dir.join(batch_id));
+    let remote = super::remote::planned(manifest, (submission, vm), (batch_id, vm_suffix), &root, settings);
     let output = output(manifest, tree, &vm.vm_id, vm_suffix, &root);
     let mut warnings = warnings(manifest, &output);
     if !lacking.is_empty() {
@@ -77,6 +78,8 @@ pub(super) fn plan(
         profile: profile.to_owned(),
         stages,
         disks,
+        needs_network: remote.is_some(),
+        remote: remote.map(Box::new),
         machine: Some(machine),
         guest: PlannedGuest { setup: vm.setup.clone(), ..guest },
         boot_test: super::guest::boot_test(manifest, settings)?,
@@ -90,7 +93,6 @@ pub(super) fn plan(
         warnings,
         priority: manifest.priority.map_or(0, |priority| priority.get()),
         depends_on: manifest.depends_on.iter().flatten().map(|id| id.as_str().to_owned()).collect(),
-        needs_network: false,
         content_sha256: vm.content_sha256.clone(),
         input: input(submission, vm, manifest, tree),
     })

@@ -12,16 +12,31 @@ use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::fitting::is_pcie;
 use crate::model::job::Stage;
-use crate::model::manifest::{Disk, Firmware, LibvirtXmlSource, Manifest, Source, Vm, VsphereSource};
+use crate::model::manifest::{Disk, Firmware, LibvirtXmlSource, Manifest, Source, Vm};
 use crate::model::parse::Tree;
 
 /// What cannot succeed, in the order above: of each sort the first.
 /// `in_batch`: what it waits for is held against the others there.
 pub(super) fn complaints(effective: &Effective, settings: &Settings, in_batch: bool) -> Vec<Error> {
-    let Effective { tree, manifest, .. } = effective;
+    all(&effective.tree, &effective.manifest, settings, Looks { in_batch, at_files: true })
+}
+
+/// What is held against a manifest besides what it says itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Looks {
+    /// What it waits for is held against the others of its batch.
+    pub(super) in_batch: bool,
+    /// Its disks are files of this machine.
+    pub(super) at_files: bool,
+}
+
+/// The same of an effective manifest, however it came to be.
+pub(super) fn all(tree: &Tree, manifest: &Manifest, settings: &Settings, looks: Looks) -> Vec<Error> {
+    let read: &[PathBuf] = if looks.at_files { &settings.paths.read } else { &[] };
     let disks = manifest.disks.as_deref().unwrap_or_default();
     [
-        manifest.source.as_ref().map_or(Ok(()), |source| check_secrets(tree, source, settings)),
+        super::remote::check_secrets(tree, manifest, settings),
+        manifest.source.as_ref().map_or(Ok(()), |source| check_ssh_secrets(tree, source)),
         check_origin(tree, manifest),
         check_features(tree, manifest),
         check_stages(tree),
@@ -32,12 +47,12 @@ pub(super) fn complaints(effective: &Effective, settings: &Settings, in_batch: b
         super::firmware::check(tree, manifest),
         check_machine(tree, manifest),
         super::output::check(tree, manifest),
-        check_disks(tree, disks, &settings.paths.read),
+        check_disks(tree, disks, read),
         super::growth::check(tree, disks),
         super::output::check_directory(tree, manifest, disks, &settings.paths.write),
         super::mapping::check(tree, manifest, settings),
         super::handover::check(tree, manifest, settings),
-        if in_batch { Ok(()) } else { check_dependencies(tree, manifest) },
+        if looks.in_batch { Ok(()) } else { check_dependencies(tree, manifest) },
     ]
     .into_iter()
     .filter_map(Result::err)
@@ -75,52 +90,6 @@ fn check_dependencies(tree: &Tree, manifest: &Manifest) -> Result<()> {
     Ok(())
 }
 
-/// A drop is readable by whoever may write into the drop directory: what it says must not decide which secret
-/// is sent to which host, nor which programs are loaded.
-fn check_secrets(tree: &Tree, source: &Source, settings: &Settings) -> Result<()> {
-    let Some(vsphere) = &source.vsphere else {
-        return check_ssh_secrets(tree, source);
-    };
-    let secrets = [
-        (
-            "password",
-            vsphere.password.is_some() && !settings.credentials.allow_inline,
-            "credentials.allow_inline",
-        ),
-        ("password_file", vsphere.password_file.is_some(), "credentials.allowed_dirs"),
-        ("password_env", vsphere.password_env.is_some(), "credentials.allowed_env"),
-        ("password_credential", vsphere.password_credential.is_some(), "the configuration itself"),
-    ];
-    for (key, there, permission) in secrets {
-        if there {
-            return Err(tree
-                .error(
-                    Kind::Manifest,
-                    &format!("source.vsphere.{key}"),
-                    format!("a manifest may not hold `{key}` (only {permission} could allow it)"),
-                )
-                .advice("store the login as a credential and name it: `credential: <name>`"));
-        }
-    }
-    let fixed = [
-        ("vddk_libdir", vsphere.vddk_libdir.is_some()),
-        ("identity", vsphere.identity.is_some()),
-        ("known_hosts", vsphere.known_hosts.is_some()),
-        ("ca_file", vsphere.ca_file.is_some()),
-    ];
-    refuse_fixed(tree, "vsphere", &fixed)?;
-    if vsphere.verify_ssl == Some(false) {
-        return Err(tree
-            .error(
-                Kind::Manifest,
-                "source.vsphere.verify_ssl",
-                "a manifest may not switch off the check of certificates",
-            )
-            .advice("say so in the stored credential, or give the certificate's `thumbprint`"));
-    }
-    check_ssh_secrets(tree, source)
-}
-
 fn check_ssh_secrets(tree: &Tree, source: &Source) -> Result<()> {
     let Some(esxi) = &source.esxi else { return Ok(()) };
     refuse_fixed(
@@ -130,7 +99,7 @@ fn check_ssh_secrets(tree: &Tree, source: &Source) -> Result<()> {
     )
 }
 
-fn refuse_fixed(tree: &Tree, provider: &str, keys: &[(&str, bool)]) -> Result<()> {
+pub(super) fn refuse_fixed(tree: &Tree, provider: &str, keys: &[(&str, bool)]) -> Result<()> {
     for (key, there) in keys {
         if *there {
             return Err(tree
@@ -182,7 +151,7 @@ fn check_origin(tree: &Tree, manifest: &Manifest) -> Result<()> {
             .advice("remove it, or let it repeat the key"));
     }
     if let Some(vsphere) = source.and_then(|source| source.vsphere.as_ref()) {
-        check_vsphere(tree, vsphere)?;
+        return super::remote::check(tree, vsphere);
     }
     if let Some(domain) = source.and_then(|source| source.libvirt_xml.as_ref()) {
         check_domain(tree, domain)?;
@@ -204,35 +173,6 @@ fn check_domain(tree: &Tree, domain: &LibvirtXmlSource) -> Result<()> {
         (None, Some(_), None) => wrong("", "`domain` is required beside `uri`"),
         (None, None, Some(_)) => wrong("", "`uri` is required beside `domain`"),
         (Some(_), None, None) | (None, Some(_), Some(_)) => Ok(()),
-    }
-}
-
-/// What a vSphere source needs to be found: a host, and one way to tell the VM.
-fn check_vsphere(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
-    if vsphere.host.is_none() && vsphere.credential.is_none() {
-        return Err(tree
-            .error(Kind::Manifest, "source.vsphere.host", "`host` or `credential` is required")
-            .advice("name the vCenter or ESXi host, or a stored credential that does"));
-    }
-    let ways = [
-        ("vm_name", vsphere.vm_name.is_some()),
-        ("vm_uuid", vsphere.vm_uuid.is_some()),
-        ("vm_path", vsphere.vm_path.is_some()),
-        ("moref", vsphere.moref.is_some()),
-    ];
-    let mut given = ways.into_iter().filter_map(|(key, there)| there.then_some(key));
-    match (given.next(), given.next()) {
-        (Some(_), None) => Ok(()),
-        (Some(first), Some(second)) => Err(tree
-            .error(
-                Kind::Manifest,
-                &format!("source.vsphere.{second}"),
-                format!("`{first}` already tells which VM"),
-            )
-            .advice("keep one of them")),
-        (None, _) => Err(tree
-            .error(Kind::Manifest, "source.vsphere.vm_name", "it is not said which VM")
-            .advice("give one of `vm_name`, `vm_uuid`, `vm_path`, `moref`")),
     }
 }
 

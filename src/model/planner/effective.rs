@@ -311,7 +311,7 @@ pub(super) fn replace_aliases(layer: &mut Tree) -> Result<()> {
 }
 
 /// Memory has two units: what is said in one goes before what lies below it in the other.
-fn forget_other_unit(root: &mut Node, upper: &Node) {
+pub(super) fn forget_other_unit(root: &mut Node, upper: &Node) {
     const UNITS: [&str; 2] = ["mem_gb", "mem_mb"];
     let says = |unit: &str| upper.get("vm").and_then(|vm| vm.get(unit)).is_some_and(Node::says_something);
     let is_said = UNITS.into_iter().any(says);

@@ -123,9 +123,7 @@ fn check_engine(tree: &Tree, manifest: &Manifest) -> Result<()> {
 fn key_source(luks: &Luks, settings: &Settings) -> Option<KeySource> {
     match (&luks.key_file, &luks.credential) {
         (Some(file), _) => Some(KeySource::KeyFile(PathBuf::from(file.as_str()))),
-        (None, Some(name)) => {
-            Some(KeySource::Credential(settings.credentials.dir.join(format!("{}.yaml", name.as_str()))))
-        }
+        (None, Some(name)) => Some(KeySource::Credential(settings.credentials.stored(name.as_str()))),
         (None, None) => None,
     }
 }

@@ -27,6 +27,7 @@ mod origin;
 mod output;
 mod pool;
 mod profiles;
+mod remote;
 mod setup;
 mod written;
 
@@ -44,6 +45,7 @@ use super::manifest::values::PathText;
 use super::manifest::{BatchManifest, Manifest};
 use super::parse::{self, Node, Tree, Value};
 use super::plan::{Plan, Sha256Hex};
+use super::remote::Asked;
 use super::setup::Setup;
 use super::units::safe_id;
 use super::window::Window;
@@ -56,7 +58,8 @@ pub use profiles::{
     NoFiles, ProfileFile, ProfileFiles, ProfileLevel, ResolvedProfile, complaints as profile_complaints,
     resolve as resolve_profile,
 };
-use written::Written;
+pub use remote::describe;
+use written::{Written, follow};
 
 /// Which VMs of a batch that ran before run again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
@@ -110,6 +113,9 @@ pub struct VmSubmission {
     /// Where the storage pool lies that its results are made in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool_directory: Option<PathBuf>,
+    /// What is asked for it elsewhere, or was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Asked>,
 }
 
 /// A VM of a batch that cannot run as it is written. The others do.
@@ -349,21 +355,6 @@ impl Submission {
     }
 }
 
-/// Replaces every text that is one of these paths.
-fn follow(value: &mut serde_json::Value, moved: &BTreeMap<PathBuf, PathBuf>) {
-    use serde_json::Value;
-    match value {
-        Value::String(text) => {
-            if let Some(to) = moved.get(Path::new(text)) {
-                *text = to.to_string_lossy().into_owned();
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(|item| follow(item, moved)),
-        Value::Object(fields) => fields.values_mut().for_each(|field| follow(field, moved)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
-}
-
 /// Where each value of a file's effective manifests comes from.
 pub fn origins(
     bytes: &[u8],
@@ -469,6 +460,7 @@ fn vm_submission(
         rerun: effective.manifest.rerun,
         profile_says: effective.profile.switches(),
         pool_directory: effective.pool_directory.take(),
+        asked: remote::to_be_asked(&effective),
         warnings,
         notes,
         manifest_path,

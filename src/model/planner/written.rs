@@ -3,6 +3,7 @@
 //!
 //! Every part has its own file and its own directory, from which the paths in it count: they are absolute when the parts meet.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::effective::{
@@ -153,9 +154,14 @@ pub(super) fn make_absolute(root: &mut Node, base: &Path) {
     if let Some(path) = root.get_mut("libvirt_integration").and_then(|told| told.get_mut("pool_path")) {
         make_path_absolute(path, base);
     }
-    for (provider, key) in
-        [("ova", "path"), ("ovf", "path"), ("vmx", "path"), ("libvirt-xml", "path"), ("local", "directory")]
-    {
+    for (provider, key) in [
+        ("ova", "path"),
+        ("ovf", "path"),
+        ("vmx", "path"),
+        ("libvirt-xml", "path"),
+        ("local", "directory"),
+        ("vsphere", "password_file"),
+    ] {
         let source = root.get_mut("source").and_then(|source| source.get_mut(provider));
         if let Some(path) = source.and_then(|provider| provider.get_mut(key)) {
             make_path_absolute(path, base);
@@ -210,5 +216,20 @@ pub(super) fn make_path_absolute(node: &mut Node, base: &Path) {
         && let Ok(absolute) = path.below(base).into_os_string().into_string()
     {
         *text = absolute;
+    }
+}
+
+/// Replaces every text that is one of these paths.
+pub(super) fn follow(value: &mut serde_json::Value, moved: &BTreeMap<PathBuf, PathBuf>) {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => {
+            if let Some(to) = moved.get(Path::new(text)) {
+                *text = to.to_string_lossy().into_owned();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| follow(item, moved)),
+        Value::Object(fields) => fields.values_mut().for_each(|field| follow(field, moved)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }

@@ -232,9 +232,10 @@ impl Ready {
         seconds: f64,
         tail: String,
         picture: Option<Vec<u8>>,
+        control: &Control,
     ) -> Result<BootVerdict> {
         for disk in &self.disks {
-            disk.check_unchanged()?;
+            disk.check_unchanged(control)?;
         }
         let Outcome { verdict, evidence, error } = outcome;
         tracing::info!(verdict = verdict.name(), seconds, %evidence, "boot test ended");
@@ -297,7 +298,7 @@ fn run_qemu(
         (None, Ok(output)) => return Err(ended_early(&output.complaint(), &output.ending())),
         (None, Err(error)) => return Err(not_started(&error)),
     };
-    ready.verdict(order, outcome, seconds, tail, picture)
+    ready.verdict(order, outcome, seconds, tail, picture, control)
 }
 
 /// What runs the guest: KVM where guests really run under it, else emulation.

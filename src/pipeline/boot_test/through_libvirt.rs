@@ -118,7 +118,7 @@ pub(super) fn run(
             if let Some(error) = failure {
                 tracing::warn!(%error, "decided before libvirt failed");
             }
-            ready.verdict(order, outcome, seconds, tail, picture)
+            ready.verdict(order, outcome, seconds, tail, picture, control)
         }
         (None, Some(error)) => Err(error),
         (None, None) => Err(trial::silent(Tried::BEGINS_WITHIN)),

@@ -105,6 +105,7 @@ impl From<NoAnswer> for HttpError {
         match none {
             NoAnswer::Refused(why) => HttpError::Refused(why),
             NoAnswer::Failed(why) => HttpError::Failed(why),
+            NoAnswer::Untrusted(whom) => HttpError::Failed(whom.to_string()),
         }
     }
 }

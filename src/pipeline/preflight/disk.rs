@@ -67,7 +67,7 @@ fn look_at_one(disk: &PlannedDisk, source: &SourceDisk, findings: &mut Findings)
             error.advice("see whether it is the disk that is meant, and all of it"),
         );
     }
-    if disk.checksum.is_none() && disk.piece_checksums.is_empty() {
+    if disk.checksum.is_none() && disk.piece_checksums.is_empty() && !source.is_remote() {
         let error = Error::new(Kind::Source, "there is no checksum of it");
         findings.add(
             "disk.no_checksum",

@@ -1,7 +1,7 @@
 //! The pre-flight: what can be known of a VM before its bytes move, looked at by one validator for each group of rules.
 //!
 //! ```text
-//!   plan ─ sources opened ─▶ Scene ─▶ manifest ▸ host ▸ target ▸ disk ▸ network ▸ domain ▸ libvirt ▸ custom ─▶ Findings ─▶ failure, warnings, report
+//!   plan ─ sources opened ─▶ Scene ─▶ manifest ▸ host ▸ target ▸ source ▸ disk ▸ network ▸ domain ▸ libvirt ▸ custom ─▶ Findings ─▶ failure, warnings, report
 //!                                          guest: when it was looked at ─────────────────────────────────▲
 //! ```
 //!
@@ -18,6 +18,7 @@ mod libvirt;
 mod manifest;
 mod network;
 mod rehearsal;
+mod source;
 mod target;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use crate::model::validation::{Findings, Weights, together};
 use crate::pipeline::directories::Directories;
 use crate::sys::kvm::KvmProbe;
 use crate::sys::process::Launcher;
+use crate::vsphere::machine::Machine;
 
 /// What is looked at.
 pub(super) struct Scene<'a> {
@@ -50,6 +52,8 @@ pub(super) struct Scene<'a> {
     pub(super) control: &'a Control,
     /// The sources, in the plan's order, or why they cannot be opened; none where nothing could open them.
     pub(super) sources: &'a [Result<SourceDisk, Error>],
+    /// The VM that they are of, if it is elsewhere and was found.
+    pub(super) machine: Option<&'a Machine>,
     /// Why nothing could.
     pub(super) no_engine: Option<&'a Error>,
     /// Where the results go, if the VM's own directory is there.
@@ -83,10 +87,11 @@ pub(super) trait Validator {
 }
 
 /// All of them, in the order in which they run. What is found in a guest comes when that was opened: see [`judge`].
-const VALIDATORS: [&dyn Validator; 8] = [
+const VALIDATORS: [&dyn Validator; 9] = [
     &manifest::Manifest,
     &host::Host,
     &target::Target,
+    &source::Source,
     &disk::Disks,
     &network::Network,
     &domain::Domain,

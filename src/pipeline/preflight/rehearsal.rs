@@ -16,6 +16,7 @@ use crate::pipeline::directories::{Directories, open_others};
 use crate::pipeline::hooks::Host;
 use crate::pipeline::keys;
 use crate::pipeline::library::DiskProcessor;
+use crate::pipeline::remote::{self, Access, Source};
 use crate::source;
 use crate::sys::dir::Dir;
 use crate::sys::kvm;
@@ -41,9 +42,24 @@ pub fn rehearse(
 ) -> Findings {
     let mut findings = Findings::new(weights(plan, limits));
     let engine = Engine::find(launcher.clone());
-    let sources: Vec<Result<SourceDisk>> = match &engine {
-        Ok(engine) => plan.disks.iter().map(|disk| open(disk, limits, engine, control)).collect(),
-        Err(_) => Vec::new(),
+    let asked = match ask(plan, limits, control) {
+        Ok(asked) => asked,
+        Err(error) => {
+            findings.error("disk.missing", None, error);
+            return findings;
+        }
+    };
+    if plan.is_to_be_described() {
+        let error = Error::new(Kind::Source, "the VM is asked for when the job runs");
+        findings.add("source.not_asked", None, error.advice("`hyper2kvm validate --deep` asks at once"));
+    }
+    let sources: Vec<Result<SourceDisk>> = match (&engine, &asked) {
+        (Ok(_), Some((source, _))) if !source.is_off() => Vec::new(),
+        (Ok(_), Some((source, connections))) => {
+            plan.disks.iter().map(|disk| source.open(disk, *connections)).collect()
+        }
+        (Ok(engine), None) => plan.disks.iter().map(|disk| open(disk, limits, engine, control)).collect(),
+        (Err(_), _) => Vec::new(),
     };
     let programs = match limits.preflight.validators.is_empty() {
         true => None,
@@ -56,12 +72,17 @@ pub fn rehearse(
         launcher,
         control,
         sources: &sources,
+        machine: asked.as_ref().map(|(source, _)| &source.machine),
         no_engine: engine.as_ref().err(),
         results: results.as_ref().map(|results| Directories::new(results, &others)),
         programs,
         kvm: &|| kvm::probe(launcher),
     };
     run(&scene, &mut findings);
+    if sources.len() < plan.disks.len() {
+        not_opened(plan, "its disks were not opened", &mut findings);
+        return findings;
+    }
     let (Ok(engine), Ok(disks)) = (engine, sources.into_iter().collect::<Result<Vec<_>>>()) else {
         not_opened(plan, "its disks cannot be opened", &mut findings);
         return findings;
@@ -78,6 +99,13 @@ pub fn rehearse(
             if findings.found().iter().any(|raised| raised.finding.rule == "host.libguestfs") =>
         {
             not_opened(plan, "libguestfs is not there", &mut findings);
+        }
+        Look::IntoGuests if disks.iter().any(SourceDisk::is_read_once) => {
+            not_opened(
+                plan,
+                "its disks come as streams, which are read once: when the job runs",
+                &mut findings,
+            );
         }
         Look::IntoGuests => {
             let processor = DiskProcessor { engine, control: control.clone() };
@@ -97,6 +125,16 @@ pub fn rehearse(
         }
     }
     findings
+}
+
+/// The VM, if it is elsewhere and was found when the plan was made.
+fn ask(plan: &Plan, limits: &WorkLimits, control: &Control) -> Result<Option<(Source, u32)>> {
+    let Some(planned) = plan.remote.as_ref().filter(|remote| remote.found.is_some()) else { return Ok(None) };
+    let source = remote::ask(&Access::read(planned)?, planned, &limits.remote, control)?;
+    match source.changed(plan) {
+        None => Ok(Some((source, remote::connections(planned, &limits.remote)))),
+        Some(error) => Err(error),
+    }
 }
 
 fn open(
@@ -133,7 +171,7 @@ fn measure(
             journal: None,
         };
         let measured = engine.measure(source, &target, control)?;
-        source.check_unchanged()?;
+        source.check_unchanged(control)?;
         let size = source.facts.virtual_size;
         let virtual_size = disk.resize.and_then(|growth| growth.applied_to(size)).unwrap_or(size);
         let laid_out = if preallocation.lays_out() { virtual_size } else { 0 };

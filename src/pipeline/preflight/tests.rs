@@ -28,6 +28,7 @@ pub(in crate::pipeline) fn plan(stages: &[Stage]) -> Plan {
             .map(|stage| PlannedStage { stage, enabled: stages.contains(&stage), reason: String::new() })
             .collect(),
         disks: Vec::new(),
+        remote: None,
         machine: Some(Machine { disks: vec![disk], ..Machine::new("web") }),
         guest: PlannedGuest::default(),
         boot_test: BootOptions::default(),
@@ -88,6 +89,7 @@ fn a_validator_that_fails_ends_no_other_and_one_that_does_not_apply_is_not_asked
         control: &Control::new(),
         sources: &[],
         no_engine: None,
+        machine: None,
         results: None,
         programs: None,
         kvm: &|| KvmProbe { present: false, works: false, detail: String::new() },

@@ -119,7 +119,7 @@ fn copy_one(
     if let Some(why) = &outcome.restarted {
         meter.warn(Some(stage), format!("disk {} started over: {why}", disk.id));
     }
-    from.check_unchanged().map_err(|error| changed(&error, disk))?;
+    from.check_unchanged(job.control).map_err(|error| changed(&error, disk))?;
     let lost = |why: &str| {
         Error::new(Kind::Output, format!("{} {why}", target.path.display()))
             .output(&target.path)
@@ -132,8 +132,8 @@ fn copy_one(
     let file = FileMark::of(entry).ok_or_else(|| lost("is not a plain file any more"))?;
     meter.copied(number, &disk.id, 1.0);
     let finished = FinishedDisk {
-        source: opened.source.identity().to_vec(),
-        source_format: opened.source.format,
+        source: opened.origin().identity().to_vec(),
+        source_format: opened.origin().format,
         partial,
         file,
         virtual_size: outcome.virtual_size,

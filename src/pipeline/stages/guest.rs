@@ -7,7 +7,8 @@
 //!
 //! An overlay counts from the moment that the journal names it with its mark: then it is complete, verified and
 //! durable. One that the journal does not name was cut, and is thrown away. Repairs of a VM count together, or
-//! not at all. What is not here: what is told of it in the report (`inspect`, `fix`).
+//! not at all. A source elsewhere is not read for this: its overlay stands on the finished copy, which has the same content, and the work
+//! begins when that is there. What is not here: what is told of it in the report (`inspect`, `fix`).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,7 +50,15 @@ pub(super) fn begin(job: &mut Job<'_>) -> Result<()> {
     for (disk, opened) in job.plan.disks.iter().zip(&job.sources) {
         let path = overlay_path(job, disk);
         remove_overlay(job, disk)?;
-        engine.make_overlay(&opened.source, &path, opened.content().facts.virtual_size, job.control)?;
+        let size = opened.content().facts.virtual_size;
+        if opened.source.is_remote() {
+            let copy = copy_of(job, disk)?;
+            engine.make_overlay_on_copy((&copy, job.plan.format_of(disk)), &path, size, job.control)?;
+            files.sources.push(copy);
+        } else {
+            engine.make_overlay(&opened.source, &path, size, job.control)?;
+            files.sources.extend(opened.source.paths());
+        }
         let made =
             std::fs::metadata(&path).map_err(|error| Error::io(Kind::Output, "look at", &path, &error))?;
         fresh.push(made.len());
@@ -59,7 +68,6 @@ pub(super) fn begin(job: &mut Job<'_>) -> Result<()> {
             format: "qcow2".to_owned(),
             grown_from: opened.grown.as_ref().map(|_| opened.source.facts.virtual_size),
         });
-        files.sources.extend(opened.source.identity().iter().map(|file| file.path.clone()));
         files.overlays.push(path);
     }
     let guest = &job.plan.guest;
@@ -84,6 +92,13 @@ pub(super) fn begin(job: &mut Job<'_>) -> Result<()> {
     job.guest = Some(GuestWork { child, fresh, record: GuestRecord::default() });
     failpoint::hit("guest.started");
     Ok(())
+}
+
+/// The finished copy of a disk elsewhere: what is to be seen of the guest is seen there.
+fn copy_of(job: &Job<'_>, disk: &PlannedDisk) -> Result<PathBuf> {
+    let finished = job.checkpoint.disks.get(&disk.id).filter(|finished| finished.holds == Holds::Source);
+    let finished = finished.ok_or_else(|| Error::internal(format!("disk {} was not copied", disk.id)))?;
+    Ok(job.path(disk, &finished.partial))
 }
 
 /// Waits until the guest was looked at, or until it is certain that nothing of it can be told.
@@ -252,7 +267,7 @@ fn keep(job: &mut Job<'_>, fresh: &[u64], record: &mut GuestRecord) -> Result<()
         let file = file.ok_or_else(|| Error::new(Kind::Output, format!("{} is gone", path.display())))?;
         let engine = job.engine.as_ref().ok_or_else(|| Error::internal("nothing was loaded"))?;
         let virtual_size = engine.overlay_size(&path, job.control)?;
-        let source = opened.source.identity().to_vec();
+        let source = opened.origin().identity().to_vec();
         record.overlays.insert(disk.id.clone(), OverlayMark { name, file, source, virtual_size });
     }
     dir.sync().map_err(|error| Error::io(Kind::Output, "make durable", dir.path(), &error))?;
@@ -331,7 +346,7 @@ pub(super) fn keep_what_is_sound(job: &mut Job<'_>) -> Result<()> {
     let sound = job.checkpoint.guest.as_ref().is_some_and(|record| {
         job.plan.disks.iter().zip(&job.sources).all(|(disk, opened)| {
             let Some(overlay) = record.overlays.get(&disk.id) else { return true };
-            super::load::same_files(&overlay.source, opened.source.identity())
+            super::load::same_files(&overlay.source, opened.origin().identity())
                 && (is_there(job, overlay) || is_in_its_result(job, disk))
         })
     });

@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use super::copying::{forget_extents, settle_journal, target};
-use super::{growth, guest, position, sums};
+use super::{fetching, growth, guest, position, sums};
 use crate::disk::{Engine, FileIdentity, OpenPolicy, SourceDisk, open_source};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
@@ -16,6 +16,7 @@ use crate::model::protocol::WorkerEvent;
 use crate::model::validation::Findings;
 use crate::pipeline::meter::Pass;
 use crate::pipeline::preflight::{self, Fit, Scene};
+use crate::pipeline::remote::{self, Source};
 use crate::pipeline::worker::{Job, Opened};
 use crate::source;
 use crate::sys::fs::allocated_bytes;
@@ -29,13 +30,15 @@ const EMULATED_BOOT_BYTES: u64 = 16 << 30;
 pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     let mut findings = Findings::new(preflight::weights(job.plan, &job.order.limits));
     let engine = engine(job);
-    let sources = open_all(job, engine.as_ref().ok())?;
+    let remote = ask(job)?;
+    let sources = open_all(job, engine.as_ref().ok(), remote.as_ref())?;
     let scene = Scene {
         plan: job.plan,
         limits: &job.order.limits,
         launcher: &job.bench.launcher,
         control: job.control,
         sources: &sources,
+        machine: remote.as_ref().map(|remote| &remote.machine),
         no_engine: engine.as_ref().err(),
         results: Some(job.place.dirs()),
         programs: job.place.hooks.clone(),
@@ -50,36 +53,54 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
         job.control.checkpoint()?;
         job.meter.detail(Stage::Load, position(number, job));
         let source = source?;
-        let (source, served) = match needs_qemu(job, disk) {
+        refuse_checksum(disk, &source)?;
+        let (source, fetched_from) = fetching::settle(job, &engine, disk, source)?;
+        let (source, served) = match needs_qemu(job, disk) && !source.is_remote() {
             true => source.for_qemu(job.control)?,
             false => (source, None),
         };
         let grown = growth::seen(job, &engine, disk, &source)?;
         let content = grown.as_ref().unwrap_or(&source);
-        described.push(describe(disk, &source, grown.as_ref()));
+        described.push(describe(disk, fetched_from.as_ref().unwrap_or(&source), grown.as_ref()));
         let measure = engine.measure(content, &target(job, disk), job.control)?;
-        job.sources.push(Opened { source, _served: served, grown, measure });
+        job.sources.push(Opened { source, fetched_from, _served: served, grown, measure });
     }
     job.engine = Some(engine);
     keep_what_is_finished(job)?;
     announce(job);
     let fits: Vec<Fit<'_>> = job.plan.disks.iter().zip(&job.sources).map(|pair| fit(job, pair)).collect();
     let fixes = if job.checkpoint.guest.is_some() { 0 } else { job.plan.room_for_fixes() };
+    let fixes = fixes.saturating_add(fetching::room(job)?);
     let bytes = fits.iter().fold(fixes, |sum, fit| sum.saturating_add(fit.need));
     job.meter.tell(WorkerEvent::Room { bytes });
     preflight::check_fit(job.plan, &job.order.limits, &fits, fixes, &mut findings);
     tell(job, &findings)?;
-    Ok(json!({ "disks": described }))
+    let mut told = json!({ "disks": described });
+    if let (Some(planned), Some(source)) = (&job.plan.remote, &remote) {
+        told["remote"] = json!({
+            "host": source.description().vm.host,
+            "vm": source.machine.path,
+            "moref": source.machine.moref,
+            "mode": planned.mode,
+            "transport": planned.transport,
+            "connections": remote::connections(planned, &job.order.limits.remote),
+        });
+    }
+    Ok(told)
 }
 
 /// Opens every source, also behind one that cannot be opened: all that is wrong is told together.
-fn open_all(job: &mut Job<'_>, engine: Option<&Engine>) -> Result<Vec<Result<SourceDisk>>> {
-    let Some(engine) = engine else { return Ok(Vec::new()) };
+fn open_all(
+    job: &mut Job<'_>,
+    engine: Option<&Engine>,
+    remote: Option<&Source>,
+) -> Result<Vec<Result<SourceDisk>>> {
+    let Some(engine) = engine.filter(|_| remote.is_none_or(Source::is_off)) else { return Ok(Vec::new()) };
     let mut sources = Vec::new();
     for (number, disk) in job.plan.disks.iter().enumerate() {
         job.control.checkpoint()?;
         job.meter.detail(Stage::Load, position(number, job));
-        let opened = open(job, engine, disk);
+        let opened = open(job, engine, disk, remote);
         // What was cut short has found nothing.
         job.control.ended()?;
         sources.push(opened);
@@ -124,7 +145,24 @@ fn engine(job: &Job<'_>) -> Result<Engine> {
     Ok(engine)
 }
 
-fn open(job: &Job<'_>, engine: &Engine, disk: &PlannedDisk) -> Result<SourceDisk> {
+/// Looks for the VM, if it is elsewhere. One that has become another one since its plan was made is told, so that it gets another plan.
+fn ask(job: &mut Job<'_>) -> Result<Option<Source>> {
+    let (Some(planned), Some(access)) = (&job.plan.remote, &job.place.access) else { return Ok(None) };
+    job.meter.detail(Stage::Load, format!("looks for {}", planned.shown()));
+    let source = remote::ask(access, planned, &job.order.limits.remote, job.control)?;
+    match source.changed(job.plan) {
+        None => Ok(Some(source)),
+        Some(error) => {
+            job.meter.tell(WorkerEvent::Described(Box::new(source.description())));
+            Err(error)
+        }
+    }
+}
+
+fn open(job: &Job<'_>, engine: &Engine, disk: &PlannedDisk, remote: Option<&Source>) -> Result<SourceDisk> {
+    if let (Some(planned), Some(source)) = (&job.plan.remote, remote) {
+        return source.open(disk, remote::connections(planned, &job.order.limits.remote));
+    }
     let policy = OpenPolicy {
         backing_chain: disk.backing_chain,
         allowed_paths: &disk.allowed_paths,
@@ -132,6 +170,17 @@ fn open(job: &Job<'_>, engine: &Engine, disk: &PlannedDisk) -> Result<SourceDisk
     };
     let place = source::place_of(disk)?;
     open_source(place, disk.source_format, &policy, engine, job.control)
+}
+
+/// A checksum is one of a file: what lies on a server is not read twice for it.
+fn refuse_checksum(disk: &PlannedDisk, source: &SourceDisk) -> Result<()> {
+    if !source.is_remote() || (disk.checksum.is_none() && disk.piece_checksums.is_empty()) {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Unsupported, format!("the checksum of disk {} cannot be checked: it is read from a server", disk.id))
+        .field("disks[].checksum")
+        .source(source.path.display().to_string())
+        .advice("leave the checksum out: every piece is looked at when it is written, and the result is held against what was read"))
 }
 
 fn describe(disk: &PlannedDisk, source: &SourceDisk, grown: Option<&SourceDisk>) -> Value {
@@ -162,7 +211,7 @@ fn keep_what_is_finished(job: &mut Job<'_>) -> Result<()> {
         let dir = job.place.dirs().of(disk)?;
         let partial = job.partial(disk);
         if let Some(finished) = job.checkpoint.disks.get(&disk.id) {
-            let unchanged = same_files(&finished.source, opened.source.identity());
+            let unchanged = same_files(&finished.source, opened.origin().identity());
             let there = job.is_there(disk, finished)?;
             settle_journal(job, disk)?;
             if unchanged && (there || guest::can_be_committed_again(job, disk)) {
@@ -216,6 +265,7 @@ fn announce(job: &mut Job<'_>) {
         let seen = opened.content().facts.virtual_size;
         job.meter.disk(&disk.id, total, if finished.is_some() { total } else { 0 }, seen);
     }
+    fetching::announce(job);
     if job.plan.opens_guest() {
         job.meter.expect(0, Pass::Guest, GUEST_WORK_BYTES);
         if job.checkpoint.guest.is_some() {

@@ -9,6 +9,7 @@ mod boot_test;
 mod convert;
 mod copying;
 mod extraction;
+mod fetching;
 mod fix;
 mod growth;
 mod guest;
@@ -41,6 +42,7 @@ pub(super) fn run(stage: Stage, job: &mut Job<'_>) -> Result<Value> {
 /// The results are as they will be published: what was kept beside them for later stages may go.
 pub(super) fn clear(job: &Job<'_>) -> Result<()> {
     guest::clear(job)?;
+    fetching::clear(job)?;
     job.plan.disks.iter().try_for_each(|disk| copying::forget_extents(job, disk))
 }
 

@@ -38,7 +38,7 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
         }));
     }
     for (disk, opened) in job.plan.disks.iter().zip(&job.sources) {
-        opened.source.check_unchanged().map_err(|error| changed(&error, disk))?;
+        opened.origin().check_unchanged(job.control).map_err(|error| changed(&error, disk))?;
     }
     Ok(json!({ "disks": told }))
 }
@@ -65,7 +65,7 @@ fn validate_one(job: &mut Job<'_>, number: usize, disk: &PlannedDisk) -> Result<
         engine.compare(&content, path, format, control, &mut compared)?;
     }
     meter.passed(number, Pass::Compare, 1.0);
-    content.check_unchanged().map_err(|error| changed(&error, disk))?;
+    content.check_unchanged(job.control).map_err(|error| changed(&error, disk))?;
 
     let still_there =
         job.checkpoint.disks.get(&disk.id).map(|finished| job.is_there(disk, finished)).transpose()?;

@@ -12,6 +12,7 @@
 //! journal; how far a copy is that was cut, in one of its own. What is not here: what a stage does (see
 //! [`super::stages`]), and whether a failed job is tried again.
 
+mod asking;
 mod begin;
 mod places;
 mod process;
@@ -158,6 +159,8 @@ fn work_unless_lost(
 pub(super) struct Opened {
     /// What is read.
     pub(super) source: SourceDisk,
+    /// What that was fetched from, if it had to be: a disk elsewhere, read no more.
+    pub(super) fetched_from: Option<SourceDisk>,
     /// What lets QEMU read it where it cannot by itself: for the guest work, for formats that it writes, to be compared.
     pub(super) _served: Option<Served>,
     /// The same disk with room behind it, if its result is to be larger.
@@ -170,6 +173,11 @@ impl Opened {
     /// What its result has to hold where nothing is repaired.
     pub(super) fn content(&self) -> &SourceDisk {
         self.grown.as_ref().unwrap_or(&self.source)
+    }
+
+    /// The source itself: what has to stay as it is.
+    pub(super) fn origin(&self) -> &SourceDisk {
+        self.fetched_from.as_ref().unwrap_or(&self.source)
     }
 }
 

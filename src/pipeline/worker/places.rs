@@ -10,6 +10,7 @@ use crate::model::error::{Disposition, Error, Kind, Result};
 use crate::model::plan::PlannedDisk;
 use crate::pipeline::checkpoint::{Checkpoint, FinishedDisk};
 use crate::pipeline::handover;
+use crate::pipeline::names::{fetch_journal_name, fetched_name};
 use crate::pipeline::publish::{self, Named, Progress};
 use crate::sys::dir::Dir;
 
@@ -69,7 +70,10 @@ impl Job<'_> {
             .flat_map(|disk| publish::copy_names(self.plan, disk, mark).map(|name| (disk.elsewhere(), name)));
         let overlays = self.checkpoint.guest.iter().flat_map(|guest| guest.overlays.values());
         let overlays = overlays.map(|overlay| (None, overlay.name.clone()));
-        let mut kept: Vec<(Option<&Path>, String)> = names.chain(overlays).collect();
+        let fetched = self.plan.disks.iter().filter(|disk| self.is_fetched(disk, cut));
+        let fetched = fetched.flat_map(|disk| [fetched_name(&disk.id), fetch_journal_name(&disk.id)]);
+        let fetched = fetched.map(|name| (None, name));
+        let mut kept: Vec<(Option<&Path>, String)> = names.chain(overlays).chain(fetched).collect();
         let goes_on = cut == Cut::Stays || !kept.is_empty() || self.checkpoint.intent.is_some();
         if goes_on && self.ledger.says_something() {
             kept.push((None, self.ledger.name().to_owned()));
@@ -93,6 +97,15 @@ impl Job<'_> {
     fn is_begun(&self, disk: &PlannedDisk) -> bool {
         let is_there = |name: String| self.dir(disk).is_ok_and(|dir| matches!(dir.entry(&name), Ok(Some(_))));
         is_there(self.partial(disk)) && is_there(self.copy_journal(disk))
+    }
+
+    /// Whether what was fetched of a disk elsewhere is of use, or can be gone on with.
+    fn is_fetched(&self, disk: &PlannedDisk, cut: Cut) -> bool {
+        let is_there = |name: String| matches!(self.place.results.entry(&name), Ok(Some(_)));
+        self.checkpoint.fetched.contains_key(&disk.id)
+            || (cut == Cut::Stays
+                && is_there(fetched_name(&disk.id))
+                && is_there(fetch_journal_name(&disk.id)))
     }
 
     pub(super) fn remove_everything(&self) -> Result<()> {

@@ -21,7 +21,7 @@ use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use super::{Bench, failed, work};
+use super::{Bench, asking, failed, work};
 use crate::disk::{Control, Fence as _};
 use crate::model::error::{Error, Result};
 use crate::model::protocol::{WorkOrder, WorkerCommand, WorkerEvent, WorkerOutcome};
@@ -31,7 +31,7 @@ use crate::pipeline::workplace::Workplace;
 use crate::sys::failpoint;
 use crate::sys::lines;
 use crate::sys::lines::fold::{Fold, WINDOW};
-use crate::sys::sandbox::{self, Enforcement};
+use crate::sys::sandbox::{self, Enforcement, Rules};
 use crate::sys::time::now_epoch;
 
 /// A plan of a thousand disks fits in this.
@@ -68,6 +68,9 @@ pub fn process_main() -> ExitCode {
 
 fn carry_out(order: &WorkOrder, input: BufReader<Stdin>) -> ExitCode {
     let events = EventLine::new();
+    if order.plan.is_to_be_described() {
+        return ask(order, input, &events);
+    }
     let (recorded, outcome) = match prepare(order, &events) {
         Err(error) => (None, failed(error)),
         Ok(place) => {
@@ -106,11 +109,44 @@ fn carry_out(order: &WorkOrder, input: BufReader<Stdin>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// The plan says only who is to be asked: that is all the work.
+fn ask(order: &WorkOrder, input: BufReader<Stdin>, events: &EventLine) -> ExitCode {
+    let prepared = asking::prepare(order).and_then(|access| {
+        confine(&asking::rules(order, &access), events)?;
+        Ok(access)
+    });
+    let outcome = match prepared {
+        Err(error) => failed(error),
+        Ok(access) => {
+            let control = Control::new();
+            // That its outcome was recorded is nothing that it waits for.
+            drop(listen(input, &control, events));
+            obey_signals(&control);
+            keep_beating(events);
+            let mut emit = |event: WorkerEvent| {
+                if !events.tell(&event) {
+                    control.stop();
+                }
+            };
+            asking::ask(order, &access, &control, &mut emit)
+        }
+    };
+    match events.tell(&WorkerEvent::Finished(outcome)) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(NO_OUTCOME),
+    }
+}
+
 /// Makes the directories and closes the sandbox. From here on nothing can be opened that the order does not name.
 fn prepare(order: &WorkOrder, events: &EventLine) -> Result<Workplace> {
     let place = Workplace::prepare(order, &Bench::default().launcher)?;
-    let rules = place.rules(order);
-    match sandbox::apply(&rules) {
+    confine(&place.rules(order), events)?;
+    Ok(place)
+}
+
+/// Closes the sandbox.
+fn confine(rules: &Rules, events: &EventLine) -> Result<()> {
+    match sandbox::apply(rules) {
         Ok(Enforcement::Nothing) => {
             events.tell(&WorkerEvent::Warning {
                 stage: None,
@@ -126,7 +162,7 @@ fn prepare(order: &WorkOrder, events: &EventLine) -> Result<Workplace> {
                 .permanent());
         }
     }
-    Ok(place)
+    Ok(())
 }
 
 /// Asks the kernel to end us with our parent, and makes sure that it has not ended already.

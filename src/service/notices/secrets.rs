@@ -42,6 +42,9 @@ fn stored(path: &Path, host: &str) -> Result<Login, Trouble> {
     if credential.host.as_ref().is_some_and(|its| its.as_str() != host) {
         return Err(unfit("is the login of another host"));
     }
+    if let Some(member) = credential.of_a_server() {
+        return Err(unfit(&format!("has `{member}`, which is for a vCenter or an ESXi host")));
+    }
     let secret = match (credential.password, credential.password_file) {
         (Some(password), None) => password.reveal().to_owned(),
         (None, Some(file)) => text_of(&file.to_path())?,

@@ -74,8 +74,8 @@ impl Db {
         let plan = &one.plan;
         let job_id = self.insert(
             "INSERT INTO job (batch_key, vm_id, vm_name, state, priority, submitted_at, needs_network, depends_on,
-                 content_sha256, output_directory, plan)
-             VALUES (?1, ?2, ?3, 'queued', ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                 content_sha256, output_directory, plan, remote)
+             VALUES (?1, ?2, ?3, 'queued', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             params![
                 batch_key,
                 one.vm.vm_id,
@@ -87,6 +87,7 @@ impl Db {
                 one.vm.content_sha256,
                 plan.output.directory.to_string_lossy(),
                 encode(plan)?,
+                plan.remote.as_ref().map(|remote| encode(&remote.need())).transpose()?,
             ],
         )?;
         match &one.done_by {

@@ -231,6 +231,16 @@ impl Db {
         Ok(())
     }
 
+    /// Another plan for a job: its VM was found. Where its results go is what it was.
+    pub fn set_plan(&mut self, job_id: i64, plan: &Plan) -> Result<()> {
+        let remote = plan.remote.as_ref().map(|remote| encode(&remote.need())).transpose()?;
+        self.execute(
+            "UPDATE job SET plan = ?2, vm_name = ?3, remote = ?4 WHERE job_id = ?1",
+            params![job_id, encode(plan)?, plan.name, remote],
+        )?;
+        Ok(())
+    }
+
     /// Moves a job in the queue.
     pub fn set_priority(&mut self, job_id: i64, priority: i64) -> Result<()> {
         self.execute("UPDATE job SET priority = ?2 WHERE job_id = ?1", params![job_id, priority])?;

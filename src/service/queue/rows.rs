@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::api::JobView;
 use crate::model::error::Error;
 use crate::model::job::{BatchState, JobState, Stage, WaitReason};
+use crate::model::remote::RemoteNeed;
 use crate::model::window::Window;
 
 /// What makes a file the same file: it is not enough that the name is the same.
@@ -236,6 +237,8 @@ pub struct JobRow {
     pub need_bytes: Option<u64>,
     /// Whether its inputs or outputs need the network.
     pub needs_network: bool,
+    /// Which server has its source, and who logs in there, if that is remote.
+    pub remote: Option<RemoteNeed>,
     /// VMs of its batch that have to succeed first.
     pub depends_on: Vec<String>,
     /// Whether its manifest was refused: there is no plan for it.
@@ -268,7 +271,7 @@ pub struct JobRow {
 pub(super) const JOB_COLUMNS: &str = "job.job_id, job.batch_key, batch.batch_id, job.vm_id, job.vm_name, \
      job.state, job.waiting_reason, job.waiting_detail, job.waiting_since, job.not_before, job.priority, \
      job.attempt, job.cut_short, job.failures, job.first_failure_at, job.submitted_at, job.started_at, job.completed_at, \
-     job.owner, job.lease_until, job.need_bytes, job.needs_network, job.depends_on, job.refused, job.content_sha256, \
+     job.owner, job.lease_until, job.need_bytes, job.needs_network, job.remote, job.depends_on, job.refused, job.content_sha256, \
      job.output_directory, job.outputs, job.report, job.resumed, job.current_stage, job.stage_detail, \
      job.stage_started_at, job.stages_completed, job.progress_percentage, job.error";
 
@@ -303,6 +306,10 @@ impl JobRow {
             lease_until: row.get("lease_until")?,
             need_bytes: row.get::<_, Option<i64>>("need_bytes")?.map(|bytes| bytes as u64),
             needs_network: row.get("needs_network")?,
+            remote: match row.get::<_, Option<String>>("remote")? {
+                Some(_) => json(row, "remote")?,
+                None => None,
+            },
             depends_on: json(row, "depends_on")?,
             refused: row.get("refused")?,
             content_sha256: row.get("content_sha256")?,

@@ -3,6 +3,7 @@
 use super::core::{BatchKey, Counters, JobId};
 use crate::model::error::Error;
 use crate::model::job::WaitReason;
+use crate::model::plan::Plan;
 use crate::model::protocol::{Published, WorkerCommand, WorkerOutcome};
 
 /// What the shell has to do. Changes of state have happened in the core already.
@@ -50,6 +51,13 @@ pub enum Action {
         job: JobId,
         /// What was tried.
         counters: Counters,
+    },
+    /// Record another plan: its VM was found.
+    Plan {
+        /// Which.
+        job: JobId,
+        /// The plan.
+        plan: Box<Plan>,
     },
     /// Record that it succeeded.
     Succeed {
@@ -112,6 +120,7 @@ impl Action {
             | Action::Continue { job }
             | Action::Wait { job, .. }
             | Action::Requeue { job, .. }
+            | Action::Plan { job, .. }
             | Action::Succeed { job, .. }
             | Action::Fail { job, .. }
             | Action::Cancel { job, .. }
@@ -129,6 +138,13 @@ pub enum WorkerEnd {
     Finished(WorkerOutcome),
     /// It did not: crashed, killed, or not even started.
     Crashed(Error),
+    /// It has found its VM, and this is the plan that follows.
+    Planned {
+        /// The plan.
+        plan: Box<Plan>,
+        /// Why that is a failure: it was found before, as something else.
+        changed: Option<Error>,
+    },
 }
 
 /// The network, as far as it decides about jobs.

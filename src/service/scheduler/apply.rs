@@ -149,6 +149,10 @@ impl Scheduler {
                 self.start_worker(*job, counters, (*reserved_by_others, *kept_free)).await
             }
             Action::Continue { job } => self.continue_worker(*job).await,
+            Action::Plan { job, plan } => {
+                let (job, plan) = (*job, plan.clone());
+                self.parts.queue.with(move |db| db.set_plan(job, &plan)).await
+            }
             Action::Cancel { job, error, clean: true } => {
                 self.discard(*job, error.clone()).await?;
                 Ok(())
@@ -241,6 +245,10 @@ impl Scheduler {
         counters: &Counters,
         (reserved_by_others_bytes, disk_reserve_bytes): (u64, u64),
     ) -> WorkOrder {
+        let remote = self.remote_limits(row.job_id, &plan);
+        if let (Some(live), Some(connections)) = (self.live.get_mut(&row.job_id), remote.connections) {
+            live.connections = connections;
+        }
         let lock = self.parts.holds.lock_above(&row.batch_id, &row.output_directory);
         let reading = self.part_of_newcomer(row.job_id);
         let settings = &self.settings;
@@ -249,7 +257,7 @@ impl Scheduler {
             job_id: row.job_id,
             batch_id: row.batch_id.clone(),
             attempt: counters.attempt,
-            plan,
+            plan: plan.without_draft(),
             limits: WorkLimits {
                 work_dir: settings.work_dir.join(row.job_id.to_string()),
                 stall_timeout_s: settings.stall_timeout_s,
@@ -266,6 +274,7 @@ impl Scheduler {
                 preflight: settings.preflight.clone(),
                 gives_up: self.core.would_give_up(now_epoch(), counters),
                 log: None,
+                remote,
                 lock,
             },
         }

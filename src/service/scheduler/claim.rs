@@ -25,7 +25,11 @@ impl Core {
             };
             let Some(&(priority, id)) = next else { break };
             seen = Some((priority, id));
-            if self.start_is_blocked(id) || self.batch_is_full(id) {
+            if self.start_is_blocked(id)
+                || self.batch_is_full(id)
+                || self.server_is_full(id)
+                || self.login_is_on_trial(id)
+            {
                 continue;
             }
             if self.job(id).phase == Phase::Suspended {
@@ -41,6 +45,7 @@ impl Core {
             {
                 self.ready.remove(&(priority, id));
                 self.set_phase(id, Phase::Probing);
+                self.try_login(id);
                 self.out.push(Action::Probe { job: id });
             }
         }
@@ -69,9 +74,10 @@ impl Core {
         })
     }
 
-    /// What is paused, outside its window, or needs a network that is away, waits for that; it is not merely queued.
+    /// What is paused, outside its window, needs a network that is away or has a login that was refused, waits for that; it is not merely queued.
     pub(super) fn hold_back(&mut self, now: f64) {
-        if !self.paused && self.network == Network::Up && !self.windows.is_one_closed() {
+        let is_open = self.network == Network::Up && !self.windows.is_one_closed();
+        if !self.paused && is_open && !self.logins.is_one_refused() {
             return;
         }
         for (priority, id) in self.ready.clone() {
@@ -81,6 +87,8 @@ impl Core {
                 (WaitReason::Window, detail)
             } else if let Some(detail) = self.network_blocks(id) {
                 (WaitReason::Network, detail)
+            } else if let Some(detail) = self.login_blocks(id) {
+                (WaitReason::Auth, detail)
             } else {
                 continue;
             };
@@ -111,6 +119,7 @@ impl Core {
             || (self.draining && self.job(id).phase != Phase::Suspended)
             || self.window_blocks(id).is_some()
             || self.network_blocks(id).is_some()
+            || self.login_blocks(id).is_some()
     }
 
     pub(super) fn network_blocks(&self, id: JobId) -> Option<String> {

@@ -11,6 +11,7 @@ pub use super::action::{Action, Network, WorkerEnd};
 use super::job::{Batch, Ending, Job, Phase};
 pub use super::job::{BatchFacts, Counters, JobFacts};
 pub use super::ledger::{Ledger, SpaceProbe, Verdict};
+use super::logins::Logins;
 use super::policy::{Policy, SPACE_RECHECK_S, STOP_PATIENCE_S};
 use super::windows::Windows;
 use crate::model::error::Error;
@@ -44,6 +45,7 @@ pub struct Core {
     pub(super) next_space_check: Option<u64>,
     pub(super) timers: BTreeSet<(u64, JobId)>,
     pub(super) windows: Windows,
+    pub(super) logins: Logins,
     pub(super) ledger: Ledger,
     pub(super) paused: bool,
     pub(super) draining: bool,
@@ -75,6 +77,7 @@ impl Core {
             next_space_check: None,
             timers: BTreeSet::new(),
             windows: Windows::default(),
+            logins: Logins::default(),
             ledger: Ledger::default(),
             paused: false,
             draining: false,
@@ -117,7 +120,7 @@ impl Core {
                     self.job(id).facts.counters.take_back();
                     self.requeue(id);
                 }
-                (JobState::Waiting, Some(WaitReason::Auth)) => {}
+                (JobState::Waiting, Some(WaitReason::Auth)) => self.found_waiting_for_login(id),
                 (JobState::Waiting, Some(WaitReason::Paused)) if self.paused || self.job(id).is_held() => {}
                 (JobState::Waiting, Some(reason)) if reason.is_tried_again() => {
                     let due = self.job(id).facts.counters.retry_at.unwrap_or(now);
@@ -229,6 +232,7 @@ impl Core {
                 self.failed(now, id, error);
             }
             (Some(Ending::Stop), _) => self.cut_short(id),
+            (None, WorkerEnd::Planned { plan, changed }) => self.planned(now, id, plan, changed),
             (None, WorkerEnd::Finished(WorkerOutcome::Stopped)) => {
                 // Somebody else told it to. At once again would be a fast circle if they go on.
                 self.job(id).facts.counters.take_back();
@@ -348,6 +352,7 @@ impl Core {
         }
         if job.facts.state == JobState::Waiting {
             self.space_waiters.remove(&id);
+            self.let_login_go(id);
             self.job(id).facts.counters.retry_at = None;
             self.release(id);
             let batch = self.job(id).facts.batch;

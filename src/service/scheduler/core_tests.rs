@@ -12,6 +12,8 @@ use crate::model::protocol::{Published, WorkerCommand};
 
 #[path = "libvirt_tests.rs"]
 mod libvirt;
+#[path = "logins_tests.rs"]
+mod logins;
 #[path = "pause_tests.rs"]
 mod pause;
 #[path = "space_tests.rs"]
@@ -44,6 +46,7 @@ pub(in crate::service::scheduler) fn job(id: JobId) -> JobFacts {
         waiting_since: None,
         priority: 100,
         needs_network: false,
+        remote: None,
         depends_on: Vec::new(),
         counters: Counters::default(),
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::core::{ALL_PAUSED, BatchKey, JobId};
 use crate::model::job::{JobState, WaitReason};
+use crate::model::remote::RemoteNeed;
 use crate::model::window::Window;
 
 /// What has been tried, as it is kept with the job so that a restart does not forget it.
@@ -64,6 +65,8 @@ pub struct JobFacts {
     pub priority: i64,
     /// Whether an input or output is remote.
     pub needs_network: bool,
+    /// Which server has its source, and who logs in there, if that is remote.
+    pub remote: Option<RemoteNeed>,
     /// VMs of its batch that have to succeed first.
     pub depends_on: Vec<String>,
     /// What was tried.

@@ -22,10 +22,12 @@ mod holding;
 mod job;
 mod ledger;
 mod loading;
+mod logins;
 mod moves;
 mod outcome;
 mod outlook;
 mod policy;
+mod remote;
 mod retry;
 mod settling;
 mod stall;
@@ -44,6 +46,7 @@ use self::commands::Pending;
 use self::core::{Action, BatchKey, Core, JobId, Network, SpaceProbe};
 use self::outlook::Outlook;
 pub(in crate::service) use self::policy::Policy;
+use self::remote::{FileMark, LoginFiles};
 use self::settling::Settling;
 use self::stall::StallWatch;
 use super::admission::Results;
@@ -62,6 +65,7 @@ use crate::model::config::Settings;
 use crate::model::error::{Error, Result};
 use crate::model::job::Stage;
 use crate::model::protocol::WorkerEvent;
+use crate::model::remote::Description;
 use crate::pipeline::host_lock::Holds;
 use crate::sys::fs::Space;
 use crate::sys::random;
@@ -122,6 +126,7 @@ enum Report {
     Discarded { job: JobId, batch: BatchKey, error: Option<Error> },
     Rewound { jobs: Vec<JobId>, stage: Stage, reply: Option<Reply<Acted>> },
     OutputSpace(Option<Space>),
+    Logins(Vec<(String, FileMark)>),
     Submitted { reply: Reply<JobList>, outcome: Result<Vec<JobId>, Refusal> },
 }
 
@@ -153,6 +158,9 @@ pub struct Scheduler {
     queue_rests_until: Option<f64>,
     unsettled: Settling,
     bandwidth: Bandwidth,
+    logins: LoginFiles,
+    /// What workers that are about to end have found.
+    described: HashMap<JobId, Box<Description>>,
     stall: StallWatch,
     next_round: f64,
     next_retention: f64,
@@ -191,6 +199,8 @@ impl Scheduler {
             queue_rests_until: None,
             unsettled: Settling::default(),
             bandwidth: Bandwidth::default(),
+            logins: LoginFiles::default(),
+            described: HashMap::new(),
             stall: StallWatch::since(now_epoch()),
             next_round: 0.0,
             next_retention: now_epoch() + 60.0,
@@ -210,6 +220,7 @@ impl Scheduler {
             self.take_in_rows().await;
             self.carry_out().await;
             self.share_bandwidth();
+            self.look_at_logins(now_epoch());
             self.tell_stall().await;
             self.settle_due().await;
             self.answer_pending().await;
@@ -256,6 +267,7 @@ impl Scheduler {
         let event = match heard {
             Heard::Ended { outcome, recorded } => {
                 let end = self.supervisor.ended(job, outcome);
+                let end = self.planned(job, end).await;
                 self.ended.insert(job, Ended { recorded });
                 return self.core.worker_ended(now, job, end);
             }
@@ -287,12 +299,6 @@ impl Scheduler {
             }
         }
         self.core.progressed(job, live.percentage, live.bytes_written());
-        if let WorkerEvent::StageStarted { stage } = event {
-            self.core.stage_began(job, stage);
-        }
-        if let WorkerEvent::Room { bytes } = event {
-            self.core.measured(now, job, bytes);
-        }
         if let WorkerEvent::Warning { message, .. } = &event {
             let (batch, vm) = (&live.batch, &live.vm);
             tracing::warn!(job, batch, vm, "warning: {message}");
@@ -301,12 +307,20 @@ impl Scheduler {
                 tracing::debug!(job, %error, "a warning was not recorded");
             }
         }
+        match event {
+            WorkerEvent::StageStarted { stage } => self.core.stage_began(job, stage),
+            WorkerEvent::Room { bytes } => self.core.measured(now, job, bytes),
+            WorkerEvent::StageFinished { stage: Stage::Load, .. } => self.core.login_works(job),
+            WorkerEvent::Described(description) => _ = self.described.insert(job, description),
+            _ => {}
+        }
     }
 
     async fn take_report(&mut self, report: Report) {
         match report {
             Report::Probed { job, batch, outcome } => self.admitted(job, batch, outcome),
             Report::Settled { batch, ended_at, outcome } => self.settled(batch, ended_at, outcome).await,
+            Report::Logins(marks) => self.logins_seen(marks),
             Report::Discarded { job, batch, error } => self.discarded(job, batch, error),
             Report::Rewound { jobs, stage, reply } => self.rewound(jobs, stage, reply).await,
             Report::Submitted { reply, outcome } => drop(reply.send(self.submitted(outcome).await)),
@@ -374,6 +388,7 @@ impl Scheduler {
             Some(self.next_retention),
             Some(self.bandwidth.next_due()),
             self.stall_due(),
+            self.logins_due(),
         ];
         let due = due.into_iter().flatten().reduce(f64::min).map_or(LONG, |at| {
             Duration::from_secs_f64((at - now).clamp(0.0, 3600.0)).max(Duration::from_millis(1))

@@ -43,7 +43,7 @@ impl Core {
             }
             (Disposition::NeedsOperator, Kind::Auth) => {
                 counters.take_back();
-                self.wait(now, id, WaitReason::Auth, error.to_string());
+                self.wait_for_login(now, id, &error);
             }
             (Disposition::Transient, Kind::Network) if network_is_down.is_some() && !stopping => {
                 counters.take_back();

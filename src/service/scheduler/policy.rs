@@ -36,6 +36,8 @@ pub struct Policy {
     pub max_network_wait_s: f64,
     /// How it is acted on.
     pub on_network_timeout: OnNetworkTimeout,
+    /// Jobs at a time whose source is on one server.
+    pub per_vcenter: Option<usize>,
     /// Stays free; `None`: the default rule.
     pub disk_reserve_bytes: Option<u64>,
 }
@@ -52,6 +54,7 @@ impl Policy {
             pause_scope: network.pause_scope,
             max_network_wait_s: network.max_network_wait_s,
             on_network_timeout: network.on_network_timeout,
+            per_vcenter: settings.limits.per_vcenter.map(|limit| limit as usize),
             disk_reserve_bytes: settings.limits.disk_reserve_bytes,
         }
     }

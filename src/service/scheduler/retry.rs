@@ -16,11 +16,12 @@ use super::loading::to_load;
 use super::{Report, Scheduler};
 use crate::model::api::{Acted, Refusal, RefusalCode, RetryRequest};
 use crate::model::error::{Error, Kind, Result};
-use crate::model::job::{JobChange, Stage};
+use crate::model::job::{JobChange, Stage, WaitReason};
 use crate::pipeline::publish;
 use crate::service::command::Reply;
 use crate::service::places::{batch_directory, where_it_lies};
 use crate::service::queue::{BatchRow, Change, JobRow};
+use crate::sys::time::now_epoch;
 
 /// How long an output directory may take to let go of what one VM left in it.
 const REWIND_LIMIT: Duration = Duration::from_secs(10);
@@ -32,6 +33,18 @@ impl Scheduler {
             Ok(meant) => meant,
             Err(refusal) => return drop(reply.send(Err(refusal))),
         };
+        if request.from.is_none() && meant.iter().all(waits_for_login) {
+            // It has not ended: somebody says that what it waits for has been mended.
+            let jobs: Vec<JobId> = meant.iter().map(|row| row.job_id).collect();
+            let refused = jobs.iter().zip(&meant).find_map(|(job, row)| {
+                self.core.resume(now_epoch(), *job).err().map(|why| wrong_state(row, "retry", why))
+            });
+            self.carry_out().await;
+            return drop(reply.send(match refused {
+                Some(refusal) => Err(refusal),
+                None => self.acted("tried again", jobs).await,
+            }));
+        }
         match request.from {
             None => drop(reply.send(self.queue_again(&meant, "retried by the operator").await)),
             Some(stage) => self.rewind(&meant, stage, reply).await,
@@ -41,6 +54,7 @@ impl Scheduler {
     /// Of what is named, the jobs that a retry is about.
     async fn meant(&self, target: &str, request: &RetryRequest) -> Result<Vec<JobRow>, Refusal> {
         let named = self.find(target).await?;
+        let waiting: Vec<JobRow> = named.jobs.iter().filter(|row| waits_for_login(row)).cloned().collect();
         let is_meant = |row: &JobRow| match named.is_batch {
             true if request.failed => row.state.name() == "failed",
             true => matches!(row.state.name(), "failed" | "cancelled"),
@@ -54,6 +68,9 @@ impl Scheduler {
                 "mend it and put the batch back into the drop directory, or submit it again: what is done is not done again",
             );
             return Err(Refusal { code: RefusalCode::WrongState, error });
+        }
+        if meant.is_empty() && !waiting.is_empty() && !request.failed {
+            return Ok(waiting);
         }
         if meant.is_empty() {
             let error = Error::new(Kind::Cancelled, format!("no job of `{target}` failed or was cancelled"))
@@ -205,6 +222,11 @@ impl Scheduler {
         });
         ending.map_or(Ok(()), |row| Err(still_ending(&row)))
     }
+}
+
+/// Whether a job waits for somebody who mends its login, or gives its account a privilege.
+fn waits_for_login(row: &JobRow) -> bool {
+    row.waiting.as_ref().is_some_and(|waiting| waiting.reason == WaitReason::Auth)
 }
 
 /// A thread that is still at what it was given.

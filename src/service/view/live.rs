@@ -36,6 +36,8 @@ pub struct Live {
     pub disks: BTreeMap<String, DiskProgress>,
     /// The percentage that the queue knows.
     pub kept: f64,
+    /// On how many connections it reads its source from a server.
+    pub connections: u32,
 }
 
 /// What an event means for those who watch.
@@ -103,6 +105,7 @@ impl Live {
                 Told::Numbers
             }
             WorkerEvent::Room { .. }
+            | WorkerEvent::Described(_)
             | WorkerEvent::Heartbeat
             | WorkerEvent::Warning { .. }
             | WorkerEvent::Paused

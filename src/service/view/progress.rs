@@ -191,6 +191,7 @@ pub(super) mod tests {
             lease_until: None,
             need_bytes: None,
             needs_network: false,
+            remote: None,
             depends_on: Vec::new(),
             refused: false,
             content_sha256: "ab".repeat(32),

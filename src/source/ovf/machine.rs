@@ -8,7 +8,7 @@ use super::{Described, DescribedDisk, FileRef, VirtualDisk, amount, attribute, b
 use crate::model::error::{Error, Result};
 use crate::model::facts::{Controller, Facts, FoundNic, is_windows};
 use crate::model::machine::Firmware;
-use crate::source::vmware;
+use crate::model::vmware;
 
 const MOST_DISKS: usize = 256;
 const MOST_VCPUS: u64 = 4096;

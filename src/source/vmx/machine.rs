@@ -1,11 +1,11 @@
 //! What the keys of a VMX say of its machine. What is not here: where its disks lie, and whether they are there.
 
-use super::text::{Dictionary, bad, hex, shown};
+use super::text::{Dictionary, bad, shown};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::{Controller, Facts, FoundNic, SourceNote, is_windows};
 use crate::model::machine::Firmware;
 use crate::model::manifest::values::Mac;
-use crate::source::vmware::SystemId;
+use crate::model::vmware::{SystemId, name_decoded};
 
 const MOST_DISKS: usize = 256;
 const MOST_VCPUS: u32 = 4096;
@@ -46,7 +46,7 @@ pub(super) fn machine(said: &Dictionary) -> Result<(Facts, Vec<NamedDisk>)> {
         .advice("remove the encryption in VMware (and a TPM, which needs it), then copy the machine again"));
     }
     let mut facts = Facts {
-        name: said.get("displayname").map(percents_resolved).unwrap_or_default(),
+        name: said.get("displayname").map(name_decoded).unwrap_or_default(),
         vcpus: Some(vcpus(said)?),
         memory_bytes: memory_bytes(said)?,
         firmware: Some(match said.get("firmware") {
@@ -90,19 +90,6 @@ fn memory_bytes(said: &Dictionary) -> Result<Option<u64>> {
     let mib = text.parse().ok().filter(|mib| (1..=MOST_MEMORY_MIB).contains(mib));
     mib.map(|mib: u64| Some(mib << 20))
         .ok_or_else(|| bad(&format!("a machine cannot have `{}` MiB of memory", shown(text.as_bytes()))))
-}
-
-/// `a%2fb` → `a/b`: vCenter writes these three characters of a name so.
-fn percents_resolved(name: &str) -> String {
-    let mut text = String::with_capacity(name.len());
-    let mut rest = name;
-    while let Some((before, behind)) = rest.split_once('%') {
-        text.push_str(before);
-        let byte = behind.as_bytes().get(..2).and_then(hex).filter(|byte| b"/\\%".contains(byte));
-        text.push(byte.map_or('%', char::from));
-        rest = if byte.is_some() { &behind[2..] } else { behind };
-    }
-    text + rest
 }
 
 fn nics(said: &Dictionary, warnings: &mut Vec<String>) -> Vec<FoundNic> {

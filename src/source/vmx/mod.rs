@@ -13,12 +13,12 @@ mod text;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::appliance::own_id;
 use super::shelf::{Shelf, Whole};
 use crate::disk::{detect, names_in, refuse_locked};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::{Facts, FoundDisk};
 use crate::model::plan::SourceFormat;
+use crate::model::units::own_id;
 use machine::NamedDisk;
 use text::{Dictionary, bad};
 

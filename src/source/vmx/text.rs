@@ -147,7 +147,7 @@ fn unescaped(value: &[u8]) -> Vec<u8> {
 }
 
 /// The byte that two hex digits are.
-pub(super) fn hex(digits: &[u8]) -> Option<u8> {
+fn hex(digits: &[u8]) -> Option<u8> {
     let digit = |byte: &u8| char::from(*byte).to_digit(16);
     let [high, low] = digits else { return None };
     u8::try_from(digit(high)? * 16 + digit(low)?).ok()

@@ -191,9 +191,9 @@ pub fn normalised(path: &Path) -> PathBuf {
 pub struct Secret(String);
 
 impl Secret {
-    /// One that is made here.
-    #[cfg(test)]
-    pub(crate) fn made(text: &str) -> Secret {
+    /// One that was written elsewhere than in a document.
+    #[must_use]
+    pub fn made(text: &str) -> Secret {
         Secret(text.to_owned())
     }
 

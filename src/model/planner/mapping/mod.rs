@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::effective::{OVERRIDES, SHARED};
+use super::remote::asked_for;
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::manifest::Manifest;
@@ -31,6 +32,16 @@ fn is_for_many(tree: &Tree, mapping: &str, key: &str) -> bool {
     layer.is_some_and(|layer| layer < OVERRIDES || layer == SHARED)
 }
 
+/// Entries that are said for one machine alone.
+pub(super) fn own_entries(tree: &Tree) -> Vec<(String, String)> {
+    let entries = |mapping: &'static str| {
+        let keys = tree.node(mapping).map(Node::entries).unwrap_or_default().iter();
+        let own = keys.map(|(key, _)| key.name.clone()).filter(move |key| !is_for_many(tree, mapping, key));
+        own.map(move |key| (mapping.to_owned(), key))
+    };
+    [networks::NETWORKS, disks::MAPPINGS].into_iter().flat_map(entries).collect()
+}
+
 /// Refuses what a batch shares and what is for none of its machines.
 pub(super) fn check_shared(shared: &Tree, machines: &[&Manifest]) -> Result<()> {
     type Asks = fn(&str, &Manifest) -> bool;
@@ -41,7 +52,11 @@ pub(super) fn check_shared(shared: &Tree, machines: &[&Manifest]) -> Result<()> 
     for (mapping, what, is_for, is_optional) in mappings {
         for (key, _) in shared.node(mapping).map(Node::entries).unwrap_or_default() {
             let name = key.name.as_str();
-            if machines.iter().any(|machine| is_for(name, machine) || is_optional(name, machine)) {
+            // What one has that is still to be asked, nobody knows.
+            let may_be = |machine: &&Manifest| {
+                is_for(name, machine) || is_optional(name, machine) || asked_for(machine).is_some()
+            };
+            if machines.iter().any(may_be) {
                 continue;
             }
             let cause = format!("no machine of the batch has a {what} that `{name}` is for");

@@ -3,6 +3,7 @@
 //! An entry of that very name holds, else the pattern that says most (see [`pattern`]), else `default_bridge`. `nics[].bridge` is stronger than
 //! all of them. What is not here: the addresses of cards.
 
+use super::asked_for;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::limits::{FlowLimit, NicLimits};
 use crate::model::machine::{DEFAULT_NETWORK, Machine, NicLink};
@@ -117,7 +118,12 @@ pub(super) fn check(tree: &Tree, manifest: &Manifest) -> Result<()> {
             optional = plug.optional.unwrap_or(false);
             check_plug(plug, &|cause| tree.error_at_key(Kind::Manifest, NETWORKS, name, cause))?;
         }
-        if optional || super::is_for_many(tree, NETWORKS, name) || is_for_a_card(name, manifest) {
+        let nobody_knows = manifest.nics.is_none() && asked_for(manifest).is_some();
+        if optional
+            || nobody_knows
+            || super::is_for_many(tree, NETWORKS, name)
+            || is_for_a_card(name, manifest)
+        {
             continue;
         }
         let mut there: Vec<&str> = networks_of(manifest).collect();

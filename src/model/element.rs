@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 
 /// One element, with what is in it.
 #[derive(Debug, Clone)]
-pub(super) struct Element {
+pub(crate) struct Element {
     name: &'static str,
     attributes: Vec<(&'static str, String)>,
     content: Content,
@@ -22,23 +22,23 @@ enum Content {
 
 impl Element {
     /// An empty element.
-    pub(super) fn new(name: &'static str) -> Element {
+    pub(crate) fn new(name: &'static str) -> Element {
         Element { name, attributes: Vec::new(), content: Content::Children(Vec::new()) }
     }
 
     /// An element that holds text.
-    pub(super) fn text(name: &'static str, text: impl fmt::Display) -> Element {
+    pub(crate) fn text(name: &'static str, text: impl fmt::Display) -> Element {
         Element { name, attributes: Vec::new(), content: Content::Text(text.to_string()) }
     }
 
     /// Adds an attribute.
-    pub(super) fn with(mut self, name: &'static str, value: impl fmt::Display) -> Element {
+    pub(crate) fn with(mut self, name: &'static str, value: impl fmt::Display) -> Element {
         self.attributes.push((name, value.to_string()));
         self
     }
 
     /// Adds a child; to an element that holds text nothing can be added.
-    pub(super) fn child(mut self, child: Element) -> Element {
+    pub(crate) fn child(mut self, child: Element) -> Element {
         if let Content::Children(children) = &mut self.content {
             children.push(child);
         }
@@ -46,28 +46,28 @@ impl Element {
     }
 
     /// Adds children.
-    pub(super) fn children(self, children: impl IntoIterator<Item = Element>) -> Element {
+    pub(crate) fn children(self, children: impl IntoIterator<Item = Element>) -> Element {
         children.into_iter().fold(self, Element::child)
     }
 
     /// What it is called.
-    pub(super) fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         self.name
     }
 
     /// The value of an attribute.
-    pub(super) fn attribute(&self, name: &str) -> Option<&str> {
+    pub(crate) fn attribute(&self, name: &str) -> Option<&str> {
         self.attributes.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
     }
 
     /// The same element without an attribute.
-    pub(super) fn without(mut self, name: &str) -> Element {
+    pub(crate) fn without(mut self, name: &str) -> Element {
         self.attributes.retain(|(known, _)| *known != name);
         self
     }
 
     /// Makes something else of each child, or nothing.
-    pub(super) fn each_child(mut self, change: impl FnMut(Element) -> Option<Element>) -> Element {
+    pub(crate) fn each_child(mut self, change: impl FnMut(Element) -> Option<Element>) -> Element {
         if let Content::Children(children) = self.content {
             self.content = Content::Children(children.into_iter().filter_map(change).collect());
         }

@@ -1,15 +1,15 @@
-//! Words of VMware's own that stand in OVF and VMX alike.
+//! Words of VMware's own that stand in OVF, VMX and its API alike. Pure.
 
 /// `uuid.bios`: the bytes of the system's id as SMBIOS has them, from which VMware makes its serial number too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SystemId([u8; 16]);
+pub(crate) struct SystemId([u8; 16]);
 
 /// From this version of VMware's hardware on SMBIOS is new enough for guests to read the first three groups of the id backwards.
 const TURNS_GROUPS_SINCE: u32 = 13;
 
 impl SystemId {
     /// `56 4d 0b 8a 11 22 33 44-55 66 77 88 99 aa bb cc`.
-    pub(super) fn parse(text: &str) -> Option<SystemId> {
+    pub(crate) fn parse(text: &str) -> Option<SystemId> {
         let digits: Vec<u8> = text.bytes().filter(|byte| ![b' ', b'-'].contains(byte)).collect();
         let mut bytes = [0; 16];
         for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
@@ -19,7 +19,7 @@ impl SystemId {
     }
 
     /// The UUID that the guest reads there, and has to read here. Windows has always turned the groups, Linux does where SMBIOS says so.
-    pub(super) fn uuid(self, hardware: Option<u32>, is_windows: bool) -> String {
+    pub(crate) fn uuid(self, hardware: Option<u32>, is_windows: bool) -> String {
         let turns = is_windows || hardware.is_some_and(|version| version >= TURNS_GROUPS_SINCE);
         let order = match turns {
             true => [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15],
@@ -36,11 +36,29 @@ impl SystemId {
     }
 
     /// The serial number that VMware shows its guests.
-    pub(super) fn serial(self) -> String {
+    pub(crate) fn serial(self) -> String {
         let half =
             |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
         format!("VMware-{}-{}", half(&self.0[..8]), half(&self.0[8..]))
     }
+}
+
+/// `a%2fb` → `a/b`: vSphere writes `/`, `\` and `%` of a name so.
+pub(crate) fn name_decoded(name: &str) -> String {
+    let mut text = String::with_capacity(name.len());
+    let mut rest = name;
+    while let Some((before, behind)) = rest.split_once('%') {
+        text.push_str(before);
+        let letter = match behind.get(..2).map(str::to_ascii_lowercase).as_deref() {
+            Some("2f") => Some('/'),
+            Some("5c") => Some('\\'),
+            Some("25") => Some('%'),
+            _ => None,
+        };
+        text.push(letter.unwrap_or('%'));
+        rest = if letter.is_some() { &behind[2..] } else { behind };
+    }
+    text + rest
 }
 
 #[cfg(test)]

@@ -1,0 +1,244 @@
+//! What a manifest may say of a VM elsewhere, and the plan that follows from what it turns out to be.
+
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::model::facts::{Controller, FoundNic};
+use crate::model::machine::Firmware;
+use crate::model::plan::SourceFormat;
+use crate::model::planner::{BatchName, Nowhere};
+use crate::model::remote::FoundVm;
+
+const HEAD: &str =
+    "manifest_version: \"1.0\"\nsource:\n  vsphere:\n    host: vc.example.com\n    credential: prod\n";
+
+fn settings() -> Settings {
+    Settings::defaults(Path::new("/state"), 2)
+}
+
+fn read(text: &str) -> Result<Submission> {
+    Submission::read_with(text.as_bytes(), "web.yaml", Path::new("/in"), &settings(), &mut Nowhere)
+}
+
+fn plan(text: &str) -> Plan {
+    read(text).unwrap().plans("web", "", &settings()).unwrap().remove(0)
+}
+
+fn disk(name: &str, gib: u64) -> FoundDisk {
+    FoundDisk {
+        id: name.to_owned(),
+        path: PathBuf::from(format!("[ds1] web/{name}.vmdk")),
+        member: None,
+        packing: None,
+        format: SourceFormat::Vmdk,
+        capacity_bytes: Some(gib << 30),
+        checksum: None,
+        piece_checksums: Vec::new(),
+        is_chain: false,
+        allowed_paths: Vec::new(),
+        controller: Controller::Scsi,
+        bus: 0,
+        unit: 0,
+    }
+}
+
+fn description() -> Description {
+    let nic = FoundNic {
+        mac: Some("00:50:56:aa:bb:01".to_owned()),
+        network: Some("VM Network".to_owned()),
+        ..FoundNic::default()
+    };
+    let facts = Facts {
+        name: "Web 01".to_owned(),
+        vcpus: Some(4),
+        memory_bytes: Some(2 << 30),
+        firmware: Some(Firmware::Uefi),
+        disks: vec![disk("web", 8), disk("web_1", 20)],
+        nics: vec![nic],
+        warnings: vec!["it has a floppy drive".to_owned()],
+        ..Facts::default()
+    };
+    Description { vm: FoundVm { host: "vc.example.com".to_owned(), moref: "vm-42".to_owned() }, facts }
+}
+
+fn described(text: &str) -> Result<Plan> {
+    describe(&plan(text), &description(), &settings())
+}
+
+#[test]
+fn at_acceptance_a_plan_says_who_is_asked_and_has_no_disks() {
+    let plan = plan(&format!("{HEAD}    vm_name: Web 01\n    datacenter: DC1\n    connections: 2\n"));
+    assert_eq!((plan.vm_id.as_str(), plan.name.as_str()), ("Web-01", "Web 01"));
+    assert!(plan.disks.is_empty() && plan.needs_network && plan.is_to_be_described());
+    let remote = plan.remote.unwrap();
+    assert_eq!(remote.login, PlannedLogin::Credential("/etc/hyper2kvm/credentials.d/prod.yaml".into()));
+    assert_eq!((remote.vm, remote.port, remote.connections), (WantedVm::Name("Web 01".to_owned()), 443, 2));
+    assert_eq!(remote.datacenter.as_deref(), Some("DC1"));
+}
+
+#[test]
+fn what_the_vm_turns_out_to_be_lies_below_what_the_manifest_says() {
+    let text = format!("{HEAD}    vm_uuid: 6ba7b810-9dad-11d1-80b4-00c04fd430c8\nvm: {{cpu: 2}}\n");
+    let before = plan(&text);
+    let after = described(&text).unwrap();
+    let machine = after.machine.as_ref().unwrap();
+    assert_eq!((machine.vcpus, machine.memory_mib, machine.firmware), (2, 2048, Some(Firmware::Uefi)));
+    assert_eq!(machine.nics[0].mac.as_deref(), Some("00:50:56:aa:bb:01"));
+    let disks: Vec<_> =
+        after.disks.iter().map(|disk| (disk.id.as_str(), disk.source.to_str().unwrap())).collect();
+    assert_eq!(disks, [("disk-0", "[ds1] web/web.vmdk"), ("disk-1", "[ds1] web/web_1.vmdk")]);
+    assert_eq!(after.disks[1].bytes, Some(20 << 30));
+    assert!(after.warnings.contains(&"it has a floppy drive".to_owned()));
+    // What it is called in its batch, where it goes and what it is the same as were told when it was accepted.
+    assert_eq!((before.vm_id.as_str(), after.vm_id.as_str()), ("web", "web"));
+    assert_eq!(before.output.directory, after.output.directory);
+    assert_eq!(before.content_sha256, after.content_sha256);
+    assert_eq!(after.remote.as_ref().unwrap().found, Some(description().vm));
+    assert!(!after.is_to_be_described() && after.has_the_disks_of(&description().facts));
+}
+
+#[test]
+fn a_plan_is_made_again_from_the_same_draft_however_often() {
+    let once = described(&format!("{HEAD}    vm_name: web\n")).unwrap();
+    assert_eq!(describe(&once, &description(), &settings()).unwrap(), once);
+    let mut other = description();
+    other.facts.disks[1].path = "[ds1] web/web_1-000001.vmdk".into();
+    assert!(!once.has_the_disks_of(&other.facts));
+    let again = describe(&once, &other, &settings()).unwrap();
+    assert_eq!(again.disks[1].source, Path::new("[ds1] web/web_1-000001.vmdk"));
+}
+
+#[test]
+fn settings_that_changed_meanwhile_do_not_move_its_results() {
+    let before = plan(&format!("{HEAD}    vm_name: web\n"));
+    let moved = Settings { output_dir: "/elsewhere".into(), ..settings() };
+    assert_eq!(describe(&before, &description(), &moved).unwrap().output.directory, before.output.directory);
+}
+
+#[test]
+fn a_mapping_for_nothing_is_told_when_it_is_known_what_there_is() {
+    let mapping = "network_mapping:\n  source_networks: {Prod Network: br-prod}\n";
+    let error = described(&format!("{HEAD}    vm_name: web\n{mapping}")).unwrap_err();
+    assert_eq!(error.kind(), Kind::Manifest);
+    assert_eq!(error.details().place.field.as_deref(), Some("network_mapping.source_networks.Prod Network"));
+    let mapping = "storage_mapping:\n  disk_mappings: {disk-1: /data}\n";
+    let plan = described(&format!("{HEAD}    vm_name: web\n{mapping}")).unwrap();
+    assert_eq!(plan.disks[1].elsewhere(), Some(Path::new("/data")));
+    let mapping = "storage_mapping:\n  disk_mappings: {disk-7: /data}\n";
+    assert!(described(&format!("{HEAD}    vm_name: web\n{mapping}")).is_err());
+}
+
+#[test]
+fn what_a_batch_maps_for_all_need_not_be_for_a_vm_of_which_nothing_is_known() {
+    let text = "batch_version: \"1.0\"\nshared_config:\n  network_mapping:\n    source_networks: {Prod: br-prod}\nvms:\n  - manifest:\n      \
+                source: {vsphere: {credential: prod, vm_name: web}}\n";
+    let submission = read(text).unwrap();
+    let plans = submission.plans("x", "", &settings()).unwrap();
+    assert!(matches!(submission.name, BatchName::Stem(_)));
+    // It has no card in that network, which is no mistake of its own.
+    assert!(describe(&plans[0], &description(), &settings()).is_ok());
+}
+
+#[test]
+fn a_vm_without_disks_is_refused_as_one() {
+    let mut empty = description();
+    empty.facts.disks.clear();
+    let error = describe(&plan(&format!("{HEAD}    vm_name: web\n")), &empty, &settings()).unwrap_err();
+    assert_eq!((error.kind(), error.details().rule.as_deref()), (Kind::Source, Some("source.no_disks")));
+}
+
+#[test]
+fn the_draft_is_neither_shown_nor_given_to_workers() {
+    let plan = described(&format!("{HEAD}    vm_name: web\n")).unwrap();
+    assert!(plan.remote.as_ref().unwrap().draft.is_some());
+    assert!(!serde_json::to_string(&plan.clone().without_secrets()).unwrap().contains("draft"));
+    assert!(plan.without_draft().remote.unwrap().draft.is_none());
+}
+
+#[test]
+fn what_this_version_lacks_is_refused_by_its_name() {
+    for (said, field) in [
+        ("mode: warm", "mode"),
+        ("mode: clone", "mode"),
+        ("power: shutdown", "power"),
+        ("shutdown_timeout_s: 60", "shutdown_timeout_s"),
+        ("force_off: true", "force_off"),
+        ("transport: ssh", "transport"),
+        ("transport: vddk", "transport"),
+        ("snapshot: {quiesce: try}", "snapshot.quiesce"),
+        ("warm: {max_delta_mb: 64}", "warm.max_delta_mb"),
+        ("after: {annotate: false, disconnect_nics: true}", "after.disconnect_nics"),
+        ("after: {rename_suffix: -old}", "after.rename_suffix"),
+    ] {
+        let error = read(&format!("{HEAD}    vm_name: web\n    {said}\n")).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported, "{said}");
+        let details = error.details();
+        assert_eq!(details.place.field.as_deref(), Some(format!("source.vsphere.{field}").as_str()));
+        assert!(details.advice.is_some() && details.place.line == Some(7), "{said}: {details:?}");
+    }
+    for said in [
+        "mode: cold",
+        "power: require_off",
+        "transport: auto",
+        "transport: nfc",
+        "force_off: false",
+        "after: {annotate: false}",
+    ] {
+        read(&format!("{HEAD}    vm_name: web\n    {said}\n")).unwrap();
+    }
+}
+
+#[test]
+fn a_login_is_a_credential_or_an_account_with_one_password_elsewhere() {
+    const HOST: &str =
+        "manifest_version: \"1.0\"\nsource:\n  vsphere:\n    host: vc.example.com\n    vm_name: web\n";
+    for (login, field, kind) in [
+        ("", "credential", Kind::Manifest),
+        ("    username: root\n", "credential", Kind::Manifest),
+        ("    password_env: PASS\n", "password_env", Kind::Manifest),
+        ("    username: root\n    password_file: /etc/x\n", "password_file", Kind::Manifest),
+        ("    credential: vc\n    username: root\n", "username", Kind::Manifest),
+    ] {
+        let error = read(&format!("{HOST}{login}")).unwrap_err();
+        assert_eq!(error.kind(), kind, "{login}");
+        assert_eq!(error.details().place.field.as_deref(), Some(format!("source.vsphere.{field}").as_str()));
+    }
+    let mut allowing = settings();
+    allowing.credentials.allowed_dirs = vec!["/etc/secrets".into()];
+    allowing.credentials.allowed_env = vec!["VC_PASSWORD".to_owned()];
+    allowing.credentials.allow_inline = true;
+    let with = |login: &str| {
+        let text = format!("{HOST}    username: root\n{login}");
+        let submission = Submission::read(text.as_bytes(), "web.yaml", Path::new("/in"), &allowing)?;
+        Ok::<_, Error>(submission.plans("web", "", &allowing)?.remove(0).remote.unwrap().login)
+    };
+    assert_eq!(
+        with("    password_file: /etc/secrets/vc\n").unwrap(),
+        PlannedLogin::PasswordFile { username: "root".to_owned(), file: "/etc/secrets/vc".into() }
+    );
+    assert_eq!(
+        with("    password_env: VC_PASSWORD\n").unwrap(),
+        PlannedLogin::PasswordEnv { username: "root".to_owned(), variable: "VC_PASSWORD".to_owned() }
+    );
+    assert!(with("    password_env: HOME\n").is_err());
+    assert!(with("    password_file: /etc/shadow\n").is_err());
+    assert!(with("    password_file: /etc/secrets/../shadow\n").is_err());
+    let inline = with("    password: hunter2\n").unwrap_err();
+    assert_eq!(inline.kind(), Kind::Unsupported);
+    assert!(!format!("{inline:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_thumbprint_is_one_of_sha_256() {
+    let digits = "AB:".repeat(31) + "CD";
+    let with = plan(&format!("{HEAD}    vm_name: web\n    thumbprint: \"{digits}\"\n"));
+    assert_eq!(with.remote.unwrap().thumbprint, Thumbprint::parse(&digits).ok());
+    assert!(read(&format!("{HEAD}    vm_name: web\n    thumbprint: \"AB:CD\"\n")).is_err());
+}
+
+#[test]
+fn with_disks_of_its_own_a_manifest_only_tells_where_they_came_from() {
+    let disks = "disks:\n  - {id: boot, source_format: raw, local_path: /srv/boot.img}\n";
+    let plan = plan(&format!("{HEAD}    vm_name: web\n    mode: warm\n{disks}"));
+    assert!(plan.remote.is_none() && !plan.needs_network);
+}

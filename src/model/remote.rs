@@ -1,0 +1,232 @@
+//! A VM that only its vCenter knows: who is asked for it, by which login, and how its disks come here.
+//!
+//! A plan with such a source is made twice by the same rules: at acceptance, when nobody is asked and it has no disks; and when
+//! the VM was found, by what was found ([`planner::describe`](super::planner::describe)). What is not here: asking.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::facts::Facts;
+use super::manifest::{VsphereMode, VsphereTransport};
+use super::plan::Plan;
+use super::planner::Submission;
+use super::thumbprint::Thumbprint;
+
+/// Where `https` is spoken if nobody says otherwise.
+pub const HTTPS_PORT: u16 = 443;
+/// How many connections bring a VM's disks if nobody says otherwise.
+pub const CONNECTIONS: u32 = 4;
+
+/// What an error breaks that says that a login was refused.
+pub const LOGIN_RULE: &str = "source.login";
+
+/// What an error breaks that says that a VM has other disks than its plan was made for.
+pub const CHANGED_RULE: &str = "source.changed";
+
+/// A VM of a vCenter or an ESXi host, as a manifest names it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlannedRemote {
+    /// Who is asked; none: whoever the stored credential is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// At which port.
+    pub port: u16,
+    /// By which login.
+    pub login: PlannedLogin,
+    /// The certificate that is expected there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thumbprint: Option<Thumbprint>,
+    /// Which VM.
+    pub vm: WantedVm,
+    /// Only in this datacenter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datacenter: Option<String>,
+    /// Only one with a disk on this datastore.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datastore: Option<String>,
+    /// Only in this folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<String>,
+    /// Whether it runs meanwhile.
+    pub mode: VsphereMode,
+    /// How its bytes come.
+    pub transport: VsphereTransport,
+    /// On how many connections, at most.
+    pub connections: u32,
+    /// Which it is there, once it was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<FoundVm>,
+    /// What the plan is made of again when it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draft: Option<Box<Draft>>,
+}
+
+/// Which VM is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WantedVm {
+    /// The one of this name.
+    Name(String),
+    /// The one with this UUID.
+    Uuid(String),
+    /// The one at this place of the inventory.
+    Path(String),
+    /// This managed object.
+    Moref(String),
+}
+
+impl WantedVm {
+    /// For people.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        let (WantedVm::Name(text) | WantedVm::Uuid(text) | WantedVm::Path(text) | WantedVm::Moref(text)) =
+            self;
+        text
+    }
+}
+
+/// Where the login is; never the password itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlannedLogin {
+    /// In this stored credential (absolute).
+    Credential(PathBuf),
+    /// With the password in a file that holds nothing else (absolute).
+    PasswordFile {
+        /// Whose account.
+        username: String,
+        /// The file.
+        file: PathBuf,
+    },
+    /// With the password in a variable of the environment.
+    PasswordEnv {
+        /// Whose account.
+        username: String,
+        /// The variable.
+        variable: String,
+    },
+}
+
+impl PlannedLogin {
+    /// The file that it is in, if it is in one.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            PlannedLogin::Credential(file) | PlannedLogin::PasswordFile { file, .. } => Some(file),
+            PlannedLogin::PasswordEnv { .. } => None,
+        }
+    }
+}
+
+/// A VM that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundVm {
+    /// Who knows it.
+    pub host: String,
+    /// By which it is known there: `vm-42`.
+    pub moref: String,
+}
+
+/// What a plan is made of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Draft {
+    /// The submission, with this VM alone; where its results go is settled.
+    pub submission: Submission,
+    /// In the batch of this id.
+    pub batch_id: String,
+    /// What a rerun's results are told by.
+    pub suffix: String,
+}
+
+/// What a submission says of a VM that is elsewhere.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Entries of mappings that are meant for this very machine: mapping and key. When it is known they have to be for something.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub own_entries: Vec<(String, String)>,
+    /// Which it is, once that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<FoundVm>,
+}
+
+/// What was found out of a VM by asking.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// Which it is.
+    pub vm: FoundVm,
+    /// What it is.
+    pub facts: Facts,
+}
+
+/// How a remote source binds the scheduler: of which server it is, and who logs in there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteNeed {
+    /// The server; jobs of one server are counted together.
+    pub server: String,
+    /// The login; what is refused to one job is refused to all that have it.
+    pub login: String,
+    /// Whoever mends it changes this file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login_file: Option<PathBuf>,
+}
+
+impl PlannedRemote {
+    /// How it binds the scheduler. Until the VM was found, a server that only a credential names is called by that.
+    #[must_use]
+    pub fn need(&self) -> RemoteNeed {
+        let file = self.login.file().map(Path::to_owned);
+        let named = self.found.as_ref().map(|found| &found.host).or(self.host.as_ref());
+        let server =
+            named.cloned().or_else(|| Some(file.as_ref()?.display().to_string())).unwrap_or_default();
+        let server = format!("{server}:{}", self.port);
+        let login = match &self.login {
+            PlannedLogin::Credential(file) => file.display().to_string(),
+            PlannedLogin::PasswordFile { username, .. } | PlannedLogin::PasswordEnv { username, .. } => {
+                format!("{username}@{server}")
+            }
+        };
+        RemoteNeed { server, login, login_file: file }
+    }
+
+    /// For people: `web on vc.example`.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let host = self.found.as_ref().map(|found| found.host.as_str()).or(self.host.as_deref());
+        let at = host.map_or_else(
+            || self.login.file().map(|file| format!("the server of {}", file.display())).unwrap_or_default(),
+            str::to_owned,
+        );
+        format!("{} on {at}", self.vm.as_str())
+    }
+}
+
+impl Plan {
+    /// Whether it is still to be asked which disks there are.
+    #[must_use]
+    pub fn is_to_be_described(&self) -> bool {
+        self.remote.as_ref().is_some_and(|remote| remote.found.is_none())
+    }
+
+    /// The same, for whoever makes no plan of it any more.
+    #[must_use]
+    pub fn without_draft(mut self) -> Plan {
+        if let Some(remote) = &mut self.remote {
+            remote.draft = None;
+        }
+        self
+    }
+
+    /// Whether these are the very disks that it was made for.
+    #[must_use]
+    pub fn has_the_disks_of(&self, facts: &Facts) -> bool {
+        let found =
+            facts.disks.iter().enumerate().map(|(number, disk)| (number, &disk.path, disk.capacity_bytes));
+        let mut planned: Vec<_> =
+            self.disks.iter().map(|disk| (disk.boot_order_hint, &disk.source, disk.bytes)).collect();
+        planned.sort_unstable();
+        found
+            .map(|(number, path, bytes)| (u32::try_from(number).unwrap_or(u32::MAX), path, bytes))
+            .eq(planned)
+    }
+}

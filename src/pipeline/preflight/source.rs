@@ -1,0 +1,121 @@
+//! The VM at its vCenter: whether its disks hold still, and are all of it.
+//!
+//! What is not here: its disks one by one, which those say who open them.
+
+use super::{Scene, Validator};
+use crate::model::error::{Error, Kind};
+use crate::model::manifest::VsphereTransport;
+use crate::model::validation::Findings;
+use crate::vsphere::inventory::Power;
+use crate::vsphere::machine::Machine;
+
+pub(super) struct Source;
+
+impl Validator for Source {
+    fn name(&self) -> &'static str {
+        "source"
+    }
+
+    fn applies(&self, scene: &Scene<'_>) -> bool {
+        scene.plan.remote.is_some()
+    }
+
+    fn look(&self, scene: &Scene<'_>, findings: &mut Findings) {
+        let is_exported =
+            scene.plan.remote.as_ref().is_some_and(|remote| remote.transport == VsphereTransport::Nfc);
+        if let Some(machine) = scene.machine {
+            look_at(machine, is_exported, findings);
+        }
+    }
+}
+
+/// A host that exports a VM reads through its snapshots.
+fn look_at(machine: &Machine, is_exported: bool, findings: &mut Findings) {
+    let about = Some(machine.path.as_str());
+    let mut found = |rule: &str, cause: String, advice: &str| {
+        findings.error(rule, about, Error::new(Kind::Source, cause).rule(rule).advice(advice));
+    };
+    match machine.power {
+        Power::Off => {}
+        Power::Suspended => found(
+            "source.running",
+            "the VM is suspended: what it had in memory would be lost, and its file systems are open"
+                .to_owned(),
+            "wake it and shut it down, then `hyper2kvm retry`",
+        ),
+        power @ (Power::On | Power::Unknown) => found(
+            "source.running",
+            format!("the VM is to be off, and its power is {}", power.name()),
+            "shut it down, then `hyper2kvm retry`",
+        ),
+    }
+    if !is_exported && !machine.snapshots.is_empty() {
+        found(
+            "source.snapshots",
+            format!("the VM has snapshots, the first is `{}`", machine.snapshots[0].name),
+            "delete them (that keeps the newest state), or have the VM exported as it is now (`transport: nfc`)",
+        );
+    } else if let Some(disk) = machine.disks.iter().find(|disk| !is_exported && disk.parent.is_some()) {
+        found(
+            "source.snapshots",
+            format!("`{}` lies on the disk of another VM: it is a linked clone", disk.label),
+            "clone it in full in vSphere and convert that, or have it exported (`transport: nfc`)",
+        );
+    }
+    if machine.consolidation_needed {
+        found(
+            "source.consolidation",
+            "files of snapshots are left that no snapshot has any more".to_owned(),
+            "consolidate its disks in vSphere, then `hyper2kvm retry`",
+        );
+    }
+    if machine.encrypted || machine.disks.iter().any(|disk| disk.encrypted) {
+        found(
+            "source.encrypted",
+            "vSphere encrypts the VM: what lies on its datastore cannot be read".to_owned(),
+            "decrypt it in vSphere (its storage policy), then `hyper2kvm retry`",
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::validation::Weights;
+    use crate::vsphere::machine::Snapshot;
+
+    fn broken(machine: &Machine) -> Vec<String> {
+        broken_by(machine, false)
+    }
+
+    fn broken_by(machine: &Machine, is_exported: bool) -> Vec<String> {
+        let mut findings = Findings::new(Weights::new());
+        look_at(machine, is_exported, &mut findings);
+        findings.found().iter().map(|raised| raised.finding.rule.clone()).collect()
+    }
+
+    #[test]
+    fn a_vm_that_is_off_and_alone_breaks_no_rule() {
+        assert!(broken(&Machine { power: Power::Off, ..Machine::default() }).is_empty());
+    }
+
+    #[test]
+    fn all_that_is_wrong_with_a_vm_is_told_together() {
+        let machine = Machine {
+            power: Power::On,
+            snapshots: vec![Snapshot::default()],
+            consolidation_needed: true,
+            encrypted: true,
+            ..Machine::default()
+        };
+        assert_eq!(
+            broken(&machine),
+            ["source.running", "source.snapshots", "source.consolidation", "source.encrypted"]
+        );
+        // What exports it reads through snapshots.
+        assert_eq!(broken_by(&machine, true), ["source.running", "source.consolidation", "source.encrypted"]);
+        for power in [Power::Suspended, Power::Unknown] {
+            assert_eq!(broken(&Machine { power, ..Machine::default() }), ["source.running"]);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! A VM of a vCenter or an ESXi host, as a plan names it: asked for, found, and opened disk by disk.
+//!
+//! ```text
+//!   plan ─ Access::read ─▶ (sandbox closes) ─ ask ─▶ Source ─▶ description ─▶ a plan with disks (the planner's)
+//!                                                      └─────▶ open ─▶ disks that are read where they are
+//! ```
+//!
+//! What is not here: the protocol (the room `vsphere`), and what a plan makes of a description.
+
+mod login;
+
+use std::sync::{Arc, OnceLock};
+
+pub(super) use login::Access;
+
+use crate::disk::{Control, SourceDisk};
+use crate::model::error::{Error, Kind, Result};
+use crate::model::facts::Facts;
+use crate::model::manifest::VsphereTransport;
+use crate::model::plan::{Plan, PlannedDisk};
+use crate::model::protocol::RemoteLimits;
+use crate::model::remote::{CHANGED_RULE, Description, FoundVm, PlannedRemote, WantedVm};
+use crate::vsphere::inventory::{self, Filters, Power, VmRef, Wanted};
+use crate::vsphere::machine::{self, Machine};
+use crate::vsphere::nfc::Export;
+use crate::vsphere::{Client, Patience, facts, folder};
+
+/// A VM that was found.
+#[derive(Debug)]
+pub(super) struct Source {
+    client: Client,
+    /// All that is known of it there.
+    pub(super) machine: Machine,
+    facts: Facts,
+    transport: VsphereTransport,
+    /// What it is exported through, once one of its disks was opened so.
+    export: OnceLock<Arc<Export>>,
+}
+
+/// Logs in and looks for the VM.
+pub(super) fn ask(
+    access: &Access,
+    remote: &PlannedRemote,
+    limits: &RemoteLimits,
+    control: &Control,
+) -> Result<Source> {
+    let patience = Patience::of(&limits.connection);
+    let client = Client::connect(&access.endpoint, &access.login, &patience, control)?;
+    let machine = find(&client, remote)?;
+    Ok(Source {
+        facts: facts::facts(&machine),
+        client,
+        machine,
+        transport: remote.transport,
+        export: OnceLock::new(),
+    })
+}
+
+fn find(client: &Client, remote: &PlannedRemote) -> Result<Machine> {
+    if let Some(found) = &remote.found {
+        match machine::machine(client, &VmRef { moref: found.moref.clone() }) {
+            // It was taken out of the inventory, and perhaps put back: then it is called otherwise.
+            Err(error) if error.kind() == Kind::Source => {}
+            asked => return asked,
+        }
+    }
+    let wanted = match &remote.vm {
+        WantedVm::Name(name) => Wanted::Name(name.clone()),
+        WantedVm::Uuid(uuid) => Wanted::Uuid(uuid.clone()),
+        WantedVm::Path(path) => Wanted::Path(path.clone()),
+        WantedVm::Moref(moref) => Wanted::MoRef(moref.clone()),
+    };
+    let filters = Filters {
+        datacenter: remote.datacenter.clone(),
+        folder: remote.folder.clone(),
+        datastore: remote.datastore.clone(),
+    };
+    let found = inventory::find(client, &wanted, &filters)?;
+    machine::machine(client, &found.reference())
+}
+
+impl Source {
+    /// What it is.
+    pub(super) fn description(&self) -> Description {
+        let vm = FoundVm { host: self.client.host().to_owned(), moref: self.machine.moref.clone() };
+        Description { vm, facts: self.facts.clone() }
+    }
+
+    /// Why a plan is not for this VM, if it is not: its disks were others when it was made.
+    pub(super) fn changed(&self, plan: &Plan) -> Option<Error> {
+        (!plan.has_the_disks_of(&self.facts)).then(|| {
+            let cause = format!("the disks of {} are not those that were found before", self.machine.path);
+            Error::new(Kind::Source, cause)
+                .rule(CHANGED_RULE)
+                .source(self.machine.path.clone())
+                .advice("it begins anew with those that it has now; leave the VM alone meanwhile")
+                .transient()
+        })
+    }
+
+    /// Whether its disks hold still; else none is opened, because that is why it would fail.
+    pub(super) fn is_off(&self) -> bool {
+        self.machine.power == Power::Off
+    }
+
+    /// One of its disks, to be read where it is.
+    pub(super) fn open(&self, disk: &PlannedDisk, connections: u32) -> Result<SourceDisk> {
+        let path = disk.source.to_string_lossy();
+        let Some(found) = self.machine.disks.iter().find(|found| found.path == path) else {
+            return Err(Error::new(Kind::Source, format!("the VM has no disk {path}"))
+                .rule(CHANGED_RULE)
+                .advice("see what it has: `hyper2kvm vsphere disks`"));
+        };
+        if self.transport == VsphereTransport::Nfc {
+            return SourceDisk::remote(self.export()?.disk(found));
+        }
+        let connections = usize::try_from(connections).unwrap_or(1);
+        SourceDisk::remote(folder::open(&self.client, &self.machine, found, connections)?)
+    }
+
+    /// All of its disks come through the same one: a server has no two of a machine at a time.
+    fn export(&self) -> Result<&Arc<Export>> {
+        if let Some(export) = self.export.get() {
+            return Ok(export);
+        }
+        let export = Arc::new(Export::of(&self.client, &self.machine)?);
+        Ok(self.export.get_or_init(|| export))
+    }
+}
+
+/// On how many connections a VM of this plan is read.
+pub(super) fn connections(remote: &PlannedRemote, limits: &RemoteLimits) -> u32 {
+    limits.connections.unwrap_or(remote.connections).clamp(1, remote.connections.max(1))
+}

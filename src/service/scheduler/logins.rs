@@ -1,0 +1,184 @@
+//! Logins of remote sources, and how many jobs one server bears. Part of the core, so pure.
+//!
+//! A login that was refused once is not tried again by the next job: a server that is asked with a wrong password often enough locks the account. So
+//! one refusal holds every job that has the login, until somebody lets one of them go (`resume`, `retry`) or its file is changed; and of a
+//! login of which nothing is known yet, one job makes the trial while the others stay queued. What is not here: looking at files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use super::action::Action;
+use super::core::{Core, JobId};
+use super::job::Phase;
+use crate::model::error::Error;
+use crate::model::job::WaitReason;
+use crate::model::plan::Plan;
+use crate::model::remote::{LOGIN_RULE, RemoteNeed};
+
+/// What a job waits for whose login was refused begins so: this text is how the queue tells it from one that lacks a privilege, which is no
+/// concern of others.
+const REFUSED: &str = "login refused: ";
+
+/// How logins stand.
+#[derive(Debug, Default)]
+pub(super) struct Logins {
+    /// They have worked since they were last refused.
+    works: BTreeSet<String>,
+    /// They were refused, with which words.
+    refused: BTreeMap<String, String>,
+    /// Whose trial it is.
+    tried_by: BTreeMap<String, JobId>,
+    /// Jobs that somebody has let go although their login was refused.
+    let_go: BTreeSet<JobId>,
+}
+
+impl Logins {
+    pub(super) fn is_one_refused(&self) -> bool {
+        !self.refused.is_empty()
+    }
+}
+
+impl Core {
+    fn remote(&self, id: JobId) -> Option<&RemoteNeed> {
+        self.jobs.get(&id)?.facts.remote.as_ref()
+    }
+
+    /// Why a job is not to try its login, if it is not.
+    pub(super) fn login_blocks(&self, id: JobId) -> Option<String> {
+        let detail = self.logins.refused.get(&self.remote(id)?.login)?;
+        let has_worker = self.jobs.get(&id).is_some_and(|job| job.phase == Phase::Suspended);
+        (!has_worker && !self.logins.let_go.contains(&id)).then(|| detail.clone())
+    }
+
+    /// Whether another job finds out whether the login works.
+    pub(super) fn login_is_on_trial(&self, id: JobId) -> bool {
+        let Some(remote) = self.remote(id).filter(|remote| !self.logins.works.contains(&remote.login)) else {
+            return false;
+        };
+        let by = self.logins.tried_by.get(&remote.login);
+        by.is_some_and(|other| *other != id && self.slots.contains(other))
+    }
+
+    /// Whether as many jobs as may be have their source on the same server.
+    pub(super) fn server_is_full(&self, id: JobId) -> bool {
+        let (Some(remote), Some(limit)) = (self.remote(id), self.policy.per_vcenter) else { return false };
+        self.on_server(&remote.server).filter(|other| *other != id).count() >= limit
+    }
+
+    /// Jobs that run with their source on a server.
+    pub(super) fn on_server<'c>(&'c self, server: &'c str) -> impl Iterator<Item = JobId> + 'c {
+        let is_there = move |id: &JobId| self.remote(*id).is_some_and(|remote| remote.server == server);
+        self.slots.iter().copied().filter(is_there)
+    }
+
+    /// The others that run with their source where a job has it.
+    #[must_use]
+    pub fn others_on_its_server(&self, id: JobId) -> Vec<JobId> {
+        let remote = self.remote(id);
+        remote
+            .map(|remote| self.on_server(&remote.server).filter(|other| *other != id).collect())
+            .unwrap_or_default()
+    }
+
+    /// A job begins: it may be the one that finds out.
+    pub(super) fn try_login(&mut self, id: JobId) {
+        let Some(login) = self.remote(id).map(|remote| remote.login.clone()) else { return };
+        if !self.logins.works.contains(&login) {
+            self.logins.tried_by.insert(login, id);
+        }
+    }
+
+    /// A job's login was taken: all others that have it may go on.
+    pub fn login_works(&mut self, id: JobId) {
+        let Some(login) = self.remote(id).map(|remote| remote.login.clone()) else { return };
+        self.logins.tried_by.remove(&login);
+        self.logins.let_go.remove(&id);
+        let was_refused = self.logins.refused.remove(&login).is_some();
+        self.logins.works.insert(login.clone());
+        if was_refused {
+            self.release_login(&login);
+        }
+    }
+
+    /// Somebody has changed what the login is made of: one of its jobs tries it.
+    pub fn login_changed(&mut self, login: &str) {
+        if self.logins.refused.remove(login).is_some() {
+            self.release_login(login);
+        }
+    }
+
+    fn release_login(&mut self, login: &str) {
+        let is_held = |id: &JobId| {
+            self.jobs.get(id).is_some_and(|job| job.facts.waiting_detail.starts_with(REFUSED))
+                && self.remote(*id).is_some_and(|remote| remote.login == login)
+        };
+        let held: Vec<JobId> = self.waiting_for(WaitReason::Auth).filter(is_held).collect();
+        for id in held {
+            self.logins.let_go.remove(&id);
+            self.release(id);
+        }
+    }
+
+    /// Somebody lets a job go that waits for its login.
+    pub(super) fn let_login_go(&mut self, id: JobId) {
+        if self.jobs.get(&id).is_some_and(|job| job.waits_for(WaitReason::Auth)) {
+            self.logins.let_go.insert(id);
+        }
+    }
+
+    /// A job waits for somebody who mends its login, or gives its account a privilege.
+    pub(super) fn wait_for_login(&mut self, now: f64, id: JobId, error: &Error) {
+        self.logins.let_go.remove(&id);
+        let login = self.remote(id).map(|remote| remote.login.clone());
+        let detail = match login.filter(|_| error.details().rule.as_deref() == Some(LOGIN_RULE)) {
+            Some(login) => {
+                let detail = format!("{REFUSED}{error}");
+                // Whoever was let go with it would only be refused as well.
+                let others = self.logins.let_go.iter().copied();
+                let others: Vec<JobId> = others
+                    .filter(|id| self.remote(*id).is_some_and(|remote| remote.login == login))
+                    .collect();
+                others.iter().for_each(|id| _ = self.logins.let_go.remove(id));
+                self.logins.works.remove(&login);
+                self.logins.tried_by.remove(&login);
+                self.logins.refused.insert(login, detail.clone());
+                detail
+            }
+            None => error.to_string(),
+        };
+        self.wait(now, id, WaitReason::Auth, detail);
+    }
+
+    /// An earlier daemon has left a job waiting for its login: it is as refused as it was.
+    pub(super) fn found_waiting_for_login(&mut self, id: JobId) {
+        let Some(login) = self.remote(id).map(|remote| remote.login.clone()) else { return };
+        let detail = self.job(id).facts.waiting_detail.clone();
+        if detail.starts_with(REFUSED) {
+            self.logins.refused.insert(login, detail);
+        }
+    }
+
+    /// Logins that were refused, and the files that say them.
+    #[must_use]
+    pub fn refused_logins(&self) -> BTreeMap<String, PathBuf> {
+        let remotes = self.jobs.values().filter_map(|job| job.facts.remote.as_ref());
+        let refused = remotes.filter(|remote| self.logins.refused.contains_key(&remote.login));
+        refused.filter_map(|remote| Some((remote.login.clone(), remote.login_file.clone()?))).collect()
+    }
+
+    /// A job's VM was found, and its plan made by that. `changed`: it had been found before, as something else.
+    pub(super) fn planned(&mut self, now: f64, id: JobId, plan: Box<Plan>, changed: Option<Error>) {
+        self.login_works(id);
+        let job = self.job(id);
+        job.facts.remote = plan.remote.as_ref().map(|remote| remote.need());
+        job.facts.counters.exact_need = None;
+        self.out.push(Action::Plan { job: id, plan });
+        match changed {
+            None => {
+                self.job(id).facts.counters.take_back();
+                self.requeue(id);
+            }
+            Some(error) => self.count_failure(now, id, error),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Disks of machines that are off, read over HTTPS from the datastores they lie on (`/folder`), by ranges.
+//!
+//! ```text
+//!   descriptor ─▶ its flat files (extents) ─▶ looked at: size, date ─▶ Disk: a Remote ─▶ reader: any thread, any offset
+//!                                                                                          │
+//!                                      a few connections of the client's, kept open ◀──────┘
+//! ```
+//!
+//! It needs nothing on the machine's host but the right to read files, and works against a vCenter and against a host alone. All of a disk is
+//! fetched: which areas of it are in use is known to vSphere only of a machine with a snapshot and change tracking. What is not here: which
+//! machine is meant ([`super::inventory`]), and machines that run.
+
+pub mod browse;
+pub mod download;
+mod extents;
+mod fetch;
+mod location;
+mod pattern;
+mod pool;
+mod save;
+
+use std::sync::Arc;
+
+use self::extents::{CONSOLIDATE, Described};
+use self::fetch::Files;
+use self::location::DatastorePath;
+use super::Client;
+use super::devices::{BackingKind, VmDisk};
+use super::inventory::Power;
+use super::machine::Machine;
+use crate::disk::{Control, Holds, Range, Reader, Remote, Room, SourceDisk};
+use crate::model::error::{Error, Kind, Result};
+
+/// Reads a disk of a machine that is off and has no snapshots, over so many connections at most: all disks that are read with a client share
+/// them.
+pub(crate) fn open(
+    client: &Client,
+    machine: &Machine,
+    disk: &VmDisk,
+    connections: usize,
+) -> Result<Arc<dyn Remote>> {
+    is_at_rest(machine)?;
+    let place = readable(machine, disk)?;
+    let datacenter = machine.datacenter.clone().unwrap_or_default();
+    let files = Files::new(client, &datacenter, connections);
+    let opened = Disk::open(files, place, disk.uuid.as_deref(), client.control())?;
+    let (is, said) = (opened.described.size(), disk.capacity_bytes);
+    if is != said {
+        let name = opened.name();
+        return Err(Error::new(
+            Kind::Source,
+            format!("{} has {said} bytes by the VM's configuration and {is} by its descriptor", disk.label),
+        )
+        .rule("disk.changed")
+        .source(name)
+        .advice("see whether the disk is being grown or moved; if not, report this"));
+    }
+    Ok(Arc::new(opened))
+}
+
+/// The same as a source of a copy.
+pub fn source(client: &Client, machine: &Machine, disk: &VmDisk, connections: usize) -> Result<SourceDisk> {
+    SourceDisk::remote(open(client, machine, disk, connections)?)
+}
+
+/// A disk that is read.
+#[derive(Debug, Clone)]
+struct Disk {
+    files: Files,
+    place: DatastorePath,
+    uuid: Option<String>,
+    described: Arc<Described>,
+}
+
+impl Disk {
+    fn open(files: Files, place: DatastorePath, uuid: Option<&str>, control: &Control) -> Result<Disk> {
+        let described = Arc::new(extents::read(&files, &place, control)?);
+        Ok(Disk { files, place, uuid: uuid.map(str::to_owned), described })
+    }
+}
+
+impl Remote for Disk {
+    fn name(&self) -> String {
+        self.files.name(&self.place)
+    }
+
+    fn size(&self) -> u64 {
+        self.described.size()
+    }
+
+    fn identity(&self) -> String {
+        let mut identity = format!("folder {}", self.files.address(&self.place));
+        for extent in &self.described.extents {
+            let stamp = extent.file.stamp.as_deref().unwrap_or_default();
+            identity.push_str(&format!("; {} {} {stamp}", extent.file.place.path, extent.file.size));
+        }
+        let uuid = self.uuid.as_deref().unwrap_or_default();
+        identity.push_str(&format!("; {} {uuid}", self.described.content));
+        identity
+    }
+
+    fn reader(&self, control: &Control) -> Result<Box<dyn Reader>> {
+        Ok(Box::new(FolderReader { disk: self.clone(), control: control.clone() }))
+    }
+
+    fn check_unchanged(&self, control: &Control) -> Result<()> {
+        let now = extents::read(&self.files, &self.place, control)?;
+        if now == *self.described { Ok(()) } else { Err(self.files.changed(&self.place)) }
+    }
+}
+
+/// Reads it, for one caller.
+#[derive(Debug)]
+struct FolderReader {
+    disk: Disk,
+    control: Control,
+}
+
+impl Reader for FolderReader {
+    fn size(&self) -> u64 {
+        self.disk.size()
+    }
+
+    fn range(&self, at: u64, _: &mut Room) -> Result<Range> {
+        Ok(Range { start: at, length: self.size() - at, holds: Holds::Data })
+    }
+
+    fn read(&self, at: u64, buffer: &mut [u8], _: &mut Room) -> Result<()> {
+        let (mut place, mut left) = (at, buffer);
+        for extent in self.disk.described.extents.iter().filter(|extent| extent.end() > at) {
+            let there = usize::try_from(extent.end() - place).unwrap_or(usize::MAX).min(left.len());
+            let (part, rest) = left.split_at_mut(there);
+            self.disk.files.read(
+                &extent.file,
+                extent.offset + (place - extent.start),
+                part,
+                &self.control,
+            )?;
+            (place, left) = (place + there as u64, rest);
+            if left.is_empty() {
+                return Ok(());
+            }
+        }
+        Err(Error::internal(format!("{} was read beyond its end", self.disk.name())))
+    }
+}
+
+/// Only of a machine that is off does a file hold what the disk does.
+fn is_at_rest(machine: &Machine) -> Result<()> {
+    let (what, advice) = match machine.power {
+        Power::Off => return Ok(()),
+        Power::On => ("runs", "shut it down, then try again"),
+        Power::Suspended => ("is suspended", "resume it and shut it down, then try again"),
+        Power::Unknown => {
+            ("is in no state that its server tells", "see what vCenter says of it and of its host")
+        }
+    };
+    let name = &machine.name;
+    Err(Error::new(Kind::Source, format!("{name} {what}: its disks are not read as they lie there"))
+        .rule("disk.open_elsewhere")
+        .source(name.clone())
+        .advice(advice))
+}
+
+/// Where the disk lies, if its files are all that there is to it.
+fn readable(machine: &Machine, disk: &VmDisk) -> Result<DatastorePath> {
+    let copied = "copy it with the means of its storage, and name the copy under `disks`";
+    let with_snapshots = !machine.snapshots.is_empty() || machine.consolidation_needed;
+    let trouble = match disk.backing {
+        BackingKind::Flat if disk.encrypted || machine.encrypted => Some((
+            "disk.format",
+            "is encrypted by vSphere",
+            "decrypt it there (VM › VM Policies), then try again",
+        )),
+        BackingKind::Flat if disk.parent.is_some() => Some((
+            "disk.snapshots",
+            "stands on another file: of a snapshot, or as a linked clone",
+            CONSOLIDATE,
+        )),
+        BackingKind::Flat if with_snapshots && !disk.independent => Some((
+            "disk.snapshots",
+            "is of a machine with snapshots, or with files of some that are gone",
+            CONSOLIDATE,
+        )),
+        BackingKind::Flat => None,
+        BackingKind::Sesparse | BackingKind::Sparse => {
+            Some(("disk.snapshots", "lies in a file that grows, as that of a snapshot does", CONSOLIDATE))
+        }
+        BackingKind::Rdm => Some(("disk.device", "is a LUN that is mapped", copied)),
+        BackingKind::Raw => Some(("disk.device", "is a device of its host", copied)),
+        BackingKind::Other => Some(("disk.format", "is of a kind that is not known", copied)),
+    };
+    if let Some((rule, what, advice)) = trouble {
+        return Err(Error::new(Kind::Unsupported, format!("{} of {} {what}", disk.label, machine.name))
+            .rule(rule)
+            .source(disk.path.clone())
+            .advice(advice));
+    }
+    DatastorePath::parse(&disk.path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vsphere::devices::Layer;
+    use crate::vsphere::machine::Snapshot;
+
+    fn disk() -> VmDisk {
+        VmDisk {
+            label: "Hard disk 1".to_owned(),
+            backing: BackingKind::Flat,
+            path: "[ds1] web/web.vmdk".to_owned(),
+            ..VmDisk::default()
+        }
+    }
+
+    #[test]
+    fn only_plain_disks_of_machines_without_snapshots_are_read() {
+        let plain = Machine::default();
+        assert_eq!(readable(&plain, &disk()).unwrap().to_string(), "[ds1] web/web.vmdk");
+        let snapshots = Machine { snapshots: vec![Snapshot::default()], ..Machine::default() };
+        assert!(readable(&snapshots, &VmDisk { independent: true, ..disk() }).is_ok());
+        let left = Machine { consolidation_needed: true, ..Machine::default() };
+        let encrypted = Machine { encrypted: true, ..Machine::default() };
+        let of = |backing| VmDisk { backing, ..disk() };
+        for (machine, disk, rule) in [
+            (&snapshots, disk(), "disk.snapshots"),
+            (&left, disk(), "disk.snapshots"),
+            (&encrypted, disk(), "disk.format"),
+            (&plain, VmDisk { encrypted: true, ..disk() }, "disk.format"),
+            (&plain, VmDisk { parent: Some(Box::new(Layer::default())), ..disk() }, "disk.snapshots"),
+            (&plain, of(BackingKind::Sesparse), "disk.snapshots"),
+            (&plain, of(BackingKind::Rdm), "disk.device"),
+            (&plain, of(BackingKind::Raw), "disk.device"),
+            (&plain, of(BackingKind::Other), "disk.format"),
+        ] {
+            let error = readable(machine, &disk).unwrap_err();
+            assert_eq!(
+                (error.kind(), error.details().rule.as_deref()),
+                (Kind::Unsupported, Some(rule)),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_machine_that_may_write_is_not_read() {
+        for power in [Power::On, Power::Suspended, Power::Unknown] {
+            let error = is_at_rest(&Machine { power, ..Machine::default() }).unwrap_err();
+            assert_eq!(error.kind(), Kind::Source);
+        }
+        is_at_rest(&Machine { power: Power::Off, ..Machine::default() }).unwrap();
+    }
+}

@@ -1,0 +1,153 @@
+//! Disks of a machine that is exported, as sources: each a stream that is read once.
+//!
+//! All of a machine share one lease: there can be no second one. It is begun when the first disk is read, and again where it was lost.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::download::Download;
+use super::lease::Lease;
+use crate::disk::{Control, Reader, Remote, Sender, Sent, Streamed};
+use crate::model::error::{Error, Kind, Result};
+use crate::vsphere::client::Client;
+use crate::vsphere::devices::VmDisk;
+use crate::vsphere::inventory::{Power, VmRef};
+use crate::vsphere::machine::{Machine, machine};
+
+/// A machine that can be exported.
+#[derive(Debug)]
+pub struct Export {
+    client: Client,
+    machine: Machine,
+    lease: Mutex<Weak<Lease>>,
+}
+
+impl Export {
+    /// Refuses what no server exports, with what to do.
+    pub fn of(client: &Client, machine: &Machine) -> Result<Export> {
+        let refused = |why: &str, advice: &str| {
+            let why = format!("{} {why}", machine.name);
+            Err(Error::new(Kind::Source, why).advice(advice).source(machine.path.clone()))
+        };
+        match machine.power {
+            Power::Off => {}
+            Power::Suspended => {
+                return refused("is suspended", "start it and shut it down from within, then export it");
+            }
+            _ => {
+                return refused(
+                    "is running",
+                    "shut it down from within first: what a running machine writes would be torn",
+                );
+            }
+        }
+        if machine.encrypted || machine.disks.iter().any(|disk| disk.encrypted) {
+            return refused("is encrypted", "decrypt it first: an encrypted machine is not exported");
+        }
+        if machine.consolidation_needed {
+            return refused(
+                "needs its disks consolidated",
+                "consolidate them in vSphere first (Snapshots → Consolidate)",
+            );
+        }
+        if machine.disks.is_empty() {
+            return refused("has no disks", "see whether it is the machine that is meant");
+        }
+        Ok(Export { client: client.clone(), machine: machine.clone(), lease: Mutex::default() })
+    }
+
+    /// The machine.
+    #[must_use]
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// One of its disks as a source.
+    pub(crate) fn disk(self: &Arc<Export>, disk: &VmDisk) -> Arc<dyn Remote> {
+        Arc::new(ExportedDisk { export: Arc::clone(self), disk: disk.clone() })
+    }
+
+    /// The lease that there is; else a new one.
+    pub(crate) fn lease(&self, control: &Control) -> Result<Arc<Lease>> {
+        let mut known = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lease) = known.upgrade() {
+            let Some(lost) = lease.lost() else { return Ok(lease) };
+            tracing::warn!(machine = self.machine.name, error = %lost, "the export is begun anew");
+        }
+        let lease = Arc::new(Lease::begin(&self.client, &self.machine, control)?);
+        *known = Arc::downgrade(&lease);
+        Ok(lease)
+    }
+}
+
+/// What is the same as long as a disk and its content are.
+pub(crate) fn identity(machine: &Machine, disk: &VmDisk) -> String {
+    let known = |value: &Option<String>| value.clone().unwrap_or_default();
+    [
+        machine.instance_uuid.as_ref().or(machine.uuid.as_ref()).unwrap_or(&machine.moref).clone(),
+        disk.key.to_string(),
+        disk.path.clone(),
+        known(&disk.uuid),
+        known(&disk.content_id),
+        known(&disk.change_id),
+        disk.capacity_bytes.to_string(),
+    ]
+    .join("|")
+}
+
+#[derive(Debug, Clone)]
+struct ExportedDisk {
+    export: Arc<Export>,
+    disk: VmDisk,
+}
+
+impl Sender for ExportedDisk {
+    fn name(&self) -> String {
+        Remote::name(self)
+    }
+
+    fn send(&self, control: &Control) -> Result<Box<dyn Sent>> {
+        let lease = self.export.lease(control)?;
+        let number = lease.device_of(&self.disk)?;
+        Ok(Box::new(Download::begin(lease, number, control)?))
+    }
+}
+
+impl Remote for ExportedDisk {
+    fn name(&self) -> String {
+        format!("{} of {} on {}", self.disk.label, self.export.machine.name, self.export.client.host())
+    }
+
+    fn size(&self) -> u64 {
+        self.disk.capacity_bytes
+    }
+
+    fn identity(&self) -> String {
+        identity(&self.export.machine, &self.disk)
+    }
+
+    fn reader(&self, control: &Control) -> Result<Box<dyn Reader>> {
+        Ok(Box::new(Streamed::new(Arc::new(self.clone()), self.disk.capacity_bytes, control)))
+    }
+
+    fn check_unchanged(&self, control: &Control) -> Result<()> {
+        control.ended()?;
+        let Export { client, machine: before, .. } = &*self.export;
+        let now = machine(client, &VmRef { moref: before.moref.clone() })?;
+        let disk = now.disks.iter().find(|disk| disk.key == self.disk.key);
+        let is_same =
+            now.power == Power::Off && disk.is_some_and(|disk| identity(&now, disk) == self.identity());
+        if is_same {
+            return Ok(());
+        }
+        let name = Remote::name(self);
+        Err(Error::new(Kind::Source, format!("{name} changed while it was being read"))
+            .rule("disk.changed")
+            .source(name)
+            .advice("make sure that the machine stays off and nobody changes its disks, then try again"))
+    }
+
+    fn most_data(&self) -> Option<u64> {
+        let size = self.disk.capacity_bytes;
+        Some(self.export.machine.used_bytes.map_or(size, |used| used.min(size)))
+    }
+}
