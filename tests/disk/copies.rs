@@ -75,7 +75,7 @@ fn every_source_format_becomes_every_target_format_with_the_same_content() {
                 std::fs::remove_file(&result).unwrap();
             }
         }
-        source.check_unchanged().unwrap();
+        source.check_unchanged(&Control::new()).unwrap();
         let after = (disks::sha256(&path), std::fs::metadata(&path).unwrap().modified().unwrap());
         assert_eq!(before, after);
     }

@@ -25,7 +25,7 @@ fn content(source: &SourceDisk) -> String {
         engine.compare(source, &target.path, format, &control, &mut |_| ()).unwrap();
         content_sha256(&target.path, format.name())
     });
-    source.check_unchanged().unwrap();
+    source.check_unchanged(&Control::new()).unwrap();
     assert_eq!(sums[0], sums[1]);
     sums[0].clone()
 }

@@ -98,7 +98,7 @@ fn a_commit_changes_the_result_and_never_the_source_whatever_its_format() {
             assert_eq!(changed.differs_by_extents(&result, format), Some(None), "{source:?} {format:?}");
             changed.engine.check(&result, format, &Control::new()).unwrap();
             assert_eq!(disks::sha256(&changed.source.path), before, "{source:?} {format:?}");
-            changed.source.check_unchanged().unwrap();
+            changed.source.check_unchanged(&Control::new()).unwrap();
             // It can be done again, should nobody have noted that it was done.
             assert_eq!(disks::sha256(&changed.overlay), overlay_before);
             let once = disks::content_sha256(&result, format.name());
@@ -202,4 +202,33 @@ fn an_overlay_is_made_only_where_nothing_is_and_only_of_what_its_header_can_name
     std::fs::write(&overlay, "precious").unwrap();
     engine().make_overlay(&source, &overlay, 8 * MIB, &Control::new()).unwrap_err();
     assert_eq!(std::fs::read_to_string(&overlay).unwrap(), "precious");
+}
+
+#[test]
+fn an_overlay_on_a_copy_holds_every_piece_of_it_that_was_changed_whole() {
+    for format in [OutputFormat::Qcow2, OutputFormat::Raw] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = disks::disk(dir.path(), "source", "vmdk", 32, 4, 3);
+        let (engine, source) = (engine(), open(&path, SourceFormat::Vmdk).unwrap());
+        let overlay = dir.path().join(".boot.overlay.partial");
+        let changed = Changed { dir, engine, source, overlay };
+        let result = changed.copy(&changed.source, format, Compression::None);
+        let copied = disks::sha256(&result);
+        let control = Control::new();
+        changed.engine.make_overlay_on_copy((&result, format), &changed.overlay, 32 * MIB, &control).unwrap();
+        for at in [512, 5 * MIB + 512, 32 * MIB - 4096] {
+            qemu_io(&changed.overlay, &format!("write -P 0xab {at} 4k"));
+        }
+        assert_eq!(disks::sha256(&result), copied, "the copy was written");
+        // Of each piece all is in the overlay, so nothing below it has to be read to tell what is to be there.
+        let map =
+            Command::new("qemu-img").args(["map", "--output=json"]).arg(&changed.overlay).output().unwrap();
+        let map: Vec<serde_json::Value> = serde_json::from_slice(&map.stdout).unwrap();
+        let own: u64 =
+            map.iter().filter(|range| range["depth"] == 0).filter_map(|range| range["length"].as_u64()).sum();
+        assert_eq!(own, 3 * MIB, "{map:?}");
+        changed.commit(&result, format).unwrap();
+        assert_eq!(changed.differs(&result, format), None, "{format:?}");
+        assert_eq!(changed.differs_by_extents(&result, format), Some(None), "{format:?}");
+    }
 }

@@ -60,7 +60,7 @@ fn every_variant_of_every_format_gives_the_bytes_that_went_in() {
         assert_eq!(source.facts.virtual_size, 24 << 20, "{options}");
         assert_eq!(estimate_virtual_size(&path, format).unwrap(), 24 << 20, "{options}");
         assert_eq!(content(&engine, &source, dir.path()), expected, "{options}");
-        source.check_unchanged().unwrap();
+        source.check_unchanged(&Control::new()).unwrap();
     }
     // Noise is never packed.
     std::fs::write(&flat, "words that come again ".repeat(400_000)).unwrap();
@@ -104,7 +104,7 @@ fn a_split_disk_is_watched_in_all_its_files() {
         0,
     )
     .unwrap();
-    let error = source.check_unchanged().unwrap_err();
+    let error = source.check_unchanged(&Control::new()).unwrap_err();
     assert_eq!(error.kind(), Kind::Source);
     assert!(error.to_string().contains("changed while"), "{error}");
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use hyper2kvm::disk::Control;
 use hyper2kvm::model::error::{Kind, Result};
 use hyper2kvm::model::plan::{OutputFormat, SourceFormat};
 
@@ -23,7 +24,7 @@ fn content(path: &Path) -> Result<String> {
     let target = target(dir.path().join("result"), OutputFormat::Raw);
     let copied = copy_to(&engine, &source, &target)?;
     assert!(copied.engine.starts_with("hyper2kvm "));
-    source.check_unchanged()?;
+    source.check_unchanged(&Control::new())?;
     assert_eq!(sha256(path), before, "the source was written");
     Ok(sha256(&target.path))
 }

@@ -74,6 +74,7 @@ fn what_the_shipped_file_shows_as_defaults_are_the_defaults() {
     // Shown as examples, because their defaults are nothing, or depend on the machine.
     let defaults = Settings::defaults(Path::new("/var/lib/hyper2kvm"), 8);
     assert_eq!(settings.limits.disk_reserve_bytes.take(), Some(20 << 30));
+    assert_eq!(settings.limits.per_vcenter.take(), Some(2));
     assert!(settings.metrics.textfile.take().is_some() && settings.log.file.take().is_some());
     assert_eq!(settings.control.socket.take(), Some(defaults.socket()));
     settings.max_concurrent_jobs = defaults.max_concurrent_jobs;
@@ -202,9 +203,20 @@ fn the_seeds_keys_keep_their_names() {
     assert!(settings.enable_recovery);
     assert_eq!(settings.network_monitor.pause_scope, PauseScope::NetworkJobs);
     assert_eq!(settings.network_monitor.max_network_wait_s, 60.0);
-    for later in ["vc_connection_max_retries: 3\n", "enable_recovery: false\n"] {
-        assert_eq!(refused(later).kind().name(), "unsupported", "{later}");
-    }
+    assert_eq!(refused("enable_recovery: false\n").kind().name(), "unsupported");
+}
+
+#[test]
+fn the_seeds_keys_for_a_vcenter_keep_their_names() {
+    let text = "vc_connection_max_retries: 10\nvc_connection_base_backoff_s: 5.0\nvc_connection_max_backoff_s: 60.0\n\
+                limits: {per_vcenter: 2, connections_per_host: 8}\ncredentials: {allowed_env: [VC_PASSWORD]}\n";
+    let settings = settings(text).unwrap();
+    let connection = &settings.vc_connection;
+    assert_eq!((connection.max_retries, connection.base_backoff_s, connection.timeout_s), (10, 5.0, 30.0));
+    assert_eq!((settings.limits.per_vcenter, settings.limits.connections_per_host), (Some(2), 8));
+    assert_eq!(settings.credentials.allowed_env, ["VC_PASSWORD"]);
+    let error = refused("vc_connection_base_backoff_s: 90\n");
+    assert_eq!(error.details().place.field.as_deref(), Some("vc_connection_max_backoff_s"));
 }
 
 #[test]
@@ -244,7 +256,7 @@ fn what_is_wrong_with_a_configuration_is_said_in_reviewed_words() {
         "log: {format: xml}\n",
         "hooks:\n  allowed_dirs: [hooks]\n",
         "hooks: {allowed_dir: [/etc/hyper2kvm/hooks]}\n",
-        "credentials: {allowed_env: [PASSWORD]}\n",
+        "limits: {per_vcenter: 0}\n",
         "notifications: {enabled: true}\n",
         "notifications: {enable: true}\n",
         "notifications: {on_sucess: true}\n",
@@ -276,7 +288,7 @@ fn what_is_wrong_with_a_configuration_is_said_in_reviewed_words() {
         "libvirt: {url: \"qemu:///system\"}\n",
         "guest: {accel: tcg}\n",
         "vddk: {libdir: /opt/vddk}\n",
-        "vc_connection_base_backoff_s: 2.0\n",
+        "vc_connection_timeout_s: 0.5\n",
         "watch_dir: /srv/drop\n",
         "cmd: daemon\n",
         "intake: {dir: /var/lib/hyper2kvm}\n",

@@ -13,7 +13,9 @@ use hyper2kvm::model::plan::{
     Compression, InputManifest, OnExists, OutputFormat, Plan, PlannedDisk, PlannedGuest, PlannedOutput,
     PlannedStage, Preallocation, Preflight, SourceFormat,
 };
-use hyper2kvm::model::protocol::{Published, WorkLimits, WorkOrder, WorkerEvent, WorkerOutcome};
+use hyper2kvm::model::protocol::{
+    Published, RemoteLimits, WorkLimits, WorkOrder, WorkerEvent, WorkerOutcome,
+};
 use hyper2kvm::model::retry::Retries;
 use hyper2kvm::pipeline::launch::{WorkerHandle, WorkerProcess};
 use tempfile::TempDir;
@@ -76,6 +78,7 @@ impl Site {
                 preflight: PreflightSettings::default(),
                 gives_up: true,
                 log: None,
+                remote: RemoteLimits::default(),
                 lock: None,
             },
         };
@@ -236,6 +239,7 @@ fn plan(disks: Vec<PlannedDisk>, out: &Path) -> Plan {
             .map(|stage| PlannedStage { stage, enabled: BYTES.contains(&stage), reason: "test".to_owned() })
             .collect(),
         disks,
+        remote: None,
         machine: None,
         guest: PlannedGuest::default(),
         boot_test: BootOptions::default(),

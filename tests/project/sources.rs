@@ -7,7 +7,7 @@ use crate::files::{Text, all, expect_none, sources};
 const MAX_LINES: usize = 500;
 
 /// The hosts that the project may name: examples, and names that formats and licences prescribe.
-const HOSTS: [&str; 16] = [
+const HOSTS: [&str; 17] = [
     "example.com",
     "example.org",
     "example.net",
@@ -19,6 +19,7 @@ const HOSTS: [&str; 16] = [
     "www.apache.org",
     "libvirt.org",
     "schemas.dmtf.org",
+    "schemas.xmlsoap.org",
     "www.vmware.com",
     "www.virtualbox.org",
     "schemas.citrix.com",

@@ -1,0 +1,18 @@
+//! What is done with a vCenter or an ESXi host: each test has one of its own (tests/support/vcenter.rs), with TLS, a login and real files, and
+//! networks that fail.
+
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test binary has no outside, and a test may fail")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bed;
+mod client;
+mod commands;
+mod download;
+mod exports;
+mod folder;
+mod jobs;
+mod repairs;
+mod streams;
+mod transfers;
