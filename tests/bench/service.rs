@@ -25,6 +25,7 @@ mod libvirt;
 mod profiles;
 #[path = "../support/mod.rs"]
 mod support;
+mod vsphere;
 
 use std::process::ExitCode;
 
@@ -44,6 +45,7 @@ const ALL: &[(&str, Measure)] = &[
     ("disks", disks::measure),
     #[cfg(feature = "libvirt")]
     ("libvirt", libvirt::measure),
+    ("vsphere", vsphere::measure),
     ("guest", guest::measure),
 ];
 

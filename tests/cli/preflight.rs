@@ -246,6 +246,15 @@ const ELSEWHERE: [&str; 33] = [
     "libvirt.network",
     "libvirt.pool",
     "libvirt.volume",
+    // A VM that only its server knows: `vsphere/`, and beside the rules in `pipeline/preflight/source.rs`.
+    "source.login",
+    "source.running",
+    "source.snapshots",
+    "source.consolidation",
+    "source.encrypted",
+    "source.no_disks",
+    "source.changed",
+    "source.not_asked",
 ];
 
 /// A manifest that nothing is to be said of, but that nobody made a checksum.

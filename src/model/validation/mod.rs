@@ -288,7 +288,7 @@ mod tests {
         for (number, rule) in RULES.iter().enumerate() {
             let (group, name) = rule.name.split_once('.').unwrap();
             assert!(
-                ["manifest", "host", "target", "disk", "guest", "network", "domain", "libvirt"]
+                ["manifest", "source", "host", "target", "disk", "guest", "network", "domain", "libvirt"]
                     .contains(&group),
                 "{group}"
             );

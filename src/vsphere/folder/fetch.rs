@@ -291,7 +291,7 @@ fn told_range(headers: &HeaderMap) -> Option<(Range<u64>, u64)> {
     let (start, last) = range.split_once('-')?;
     let (start, last, size): (u64, u64, u64) =
         (start.trim().parse().ok()?, last.trim().parse().ok()?, size.trim().parse().ok()?);
-    (start <= last && last < size).then_some((start..last + 1, size))
+    (start <= last && last < size).then(|| (start..last + 1, size))
 }
 
 fn length_of(headers: &HeaderMap) -> Option<u64> {

@@ -57,7 +57,7 @@ impl DatastorePath {
 
     /// A file beside this one.
     pub(crate) fn beside(&self, name: &str) -> Result<DatastorePath> {
-        if name.contains(['/', '\\']) {
+        if !is_name(name) || name.contains(['/', '\\']) {
             return Err(Error::new(
                 Kind::Source,
                 format!("{self} names a file in another directory: `{name}`"),

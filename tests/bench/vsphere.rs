@@ -1,0 +1,215 @@
+//! vSphere: how fast a disk comes over several connections beside `curl`, and how soon thousands of machines are listed beside pyvmomi.
+//!
+//! The server is the simulator of the tests, whose TLS takes processors of this machine, too.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::figures::{Figures, median, ms};
+use crate::support::disks;
+use crate::support::vcenter::{Options, PASSWORD, USER, Vcenter, disk};
+
+const DISK_MIB: u64 = 2048;
+/// What one connection of a host that has others to serve gives.
+const RATE: u64 = 50_000_000;
+const CONNECTIONS: u64 = 4;
+const MACHINES: u32 = 5000;
+const ROUNDS: usize = 3;
+/// What `vsphere list` asks of each machine, asked through pyvmomi.
+const PYVMOMI: &str = r#"
+import ssl, sys
+from pyVim.connect import SmartConnect, Disconnect
+from pyVmomi import vim, vmodl
+host, port, user, number = sys.argv[1:5]
+password = sys.stdin.readline().rstrip("\n")
+server = SmartConnect(host=host, port=int(port), user=user, pwd=password, sslContext=ssl._create_unverified_context())
+content = server.RetrieveContent()
+view = content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True)
+query = vmodl.query.PropertyCollector
+step = query.TraversalSpec(name="view", path="view", skip=False, type=vim.view.ContainerView)
+wanted = query.FilterSpec(
+    objectSet=[query.ObjectSpec(obj=view, skip=True, selectSet=[step])],
+    propSet=[query.PropertySpec(type=vim.VirtualMachine, pathSet=[
+        "name", "parent", "runtime.powerState", "runtime.connectionState", "summary.config.uuid", "summary.config.instanceUuid",
+        "summary.config.guestFullName", "summary.config.numCpu", "summary.config.memorySizeMB", "summary.config.numVirtualDisks",
+        "summary.config.vmPathName", "summary.config.template", "summary.storage.committed"])])
+found = content.propertyCollector.RetrieveContents([wanted])
+assert len([{value.name: str(value.val) for value in machine.propSet} for machine in found]) >= int(number)
+Disconnect(server)
+"#;
+/// Runs what follows, and prints how many KiB it had at most.
+const PEAK: &str = "import resource, subprocess, sys\n\
+    subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n\
+    print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)";
+
+/// All of it.
+pub fn measure(figures: &mut Figures) {
+    transfers(figures);
+    inventory(figures);
+}
+
+/// A server, and somebody who has its login.
+struct Site {
+    at: TempDir,
+    vcenter: Vcenter,
+}
+
+impl Site {
+    fn new(at: TempDir, options: Options) -> Site {
+        let vcenter = Vcenter::start(options);
+        let credentials = at.path().join("credentials");
+        fs::create_dir(&credentials).unwrap();
+        let login = json!({
+            "host": "127.0.0.1", "username": USER, "password": PASSWORD, "thumbprint": vcenter.thumbprint(),
+        });
+        let file = credentials.join("lab.yaml");
+        fs::write(&file, login.to_string()).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        let settings = json!({ "credentials": { "dir": credentials } });
+        fs::write(at.path().join("config.yaml"), settings.to_string()).unwrap();
+        Site { at, vcenter }
+    }
+
+    fn hyper2kvm(&self, words: &[&str]) -> Vec<String> {
+        let config = self.at.path().join("config.yaml").display().to_string();
+        let program = env!("CARGO_BIN_EXE_hyper2kvm").to_owned();
+        let words = words.iter().map(|word| (*word).to_owned());
+        std::iter::once(program).chain(words).chain(["--config".to_owned(), config]).collect()
+    }
+
+    fn list(&self) -> Vec<String> {
+        let port = self.vcenter.port().to_string();
+        self.hyper2kvm(&["vsphere", "--credential", "lab", "--port", &port, "list", "--json"])
+    }
+
+    /// Converts the machine `web`; nothing of it stays.
+    fn convert(&self) -> f64 {
+        let out = self.at.path().join("out");
+        let machine = format!("vsphere://lab:{}/web", self.vcenter.port());
+        let command = self.hyper2kvm(&["convert", &machine, "--no-fix", "-o", out.to_str().unwrap()]);
+        let time = run(&command, None);
+        fs::remove_dir_all(out).unwrap();
+        time
+    }
+
+    /// Logs in for `curl`; gives the file of cookies.
+    fn cookies(&self) -> PathBuf {
+        let escaped = PASSWORD.replace('&', "&amp;").replace('<', "&lt;");
+        let envelope = format!(
+            "<soapenv:Envelope xmlns:soapenv=\"http://schemas.xmlsoap.org/soap/envelope/\"><soapenv:Body><Login xmlns=\"urn:vim25\">\
+             <_this type=\"SessionManager\">SessionManager</_this><userName>{USER}</userName><password>{escaped}</password>\
+             </Login></soapenv:Body></soapenv:Envelope>"
+        );
+        let (body, jar) = (self.at.path().join("login.xml"), self.at.path().join("cookies"));
+        fs::write(&body, envelope).unwrap();
+        let body = format!("@{}", body.display());
+        let url = format!("https://{}/sdk", self.vcenter.address());
+        let jar_name = jar.display().to_string();
+        run(&words(&["curl", "-sfk", "-c", &jar_name, "-d", &body, "-o", "/dev/null", &url]), None);
+        jar
+    }
+
+    /// Where the bytes of the machine's disk are asked for.
+    fn url(&self) -> String {
+        let directory = self.vcenter.datastore("ds1").join("web");
+        let names =
+            fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let flat = names.into_iter().find(|name| name.ends_with("-flat.vmdk")).unwrap();
+        format!("https://{}/folder/web/{flat}?dcPath=DC0&dsName=ds1", self.vcenter.address())
+    }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// Runs it to its good end; in milliseconds.
+fn run(command: &[String], input: Option<&str>) -> f64 {
+    let begun = Instant::now();
+    let mut child = Command::new(&command[0]);
+    child.args(&command[1..]).stdout(Stdio::null());
+    child.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
+    let mut child = child.spawn().unwrap();
+    if let Some(input) = input {
+        use std::io::Write as _;
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    }
+    assert!(child.wait().unwrap().success(), "{command:?}");
+    ms(begun.elapsed())
+}
+
+fn transfers(figures: &mut Figures) {
+    let at = tempfile::tempdir().unwrap();
+    let content = disks::disk(at.path(), "system", "raw", DISK_MIB, DISK_MIB, 7);
+    let machine = json!({ "name": "web", "disks": [disk(&content)] });
+    let site = Site::new(at, Options::vcenter().machine(machine));
+    let (jar, url) = (site.cookies().display().to_string(), site.url());
+    let curl = |range: Option<(u64, u64)>| {
+        let mut command = words(&["curl", "-sfk", "--http1.1", "-b", &jar, "-o", "/dev/null"]);
+        if let Some((start, end)) = range {
+            command.extend(["-r".to_owned(), format!("{start}-{}", end - 1)]);
+        }
+        command.push(url.clone());
+        command
+    };
+    site.vcenter.throttle(RATE);
+    let (one, ours) = (run(&curl(None), None), site.convert());
+    figures.at_least(
+        "a disk of 2 GiB, 50 MB/s a connection: the time of one `curl` over ours, with the result proved and durable",
+        one / ours,
+        3.5,
+        "times",
+    );
+    figures.note("the same", seconds(one, ours));
+    site.vcenter.throttle(0);
+    let (mut theirs, mut mine) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let part = (DISK_MIB << 20) / CONNECTIONS;
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            for number in 0..CONNECTIONS {
+                let command = curl(Some((number * part, (number + 1) * part)));
+                scope.spawn(move || run(&command, None));
+            }
+        });
+        theirs.push(ms(begun.elapsed()));
+        mine.push(site.convert());
+    }
+    let (theirs, mine) = (median(&theirs), median(&mine));
+    figures.at_least(
+        "the same without a limit: the time of four `curl`s that keep nothing over ours",
+        theirs / mine,
+        0.9,
+        "times",
+    );
+    figures.note("the same", seconds(theirs, mine));
+}
+
+fn inventory(figures: &mut Figures) {
+    let site = Site::new(tempfile::tempdir().unwrap(), Options::vcenter().fillers(MACHINES));
+    let script = site.at.path().join("list.py");
+    fs::write(&script, PYVMOMI).unwrap();
+    let (port, number) = (site.vcenter.port().to_string(), MACHINES.to_string());
+    let pyvmomi = words(&["/usr/bin/python3", script.to_str().unwrap(), "127.0.0.1", &port, USER, &number]);
+    let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        theirs.push(run(&pyvmomi, Some(&format!("{PASSWORD}\n"))));
+        ours.push(run(&site.list(), None));
+    }
+    let (theirs, ours) = (median(&theirs), median(&ours));
+    figures.at_least("5,000 machines listed: pyvmomi's time over ours", theirs / ours, 3.0, "times");
+    figures.note("the same", seconds(theirs, ours));
+    let output = Command::new("/usr/bin/python3").args(["-c", PEAK]).args(site.list()).output().unwrap();
+    let kib: f64 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+    figures.at_most("memory for that", kib / 1024.0, 100.0, "MiB");
+}
+
+fn seconds(theirs: f64, ours: f64) -> String {
+    format!("{:.2} s over {:.2} s", theirs / 1000.0, ours / 1000.0)
+}
