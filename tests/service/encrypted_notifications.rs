@@ -130,7 +130,7 @@ fn a_webhook_over_tls_is_told_only_if_somebody_trusted_vouches_for_it() {
     let server = Server::start(dir.path(), "https");
     let url = format!("  webhook_url: https://localhost:{}/hook\n", server.port);
     let daemon = failed_job(&url);
-    wait_said(&daemon, "cannot speak TLS with localhost");
+    wait_said(&daemon, "the certificate of localhost is not trusted");
     assert_eq!(server.got(), "");
 
     let trusting = format!(
