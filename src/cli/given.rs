@@ -75,7 +75,7 @@ fn domain(input: &Path) -> Result<Option<&str>> {
 
 /// Whether an input is no file: what it is is asked elsewhere.
 pub(super) fn is_elsewhere(input: &Path) -> bool {
-    input.to_str().is_some_and(|text| text.starts_with(DOMAIN) || text.starts_with(remote::VM))
+    input.to_str().is_some_and(|text| text.starts_with(DOMAIN)) || remote::is_meant(input)
 }
 
 /// What describes machines there, if anything does: by its name, and archives and domains by their content too.
@@ -139,7 +139,7 @@ pub(super) fn refuse_what_comes_later(input: &Path) -> Result<()> {
     let text = input.to_string_lossy();
     let what = match &text {
         text if text.starts_with(remote::VM) => "VMs on a vCenter here",
-        text if text.starts_with("esxi://") => "VMs on an ESXi host over SSH",
+        text if text.starts_with(remote::ON_HOST) => "VMs on an ESXi host here",
         _ => return Ok(()),
     };
     Err(Error::new(

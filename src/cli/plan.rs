@@ -14,6 +14,7 @@ use crate::model::config::Settings;
 use crate::model::error::Error;
 use crate::model::hook::HookCall;
 use crate::model::machine::{Firmware, Machine};
+use crate::model::manifest::VsphereTransport;
 use crate::model::plan::{Plan, PlannedGrowth, PlannedNic};
 use crate::model::planner::{RefusedVm, VmOrigins};
 use crate::model::units::human_size;
@@ -135,9 +136,10 @@ pub(super) fn describe(plan: &Plan, color: bool) -> String {
     if let Some(remote) = &plan.remote {
         let login = remote.login.file().map(|file| format!(", logging in by {}", file.display()));
         let how = format!(
-            "{}{}, over HTTPS on up to {} connections",
+            "{}{}, over {} on up to {} connections",
             remote.shown(),
             login.unwrap_or_default(),
+            if remote.transport == VsphereTransport::Ssh { "SSH" } else { "HTTPS" },
             remote.connections
         );
         let _ = writeln!(text, "\nsource\n  {}", printable(&how));

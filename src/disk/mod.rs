@@ -52,7 +52,9 @@ pub use native::Depth;
 pub use nbd::{Lent, Served, lent_name, remove_leavings, serves_in};
 pub(crate) use open::refuse_locked;
 pub use open::{OpenPolicy, is_known_whole, open_source};
-pub(crate) use read::{Holds, Range, Reader, Room, Sender, Sent, Streamed, follow};
+pub(crate) use read::{
+    Grains, Holds, Plain, Range, Reader, Room, Sender, Sent, Stored, Streamed, follow, in_a_row, stacked,
+};
 pub(crate) use remote::Remote;
 pub use traces::{BootTraces, boot_traces};
 pub(crate) use watch::Stall;

@@ -29,9 +29,9 @@ pub struct Credential {
     pub ca_file: Option<AbsolutePath>,
     /// Where VMware's own library lies. Later.
     pub vddk_libdir: Option<AbsolutePath>,
-    /// The key for SSH. Later.
+    /// The key with which its account logs in on ESXi hosts over SSH.
     pub identity: Option<AbsolutePath>,
-    /// Which keys hosts have. Later.
+    /// Which keys hosts have: `known_hosts` of OpenSSH.
     pub known_hosts: Option<AbsolutePath>,
 }
 
@@ -41,8 +41,6 @@ impl Credential {
         let credential: Credential = parse::parse(text, file)?.decode()?;
         for (field, is_there) in [
             ("vddk_libdir", credential.vddk_libdir.is_some()),
-            ("identity", credential.identity.is_some()),
-            ("known_hosts", credential.known_hosts.is_some()),
         ] {
             if is_there {
                 return Err(Error::new(Kind::Unsupported, "this version of hyper2kvm does not use it yet")
@@ -61,6 +59,8 @@ impl Credential {
             ("thumbprint", self.thumbprint.is_some()),
             ("verify_ssl", self.verify_ssl.is_some()),
             ("ca_file", self.ca_file.is_some()),
+            ("identity", self.identity.is_some()),
+            ("known_hosts", self.known_hosts.is_some()),
         ];
         members.into_iter().find_map(|(name, is_there)| is_there.then_some(name))
     }
@@ -92,8 +92,7 @@ mod tests {
         assert!(!format!("{credential:?}").contains("\"p\""));
         for (text, kind) in [
             ("vddk_libdir: /opt/vddk\n", Kind::Unsupported),
-            ("identity: /root/.ssh/id\n", Kind::Unsupported),
-            ("known_hosts: /root/.ssh/known_hosts\n", Kind::Unsupported),
+            ("identity: id\n", Kind::Manifest),
             ("verify_tls: false\n", Kind::Manifest),
             ("ca_file: ca.pem\n", Kind::Manifest),
         ] {

@@ -15,6 +15,8 @@ use super::thumbprint::Thumbprint;
 
 /// Where `https` is spoken if nobody says otherwise.
 pub const HTTPS_PORT: u16 = 443;
+/// Where an ESXi host's shell is reached if nobody says otherwise.
+pub const SSH_PORT: u16 = 22;
 /// How many connections bring a VM's disks if nobody says otherwise.
 pub const CONNECTIONS: u32 = 4;
 
@@ -74,14 +76,19 @@ pub enum WantedVm {
     Path(String),
     /// This managed object.
     Moref(String),
+    /// The one of this VMX, or this disk, on the host itself: its shell is asked, and no API.
+    File(String),
 }
 
 impl WantedVm {
     /// For people.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        let (WantedVm::Name(text) | WantedVm::Uuid(text) | WantedVm::Path(text) | WantedVm::Moref(text)) =
-            self;
+        let (WantedVm::Name(text)
+        | WantedVm::Uuid(text)
+        | WantedVm::Path(text)
+        | WantedVm::Moref(text)
+        | WantedVm::File(text)) = self;
         text
     }
 }
@@ -172,6 +179,15 @@ pub struct RemoteNeed {
 }
 
 impl PlannedRemote {
+    /// The VMX or the disk on a host that is reached by its shell alone.
+    #[must_use]
+    pub fn on_host(&self) -> Option<&str> {
+        match &self.vm {
+            WantedVm::File(path) => Some(path),
+            _ => None,
+        }
+    }
+
     /// How it binds the scheduler. Until the VM was found, a server that only a credential names is called by that.
     #[must_use]
     pub fn need(&self) -> RemoteNeed {
@@ -181,6 +197,8 @@ impl PlannedRemote {
             named.cloned().or_else(|| Some(file.as_ref()?.display().to_string())).unwrap_or_default();
         let server = format!("{server}:{}", self.port);
         let login = match &self.login {
+            // Its key is not its password: one may be refused where the other is taken.
+            PlannedLogin::Credential(file) if self.on_host().is_some() => format!("{} over SSH", file.display()),
             PlannedLogin::Credential(file) => file.display().to_string(),
             PlannedLogin::PasswordFile { username, .. } | PlannedLogin::PasswordEnv { username, .. } => {
                 format!("{username}@{server}")

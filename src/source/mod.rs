@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 pub use libvirt_xml::is_domain;
 pub use place::{place_found, place_of, stored_place};
+pub(crate) use vmx::{MOST_BYTES as VMX_BYTES, described_by as described_by_vmx};
 
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};

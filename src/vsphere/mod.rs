@@ -28,6 +28,7 @@ mod service;
 mod session;
 pub mod snapshot;
 mod soap;
+pub mod ssh;
 pub mod stored;
 mod task;
 mod tree;

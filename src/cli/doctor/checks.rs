@@ -78,7 +78,7 @@ pub(super) fn disables(check: &Check) -> Option<&'static str> {
         "libvirt" => "handing machines over, and `hyper2kvm libvirt`; results are files",
         "ovmf" => "boot tests of UEFI guests",
         "swtpm" => "boot tests of guests with a TPM, and running such guests with libvirt",
-        "ssh" => "reading disks from ESXi over SSH (a later version)",
+        "ssh" => "reading disks from ESXi hosts over SSH; other transports work without it",
         "virt-v2v" => "`pipeline.fix.engine: virt-v2v`, and `auto` for guests that only it can repair",
         "nbdkit-vddk" => "the VDDK transport of vSphere (a later version); HTTPS works without it",
         "python" => "hooks of type python; scripts and requests work without it",

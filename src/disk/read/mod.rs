@@ -5,6 +5,7 @@
 //! or copies (see [`super::copy`]); whether it has to shows in [`open`]. What is not here: whether an image is harmless, which [`super::open_source`] has decided before.
 
 mod blocks;
+mod elsewhere;
 mod flat;
 mod joined;
 mod qcow2;
@@ -18,6 +19,7 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::path::Path;
 
+pub(crate) use elsewhere::{Grains, Plain, Stored, in_a_row, stacked};
 pub(crate) use room::Room;
 pub(crate) use stream::{Sender, Sent, Streamed, follow};
 pub(crate) use zeros::with_zeros_as_data;

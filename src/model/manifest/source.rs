@@ -73,7 +73,8 @@ impl Source {
     #[must_use]
     pub fn name_there(&self) -> Option<&str> {
         let own = self.vm_name.as_ref();
-        own.or(self.vsphere.as_ref().and_then(|vsphere| vsphere.vm_name.as_ref())).map(Line::as_str)
+        let own = own.or(self.vsphere.as_ref().and_then(|vsphere| vsphere.vm_name.as_ref())).map(Line::as_str);
+        own.or_else(|| self.esxi.as_ref()?.name_of_file())
     }
 }
 
@@ -295,16 +296,24 @@ pub struct EsxiSource {
     pub host: Option<HostName>,
     /// Default 22.
     pub port: Option<Whole<1, 65_535>>,
-    /// The name of a stored credential.
+    /// The name of the stored credential that has its key.
     pub credential: Option<Id>,
-    /// Or a user.
+    /// Said by the credential.
     pub username: Option<Line>,
     /// Not in a drop.
     pub identity: Option<PathText>,
     /// Not in a drop.
     pub known_hosts: Option<PathText>,
-    /// The VM's configuration file there.
+    /// The VM's VMX there, or the descriptor of one disk: `/vmfs/volumes/ds1/web/web.vmx`.
     pub path: Option<Line>,
+}
+
+impl EsxiSource {
+    /// What the file of its VM is called, without what says what it is.
+    fn name_of_file(&self) -> Option<&str> {
+        let file = self.path.as_ref()?.as_str().rsplit('/').next()?;
+        Some(file.rsplit_once('.').map_or(file, |(name, _)| name)).filter(|name| !name.is_empty())
+    }
 }
 
 /// A source that no version reads yet.

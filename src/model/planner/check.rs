@@ -36,7 +36,7 @@ pub(super) fn all(tree: &Tree, manifest: &Manifest, settings: &Settings, looks: 
     let disks = manifest.disks.as_deref().unwrap_or_default();
     [
         super::remote::check_secrets(tree, manifest, settings),
-        manifest.source.as_ref().map_or(Ok(()), |source| check_ssh_secrets(tree, source)),
+        manifest.source.as_ref().map_or(Ok(()), |source| super::esxi::check_secrets(tree, source)),
         check_origin(tree, manifest),
         check_features(tree, manifest),
         check_stages(tree),
@@ -88,15 +88,6 @@ fn check_dependencies(tree: &Tree, manifest: &Manifest) -> Result<()> {
             .advice("remove `depends_on`; VMs can only depend on VMs of the same batch"));
     }
     Ok(())
-}
-
-fn check_ssh_secrets(tree: &Tree, source: &Source) -> Result<()> {
-    let Some(esxi) = &source.esxi else { return Ok(()) };
-    refuse_fixed(
-        tree,
-        "esxi",
-        &[("identity", esxi.identity.is_some()), ("known_hosts", esxi.known_hosts.is_some())],
-    )
 }
 
 pub(super) fn refuse_fixed(tree: &Tree, provider: &str, keys: &[(&str, bool)]) -> Result<()> {
@@ -152,6 +143,9 @@ fn check_origin(tree: &Tree, manifest: &Manifest) -> Result<()> {
     }
     if let Some(vsphere) = source.and_then(|source| source.vsphere.as_ref()) {
         return super::remote::check(tree, vsphere);
+    }
+    if let Some(esxi) = source.and_then(|source| source.esxi.as_ref()) {
+        return super::esxi::check(tree, esxi);
     }
     if let Some(domain) = source.and_then(|source| source.libvirt_xml.as_ref()) {
         check_domain(tree, domain)?;

@@ -16,6 +16,7 @@ mod batch;
 mod build;
 mod check;
 mod effective;
+mod esxi;
 mod firmware;
 mod growth;
 mod guest;

@@ -23,16 +23,16 @@ use crate::model::thumbprint::Thumbprint;
 /// In `credentials.allowed_env`: any variable.
 const ANY_VARIABLE: &str = "*";
 
-/// What a manifest wants to be asked; none where it names disks.
-pub(super) fn asked_for(manifest: &Manifest) -> Option<&VsphereSource> {
-    let source = manifest.source.as_ref().filter(|_| manifest.disks.is_none())?;
-    source.vsphere.as_deref()
+/// Whether a manifest wants a server to be asked; not where it names disks.
+pub(super) fn is_asked_for(manifest: &Manifest) -> bool {
+    let source = manifest.source.as_ref().filter(|_| manifest.disks.is_none());
+    source.is_some_and(|source| source.vsphere.is_some() || source.esxi.is_some())
 }
 
 /// What a submission keeps of that.
 pub(super) fn to_be_asked(effective: &Effective) -> Option<Asked> {
-    asked_for(&effective.manifest)?;
-    Some(Asked { own_entries: mapping::own_entries(&effective.tree), found: None })
+    let asked = || Asked { own_entries: mapping::own_entries(&effective.tree), found: None };
+    is_asked_for(&effective.manifest).then(asked)
 }
 
 /// The remote part of a plan; none where the disks are here.
@@ -44,7 +44,7 @@ pub(super) fn planned(
     settings: &Settings,
 ) -> Option<PlannedRemote> {
     let found = vm.asked.as_ref()?.found.clone();
-    let vsphere = manifest.source.as_ref()?.vsphere.as_deref()?;
+    let source = manifest.source.as_ref()?;
     let text = |line: &Option<Line>| line.as_ref().map(|line| line.as_str().to_owned());
     let whole = |number: Option<i64>| number.and_then(|number| u16::try_from(number).ok());
     let draft = found.is_none().then(|| {
@@ -55,6 +55,11 @@ pub(super) fn planned(
         };
         Box::new(Draft { submission, batch_id: batch_id.to_owned(), suffix: suffix.to_owned() })
     });
+    if let Some(esxi) = &source.esxi {
+        let planned = super::esxi::planned(esxi, &settings.credentials)?;
+        return Some(PlannedRemote { found, draft, ..planned });
+    }
+    let vsphere = source.vsphere.as_deref()?;
     Some(PlannedRemote {
         host: vsphere.host.as_ref().map(|host| host.as_str().to_owned()),
         port: whole(vsphere.port.map(|port| port.get())).unwrap_or(HTTPS_PORT),
@@ -66,7 +71,7 @@ pub(super) fn planned(
         folder: text(&vsphere.folder),
         mode: VsphereMode::Cold,
         transport: match vsphere.transport {
-            Some(VsphereTransport::Nfc) => VsphereTransport::Nfc,
+            Some(own @ (VsphereTransport::Nfc | VsphereTransport::Ssh)) => own,
             _ => VsphereTransport::Https,
         },
         connections: whole(vsphere.connections.map(|number| number.get())).map_or(CONNECTIONS, u32::from),
@@ -239,10 +244,16 @@ fn check_features(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
     }
     match vsphere.transport.unwrap_or(VsphereTransport::Auto) {
         VsphereTransport::Auto | VsphereTransport::Https | VsphereTransport::Nfc => {}
-        VsphereTransport::Ssh | VsphereTransport::Vddk => {
+        VsphereTransport::Ssh if vsphere.credential.is_some() => {}
+        VsphereTransport::Ssh => {
+            return Err(tree
+                .error(Kind::Manifest, "source.vsphere.transport", "`ssh` needs a key, which only a stored credential has")
+                .advice("name a `credential` with `identity` and `known_hosts`"));
+        }
+        VsphereTransport::Vddk => {
             return refuse(
                 "transport",
-                "transport but `https` and `nfc`",
+                "transport but `https`, `nfc` and `ssh`",
                 "leave it out, or write one of these",
             );
         }

@@ -21,15 +21,16 @@ impl Validator for Source {
     }
 
     fn look(&self, scene: &Scene<'_>, findings: &mut Findings) {
+        let reads_through = [VsphereTransport::Nfc, VsphereTransport::Ssh];
         let is_exported =
-            scene.plan.remote.as_ref().is_some_and(|remote| remote.transport == VsphereTransport::Nfc);
+            scene.plan.remote.as_ref().is_some_and(|remote| reads_through.contains(&remote.transport));
         if let Some(machine) = scene.machine {
             look_at(machine, is_exported, findings);
         }
     }
 }
 
-/// A host that exports a VM reads through its snapshots.
+/// Who exports a VM reads through its snapshots, and so do we on its host.
 fn look_at(machine: &Machine, is_exported: bool, findings: &mut Findings) {
     let about = Some(machine.path.as_str());
     let mut found = |rule: &str, cause: String, advice: &str| {

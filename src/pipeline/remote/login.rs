@@ -6,8 +6,10 @@
 use std::path::PathBuf;
 
 use crate::model::error::{Error, Kind, Result};
+use crate::model::manifest::VsphereTransport;
 use crate::model::manifest::values::{HostName, Secret};
-use crate::model::remote::{PlannedLogin, PlannedRemote};
+use crate::model::remote::{PlannedLogin, PlannedRemote, SSH_PORT};
+use crate::vsphere::ssh::Account;
 use crate::vsphere::{Endpoint, Login, Trusted, stored};
 
 /// What a process has to be able to read to find a server by its name, and to know who vouches for it.
@@ -23,16 +25,29 @@ const FOR_SERVERS: [&str; 9] = [
     "/run/systemd/resolve",
 ];
 
+/// What `ssh` reads besides.
+const FOR_SSH: [&str; 3] = ["/etc/passwd", "/etc/crypto-policies", "/var/lib/sss/pipes"];
+
 /// What is needed to log in. It is read before a sandbox closes, which does not know its files.
 #[derive(Debug)]
 pub(in crate::pipeline) struct Access {
     pub(super) endpoint: Endpoint,
+    /// Where a host's shell alone is asked, it has no password.
     pub(super) login: Login,
+    /// For the shells of hosts. Only `ssh` reads the key.
+    pub(super) key: Option<Account>,
 }
 
 impl Access {
     /// Reads what a plan names.
     pub(in crate::pipeline) fn read(remote: &PlannedRemote) -> Result<Access> {
+        let key = key_of(remote)?;
+        if let Some(account) = key.as_ref().filter(|_| remote.on_host().is_some()) {
+            let trust = Trusted::System { ca_file: None };
+            let endpoint = Endpoint { host: account.host.clone(), port: account.port, trust };
+            let login = Login { username: account.username.clone(), password: Secret::made("") };
+            return Ok(Access { endpoint, login, key });
+        }
         let of_account = |username: &str, password: Secret| -> Result<(Endpoint, Login)> {
             let Some(host) = remote.host.clone() else {
                 return Err(Error::internal("a plan names neither a host nor a credential that does"));
@@ -77,7 +92,12 @@ impl Access {
                     "write the name or the address of the vCenter or ESXi host: `host: vcenter.example.com`",
                 )
         })?;
-        Ok(Access { endpoint, login })
+        Ok(Access { endpoint, login, key })
+    }
+
+    /// Whether another program is run to get there.
+    pub(in crate::pipeline) fn runs_ssh(&self) -> bool {
+        self.key.is_some()
     }
 
     /// What has to be readable to get there.
@@ -86,9 +106,23 @@ impl Access {
         if let Trusted::System { ca_file: Some(file) } = &self.endpoint.trust {
             paths.push(file.clone());
         }
+        if let Some(key) = &self.key {
+            paths.extend(FOR_SSH.map(PathBuf::from));
+            paths.extend([key.identity.clone(), key.known_hosts.clone()]);
+        }
         paths.retain(|path| path.exists());
         paths
     }
+}
+
+/// The key for the shells of hosts, where one is needed.
+fn key_of(remote: &PlannedRemote) -> Result<Option<Account>> {
+    let (VsphereTransport::Ssh, Some(file)) = (remote.transport, remote.login.file()) else { return Ok(None) };
+    let port = if remote.on_host().is_some() { remote.port } else { SSH_PORT };
+    let provider = if remote.on_host().is_some() { "esxi" } else { "vsphere" };
+    Account::stored(file, remote.host.as_deref(), port)
+        .map(Some)
+        .map_err(|error| error.field(format!("source.{provider}.credential")))
 }
 
 #[cfg(test)]
@@ -96,7 +130,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::model::manifest::{VsphereMode, VsphereTransport};
+    use crate::model::manifest::VsphereMode;
     use crate::model::remote::WantedVm;
     use crate::model::thumbprint::Thumbprint;
 

@@ -7,13 +7,15 @@
 //!
 //! What is not here: the protocol (the room `vsphere`), and what a plan makes of a description.
 
+mod esxi;
 mod login;
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 pub(super) use login::Access;
 
-use crate::disk::{Control, SourceDisk};
+use crate::disk::{Control, Remote, SourceDisk};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::Facts;
 use crate::model::manifest::VsphereTransport;
@@ -23,18 +25,29 @@ use crate::model::remote::{CHANGED_RULE, Description, FoundVm, PlannedRemote, Wa
 use crate::vsphere::inventory::{self, Filters, Power, VmRef, Wanted};
 use crate::vsphere::machine::{self, Machine};
 use crate::vsphere::nfc::Export;
-use crate::vsphere::{Client, Patience, facts, folder};
+use crate::vsphere::{Client, Patience, facts, folder, ssh};
 
 /// A VM that was found.
 #[derive(Debug)]
 pub(super) struct Source {
-    client: Client,
+    /// Who was asked; none: the shell of its host.
+    client: Option<Client>,
+    /// By which name that was reached.
+    host: String,
     /// All that is known of it there.
     pub(super) machine: Machine,
     facts: Facts,
     transport: VsphereTransport,
     /// What it is exported through, once one of its disks was opened so.
     export: OnceLock<Arc<Export>>,
+    /// Through which shells its disks are read, once one was.
+    shells: OnceLock<ssh::Host>,
+    /// The key for them.
+    key: Option<ssh::Account>,
+    /// Disks that were opened when it was found, by where they lie.
+    opened: Vec<(PathBuf, Arc<dyn Remote>)>,
+    patience: Patience,
+    control: Control,
 }
 
 /// Logs in and looks for the VM.
@@ -45,14 +58,38 @@ pub(super) fn ask(
     control: &Control,
 ) -> Result<Source> {
     let patience = Patience::of(&limits.connection);
+    if let (Some(path), Some(key)) = (remote.on_host(), &access.key) {
+        let connections = usize::try_from(connections(remote, limits)).unwrap_or(1);
+        let host = ssh::Host::new(key.clone(), patience, connections);
+        let found = esxi::find(&host, path, control)?;
+        return Ok(Source {
+            client: None,
+            host: key.host.clone(),
+            machine: found.machine,
+            facts: found.facts,
+            transport: remote.transport,
+            export: OnceLock::new(),
+            shells: OnceLock::from(host),
+            key: None,
+            opened: found.disks,
+            patience,
+            control: control.clone(),
+        });
+    }
     let client = Client::connect(&access.endpoint, &access.login, &patience, control)?;
     let machine = find(&client, remote)?;
     Ok(Source {
         facts: facts::facts(&machine),
-        client,
+        host: client.host().to_owned(),
+        client: Some(client),
         machine,
         transport: remote.transport,
         export: OnceLock::new(),
+        shells: OnceLock::new(),
+        key: access.key.clone(),
+        opened: Vec::new(),
+        patience,
+        control: control.clone(),
     })
 }
 
@@ -69,6 +106,7 @@ fn find(client: &Client, remote: &PlannedRemote) -> Result<Machine> {
         WantedVm::Uuid(uuid) => Wanted::Uuid(uuid.clone()),
         WantedVm::Path(path) => Wanted::Path(path.clone()),
         WantedVm::Moref(moref) => Wanted::MoRef(moref.clone()),
+        WantedVm::File(_) => return Err(Error::internal("a file of a host is not asked for by the API")),
     };
     let filters = Filters {
         datacenter: remote.datacenter.clone(),
@@ -82,7 +120,7 @@ fn find(client: &Client, remote: &PlannedRemote) -> Result<Machine> {
 impl Source {
     /// What it is.
     pub(super) fn description(&self) -> Description {
-        let vm = FoundVm { host: self.client.host().to_owned(), moref: self.machine.moref.clone() };
+        let vm = FoundVm { host: self.host.clone(), moref: self.machine.moref.clone() };
         Description { vm, facts: self.facts.clone() }
     }
 
@@ -105,6 +143,9 @@ impl Source {
 
     /// One of its disks, to be read where it is.
     pub(super) fn open(&self, disk: &PlannedDisk, connections: u32) -> Result<SourceDisk> {
+        if let Some((_, opened)) = self.opened.iter().find(|(path, _)| *path == disk.source) {
+            return SourceDisk::remote(Arc::clone(opened));
+        }
         let path = disk.source.to_string_lossy();
         let Some(found) = self.machine.disks.iter().find(|found| found.path == path) else {
             return Err(Error::new(Kind::Source, format!("the VM has no disk {path}"))
@@ -115,7 +156,25 @@ impl Source {
             return SourceDisk::remote(self.export()?.disk(found));
         }
         let connections = usize::try_from(connections).unwrap_or(1);
-        SourceDisk::remote(folder::open(&self.client, &self.machine, found, connections)?)
+        if self.transport == VsphereTransport::Ssh {
+            let place = folder::DatastorePath::parse(&found.path)?;
+            return SourceDisk::remote(self.shells(connections)?.open(&place, &self.control)?);
+        }
+        SourceDisk::remote(folder::open(self.client()?, &self.machine, found, connections)?)
+    }
+
+    fn client(&self) -> Result<&Client> {
+        self.client.as_ref().ok_or_else(|| Error::internal("a host's shell has no API"))
+    }
+
+    /// The shells of the host that it lies on.
+    fn shells(&self, connections: usize) -> Result<&ssh::Host> {
+        if let Some(shells) = self.shells.get() {
+            return Ok(shells);
+        }
+        let key = self.key.as_ref().ok_or_else(|| Error::internal("there is no key for the shell of a host"))?;
+        let account = key.at(&ssh::of_machine(self.client()?, &self.machine)?);
+        Ok(self.shells.get_or_init(|| ssh::Host::new(account, self.patience, connections)))
     }
 
     /// All of its disks come through the same one: a server has no two of a machine at a time.
@@ -123,7 +182,7 @@ impl Source {
         if let Some(export) = self.export.get() {
             return Ok(export);
         }
-        let export = Arc::new(Export::of(&self.client, &self.machine)?);
+        let export = Arc::new(Export::of(self.client()?, &self.machine)?);
         Ok(self.export.get_or_init(|| export))
     }
 }

@@ -3,6 +3,8 @@
 //! It makes no directory and writes nothing: in its sandbox it reads what is needed to find a server and to trust it. What is not here: what becomes of
 //! what it tells.
 
+use std::path::PathBuf;
+
 use crate::disk::{Control, Interruption};
 use crate::model::error::{Error, Result};
 use crate::model::job::Stage;
@@ -19,8 +21,11 @@ pub(super) fn prepare(order: &WorkOrder) -> Result<Access> {
 
 /// What it may open.
 pub(super) fn rules(order: &WorkOrder, access: &Access) -> Rules {
+    // What every child starts as is this very program.
+    let execute = if access.runs_ssh() { vec![PathBuf::from("/proc/self/exe")] } else { Vec::new() };
     Rules {
         read: access.readable(),
+        execute,
         required: order.limits.sandbox_required,
         network: true,
         ..Rules::default()

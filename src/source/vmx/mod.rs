@@ -20,11 +20,52 @@ use crate::model::facts::{Facts, FoundDisk};
 use crate::model::plan::SourceFormat;
 use crate::model::units::own_id;
 use machine::NamedDisk;
+pub(crate) use text::MOST_BYTES;
 use text::{Dictionary, bad};
 
 /// The machine of a VMX.
 pub(super) fn read(path: &Path) -> Result<Vec<Facts>> {
     machine_at(path).map(|facts| vec![facts]).map_err(|error| error.source(path.display().to_string()))
+}
+
+/// What the text of a VMX says, wherever it lies.
+#[derive(Debug)]
+pub(crate) struct Described {
+    /// The machine; its disks by the names that the VMX has for their files, whether they are there or not.
+    pub(crate) facts: Facts,
+    /// Whether what it had in memory was saved.
+    pub(crate) is_suspended: bool,
+}
+
+/// The machine that a text describes, if its disks and the rest of its files are somebody else's to find.
+pub(crate) fn described_by(bytes: &[u8]) -> Result<Described> {
+    let said = Dictionary::parse(bytes)?;
+    let (mut facts, disks) = machine::machine(&said)?;
+    // It lies where the machine does.
+    facts.nvram = None;
+    let mut ids = BTreeSet::new();
+    for disk in disks {
+        if disk.file.contains(char::REPLACEMENT_CHARACTER) || disk.file.chars().any(char::is_control) {
+            let shown = disk.file.escape_debug().to_string();
+            return Err(bad(&format!("the name of the disk `{shown}` cannot be read")));
+        }
+        facts.disks.push(FoundDisk {
+            id: own_id(&disk.file, &mut ids),
+            path: disk.file.into(),
+            member: None,
+            format: SourceFormat::Vmdk,
+            capacity_bytes: None,
+            checksum: None,
+            packing: None,
+            piece_checksums: Vec::new(),
+            is_chain: false,
+            allowed_paths: Vec::new(),
+            controller: disk.slot.controller,
+            bus: disk.slot.bus,
+            unit: disk.slot.unit,
+        });
+    }
+    Ok(Described { facts, is_suspended: said.get("checkpoint.vmstate").is_some() })
 }
 
 /// The names of the files of its disks.

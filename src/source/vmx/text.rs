@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::model::error::{Error, Kind, Result};
 
 /// VMware's own have some KiB; notes and settings of guests can make them longer.
-pub(super) const MOST_BYTES: u64 = 4 << 20;
+pub(crate) const MOST_BYTES: u64 = 4 << 20;
 const MOST_LINES: usize = 20_000;
 
 /// Letters of Windows-1252 from 0x80 to 0x9f; all others are those of Unicode.

@@ -10,6 +10,7 @@
 //! both outputs and the process. Another thread may stop, continue or kill a child through its
 //! [`Group`], which is safe against reused process ids because the child is only reaped under its lock.
 
+mod converse;
 mod group;
 pub mod strays;
 mod supervise;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
 
+pub use converse::Conversation;
 pub use group::Group;
 pub use supervise::{Capture, LongChild, Watch};
 
@@ -57,6 +59,9 @@ pub struct ChildSpec {
     /// Where it works: relative names count from there, sockets too (whose paths are short). None: where we work.
     #[serde(default)]
     pub directory: Option<PathBuf>,
+    /// Whether it is spoken with: its input is the other side of its output (see [`Launcher::converse`]).
+    #[serde(default)]
+    pub converses: bool,
 }
 
 /// A file that only root can have put where it is (see [`crate::sys::trusted`]), looked at and opened by the child itself.

@@ -179,7 +179,7 @@ impl Clock {
     }
 }
 
-fn set_nonblocking(pipe: Option<&impl AsFd>) -> io::Result<()> {
+pub(super) fn set_nonblocking(pipe: Option<&impl AsFd>) -> io::Result<()> {
     if let Some(pipe) = pipe {
         let flags = rustix::fs::fcntl_getfl(pipe)?;
         rustix::fs::fcntl_setfl(pipe, flags | OFlags::NONBLOCK)?;
@@ -188,7 +188,7 @@ fn set_nonblocking(pipe: Option<&impl AsFd>) -> io::Result<()> {
 }
 
 /// Reads what is there; a pipe that has ended is closed, so that it is not polled again.
-fn drain<R: Read>(pipe: &mut Option<R>, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+pub(super) fn drain<R: Read>(pipe: &mut Option<R>, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
     let mut buffer = [0u8; 16 << 10];
     // Bounded, so that a child that never stops talking cannot keep the clock from being looked at.
     for _ in 0..64 {
@@ -217,7 +217,7 @@ fn split_lines(line: &mut Vec<u8>, bytes: &[u8], take: &mut dyn FnMut(&str)) {
     }
 }
 
-fn keep_tail(tail: &mut VecDeque<u8>, bytes: &[u8]) -> bool {
+pub(super) fn keep_tail(tail: &mut VecDeque<u8>, bytes: &[u8]) -> bool {
     tail.extend(bytes);
     let excess = tail.len().saturating_sub(TAIL_BYTES);
     tail.drain(..excess);

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use self::extents::{CONSOLIDATE, Described};
 use self::fetch::Files;
-use self::location::DatastorePath;
+pub(crate) use self::location::DatastorePath;
 use super::Client;
 use super::devices::{BackingKind, VmDisk};
 use super::inventory::Power;

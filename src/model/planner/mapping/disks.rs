@@ -189,7 +189,7 @@ pub(super) fn check(tree: &Tree, manifest: &Manifest, roots: &[PathBuf]) -> Resu
             let path = Path::new(directory.as_str());
             check::check_root(tree, Kind::Output, &field, path, roots, "paths.write")?;
         }
-        let many = super::is_for_many(tree, MAPPINGS, key) || super::asked_for(manifest).is_some();
+        let many = super::is_for_many(tree, MAPPINGS, key) || super::is_asked_for(manifest);
         if !many && !is_optional(key, manifest) && !is_for_a_disk(key, manifest) {
             let there = disks.iter().enumerate();
             return Err(complain(format!("no disk of the machine has the id or the role `{key}`"))

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::effective::{OVERRIDES, SHARED};
-use super::remote::asked_for;
+use super::remote::is_asked_for;
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::manifest::Manifest;
@@ -54,7 +54,7 @@ pub(super) fn check_shared(shared: &Tree, machines: &[&Manifest]) -> Result<()> 
             let name = key.name.as_str();
             // What one has that is still to be asked, nobody knows.
             let may_be = |machine: &&Manifest| {
-                is_for(name, machine) || is_optional(name, machine) || asked_for(machine).is_some()
+                is_for(name, machine) || is_optional(name, machine) || is_asked_for(machine)
             };
             if machines.iter().any(may_be) {
                 continue;

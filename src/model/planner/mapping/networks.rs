@@ -3,7 +3,7 @@
 //! An entry of that very name holds, else the pattern that says most (see [`pattern`]), else `default_bridge`. `nics[].bridge` is stronger than
 //! all of them. What is not here: the addresses of cards.
 
-use super::asked_for;
+use super::is_asked_for;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::limits::{FlowLimit, NicLimits};
 use crate::model::machine::{DEFAULT_NETWORK, Machine, NicLink};
@@ -118,7 +118,7 @@ pub(super) fn check(tree: &Tree, manifest: &Manifest) -> Result<()> {
             optional = plug.optional.unwrap_or(false);
             check_plug(plug, &|cause| tree.error_at_key(Kind::Manifest, NETWORKS, name, cause))?;
         }
-        let nobody_knows = manifest.nics.is_none() && asked_for(manifest).is_some();
+        let nobody_knows = manifest.nics.is_none() && is_asked_for(manifest);
         if optional
             || nobody_knows
             || super::is_for_many(tree, NETWORKS, name)
