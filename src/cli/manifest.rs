@@ -25,7 +25,7 @@ use crate::source;
 #[derive(Debug, clap::Args)]
 pub(super) struct ManifestArgs {
     /// A disk, an appliance (OVA, OVF), a VMX, a libvirt domain (its XML, or libvirt://NAME), a VM of a vCenter or ESXi host
-    /// (vsphere://CREDENTIAL-OR-HOST/PATH), or a directory of disks
+    /// (vsphere://CREDENTIAL-OR-HOST/PATH, esxi://CREDENTIAL-OR-HOST/FILE), or a directory of disks
     #[arg(value_name = "INPUT")]
     input: PathBuf,
     /// Only the machine of this name, of an appliance that has several

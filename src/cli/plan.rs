@@ -27,7 +27,8 @@ use crate::sys::time::now_epoch;
 #[derive(Debug, clap::Args)]
 pub(super) struct PlanArgs {
     /// A manifest or a batch, as YAML or JSON, a disk, an appliance, a VMX, a libvirt domain (its XML, or libvirt://NAME), a
-    /// VM of a vCenter or ESXi host (vsphere://CREDENTIAL-OR-HOST/PATH), or a directory of disks
+    /// VM of a vCenter or ESXi host (vsphere://CREDENTIAL-OR-HOST/PATH, esxi://CREDENTIAL-OR-HOST/FILE), or
+    /// a directory of disks
     #[arg(value_name = "INPUT")]
     input: PathBuf,
     /// Also show where each value comes from

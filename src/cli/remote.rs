@@ -172,8 +172,17 @@ mod tests {
             );
             assert_eq!((document["name"].as_str(), filename.as_str()), (Some("it's web"), "it-s-web.yaml"));
         }
-        for text in ["esxi://", "esxi://esx", "esxi://esx/", "esxi:///vmfs/volumes/ds1/a.vmx", "esxi://other/vmfs/volumes/ds1/a.vmx"] {
-            assert!(document(Path::new(text), &credentials).unwrap_err().details().advice.is_some(), "{text}");
+        for text in [
+            "esxi://",
+            "esxi://esx",
+            "esxi://esx/",
+            "esxi:///vmfs/volumes/ds1/a.vmx",
+            "esxi://other/vmfs/volumes/ds1/a.vmx",
+        ] {
+            assert!(
+                document(Path::new(text), &credentials).unwrap_err().details().advice.is_some(),
+                "{text}"
+            );
         }
     }
 

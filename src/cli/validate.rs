@@ -26,7 +26,8 @@ const AROUND: [&str; 3] = ["host.", "target.", "custom."];
 #[derive(Debug, clap::Args)]
 pub(super) struct ValidateArgs {
     /// Manifests, batches, profiles or configuration files, as YAML or JSON; appliances, VMX files, libvirt domains (their
-    /// XML, or libvirt://NAME) and VMs of a vCenter or ESXi host (vsphere://CREDENTIAL-OR-HOST/PATH) as they would be converted
+    /// XML, or libvirt://NAME) and VMs of a vCenter or ESXi host (vsphere://CREDENTIAL-OR-HOST/PATH,
+    /// esxi://CREDENTIAL-OR-HOST/FILE) as they would be converted
     #[arg(value_name = "INPUT", required = true)]
     inputs: Vec<PathBuf>,
     /// Run the whole pre-flight: open the sources and the guest, look at this host and at where the results go

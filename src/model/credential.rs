@@ -39,9 +39,7 @@ impl Credential {
     /// From the text of a file of this name.
     pub fn parse(text: &[u8], file: &str) -> Result<Credential> {
         let credential: Credential = parse::parse(text, file)?.decode()?;
-        for (field, is_there) in [
-            ("vddk_libdir", credential.vddk_libdir.is_some()),
-        ] {
+        for (field, is_there) in [("vddk_libdir", credential.vddk_libdir.is_some())] {
             if is_there {
                 return Err(Error::new(Kind::Unsupported, "this version of hyper2kvm does not use it yet")
                     .file(file)

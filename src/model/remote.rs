@@ -198,7 +198,9 @@ impl PlannedRemote {
         let server = format!("{server}:{}", self.port);
         let login = match &self.login {
             // Its key is not its password: one may be refused where the other is taken.
-            PlannedLogin::Credential(file) if self.on_host().is_some() => format!("{} over SSH", file.display()),
+            PlannedLogin::Credential(file) if self.on_host().is_some() => {
+                format!("{} over SSH", file.display())
+            }
             PlannedLogin::Credential(file) => file.display().to_string(),
             PlannedLogin::PasswordFile { username, .. } | PlannedLogin::PasswordEnv { username, .. } => {
                 format!("{username}@{server}")

@@ -131,7 +131,8 @@ fn limit(limits: &ChildLimits) -> Result<(), String> {
 
 fn command(spec: &ChildSpec) -> io::Result<Command> {
     let mut command = Command::new(&spec.program);
-    let stdin = if spec.converses { io::stdout().as_fd().try_clone_to_owned()?.into() } else { input(&spec.input)? };
+    let stdin =
+        if spec.converses { io::stdout().as_fd().try_clone_to_owned()?.into() } else { input(&spec.input)? };
     command.args(&spec.args).env_clear().stdin(stdin);
     if let Some(directory) = &spec.directory {
         command.current_dir(directory);

@@ -168,7 +168,9 @@ fn a_dry_run_tells_the_plan_and_touches_nothing() {
 #[test]
 fn what_later_versions_bring_is_named() {
     let here = Here::new();
-    let said = here.run(&["convert", "esxi://lab/web", "--json"]);
+    std::fs::write(here.path().join("web.yaml"), "manifest_version: '1.0'\nsource: {azure: {vm: web}}\n")
+        .unwrap();
+    let said = here.run(&["convert", "web.yaml", "--json"]);
     assert_eq!(said.code, Some(3), "{}", said.err);
     let error: Value = serde_json::from_str(&said.err).unwrap();
     assert_eq!(error["kind"], "unsupported");

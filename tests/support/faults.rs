@@ -44,8 +44,13 @@ pub struct Relay {
 impl Relay {
     /// One that lets everything pass to this address.
     pub fn to(server: &str) -> Relay {
+        Relay::at("127.0.0.1:0", server)
+    }
+
+    /// The same at an address of its own.
+    pub fn at(address: &str, server: &str) -> Relay {
         let server: SocketAddr = server.parse().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind(address).unwrap();
         let relay = Relay { shared: Arc::default(), address: listener.local_addr().unwrap() };
         let shared = Arc::clone(&relay.shared);
         std::thread::spawn(move || {

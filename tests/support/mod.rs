@@ -12,6 +12,7 @@ pub mod bad_disks;
 pub mod boot_sector;
 pub mod daemon;
 pub mod disks;
+pub mod esxi;
 pub mod faults;
 pub mod guests;
 pub mod hive;

@@ -14,5 +14,6 @@ mod exports;
 mod folder;
 mod jobs;
 mod repairs;
+mod ssh;
 mod streams;
 mod transfers;

@@ -382,7 +382,9 @@ fn put_size(document: &mut Value, wanted: &str) -> Result<()> {
         None => (None, wanted),
     };
     // Without disks there is an error already, and it is not about sizes.
-    let is_elsewhere = document.pointer("/source/vsphere").is_some_and(|source| !source.is_null());
+    let is_elsewhere = ["/source/vsphere", "/source/esxi"]
+        .into_iter()
+        .any(|provider| document.pointer(provider).is_some_and(|source| !source.is_null()));
     let Some(disks) = document.get_mut("disks").and_then(Value::as_array_mut) else {
         return match is_elsewhere {
             true => Err(Error::new(

@@ -32,7 +32,8 @@ pub(super) use running::usual_at_a_time;
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct ConvertArgs {
     /// Manifests or batches (YAML or JSON), disks, appliances (OVA, OVF), VMX files, libvirt domains (their XML, or
-    /// libvirt://NAME), VMs of a vCenter or ESXi host (vsphere://CREDENTIAL-OR-HOST/PATH), or directories of disks
+    /// libvirt://NAME), VMs of a vCenter or ESXi host (vsphere://CREDENTIAL-OR-HOST/PATH,
+    /// esxi://CREDENTIAL-OR-HOST/FILE), or directories of disks
     #[arg(value_name = "INPUT", required = true)]
     inputs: Vec<PathBuf>,
     /// Where the results go; of several VMs each in a directory of its own there

@@ -169,14 +169,19 @@ impl Grains {
             return Err(unreadable(file, "its second header makes no sense"));
         }
         if volatile.get(24) != Some(&0) {
-            return Err(Error::new(Kind::Source, format!("{} was not closed: its journal is still to be played", file.name()))
-                .rule("disk.chain")
-                .source(file.name())
-                .advice("start the VM once and shut it down, or have its disks consolidated"));
+            return Err(Error::new(
+                Kind::Source,
+                format!("{} was not closed: its journal is still to be played", file.name()),
+            )
+            .rule("disk.chain")
+            .source(file.name())
+            .advice("start the VM once and shut it down, or have its disks consolidated"));
         }
         let tables = sectors.div_ceil(grain * TABLE_GRAINS);
         let mut places = Vec::new();
-        for entry in bytes_at(file, directory.saturating_mul(SECTOR), tables.saturating_mul(8))?.chunks_exact(8) {
+        for entry in
+            bytes_at(file, directory.saturating_mul(SECTOR), tables.saturating_mul(8))?.chunks_exact(8)
+        {
             let entry = le64(entry, 0);
             places.push(match (entry, entry >> 32) {
                 (0, _) => 0,
@@ -190,9 +195,15 @@ impl Grains {
         Grains::of(file, GrainsOf::SeSparse(grains_at), (sectors, grain), places)
     }
 
-    fn of(file: &dyn Stored, kind: GrainsOf, (sectors, grain): (u64, u64), directory: Vec<u64>) -> Result<Grains> {
+    fn of(
+        file: &dyn Stored,
+        kind: GrainsOf,
+        (sectors, grain): (u64, u64),
+        directory: Vec<u64>,
+    ) -> Result<Grains> {
         let table_bytes = TABLE_GRAINS * kind.entry_bytes();
-        let is_within = |at: &u64| *at == 0 || at.checked_add(table_bytes).is_some_and(|end| end <= file.size());
+        let is_within =
+            |at: &u64| *at == 0 || at.checked_add(table_bytes).is_some_and(|end| end <= file.size());
         if !directory.iter().all(is_within) {
             return Err(unreadable(file, "a table lies beyond its end: it was cut off"));
         }

@@ -107,7 +107,11 @@ fn a_snapshot_of_small_grains_holds_what_was_written_and_nothing_else() {
         let is = if [1, 2, 3, 9].contains(&number) { u8::try_from(number).unwrap() } else { 0 };
         assert_eq!(sector, sector_of(is), "{number}");
     }
-    assert_eq!(*file.asked.lock().unwrap() - before, 1, "grains that lie close come at once, and the table was there");
+    assert_eq!(
+        *file.asked.lock().unwrap() - before,
+        1,
+        "grains that lie close come at once, and the table was there"
+    );
 }
 
 #[test]

@@ -73,7 +73,8 @@ impl Source {
     #[must_use]
     pub fn name_there(&self) -> Option<&str> {
         let own = self.vm_name.as_ref();
-        let own = own.or(self.vsphere.as_ref().and_then(|vsphere| vsphere.vm_name.as_ref())).map(Line::as_str);
+        let own =
+            own.or(self.vsphere.as_ref().and_then(|vsphere| vsphere.vm_name.as_ref())).map(Line::as_str);
         own.or_else(|| self.esxi.as_ref()?.name_of_file())
     }
 }

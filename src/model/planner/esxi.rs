@@ -42,7 +42,11 @@ pub(super) fn check(tree: &Tree, esxi: &EsxiSource) -> Result<()> {
         return wrong("username", "`credential` already tells who logs in", "remove it");
     }
     let Some(path) = esxi.path.as_ref().map(Line::as_str) else {
-        return wrong("path", "it is not said which VM", "give the `path` of its VMX on the host, or of one disk's descriptor");
+        return wrong(
+            "path",
+            "it is not said which VM",
+            "give the `path` of its VMX on the host, or of one disk's descriptor",
+        );
     };
     let is_named = NAMES.iter().any(|suffix| path.to_ascii_lowercase().ends_with(suffix));
     let is_within = path.strip_prefix(VOLUMES).is_some_and(|rest| {
@@ -77,3 +81,7 @@ pub(super) fn planned(esxi: &EsxiSource, settings: &CredentialSettings) -> Optio
         draft: None,
     })
 }
+
+#[cfg(test)]
+#[path = "esxi_tests.rs"]
+mod tests;

@@ -247,7 +247,11 @@ fn check_features(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
         VsphereTransport::Ssh if vsphere.credential.is_some() => {}
         VsphereTransport::Ssh => {
             return Err(tree
-                .error(Kind::Manifest, "source.vsphere.transport", "`ssh` needs a key, which only a stored credential has")
+                .error(
+                    Kind::Manifest,
+                    "source.vsphere.transport",
+                    "`ssh` needs a key, which only a stored credential has",
+                )
                 .advice("name a `credential` with `identity` and `known_hosts`"));
         }
         VsphereTransport::Vddk => {

@@ -163,7 +163,6 @@ fn what_this_version_lacks_is_refused_by_its_name() {
         ("power: shutdown", "power"),
         ("shutdown_timeout_s: 60", "shutdown_timeout_s"),
         ("force_off: true", "force_off"),
-        ("transport: ssh", "transport"),
         ("transport: vddk", "transport"),
         ("snapshot: {quiesce: try}", "snapshot.quiesce"),
         ("warm: {max_delta_mb: 64}", "warm.max_delta_mb"),

@@ -117,7 +117,9 @@ impl Access {
 
 /// The key for the shells of hosts, where one is needed.
 fn key_of(remote: &PlannedRemote) -> Result<Option<Account>> {
-    let (VsphereTransport::Ssh, Some(file)) = (remote.transport, remote.login.file()) else { return Ok(None) };
+    let (VsphereTransport::Ssh, Some(file)) = (remote.transport, remote.login.file()) else {
+        return Ok(None);
+    };
     let port = if remote.on_host().is_some() { remote.port } else { SSH_PORT };
     let provider = if remote.on_host().is_some() { "esxi" } else { "vsphere" };
     Account::stored(file, remote.host.as_deref(), port)

@@ -172,7 +172,8 @@ impl Source {
         if let Some(shells) = self.shells.get() {
             return Ok(shells);
         }
-        let key = self.key.as_ref().ok_or_else(|| Error::internal("there is no key for the shell of a host"))?;
+        let key =
+            self.key.as_ref().ok_or_else(|| Error::internal("there is no key for the shell of a host"))?;
         let account = key.at(&ssh::of_machine(self.client()?, &self.machine)?);
         Ok(self.shells.get_or_init(|| ssh::Host::new(account, self.patience, connections)))
     }

@@ -42,10 +42,16 @@ impl Account {
         })?;
         let credential = Credential::parse(text.as_bytes(), &shown.to_string())?;
         let Some(own) = credential.host.as_ref().map(Line::as_str) else {
-            return Err(unfit("names no host".to_owned(), "write whose login it is: `host: esxi-1.example.com`"));
+            return Err(unfit(
+                "names no host".to_owned(),
+                "write whose login it is: `host: esxi-1.example.com`",
+            ));
         };
         HostName::new(own).map_err(|refusal| {
-            unfit(format!("names a host that is none: {refusal}"), "write the name or the address of the ESXi host")
+            unfit(
+                format!("names a host that is none: {refusal}"),
+                "write the name or the address of the ESXi host",
+            )
         })?;
         if host.is_some_and(|host| !host.eq_ignore_ascii_case(own)) {
             let cause = format!("is the login of {own}, and not of {}", host.unwrap_or_default());
@@ -74,7 +80,10 @@ impl Account {
         let username = credential.username.as_ref().map_or(ROOT, Line::as_str);
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-@\\".contains(c);
         if username.starts_with('-') || username.len() > MOST_NAME || !username.chars().all(is_plain) {
-            return Err(unfit("names an account that cannot be one".to_owned(), "write its name alone: `username: root`"));
+            return Err(unfit(
+                "names an account that cannot be one".to_owned(),
+                "write its name alone: `username: root`",
+            ));
         }
         Ok(Account { host: own.to_owned(), port, username: username.to_owned(), identity, known_hosts })
     }
@@ -110,7 +119,8 @@ mod tests {
 
     #[test]
     fn a_key_is_used_for_the_host_of_its_credential_and_its_own_account() {
-        let account = stored(&format!("host: esx.example.com\nusername: backup\n{KEYS}"), Some("ESX.example.com"));
+        let account =
+            stored(&format!("host: esx.example.com\nusername: backup\n{KEYS}"), Some("ESX.example.com"));
         let account = account.unwrap();
         assert_eq!((account.host.as_str(), account.username.as_str()), ("esx.example.com", "backup"));
         assert_eq!(account.at("esx.example.com").username, "backup");

@@ -9,7 +9,8 @@
 
 use std::sync::Arc;
 
-use super::files::{File, Files, Opened, on_host, place as placed};
+use super::files::{File, Files, on_host, place as placed};
+use super::opened::Opened;
 use crate::disk::{
     Control, DESCRIPTOR_BYTES, Descriptor, Grains, Holds, Plain, Reader, Stored, in_a_row, stacked,
 };
@@ -51,17 +52,22 @@ impl Chain {
         let mut next = Some((disk.clone(), None::<String>));
         while let Some((place, expected)) = next {
             let broken = |why: String| {
-                Error::new(Kind::Source, format!("the chain of snapshots of {} is broken: {why}", files.name(disk)))
-                    .rule("disk.chain")
-                    .source(files.name(disk))
-                    .advice("see whether the VM starts from it; consolidate its snapshots, then try again")
+                Error::new(
+                    Kind::Source,
+                    format!("the chain of snapshots of {} is broken: {why}", files.name(disk)),
+                )
+                .rule("disk.chain")
+                .source(files.name(disk))
+                .advice("see whether the VM starts from it; consolidate its snapshots, then try again")
             };
             if layers.len() == MOST_LAYERS || layers.iter().any(|layer| layer.descriptor.place == place) {
                 return Err(broken("it has no end".to_owned()));
             }
             let (layer, below) = Layer::read(files, &place, control)?;
             if expected.is_some_and(|expected| !expected.eq_ignore_ascii_case(&layer.content)) {
-                return Err(broken(format!("{place} was written to after the snapshot that stands on it was made")));
+                return Err(broken(format!(
+                    "{place} was written to after the snapshot that stands on it was made"
+                )));
             }
             layers.push(layer);
             next = below;
@@ -136,14 +142,21 @@ impl Layer {
         for Named { place, offset, bytes, is_delta } in named {
             let file = files.look(&place, control)?;
             let cut_off = || {
-                Error::new(Kind::Source, format!("{} has {} bytes, which is less than its disk needs", files.name(&place), file.size))
-                    .rule("disk.cut_off")
-                    .source(name.clone())
-                    .advice("see whether the VM starts from it; if it does, report this")
+                Error::new(
+                    Kind::Source,
+                    format!(
+                        "{} has {} bytes, which is less than its disk needs",
+                        files.name(&place),
+                        file.size
+                    ),
+                )
+                .rule("disk.cut_off")
+                .source(name.clone())
+                .advice("see whether the VM starts from it; if it does, report this")
             };
             let grains = match is_delta {
                 true => {
-                    let opened = Opened { files: files.clone(), file: file.clone(), control: control.clone() };
+                    let opened = Opened::new(files, &file, control);
                     Some(Arc::new(Grains::open(&opened)?))
                 }
                 false => None,
@@ -179,8 +192,7 @@ impl Layer {
 
 impl Part {
     fn reader(&self, files: &Files, absent: Holds, control: &Control) -> Box<dyn Reader> {
-        let opened = Opened { files: files.clone(), file: self.file.clone(), control: control.clone() };
-        let file: Arc<dyn Stored> = Arc::new(opened);
+        let file: Arc<dyn Stored> = Arc::new(Opened::new(files, &self.file, control));
         match &self.grains {
             Some(grains) => grains.reader(file, self.bytes, absent),
             None => Box::new(Plain { file, offset: self.offset, bytes: self.bytes }),
@@ -207,7 +219,10 @@ fn parts(descriptor: &Descriptor, disk: &DatastorePath) -> Result<Vec<Named>> {
     let mut parts = Vec::with_capacity(descriptor.extents.len());
     for extent in &descriptor.extents {
         let refused = |rule: &str, advice: &str| {
-            let what = format!("{disk} has a part of the kind `{} {}`, which is not read", extent.access, extent.kind);
+            let what = format!(
+                "{disk} has a part of the kind `{} {}`, which is not read",
+                extent.access, extent.kind
+            );
             Error::new(Kind::Unsupported, what).rule(rule).advice(advice)
         };
         let is_delta = match extent.kind.as_str() {
@@ -219,10 +234,16 @@ fn parts(descriptor: &Descriptor, disk: &DatastorePath) -> Result<Vec<Named>> {
                     "it is a LUN that is mapped: copy it with the means of its storage, and name the copy under `disks`",
                 ));
             }
-            _ => return Err(refused("disk.format", "clone the disk to a plain one first (`vmkfstools -i`), and name the clone")),
+            _ => {
+                return Err(refused(
+                    "disk.format",
+                    "clone the disk to a plain one first (`vmkfstools -i`), and name the clone",
+                ));
+            }
         };
         let name = extent.file.as_deref().ok_or_else(|| odd(disk, "a part of it has no file"))?;
-        let in_bytes = |sectors: u64| sectors.checked_mul(SECTOR).ok_or_else(|| odd(disk, "a part of it is too large"));
+        let in_bytes =
+            |sectors: u64| sectors.checked_mul(SECTOR).ok_or_else(|| odd(disk, "a part of it is too large"));
         let (bytes, offset) = (in_bytes(extent.sectors)?, in_bytes(extent.offset)?);
         if bytes == 0 {
             return Err(odd(disk, "a part of it is empty"));
@@ -237,7 +258,8 @@ fn parts(descriptor: &Descriptor, disk: &DatastorePath) -> Result<Vec<Named>> {
 
 /// The descriptor that another one stands on: in its own directory, under whichever of its datastore's names.
 fn parent(disk: &DatastorePath, hint: &str) -> Result<DatastorePath> {
-    let directory = |place: &DatastorePath| place.path.rsplit_once('/').map(|(directory, _)| directory.to_owned());
+    let directory =
+        |place: &DatastorePath| place.path.rsplit_once('/').map(|(directory, _)| directory.to_owned());
     match placed(hint) {
         Ok(named) if directory(&named) == directory(disk) => {
             disk.beside(named.path.rsplit('/').next().unwrap_or_default())
@@ -270,7 +292,8 @@ mod tests {
         for hint in ["web.vmdk", "/vmfs/volumes/5f3a-9b/web/web.vmdk", "/vmfs/volumes/ds1/web/web.vmdk"] {
             assert_eq!(parent(&disk(), hint).unwrap().to_string(), "[ds1] web/web.vmdk", "{hint}");
         }
-        for hint in ["../other/web.vmdk", "/vmfs/volumes/ds1/other/web.vmdk", "/etc/passwd", "..", "", "a\\b"] {
+        for hint in ["../other/web.vmdk", "/vmfs/volumes/ds1/other/web.vmdk", "/etc/passwd", "..", "", "a\\b"]
+        {
             let error = parent(&disk(), hint).unwrap_err();
             assert_eq!(error.kind(), Kind::Source, "{hint}");
         }
@@ -278,8 +301,10 @@ mod tests {
 
     #[test]
     fn extents_are_plain_or_of_a_snapshot_or_refused() {
-        let named = read("RW 2048 VMFS \"web-flat.vmdk\"\nRW 4 SESPARSE \"web-000001-sesparse.vmdk\"").unwrap();
-        let shown: Vec<_> = named.iter().map(|part| (part.place.to_string(), part.bytes, part.is_delta)).collect();
+        let named =
+            read("RW 2048 VMFS \"web-flat.vmdk\"\nRW 4 SESPARSE \"web-000001-sesparse.vmdk\"").unwrap();
+        let shown: Vec<_> =
+            named.iter().map(|part| (part.place.to_string(), part.bytes, part.is_delta)).collect();
         assert_eq!(
             shown,
             [

@@ -19,8 +19,9 @@ const MOST_WORDS: usize = 300;
 /// The child that logs in and begins a shell.
 pub(super) fn child(account: &Account, timeout: Duration) -> Result<ChildSpec> {
     let program = find_program("ssh").ok_or_else(|| {
-        Error::new(Kind::Unsupported, "there is no `ssh` on this machine")
-            .advice("install it: `apt-get install openssh-client` (Debian), `dnf install openssh-clients` (RHEL)")
+        Error::new(Kind::Unsupported, "there is no `ssh` on this machine").advice(
+            "install it: `apt-get install openssh-client` (Debian), `dnf install openssh-clients` (RHEL)",
+        )
     })?;
     let seconds = timeout.as_secs().max(1);
     let options = [
@@ -102,7 +103,9 @@ pub(super) fn ended(account: &Account, complaint: &str) -> Error {
         ));
     }
     if has("Unable to negotiate") {
-        return failure(Kind::Network).advice("this ssh and the host have no way to encrypt in common: see that both are up to date").permanent();
+        return failure(Kind::Network)
+            .advice("this ssh and the host have no way to encrypt in common: see that both are up to date")
+            .permanent();
     }
     failure(Kind::Network).advice(format!(
         "see that {host} is up, and that its SSH is started (Host › Manage › Services › TSM-SSH) and let through by its firewall"
@@ -129,15 +132,20 @@ mod tests {
         let spec = child(&account(), Duration::from_secs(30)).unwrap();
         let end: Vec<&str> = spec.args.iter().rev().take(7).rev().map(String::as_str).collect();
         assert_eq!(end, ["-p", "22", "-l", "root", "--", "esx.example.com", "exec sh"]);
-        for option in ["BatchMode=yes", "StrictHostKeyChecking=yes", "IdentitiesOnly=yes", "ServerAliveInterval=10"] {
+        for option in
+            ["BatchMode=yes", "StrictHostKeyChecking=yes", "IdentitiesOnly=yes", "ServerAliveInterval=10"]
+        {
             assert!(spec.args.iter().any(|arg| arg == option), "{option}");
         }
     }
 
     #[test]
     fn any_text_is_one_word_of_a_shell() {
-        for text in ["web", "a b", "it's", "$(reboot)", "`reboot`", "a\nb", "\"", "ü;|&", "-rf", "''", "\\"] {
-            let echoed = std::process::Command::new("sh").args(["-c", &format!("printf %s {}", quoted(text))]).output();
+        for text in ["web", "a b", "it's", "$(reboot)", "`reboot`", "a\nb", "\"", "ü;|&", "-rf", "''", "\\"]
+        {
+            let echoed = std::process::Command::new("sh")
+                .args(["-c", &format!("printf %s {}", quoted(text))])
+                .output();
             assert_eq!(String::from_utf8(echoed.unwrap().stdout).unwrap(), text);
         }
     }
@@ -145,14 +153,26 @@ mod tests {
     #[test]
     fn what_passes_is_told_from_what_stays() {
         for (complaint, kind, disposition) in [
-            ("root@esx: Permission denied (publickey,keyboard-interactive).", Kind::Auth, Disposition::NeedsOperator),
+            (
+                "root@esx: Permission denied (publickey,keyboard-interactive).",
+                Kind::Auth,
+                Disposition::NeedsOperator,
+            ),
             (
                 "@ WARNING: UNPROTECTED PRIVATE KEY FILE! @\nroot@esx: Permission denied (publickey).",
                 Kind::Auth,
                 Disposition::NeedsOperator,
             ),
-            ("No ED25519 host key is known for esx and you have requested strict checking.\nHost key verification failed.", Kind::Network, Disposition::Permanent),
-            ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.", Kind::Network, Disposition::Permanent),
+            (
+                "No ED25519 host key is known for esx and you have requested strict checking.\nHost key verification failed.",
+                Kind::Network,
+                Disposition::Permanent,
+            ),
+            (
+                "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.",
+                Kind::Network,
+                Disposition::Permanent,
+            ),
             ("ssh: connect to host esx port 22: Connection refused", Kind::Network, Disposition::Transient),
             ("Connection closed by 10.0.0.1 port 22", Kind::Network, Disposition::Transient),
             ("", Kind::Network, Disposition::Transient),

@@ -8,7 +8,7 @@ use super::account::Account;
 use super::command::quoted;
 use super::pool::Pool;
 use super::shell::{Answer, Shell};
-use crate::disk::{Control, Stored};
+use crate::disk::Control;
 use crate::model::error::{Error, Kind, Result};
 use crate::vsphere::Patience;
 use crate::vsphere::folder::DatastorePath;
@@ -47,7 +47,8 @@ pub(crate) fn place(path: &str) -> Result<DatastorePath> {
         Error::new(Kind::Source, format!("`{shown}` is no file of a datastore"))
             .advice("name it as the host does: `/vmfs/volumes/DATASTORE/DIRECTORY/NAME.vmx`")
     };
-    let (datastore, file) = path.strip_prefix(VOLUMES).and_then(|rest| rest.split_once('/')).ok_or_else(unfit)?;
+    let (datastore, file) =
+        path.strip_prefix(VOLUMES).and_then(|rest| rest.split_once('/')).ok_or_else(unfit)?;
     if file.is_empty() || matches!(datastore, "." | "..") || datastore.contains(']') {
         return Err(unfit());
     }
@@ -89,8 +90,11 @@ impl Files {
         let (told, further) = answer.words.split_once('\n').unwrap_or((&answer.words, ""));
         let file = told.strip_prefix(MARK).and_then(|told| parsed(place, told));
         let Some((file, kind)) = file else {
-            return Err(Error::new(Kind::Source, format!("{}: its `stat` says something else than was asked", self.host()))
-                .advice("see that it is an ESXi host, whose shell has BusyBox's `stat` and `dd`"));
+            return Err(Error::new(
+                Kind::Source,
+                format!("{}: its `stat` says something else than was asked", self.host()),
+            )
+            .advice("see that it is an ESXi host, whose shell has BusyBox's `stat` and `dd`"));
         };
         if !kind.starts_with("regular") {
             return Err(Error::new(Kind::Source, format!("{} is a {kind}, and no file", self.name(place)))
@@ -143,7 +147,8 @@ impl Files {
         // What was cut off in the middle of a block is asked for from the block's beginning.
         let before = usize::try_from(at % block).unwrap_or_default();
         let blocks = (before as u64 + into.len() as u64).div_ceil(block);
-        let script = format!("dd if={path} bs={block} skip={} count={blocks} </dev/null 2>/dev/null", at / block);
+        let script =
+            format!("dd if={path} bs={block} skip={} count={blocks} </dev/null 2>/dev/null", at / block);
         let mut sure = 0;
         let asked = if before == 0 {
             shell.ask(&script, into, &mut sure, control)
@@ -191,10 +196,12 @@ impl Files {
             return self.open_elsewhere(place);
         }
         if has("Permission denied") || has("not permitted") {
-            return failure(Kind::Auth).advice("log in as `root`: other accounts of an ESXi host may not read its datastores");
+            return failure(Kind::Auth)
+                .advice("log in as `root`: other accounts of an ESXi host may not read its datastores");
         }
         if has("not found") {
-            return failure(Kind::Unsupported).advice("see that it is an ESXi host, whose shell has BusyBox's `stat` and `dd`");
+            return failure(Kind::Unsupported)
+                .advice("see that it is an ESXi host, whose shell has BusyBox's `stat` and `dd`");
         }
         failure(Kind::Source).advice("see what /var/log/vmkernel.log on the host says of it")
     }
@@ -219,28 +226,6 @@ impl Files {
     /// Something that is asked and answered in a few words.
     fn asked(&self, script: &str, control: &Control) -> Result<Answer> {
         self.pool.patiently(control, &mut |shell, _| shell.ask(script, &mut [], &mut 0, control))
-    }
-}
-
-/// One that is read by what knows nothing of hosts.
-#[derive(Debug)]
-pub(super) struct Opened {
-    pub(super) files: Files,
-    pub(super) file: File,
-    pub(super) control: Control,
-}
-
-impl Stored for Opened {
-    fn name(&self) -> String {
-        self.files.name(&self.file.place)
-    }
-
-    fn size(&self) -> u64 {
-        self.file.size
-    }
-
-    fn read_at(&self, buffer: &mut [u8], at: u64) -> Result<()> {
-        self.files.read(&self.file, at, buffer, &self.control)
     }
 }
 
@@ -298,7 +283,10 @@ mod tests {
     fn what_stat_says_is_read_or_it_is_none() {
         let place = place("/vmfs/volumes/ds1/a").unwrap();
         let (file, kind) = parsed(&place, "12 4096 1700000000 1700000001 regular file").unwrap();
-        assert_eq!((file.inode, file.size, file.written, kind.as_str()), (12, 4096, 1_700_000_000, "regular file"));
+        assert_eq!(
+            (file.inode, file.size, file.written, kind.as_str()),
+            (12, 4096, 1_700_000_000, "regular file")
+        );
         for odd in ["", "12 4096", "a b c d e", "12 -1 0 0 regular file"] {
             assert!(parsed(&place, odd).is_none(), "{odd}");
         }

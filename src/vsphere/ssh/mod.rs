@@ -12,6 +12,7 @@ mod chain;
 mod command;
 mod files;
 mod host;
+mod opened;
 mod pool;
 mod shell;
 

@@ -122,7 +122,8 @@ impl Pool {
         let gone = || Error::internal("nobody starts ssh any more");
         self.starter.send((spec, waits)).map_err(|_| gone())?;
         let conversation = started.recv().map_err(|_| gone())?.map_err(|error| {
-            Error::new(Kind::Unsupported, error.to_string()).advice("see that ssh is installed, and works for the service's user")
+            Error::new(Kind::Unsupported, error.to_string())
+                .advice("see that ssh is installed, and works for the service's user")
         })?;
         Shell::begin(conversation, &self.account, self.patience.timeout, control)
     }

@@ -38,8 +38,6 @@ pub(super) struct Shell {
 /// What came of a question.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// So many bytes of what was asked for.
-    pub(super) came: usize,
     /// What came beyond them, or all of it if none were asked for.
     pub(super) words: String,
     /// How the command ended.
@@ -55,16 +53,11 @@ impl Shell {
         control: &Control,
     ) -> Result<Shell> {
         let mut random = [0; TOKEN_BYTES];
-        getrandom::fill(&mut random).map_err(|error| Error::internal(format!("no random number: {error}")))?;
+        getrandom::fill(&mut random)
+            .map_err(|error| Error::internal(format!("no random number: {error}")))?;
         let token = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut shell = Shell {
-            conversation,
-            account: account.clone(),
-            token,
-            asked: 0,
-            timeout,
-            is_at_rest: true,
-        };
+        let mut shell =
+            Shell { conversation, account: account.clone(), token, asked: 0, timeout, is_at_rest: true };
         shell.ask("LC_ALL=C; export LC_ALL", &mut [], &mut 0, control)?;
         Ok(shell)
     }
@@ -119,7 +112,7 @@ impl Shell {
                 beyond.truncate(came - *sure);
                 self.is_at_rest = true;
                 let words = String::from_utf8_lossy(&beyond).into_owned();
-                return Ok(Answer { came: *sure, words, code });
+                return Ok(Answer { words, code });
             }
             if beyond.len() > MOST_WORDS {
                 let host = &self.account.host;
@@ -158,7 +151,15 @@ mod tests {
     fn an_answer_ends_with_its_own_token_and_with_nothing_else() {
         assert_eq!(end_in(b"data\nabc-7 0\n", "abc-7"), Some((9, 0)));
         assert_eq!(end_in(b"\nabc-7 127\n", "abc-7"), Some((11, 127)));
-        for other in [&b"data\nabc-7 0"[..], b"abc-7 0\n", b"\nabc-6 0\n", b"\nabc-70 0\n", b"\nabc-7\n", b"\nabc-7 x\n", b""] {
+        for other in [
+            &b"data\nabc-7 0"[..],
+            b"abc-7 0\n",
+            b"\nabc-6 0\n",
+            b"\nabc-70 0\n",
+            b"\nabc-7\n",
+            b"\nabc-7 x\n",
+            b"",
+        ] {
             assert_eq!(end_in(other, "abc-7"), None);
         }
     }
