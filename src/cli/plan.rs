@@ -134,13 +134,11 @@ pub(super) fn describe(plan: &Plan, color: bool) -> String {
     }
     if let Some(remote) = &plan.remote {
         let login = remote.login.file().map(|file| format!(", logging in by {}", file.display()));
-        let how = format!(
-            "{}{}, over HTTPS on up to {} connections",
-            remote.shown(),
-            login.unwrap_or_default(),
-            remote.connections
-        );
-        let _ = writeln!(text, "\nsource\n  {}", printable(&how));
+        let who = format!("{}{}", remote.shown(), login.unwrap_or_default());
+        let _ = writeln!(text, "\nsource\n  {}", printable(&who));
+        for how in remote.ways_shown() {
+            let _ = writeln!(text, "  {}", printable(&how));
+        }
     }
     let _ = writeln!(text, "\ndisks");
     for disk in &plan.disks {

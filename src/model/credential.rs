@@ -27,7 +27,7 @@ pub struct Credential {
     pub verify_ssl: Option<bool>,
     /// Certificates (PEM) that are trusted besides the machine's.
     pub ca_file: Option<AbsolutePath>,
-    /// Where VMware's own library lies. Later.
+    /// Where VMware's own library lies: a directory that only root may change.
     pub vddk_libdir: Option<AbsolutePath>,
     /// The key for SSH. Later.
     pub identity: Option<AbsolutePath>,
@@ -39,11 +39,9 @@ impl Credential {
     /// From the text of a file of this name.
     pub fn parse(text: &[u8], file: &str) -> Result<Credential> {
         let credential: Credential = parse::parse(text, file)?.decode()?;
-        for (field, is_there) in [
-            ("vddk_libdir", credential.vddk_libdir.is_some()),
-            ("identity", credential.identity.is_some()),
-            ("known_hosts", credential.known_hosts.is_some()),
-        ] {
+        for (field, is_there) in
+            [("identity", credential.identity.is_some()), ("known_hosts", credential.known_hosts.is_some())]
+        {
             if is_there {
                 return Err(Error::new(Kind::Unsupported, "this version of hyper2kvm does not use it yet")
                     .file(file)
@@ -61,6 +59,7 @@ impl Credential {
             ("thumbprint", self.thumbprint.is_some()),
             ("verify_ssl", self.verify_ssl.is_some()),
             ("ca_file", self.ca_file.is_some()),
+            ("vddk_libdir", self.vddk_libdir.is_some()),
         ];
         members.into_iter().find_map(|(name, is_there)| is_there.then_some(name))
     }
@@ -91,7 +90,7 @@ mod tests {
         assert_eq!(credential.pinned("vc.yaml").unwrap(), Some(Thumbprint([0xab; 32])));
         assert!(!format!("{credential:?}").contains("\"p\""));
         for (text, kind) in [
-            ("vddk_libdir: /opt/vddk\n", Kind::Unsupported),
+            ("vddk_libdir: opt/vddk\n", Kind::Manifest),
             ("identity: /root/.ssh/id\n", Kind::Unsupported),
             ("known_hosts: /root/.ssh/known_hosts\n", Kind::Unsupported),
             ("verify_tls: false\n", Kind::Manifest),

@@ -31,6 +31,7 @@ mod soap;
 pub mod stored;
 mod task;
 mod tree;
+pub mod vddk;
 mod wire;
 
 pub use client::Client;

@@ -65,10 +65,8 @@ pub(super) fn planned(
         datastore: text(&vsphere.datastore),
         folder: text(&vsphere.folder),
         mode: VsphereMode::Cold,
-        transport: match vsphere.transport {
-            Some(VsphereTransport::Nfc) => VsphereTransport::Nfc,
-            _ => VsphereTransport::Https,
-        },
+        transport: vsphere.transport.unwrap_or(VsphereTransport::Auto),
+        ways: Vec::new(),
         connections: whole(vsphere.connections.map(|number| number.get())).map_or(CONNECTIONS, u32::from),
         found,
         draft,
@@ -238,11 +236,12 @@ fn check_features(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
         return refuse("power", "shutting down of sources", off);
     }
     match vsphere.transport.unwrap_or(VsphereTransport::Auto) {
-        VsphereTransport::Auto | VsphereTransport::Https | VsphereTransport::Nfc => {}
-        VsphereTransport::Ssh | VsphereTransport::Vddk => {
+        VsphereTransport::Auto | VsphereTransport::Https | VsphereTransport::Nfc | VsphereTransport::Vddk => {
+        }
+        VsphereTransport::Ssh => {
             return refuse(
                 "transport",
-                "transport but `https` and `nfc`",
+                "transport but `https`, `nfc` and `vddk`",
                 "leave it out, or write one of these",
             );
         }
@@ -298,6 +297,7 @@ pub fn describe(plan: &Plan, description: &Description, settings: &Settings) -> 
     let mut described = build::plan(&draft.submission, &vm, &manifest, &tree, of.0, of.1, settings)?;
     if let Some(remote) = &mut described.remote {
         remote.draft = Some(draft.clone());
+        remote.ways.clone_from(&description.ways);
     }
     Ok(described)
 }

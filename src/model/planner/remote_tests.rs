@@ -58,7 +58,8 @@ fn description() -> Description {
         warnings: vec!["it has a floppy drive".to_owned()],
         ..Facts::default()
     };
-    Description { vm: FoundVm { host: "vc.example.com".to_owned(), moref: "vm-42".to_owned() }, facts }
+    let vm = FoundVm { host: "vc.example.com".to_owned(), moref: "vm-42".to_owned() };
+    Description { vm, facts, ways: Vec::new() }
 }
 
 fn described(text: &str) -> Result<Plan> {
@@ -164,7 +165,6 @@ fn what_this_version_lacks_is_refused_by_its_name() {
         ("shutdown_timeout_s: 60", "shutdown_timeout_s"),
         ("force_off: true", "force_off"),
         ("transport: ssh", "transport"),
-        ("transport: vddk", "transport"),
         ("snapshot: {quiesce: try}", "snapshot.quiesce"),
         ("warm: {max_delta_mb: 64}", "warm.max_delta_mb"),
         ("after: {annotate: false, disconnect_nics: true}", "after.disconnect_nics"),
@@ -181,6 +181,7 @@ fn what_this_version_lacks_is_refused_by_its_name() {
         "power: require_off",
         "transport: auto",
         "transport: nfc",
+        "transport: vddk",
         "force_off: false",
         "after: {annotate: false}",
     ] {

@@ -21,8 +21,7 @@ impl Validator for Source {
     }
 
     fn look(&self, scene: &Scene<'_>, findings: &mut Findings) {
-        let is_exported =
-            scene.plan.remote.as_ref().is_some_and(|remote| remote.transport == VsphereTransport::Nfc);
+        let is_exported = scene.transport.is_some_and(VsphereTransport::reads_through_snapshots);
         if let Some(machine) = scene.machine {
             look_at(machine, is_exported, findings);
         }

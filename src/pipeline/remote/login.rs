@@ -7,7 +7,9 @@ use std::path::PathBuf;
 
 use crate::model::error::{Error, Kind, Result};
 use crate::model::manifest::values::{HostName, Secret};
+use crate::model::protocol::RemoteLimits;
 use crate::model::remote::{PlannedLogin, PlannedRemote};
+use crate::vsphere::vddk::Library;
 use crate::vsphere::{Endpoint, Login, Trusted, stored};
 
 /// What a process has to be able to read to find a server by its name, and to know who vouches for it.
@@ -28,11 +30,14 @@ const FOR_SERVERS: [&str; 9] = [
 pub(in crate::pipeline) struct Access {
     pub(super) endpoint: Endpoint,
     pub(super) login: Login,
+    /// Where its credential says that VMware's library is.
+    vddk_libdir: Option<PathBuf>,
 }
 
 impl Access {
     /// Reads what a plan names.
     pub(in crate::pipeline) fn read(remote: &PlannedRemote) -> Result<Access> {
+        let mut vddk_libdir = None;
         let of_account = |username: &str, password: Secret| -> Result<(Endpoint, Login)> {
             let Some(host) = remote.host.clone() else {
                 return Err(Error::internal("a plan names neither a host nor a credential that does"));
@@ -42,8 +47,13 @@ impl Access {
             Ok((Endpoint { host, port: remote.port, trust }, login))
         };
         let (mut endpoint, login) = match &remote.login {
-            PlannedLogin::Credential(file) => stored::read(file, remote.host.as_deref(), remote.port)
-                .map_err(|error| error.field("source.vsphere.credential"))?,
+            PlannedLogin::Credential(file) => {
+                let read = stored::read_with_library(file, remote.host.as_deref(), remote.port);
+                let (endpoint, login, libdir) =
+                    read.map_err(|error| error.field("source.vsphere.credential"))?;
+                vddk_libdir = libdir;
+                (endpoint, login)
+            }
             PlannedLogin::PasswordFile { username, file } => {
                 let password = stored::password_in(file);
                 of_account(username, password.map_err(|error| error.field("source.vsphere.password_file"))?)?
@@ -77,7 +87,12 @@ impl Access {
                     "write the name or the address of the vCenter or ESXi host: `host: vcenter.example.com`",
                 )
         })?;
-        Ok(Access { endpoint, login })
+        Ok(Access { endpoint, login, vddk_libdir })
+    }
+
+    /// VMware's library, where the credential says that it is, or else the configuration; why there is none, if there is none.
+    pub(in crate::pipeline) fn library(&self, limits: &RemoteLimits) -> Result<Library> {
+        Library::look(self.vddk_libdir.as_deref().or(limits.vddk_libdir.as_deref()))
     }
 
     /// What has to be readable to get there.
@@ -114,6 +129,7 @@ mod tests {
             folder: None,
             mode: VsphereMode::Cold,
             transport: VsphereTransport::Https,
+            ways: Vec::new(),
             connections: 4,
             found: None,
             draft: None,
