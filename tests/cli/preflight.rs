@@ -253,6 +253,7 @@ const ELSEWHERE: [&str; 41] = [
     "source.consolidation",
     "source.encrypted",
     "source.no_disks",
+    "source.transport",
     "source.changed",
     "source.not_asked",
 ];

@@ -16,3 +16,5 @@ mod jobs;
 mod repairs;
 mod streams;
 mod transfers;
+mod vddk;
+mod ways;
