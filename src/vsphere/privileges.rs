@@ -43,10 +43,11 @@ impl Purpose {
 }
 
 /// A privilege on a machine.
-const ON_MACHINE: [(&str, Purpose); 6] = [
+const ON_MACHINE: [(&str, Purpose); 7] = [
     ("System.View", Purpose::Look),
     ("System.Read", Purpose::Look),
     ("VApp.Export", Purpose::Export),
+    ("VirtualMachine.Provisioning.GetVmFiles", Purpose::Export),
     ("VirtualMachine.State.CreateSnapshot", Purpose::Snapshot),
     ("VirtualMachine.State.RemoveSnapshot", Purpose::Snapshot),
     ("VirtualMachine.Config.ChangeTracking", Purpose::Tracking),

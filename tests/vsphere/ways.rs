@@ -23,7 +23,7 @@ fn site() -> (Daemon, Vcenter, PathBuf) {
 }
 
 /// Files are refused so from some request on.
-fn refuse_files(vcenter: &Vcenter, kind: Value, skip: u32) {
+fn refuse_files(vcenter: &Vcenter, kind: &Value, skip: u32) {
     let mut fault = json!({ "on": "folder", "named": "web", "skip": skip, "times": 100_000 });
     for (key, value) in kind.as_object().unwrap() {
         fault[key] = value.clone();
@@ -76,7 +76,7 @@ fn calls(vcenter: &Vcenter, call: &str) -> usize {
 #[test]
 fn a_server_that_gives_no_files_is_asked_for_an_export_and_the_report_says_why() {
     let (mut daemon, vcenter, content) = site();
-    refuse_files(&vcenter, status(405), 0);
+    refuse_files(&vcenter, &status(405), 0);
     drop_web(&mut daemon, &vcenter);
     let remote = loaded(&daemon, &content);
     assert_eq!(remote["transport"], "nfc", "{remote}");
@@ -89,7 +89,7 @@ fn a_server_that_gives_no_files_is_asked_for_an_export_and_the_report_says_why()
 #[test]
 fn somebody_in_between_who_does_not_understand_ranges_is_gone_around() {
     let (mut daemon, vcenter, content) = site();
-    refuse_files(&vcenter, json!({ "kind": "whole" }), 0);
+    refuse_files(&vcenter, &json!({ "kind": "whole" }), 0);
     drop_web(&mut daemon, &vcenter);
     assert_eq!(loaded(&daemon, &content)["transport"], "nfc");
 }
@@ -97,7 +97,7 @@ fn somebody_in_between_who_does_not_understand_ranges_is_gone_around() {
 #[test]
 fn a_way_that_ends_in_mid_copy_is_left_for_the_next_and_the_disk_begins_anew() {
     let (mut daemon, vcenter, content) = site();
-    refuse_files(&vcenter, status(403), 7);
+    refuse_files(&vcenter, &status(403), 7);
     drop_web(&mut daemon, &vcenter);
     let remote = loaded(&daemon, &content);
     assert_eq!(remote["transport"], "nfc", "{remote}");
@@ -132,11 +132,11 @@ fn convert(daemon: &Daemon, vcenter: &Vcenter, further: &str) -> Value {
 #[test]
 fn neither_a_network_that_fails_nor_a_way_that_was_asked_for_is_left() {
     let (daemon, vcenter, _) = site();
-    refuse_files(&vcenter, status(405), 0);
+    refuse_files(&vcenter, &status(405), 0);
     let error = convert(&daemon, &vcenter, ", transport: https");
     assert!(error["kind"] == "source" && error.to_string().contains("405"), "{error}");
     vcenter.calm();
-    refuse_files(&vcenter, status(503), 3);
+    refuse_files(&vcenter, &status(503), 3);
     let error = convert(&daemon, &vcenter, "");
     assert_eq!(error["kind"], "network", "{error}");
     assert_eq!(calls(&vcenter, "ExportVm"), 0);

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::daemon::{Daemon, Remote, Told};
-use super::serve::serves_in;
+use super::serve::{KIND, serves_in};
 use crate::disk::control::Control;
 use crate::disk::failure::Call;
 use crate::disk::read::{Range, Reader, Room};
@@ -39,9 +39,9 @@ pub(crate) struct Hosted(Remote);
 impl Hosted {
     /// Starts the program and waits until the disk can be read. What the program complained of is in the error.
     pub(crate) fn open(launcher: &Launcher, host: Host, control: &Control) -> Result<Hosted> {
+        // Where the whole of its socket's path is short enough: not everybody takes it from where they work.
         let temp = serves_in(&std::env::temp_dir());
-        // A program whose name for it is longer than a socket's may be listens nowhere.
-        let scratch = Scratch::make(&temp, "hyper2kvm-nbd").map_err(|error| {
+        let scratch = Scratch::make(&temp, KIND).map_err(|error| {
             Error::io(Kind::Output, "make a directory in", &temp, &error)
                 .advice("TMPDIR names the directory for temporary files; it has to be writable")
         })?;

@@ -184,7 +184,8 @@ impl Asked {
 
     /// What a failure of nbdkit's means, by what it said.
     fn told(&self, error: &Error, words: Option<String>) -> Error {
-        if error.kind() == Kind::Cancelled {
+        // What is not nbdkit's own is told as it is.
+        if matches!(error.kind(), Kind::Cancelled | Kind::Output | Kind::DiskSpace | Kind::Unsupported) {
             return error.clone();
         }
         let words = words.or_else(|| error.details().console_tail.clone()).unwrap_or_default();
@@ -227,8 +228,8 @@ impl Asked {
 
 /// The last that was said to be an error.
 fn complaint(words: &str) -> Option<&str> {
-    let errors = words.lines().filter_map(|line| line.split_once("error: ").map(|(_, error)| error.trim()));
-    errors.filter(|error| !error.is_empty()).next_back()
+    let mut errors = words.lines().filter_map(|line| Some(line.split_once("error: ")?.1.trim()));
+    errors.rfind(|error| !error.is_empty())
 }
 
 /// A disk that nbdkit serves, and another nbdkit where one has ended.
