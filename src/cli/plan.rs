@@ -14,7 +14,6 @@ use crate::model::config::Settings;
 use crate::model::error::Error;
 use crate::model::hook::HookCall;
 use crate::model::machine::{Firmware, Machine};
-use crate::model::manifest::VsphereTransport;
 use crate::model::plan::{Plan, PlannedGrowth, PlannedNic};
 use crate::model::planner::{RefusedVm, VmOrigins};
 use crate::model::units::human_size;
@@ -136,14 +135,11 @@ pub(super) fn describe(plan: &Plan, color: bool) -> String {
     }
     if let Some(remote) = &plan.remote {
         let login = remote.login.file().map(|file| format!(", logging in by {}", file.display()));
-        let how = format!(
-            "{}{}, over {} on up to {} connections",
-            remote.shown(),
-            login.unwrap_or_default(),
-            if remote.transport == VsphereTransport::Ssh { "SSH" } else { "HTTPS" },
-            remote.connections
-        );
-        let _ = writeln!(text, "\nsource\n  {}", printable(&how));
+        let who = format!("{}{}", remote.shown(), login.unwrap_or_default());
+        let _ = writeln!(text, "\nsource\n  {}", printable(&who));
+        for how in remote.ways_shown() {
+            let _ = writeln!(text, "  {}", printable(&how));
+        }
     }
     let _ = writeln!(text, "\ndisks");
     for disk in &plan.disks {

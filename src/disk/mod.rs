@@ -49,6 +49,7 @@ pub(crate) use inspect::{DESCRIPTOR_BYTES, Descriptor, odd_size};
 pub use inspect::{Needs, alike, files_alike};
 pub use measure::Measure;
 pub use native::Depth;
+pub(crate) use nbd::{HOSTED_SOCKET, Host, Hosted};
 pub use nbd::{Lent, Served, lent_name, remove_leavings, serves_in};
 pub(crate) use open::refuse_locked;
 pub use open::{OpenPolicy, is_known_whole, open_source};

@@ -27,7 +27,7 @@ pub struct Credential {
     pub verify_ssl: Option<bool>,
     /// Certificates (PEM) that are trusted besides the machine's.
     pub ca_file: Option<AbsolutePath>,
-    /// Where VMware's own library lies. Later.
+    /// Where VMware's own library lies: a directory that only root may change.
     pub vddk_libdir: Option<AbsolutePath>,
     /// The key with which its account logs in on ESXi hosts over SSH.
     pub identity: Option<AbsolutePath>,
@@ -38,16 +38,7 @@ pub struct Credential {
 impl Credential {
     /// From the text of a file of this name.
     pub fn parse(text: &[u8], file: &str) -> Result<Credential> {
-        let credential: Credential = parse::parse(text, file)?.decode()?;
-        for (field, is_there) in [("vddk_libdir", credential.vddk_libdir.is_some())] {
-            if is_there {
-                return Err(Error::new(Kind::Unsupported, "this version of hyper2kvm does not use it yet")
-                    .file(file)
-                    .field(field)
-                    .advice("remove it: machines of a vCenter or an ESXi host are reached over HTTPS"));
-            }
-        }
-        Ok(credential)
+        parse::parse(text, file)?.decode()
     }
 
     /// The first of its members that only the login of a vCenter or an ESXi host has a use for.
@@ -59,6 +50,7 @@ impl Credential {
             ("ca_file", self.ca_file.is_some()),
             ("identity", self.identity.is_some()),
             ("known_hosts", self.known_hosts.is_some()),
+            ("vddk_libdir", self.vddk_libdir.is_some()),
         ];
         members.into_iter().find_map(|(name, is_there)| is_there.then_some(name))
     }
@@ -89,7 +81,7 @@ mod tests {
         assert_eq!(credential.pinned("vc.yaml").unwrap(), Some(Thumbprint([0xab; 32])));
         assert!(!format!("{credential:?}").contains("\"p\""));
         for (text, kind) in [
-            ("vddk_libdir: /opt/vddk\n", Kind::Unsupported),
+            ("vddk_libdir: opt/vddk\n", Kind::Manifest),
             ("identity: id\n", Kind::Manifest),
             ("verify_tls: false\n", Kind::Manifest),
             ("ca_file: ca.pem\n", Kind::Manifest),

@@ -44,6 +44,7 @@ pub mod setup;
 mod source_format;
 pub mod template;
 pub mod thumbprint;
+pub mod transports;
 pub mod units;
 pub mod validation;
 pub(crate) mod vmware;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::bandwidth::Rate;
-use super::config::{PreflightSettings, VcConnectionSettings};
+use super::config::{PreflightSettings, Settings, VcConnectionSettings};
 use super::error::Error;
 use super::job::Stage;
 use super::plan::Plan;
@@ -88,6 +88,20 @@ pub struct RemoteLimits {
     pub connection: VcConnectionSettings,
     /// On at most so many connections; none: as many as the plan says.
     pub connections: Option<u32>,
+    /// Where VMware's library is, unless the credential says so.
+    pub vddk_libdir: Option<PathBuf>,
+}
+
+impl RemoteLimits {
+    /// As it is configured, for whoever shares no connections with others.
+    #[must_use]
+    pub fn of(settings: &Settings) -> RemoteLimits {
+        RemoteLimits {
+            connection: settings.vc_connection.clone(),
+            connections: None,
+            vddk_libdir: settings.vddk.libdir.clone(),
+        }
+    }
 }
 
 /// A lock of this host on a directory with results, as whoever writes there holds it against the file.

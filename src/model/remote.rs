@@ -12,6 +12,7 @@ use super::manifest::{VsphereMode, VsphereTransport};
 use super::plan::Plan;
 use super::planner::Submission;
 use super::thumbprint::Thumbprint;
+use super::transports::{self, Candidate};
 
 /// Where `https` is spoken if nobody says otherwise.
 pub const HTTPS_PORT: u16 = 443;
@@ -52,8 +53,11 @@ pub struct PlannedRemote {
     pub folder: Option<String>,
     /// Whether it runs meanwhile.
     pub mode: VsphereMode,
-    /// How its bytes come.
+    /// How its bytes are to come.
     pub transport: VsphereTransport,
+    /// How they can, as far as that is known since the VM was found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ways: Vec<Candidate>,
     /// On how many connections, at most.
     pub connections: u32,
     /// Which it is there, once it was found.
@@ -164,6 +168,9 @@ pub struct Description {
     pub vm: FoundVm,
     /// What it is.
     pub facts: Facts,
+    /// By which ways its bytes can come.
+    #[serde(default)]
+    pub ways: Vec<Candidate>,
 }
 
 /// How a remote source binds the scheduler: of which server it is, and who logs in there.
@@ -207,6 +214,24 @@ impl PlannedRemote {
             }
         };
         RemoteNeed { server, login, login_file: file }
+    }
+
+    /// For people: how its bytes come, and why not by the ways before that; one sentence each.
+    #[must_use]
+    pub fn ways_shown(&self) -> Vec<String> {
+        let up_to = self.connections;
+        if self.ways.is_empty() {
+            return vec![match self.transport {
+                VsphereTransport::Auto => "how its bytes come is settled when it was asked for".to_owned(),
+                named => format!("over {}, on up to {up_to} connections", named.words()),
+            }];
+        }
+        let chosen = transports::chosen(&self.ways);
+        let left = self.ways.iter().take_while(|way| way.transport != chosen);
+        let left = left
+            .filter_map(|way| Some(format!("not over {}: {}", way.transport.words(), way.left.as_ref()?)));
+        let taken = format!("over {}, on up to {up_to} connections", chosen.words());
+        std::iter::once(taken).chain(left).collect()
     }
 
     /// For people: `web on vc.example`.

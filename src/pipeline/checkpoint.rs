@@ -1,10 +1,8 @@
 //! The journal of one VM: what a worker that starts again goes on from.
 //!
-//! One file beside the results, `.<vm-id>.journal.json`, replaced atomically and durably after every
-//! step that must not be done twice. It says which disks are finished (the partial file's inode,
-//! size and time, and the identity of the source it was made from), and, once publishing has begun,
-//! exactly which file gets which name. What it says is believed only as far as the files on the disk
-//! agree. What is not here: the renames themselves (see [`super::publish`]).
+//! One file beside the results, `.<vm-id>.journal.json`, replaced atomically and durably after every step that must not be done twice. It
+//! says which disks are finished (the partial file's inode, size and time, and the identity of the source it was made from), and, once
+//! publishing has begun, exactly which file gets which name. What it says is believed only as far as the files on the disk agree. What is not here: the renames themselves (see [`super::publish`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -24,6 +22,7 @@ use crate::model::manifest::FixEngine;
 use crate::model::plan::{Plan, SourceFormat};
 use crate::model::protocol::Published;
 use crate::model::report::{FixReport, Notice};
+use crate::model::transports::Candidate;
 use crate::model::validation::Finding;
 use crate::sys::dir::{Dir, Entry};
 use crate::sys::failpoint;
@@ -59,8 +58,7 @@ pub fn vm_of_journal(name: &str) -> Option<&str> {
 
 /// A file, told by what does not change when it is renamed.
 ///
-/// The device number is left out: it may be another one after a reboot, and the file is looked for
-/// only in the directory of the journal.
+/// The device number is left out: it may be another one after a reboot, and the file is looked for only in the directory of the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileMark {
     /// Inode number.
@@ -317,6 +315,9 @@ pub struct Checkpoint {
     /// What the guest work found and made, once all of it is durable.
     #[serde(default)]
     pub guest: Option<GuestRecord>,
+    /// By which ways its bytes do not come, as was found out too late.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ways_left: Vec<Candidate>,
     /// Seconds spent in each stage, over all attempts.
     pub stage_seconds: BTreeMap<Stage, f64>,
     /// When each stage first began and last ended, epoch seconds.
@@ -345,6 +346,7 @@ impl Checkpoint {
             disks: BTreeMap::new(),
             fetched: BTreeMap::new(),
             guest: None,
+            ways_left: Vec::new(),
             stage_seconds: BTreeMap::new(),
             stage_times: BTreeMap::new(),
             warnings: Vec::new(),

@@ -31,6 +31,7 @@ use crate::sys::dir::{Dir, Guard, LockFile};
 use crate::sys::process::Launcher;
 use crate::sys::sandbox::Rules;
 use crate::sys::users::group_id;
+use crate::vsphere::vddk::Library;
 
 /// A worker that was just killed may hold its lock a little longer than its service lived.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
@@ -234,11 +235,14 @@ impl Workplace {
         // What libvirt is told depends on whether it works.
         let uses_kvm = self.tries || order.plan.libvirt.is_some();
         write.extend(Some(PathBuf::from(KVM_DEVICE)).filter(|device| uses_kvm && device.exists()));
+        // The stub that every child starts as is this very program.
+        let mut execute = vec![PathBuf::from("/proc/self/exe")];
+        let library = self.access.as_ref().and_then(|access| access.library(&order.limits.remote).ok());
+        execute.extend(library.iter().flat_map(Library::executable));
         Rules {
             read,
             write,
-            // The stub that every child starts as is this very program.
-            execute: vec![PathBuf::from("/proc/self/exe")],
+            execute,
             required: order.limits.sandbox_required,
             network: order.plan.needs_network,
         }

@@ -112,6 +112,48 @@ pub fn open(path: &Path, roots: &[PathBuf], wanted: Use) -> Result<(File, Kind),
     Ok((file, kind))
 }
 
+/// Looks at a directory from which programs load what is in it: nobody but root can have made or changed it. It is not opened for reading.
+pub fn directory(path: &Path) -> Result<(), Untrusted> {
+    let refuse = |at: &Path, why: String, advice: &str| Untrusted {
+        path: at.to_owned(),
+        why,
+        advice: advice.to_owned(),
+    };
+    if !path.is_absolute() {
+        return Err(refuse(path, "is no absolute path".to_owned(), "write its path out"));
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut here = PathBuf::from("/");
+    let mut parent: Option<OwnedFd> = None;
+    let mut components = path.components().peekable();
+    while let Some(component) = components.next() {
+        let opened = match (component, &parent) {
+            (Component::RootDir, _) => rustix::fs::open("/", flags, Mode::empty()),
+            (Component::Normal(name), Some(parent)) => {
+                here.push(name);
+                rustix::fs::openat(parent, name, flags, Mode::empty())
+            }
+            _ => return Err(refuse(path, "holds `..`".to_owned(), "write its path out")),
+        };
+        let fd = opened.map_err(|error| {
+            let why = match error {
+                rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR => {
+                    "is no directory, or a symbolic link".to_owned()
+                }
+                error => format!("cannot be looked at: {error}"),
+            };
+            refuse(&here, why, "name a directory by a path without links")
+        })?;
+        let stat = rustix::fs::fstat(&fd).map_err(|error| {
+            refuse(&here, format!("cannot be looked at: {error}"), "see who may look into it")
+        })?;
+        let shared = components.peek().is_some() && stat.st_mode & STICKY != 0;
+        look(&here, &stat, shared)?;
+        parent = Some(fd);
+    }
+    Ok(())
+}
+
 fn look(path: &Path, stat: &Stat, shared: bool) -> Result<(), Untrusted> {
     let told = |why: String, advice: String| Err(Untrusted { path: path.to_owned(), why, advice });
     if stat.st_uid != ROOT {
@@ -176,6 +218,23 @@ mod tests {
         assert!(why.contains("is not executable"), "{why}");
         let roots = [PathBuf::from("/etc")];
         assert!(open(Path::new("/etc/passwd"), &roots, Use::Text).is_ok());
+    }
+
+    #[test]
+    fn a_directory_is_taken_only_if_all_the_way_to_it_is_roots() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let usr = std::fs::canonicalize("/usr/share").unwrap();
+        directory(&usr).unwrap();
+        assert!(directory(Path::new("usr/share")).unwrap_err().why.contains("absolute"));
+        assert!(directory(Path::new("/usr/share/../share")).unwrap_err().why.contains("`..`"));
+        let dir = tempfile::tempdir().unwrap();
+        let (open, link) = (dir.path().join("open"), dir.path().join("link"));
+        std::fs::create_dir(&open).unwrap();
+        std::fs::set_permissions(&open, PermissionsExt::from_mode(0o777)).unwrap();
+        symlink(&open, &link).unwrap();
+        for path in [&open, &link, &dir.path().join("none")] {
+            assert!(directory(path).is_err(), "{}", path.display());
+        }
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub mod ssh;
 pub mod stored;
 mod task;
 mod tree;
+pub mod vddk;
 mod wire;
 
 pub use client::Client;

@@ -3,7 +3,7 @@
 //! What is not here: which credential is meant, and logins that a person gives at once.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::endpoint::{Endpoint, Login, Trusted};
 use crate::model::credential::Credential;
@@ -13,10 +13,28 @@ use crate::sys::secret;
 
 /// Who is asked, and as whom, by a stored credential. `host`: who is meant, if somebody said so; it has to be the credential's own.
 pub fn read(path: &Path, host: Option<&str>, port: u16) -> Result<(Endpoint, Login)> {
-    let shown = path.display();
+    login(path, &parsed(path)?, host, port)
+}
+
+/// The same, and where it says that VMware's library is.
+pub fn read_with_library(
+    path: &Path,
+    host: Option<&str>,
+    port: u16,
+) -> Result<(Endpoint, Login, Option<PathBuf>)> {
+    let credential = parsed(path)?;
+    let (endpoint, login) = login(path, &credential, host, port)?;
+    Ok((endpoint, login, credential.vddk_libdir.as_ref().map(AbsolutePath::to_path)))
+}
+
+fn parsed(path: &Path) -> Result<Credential> {
     let text = secret::read(path).map_err(|error| unread("read the stored credential", path, &error))?;
+    Credential::parse(text.as_bytes(), &path.display().to_string())
+}
+
+fn login(path: &Path, credential: &Credential, host: Option<&str>, port: u16) -> Result<(Endpoint, Login)> {
+    let shown = path.display();
     let file = shown.to_string();
-    let credential = Credential::parse(text.as_bytes(), &file)?;
     let unfit = |cause: String, advice: &str| {
         Error::new(Kind::Auth, format!("the stored credential {shown} {cause}")).advice(advice.to_owned())
     };
@@ -46,7 +64,7 @@ pub fn read(path: &Path, host: Option<&str>, port: u16) -> Result<(Endpoint, Log
             ));
         }
     };
-    let trust = trusted(&credential, &file)?;
+    let trust = trusted(credential, &file)?;
     let endpoint = Endpoint { host: own.to_owned(), port, trust };
     Ok((endpoint, Login { username: username.as_str().to_owned(), password }))
 }
@@ -95,7 +113,6 @@ fn unread(what: &str, path: &Path, error: &io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::PathBuf;
 
     use super::*;
     use crate::model::thumbprint::Thumbprint;

@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -93,9 +93,15 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
+/// The SHA-1 of a certificate.
+pub(crate) type Digest1 = [u8; 20];
+
 /// TLS as it is spoken with servers that are trusted in one way. Clones are the same.
 #[derive(Debug, Clone)]
-pub(crate) struct Tls(Arc<ClientConfig>);
+pub(crate) struct Tls {
+    config: Arc<ClientConfig>,
+    taken: Arc<Mutex<Option<Digest1>>>,
+}
 
 impl Tls {
     /// Reads certificates from files: not in between what must not wait.
@@ -115,20 +121,26 @@ impl Tls {
                 How::Vouched(vouched.map_err(|error| unfit(&error))?)
             }
         };
-        let verifier = Verifier { how, provider: Arc::clone(&provider) };
+        let taken = Arc::default();
+        let verifier = Verifier { how, provider: Arc::clone(&provider), taken: Arc::clone(&taken) };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| unfit(&error))?;
         let config =
             builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
-        Ok(Tls(Arc::new(config)))
+        Ok(Tls { config: Arc::new(config), taken })
+    }
+
+    /// The SHA-1 of the certificate that was trusted last, for programs that know servers by no other; none: nobody was reached yet.
+    pub(crate) fn taken(&self) -> Option<Digest1> {
+        *self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lays TLS over a connection; the other end has to be `host`.
     pub(crate) async fn over(&self, stream: TcpStream, host: &str) -> Result<Box<dyn Stream>, NoAnswer> {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| NoAnswer::Refused(format!("{host} is no name that a certificate could be for")))?;
-        match TlsConnector::from(Arc::clone(&self.0)).connect(name, stream).await {
+        match TlsConnector::from(Arc::clone(&self.config)).connect(name, stream).await {
             Ok(encrypted) => Ok(Box::new(encrypted)),
             Err(error) => Err(match refused(&error) {
                 Some(Refused(flaw, why, seen)) => NoAnswer::Untrusted(Untrusted {
@@ -180,6 +192,7 @@ enum How {
 struct Verifier {
     how: How,
     provider: Arc<CryptoProvider>,
+    taken: Arc<Mutex<Option<Digest1>>>,
 }
 
 impl ServerCertVerifier for Verifier {
@@ -196,7 +209,7 @@ impl ServerCertVerifier for Verifier {
             let refused = Refused(flaw, why, seen);
             Err(CertificateError::Other(OtherError(Arc::new(refused))).into())
         };
-        match &self.how {
+        let trusted = match &self.how {
             How::Anything => Ok(ServerCertVerified::assertion()),
             How::Pinned(pinned) if *pinned == seen => Ok(ServerCertVerified::assertion()),
             How::Pinned(pinned) => {
@@ -210,7 +223,12 @@ impl ServerCertVerifier for Verifier {
             How::Vouched(Some(verifier)) => verifier
                 .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
                 .or_else(|error| refuse(flaw(&error), words(&error))),
+        };
+        if trusted.is_ok() {
+            let digest = Sha1::digest(end_entity).into();
+            *self.taken.lock().unwrap_or_else(PoisonError::into_inner) = Some(digest);
         }
+        trusted
     }
 
     fn verify_tls12_signature(

@@ -137,7 +137,7 @@ fn all_that_is_wrong_with_a_file_is_told_in_the_order_of_its_lines() {
     assert_eq!(input["errors"].as_array().unwrap().len(), 50);
     assert!(input["warnings"][0].as_str().unwrap().contains("more than 50"), "{input}");
 
-    let config = "verbose: loud\nvddk: {libdir: /opt/vddk}\nwatch_dir: /srv\nretry: {jiter: 1}\n";
+    let config = "verbose: loud\nguest: {accel: tcg}\nwatch_dir: /srv\nretry: {jiter: 1}\n";
     let input = &at(&dir, &["validate", "--json", &write(&dir, "c.yaml", config)]).json()["inputs"][0];
     let lines: Vec<u64> =
         input["errors"].as_array().unwrap().iter().map(|error| error["line"].as_u64().unwrap()).collect();

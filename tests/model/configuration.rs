@@ -76,6 +76,7 @@ fn what_the_shipped_file_shows_as_defaults_are_the_defaults() {
     assert_eq!(settings.limits.disk_reserve_bytes.take(), Some(20 << 30));
     assert_eq!(settings.limits.per_vcenter.take(), Some(2));
     assert!(settings.metrics.textfile.take().is_some() && settings.log.file.take().is_some());
+    assert!(settings.vddk.libdir.take().is_some());
     assert_eq!(settings.control.socket.take(), Some(defaults.socket()));
     settings.max_concurrent_jobs = defaults.max_concurrent_jobs;
     settings.notifications.webhook = None;
@@ -287,7 +288,7 @@ fn what_is_wrong_with_a_configuration_is_said_in_reviewed_words() {
         "libvirt: {timeout_s: 0}\n",
         "libvirt: {url: \"qemu:///system\"}\n",
         "guest: {accel: tcg}\n",
-        "vddk: {libdir: /opt/vddk}\n",
+        "vddk: {libdir: opt/vddk}\n",
         "vc_connection_timeout_s: 0.5\n",
         "watch_dir: /srv/drop\n",
         "cmd: daemon\n",

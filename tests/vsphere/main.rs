@@ -17,3 +17,5 @@ mod repairs;
 mod ssh;
 mod streams;
 mod transfers;
+mod vddk;
+mod ways;

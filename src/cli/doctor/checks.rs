@@ -23,6 +23,7 @@ use crate::sys::fs::free_bytes;
 use crate::sys::kvm;
 use crate::sys::process::{Launcher, find_program};
 use crate::sys::users;
+use crate::vsphere::vddk::Library;
 
 type Part = fn(&Settings) -> Check;
 
@@ -80,7 +81,7 @@ pub(super) fn disables(check: &Check) -> Option<&'static str> {
         "swtpm" => "boot tests of guests with a TPM, and running such guests with libvirt",
         "ssh" => "reading disks from ESXi hosts over SSH; other transports work without it",
         "virt-v2v" => "`pipeline.fix.engine: virt-v2v`, and `auto` for guests that only it can repair",
-        "nbdkit-vddk" => "the VDDK transport of vSphere (a later version); HTTPS works without it",
+        "nbdkit-vddk" => "`transport: vddk` of vSphere; HTTPS and exports work without it",
         "python" => "hooks of type python; scripts and requests work without it",
         "state-dir" => "the service; `convert` works without it",
         "disk-space" => "jobs wait until there is room",
@@ -230,15 +231,33 @@ fn python(_: &Settings) -> Check {
     programs::check("python", &candidates, &["--version"], &install("python3", "python3"))
 }
 
-fn nbdkit_vddk(_: &Settings) -> Check {
-    let package = install("nbdkit nbdkit-plugin-vddk", "nbdkit nbdkit-vddk-plugin");
-    let check = programs::check("nbdkit-vddk", &["nbdkit"], &["vddk", "--version"], &package);
-    match check.status {
+/// The program, its plugin, and VMware's library where the configuration says that it is; those that a credential names are looked at by
+/// the jobs that use it.
+fn nbdkit_vddk(settings: &Settings) -> Check {
+    let package = "install it: `dnf install nbdkit nbdkit-vddk-plugin` (RHEL); Debian's nbdkit comes without this plugin";
+    let check = programs::check("nbdkit-vddk", &["nbdkit"], &["vddk", "--version"], package);
+    if check.status == Health::Broken {
         // nbdkit is there and has no such plugin.
-        Health::Broken => {
-            Check::new("nbdkit-vddk", Health::Missing, "nbdkit has no plugin `vddk`").advice(package)
+        return Check::new("nbdkit-vddk", Health::Missing, "nbdkit has no plugin `vddk`").advice(package);
+    }
+    if check.status != Health::Ok || settings.vddk.libdir.is_none() {
+        return check;
+    }
+    match Library::look(settings.vddk.libdir.as_deref()) {
+        Ok(library) => {
+            let place = check.detail.clone().unwrap_or_default();
+            let detail = format!(
+                "{place}, with version {} of the library in {}",
+                library.version,
+                library.libdir.display()
+            );
+            Check { detail: Some(detail), ..check }
         }
-        _ => check,
+        Err(error) => {
+            let advice = error.details().advice.clone().unwrap_or_default();
+            let broken = Check::new("nbdkit-vddk", Health::Broken, error.details().cause.clone());
+            Check { version: check.version, ..broken.advice(advice) }
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use crate::disk::facts::SourceDisk;
 use crate::disk::failure::Call;
 use crate::disk::read::{Range, Reader, Room, read_failed};
 use crate::model::error::{Error, Kind, Result};
-use crate::sys::process::{Capture, ChildSpec, Group, Output, ProcessError, Watch};
+use crate::sys::process::{Capture, ChildSpec, Group, Launcher, Output, ProcessError, Watch};
 use crate::sys::scratch::Scratch;
 
 /// The daemon's name, as it calls itself too.
@@ -53,18 +53,47 @@ pub(crate) fn open(
     let helper = format!("{NAME} {}", version(engine, program, &call, control)?);
     let daemon = Daemon::start(engine, program, source, &call, control)?;
     let limit = Duration::try_from_secs_f64(engine.stall_timeout_s).unwrap_or(Duration::MAX);
-    let remote = Remote {
-        daemon,
-        helper,
-        source: source.path.clone(),
-        size: source.facts.virtual_size,
-        control: control.clone(),
-        limit,
-        idle: Mutex::default(),
-        known: Mutex::default(),
-    };
-    remote.await_begin(&call)?;
-    Ok(Some(Box::new(remote)))
+    let told =
+        Told { tool: NAME, helper, source: source.path.clone(), size: source.facts.virtual_size, limit };
+    Ok(Some(Box::new(told.read(daemon, control)?)))
+}
+
+/// What is known of a disk that a program is to serve, before it does.
+#[derive(Debug)]
+pub(super) struct Told {
+    /// The program's name.
+    pub(super) tool: &'static str,
+    /// The same with its version, for people.
+    pub(super) helper: String,
+    /// The disk.
+    pub(super) source: PathBuf,
+    /// Bytes that the guest sees.
+    pub(super) size: u64,
+    /// A read that takes longer hangs.
+    pub(super) limit: Duration,
+}
+
+impl Told {
+    /// Waits until the disk is served.
+    pub(super) fn read(self, daemon: Daemon, control: &Control) -> Result<Remote> {
+        let (tool, source) = (self.tool, self.source.clone());
+        let remote = Remote {
+            daemon,
+            told: self,
+            control: control.clone(),
+            idle: Mutex::default(),
+            known: Mutex::default(),
+        };
+        let call = Call { tool, kind: Kind::Source, source: Some(&source), target: None };
+        match remote.await_begin(&call) {
+            Ok(()) => Ok(remote),
+            // One that still runs says why only to whoever ends it.
+            Err(error) => Err(match remote.last_words() {
+                Some(words) => error.console_tail(words),
+                None => error,
+            }),
+        }
+    }
 }
 
 fn version(engine: &Engine, program: &Path, call: &Call<'_>, control: &Control) -> Result<String> {
@@ -116,30 +145,44 @@ impl Daemon {
         let (args, write) = (args.map(str::to_owned).to_vec(), vec![scratch.path().to_owned()]);
         let mut spec = engine.spec_of(program, args, source.paths(), write, engine.long_limits());
         spec.directory = Some(scratch.path().to_owned());
-        let mut daemon = Daemon::begin(engine, &spec, scratch, call)?;
-        daemon.obeys = Some(control.attach(&daemon.group));
-        Ok(daemon)
+        Ok(Daemon::begin(&engine.launcher, &spec, scratch, call)?.obeying(control))
     }
 
     /// Starts it as it is told to; nobody's pause or end reaches it but by its end here.
+    ///
+    /// The thread that listens to it starts it, too: it lives as long as its starter does, and may be started on a thread that ends sooner.
     pub(super) fn begin(
-        engine: &Engine,
+        launcher: &Launcher,
         spec: &ChildSpec,
         scratch: Scratch,
         call: &Call<'_>,
     ) -> Result<Daemon> {
-        tracing::info!(command = %spec.command_line(), "read by QEMU");
-        let mut child = engine.launcher.start(spec).map_err(|error| call.lost(&error))?;
-        let group = child.group();
+        tracing::info!(command = %spec.command_line(), "a disk is served by another program");
+        let (begun, begins) = mpsc::channel();
         let (tell, ended) = mpsc::channel();
+        let (launcher, spec) = (launcher.clone(), spec.clone());
+        let work = move || {
+            let mut child = match launcher.start(&spec) {
+                Ok(child) => child,
+                Err(error) => return drop(begun.send(Err(error))),
+            };
+            let _ = begun.send(Ok(child.group()));
+            let mut heard = |line: &str| tracing::debug!(line, "who serves a disk said");
+            let _ = tell.send(child.supervise(Capture::Lines(&mut heard), TICK, &mut || Watch::GoOn));
+        };
         let listener = thread::Builder::new()
             .name("nbd daemon".to_owned())
-            .spawn(move || {
-                let mut heard = |line: &str| tracing::debug!(line, "the storage daemon said");
-                let _ = tell.send(child.supervise(Capture::Lines(&mut heard), TICK, &mut || Watch::GoOn));
-            })
-            .map_err(|error| Error::internal(format!("nobody can watch the storage daemon: {error}")))?;
+            .spawn(work)
+            .map_err(|error| Error::internal(format!("nobody can watch who serves a disk: {error}")))?;
+        let group = begins.recv().map_err(|_| Error::internal("who serves a disk was never started"))?;
+        let group = group.map_err(|error| call.lost(&error))?;
         Ok(Daemon { scratch, group, ended: Mutex::new(ended), listener: Some(listener), obeys: None })
+    }
+
+    /// From now on a pause and an end from outside are its own.
+    pub(super) fn obeying(mut self, control: &Control) -> Daemon {
+        self.obeys = Some(control.attach(&self.group));
+        self
     }
 
     /// Takes the name of a file in its directory that it has open: now it is gone with it, however it ends.
@@ -174,14 +217,10 @@ impl Drop for Daemon {
 
 /// The disk that the daemon serves.
 #[derive(Debug)]
-struct Remote {
+pub(super) struct Remote {
     daemon: Daemon,
-    helper: String,
-    source: PathBuf,
-    size: u64,
+    told: Told,
     control: Control,
-    /// A read that takes longer hangs.
-    limit: Duration,
     /// Connections that nobody uses just now.
     idle: Mutex<Vec<Connection<Patient>>>,
     /// What of the map was told last: each answer is in order.
@@ -196,9 +235,9 @@ impl Remote {
             self.control.checkpoint()?;
             if let Ok(stream) = self.daemon.scratch.connect(SOCKET) {
                 let connection = self.talk(stream).map_err(|error| self.lost(&error))?;
-                if connection.size() != self.size {
-                    let (here, there) = (self.size, connection.size());
-                    return Err(Error::internal(format!("QEMU shows {there} bytes of a disk of {here}")));
+                if connection.size() != self.told.size {
+                    let (here, there, tool) = (self.told.size, connection.size(), self.told.tool);
+                    return Err(Error::internal(format!("{tool} shows {there} bytes of a disk of {here}")));
                 }
                 self.idle().push(connection);
                 return Ok(());
@@ -213,6 +252,14 @@ impl Remote {
         }
     }
 
+    /// Ends the program, and gives what it complained of, if nobody was told yet.
+    pub(super) fn last_words(&self) -> Option<String> {
+        self.daemon.group.kill();
+        let ended = self.daemon.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let output = ended.recv_timeout(LAST_WORDS).ok()?.ok()?;
+        Some(output.complaint()).filter(|words| !words.is_empty())
+    }
+
     fn connect(&self) -> io::Result<Connection<Patient>> {
         self.talk(self.daemon.scratch.connect(SOCKET)?)
     }
@@ -220,7 +267,7 @@ impl Remote {
     fn talk(&self, stream: UnixStream) -> io::Result<Connection<Patient>> {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(WAKE_EVERY))?;
-        Connection::open(Patient { stream, control: self.control.clone(), limit: self.limit })
+        Connection::open(Patient { stream, control: self.control.clone(), limit: self.told.limit })
     }
 
     /// Asks over a connection that nobody else uses meanwhile. One that broke is not used again.
@@ -239,7 +286,9 @@ impl Remote {
             self.idle().push(connection);
         }
         answer.map_err(|trouble| match trouble {
-            Trouble::Refused(number) => read_failed(&self.source, at, &io::Error::from_raw_os_error(number)),
+            Trouble::Refused(number) => {
+                read_failed(&self.told.source, at, &io::Error::from_raw_os_error(number))
+            }
             Trouble::Lost(error) => self.lost(&error),
         })
     }
@@ -254,15 +303,16 @@ impl Remote {
             return ended;
         }
         if error.kind() == io::ErrorKind::TimedOut {
-            return self.hangs(self.limit);
+            return self.hangs(self.told.limit);
         }
-        let call = Call { tool: NAME, kind: Kind::Source, source: Some(&self.source), target: None };
+        let (tool, source) = (self.told.tool, &self.told.source);
+        let call = Call { tool, kind: Kind::Source, source: Some(source), target: None };
         match self.daemon.ending(LAST_WORDS, &call) {
             Some(ending) => ending,
             None => {
-                Error::new(Kind::Internal, format!("{NAME} does not serve the disk as it has to: {error}"))
+                Error::new(Kind::Internal, format!("{tool} does not serve the disk as it has to: {error}"))
                     .advice("it is tried again; if it repeats, see the job's log")
-                    .source(self.source.display().to_string())
+                    .source(source.display().to_string())
                     .transient()
             }
         }
@@ -270,9 +320,9 @@ impl Remote {
 
     fn hangs(&self, limit: Duration) -> Error {
         let waited = limit.as_secs_f64();
-        Error::new(Kind::Source, format!("{NAME} did not answer for {waited:.0} s"))
+        Error::new(Kind::Source, format!("{} did not answer for {waited:.0} s", self.told.tool))
             .advice("check the storage that the source lies on; it is not answering")
-            .source(self.source.display().to_string())
+            .source(self.told.source.display().to_string())
             .transient()
     }
 
@@ -290,7 +340,7 @@ impl Remote {
 
 impl Reader for Remote {
     fn size(&self) -> u64 {
-        self.size
+        self.told.size
     }
 
     fn range(&self, at: u64, _: &mut Room) -> Result<Range> {
@@ -312,7 +362,7 @@ impl Reader for Remote {
     }
 
     fn helper(&self) -> Option<&str> {
-        Some(&self.helper)
+        Some(&self.told.helper)
     }
 }
 

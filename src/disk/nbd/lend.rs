@@ -103,7 +103,7 @@ impl Engine {
         let mut spec = self.spec_of(program, args, read, vec![scratch.path().to_owned()], limits);
         spec.directory = Some(scratch.path().to_owned());
         let call = Call { tool: NAME, kind: Kind::Boot, source: None, target: None };
-        let daemon = Daemon::begin(self, &spec, scratch, &call)?;
+        let daemon = Daemon::begin(&self.launcher, &spec, scratch, &call)?;
         await_open(&daemon, &call, control)?;
         for number in 0..disks.len() {
             // It has them open: without a name they are gone with it, however it ends.

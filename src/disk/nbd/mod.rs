@@ -3,6 +3,7 @@
 //! ```text
 //!   what only we read:     reader ──▶ Served ══socket══▶ qemu-img, an appliance, a test machine     (serve)
 //!   what only QEMU reads:  storage daemon, confined ══socket══▶ Remote ──▶ copier                   (daemon, client)
+//!   what others read:      nbdkit, confined ══socket══▶ Hosted ──▶ copier                           (hosted, client)
 //!   what a guest tries:    storage daemon, on overlays ══door══▶ libvirt's QEMU                     (lend)
 //! ```
 //!
@@ -11,6 +12,7 @@
 
 mod client;
 mod daemon;
+mod hosted;
 mod lend;
 mod serve;
 mod session;
@@ -19,5 +21,6 @@ mod tests;
 mod wire;
 
 pub(crate) use daemon::open;
+pub(crate) use hosted::{HOSTED_SOCKET, Host, Hosted};
 pub use lend::{Lent, lent_name};
 pub use serve::{Served, remove_leavings, serves_in};

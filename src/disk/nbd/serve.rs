@@ -31,7 +31,7 @@ const SOCKET: &str = "disk";
 /// … until somebody listens at it: a socket at which nobody does is taken for that of a dead process.
 const UNHEARD: &str = "new";
 /// How its directory is called, with a number behind it.
-const KIND: &str = "hyper2kvm-nbd";
+pub(super) const KIND: &str = "hyper2kvm-nbd";
 /// What comes behind the directory for temporary files: two slashes, a dash, and a number of sixteen digits.
 const NAME_BYTES: usize = KIND.len() + SOCKET.len() + 19;
 

@@ -62,6 +62,8 @@ pub struct ConfigFile {
     pub vc_connection_timeout_s: Option<Seconds>,
     /// Whether a quarter is added to delays or taken from them, at random. Default true.
     pub vc_connection_enable_jitter: Option<bool>,
+    /// Where VMware's own library is, for those who have it.
+    pub vddk: Option<VddkFile>,
     /// When to pause for the network.
     pub network_monitor: Option<NetworkFile>,
     /// Who is told of what.
@@ -122,6 +124,14 @@ pub struct CredentialsFile {
     pub allowed_env: Option<Vec<Line>>,
     /// Whether drops may hold passwords in clear text. Default false.
     pub allow_inline: Option<bool>,
+}
+
+/// `vddk`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VddkFile {
+    /// Where VMware's library is unpacked, owned by root: `vmware-vix-disklib-distrib`. Default: nowhere, it is not used.
+    pub libdir: Option<AbsolutePath>,
 }
 
 /// `hooks`

@@ -20,7 +20,7 @@ mod vcenter;
 pub use changes::{Changes, changes};
 pub use file::{
     BandwidthFile, ConfigFile, ControlFile, IntakeFile, LimitsFile, LogFile, MetricsFile, NetworkFile,
-    PathsFile, RetentionFile, RetryFile, SettleFile,
+    PathsFile, RetentionFile, RetryFile, SettleFile, VddkFile,
 };
 pub use later::is_named_in as names_what_comes_later;
 pub use libvirt::{LibvirtFile, LibvirtSettings};

@@ -148,6 +148,9 @@ fn apply(file: &ConfigFile, settings: &mut Settings) {
         libvirt::apply(file, &mut settings.libvirt);
     }
     vcenter::apply(file, &mut settings.vc_connection);
+    if let Some(vddk) = &file.vddk {
+        settings.vddk.libdir = vddk.libdir.as_ref().map(AbsolutePath::to_path);
+    }
     if let Some(network) = &file.network_monitor {
         apply_network(network, &mut settings.network_monitor);
     }

@@ -55,6 +55,9 @@ pub struct Settings {
     /// When a vCenter is asked again.
     #[serde(default)]
     pub vc_connection: VcConnectionSettings,
+    /// Where VMware's own library is.
+    #[serde(default)]
+    pub vddk: VddkSettings,
     /// When to pause for the network.
     pub network_monitor: NetworkSettings,
     /// Who is told of what.
@@ -125,6 +128,13 @@ impl Default for CredentialSettings {
             allow_inline: false,
         }
     }
+}
+
+/// `vddk.*`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VddkSettings {
+    /// Where VMware's library is unpacked; none: a credential says so, or it is not used.
+    pub libdir: Option<PathBuf>,
 }
 
 /// `hooks.*`
@@ -327,6 +337,7 @@ impl Settings {
             limits: LimitSettings::default(),
             libvirt: LibvirtSettings::default(),
             vc_connection: VcConnectionSettings::default(),
+            vddk: VddkSettings::default(),
             network_monitor: NetworkSettings {
                 enabled: true,
                 required_interfaces: Vec::new(),

@@ -76,6 +76,7 @@ pub(super) fn planned(esxi: &EsxiSource, settings: &CredentialSettings) -> Optio
         folder: None,
         mode: VsphereMode::Cold,
         transport: VsphereTransport::Ssh,
+        ways: Vec::new(),
         connections: CONNECTIONS,
         found: None,
         draft: None,

@@ -48,7 +48,9 @@ fn a_plan_says_which_file_of_which_host_is_read_by_whose_key() {
     };
     let facts = Facts { name: "web".to_owned(), disks: vec![disk], ..Facts::default() };
     let vm = FoundVm { host: "esx1.example.com".to_owned(), moref: PATH.to_owned() };
-    let described = describe(&accepted, &Description { vm, facts: facts.clone() }, &settings()).unwrap();
+    let described =
+        describe(&accepted, &Description { vm, facts: facts.clone(), ways: Vec::new() }, &settings())
+            .unwrap();
     assert!(!described.is_to_be_described() && described.has_the_disks_of(&facts));
     assert_eq!(described.remote.unwrap().shown(), format!("{PATH} on esx1.example.com"));
 }

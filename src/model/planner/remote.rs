@@ -70,10 +70,8 @@ pub(super) fn planned(
         datastore: text(&vsphere.datastore),
         folder: text(&vsphere.folder),
         mode: VsphereMode::Cold,
-        transport: match vsphere.transport {
-            Some(own @ (VsphereTransport::Nfc | VsphereTransport::Ssh)) => own,
-            _ => VsphereTransport::Https,
-        },
+        transport: vsphere.transport.unwrap_or(VsphereTransport::Auto),
+        ways: Vec::new(),
         connections: whole(vsphere.connections.map(|number| number.get())).map_or(CONNECTIONS, u32::from),
         found,
         draft,
@@ -243,7 +241,8 @@ fn check_features(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
         return refuse("power", "shutting down of sources", off);
     }
     match vsphere.transport.unwrap_or(VsphereTransport::Auto) {
-        VsphereTransport::Auto | VsphereTransport::Https | VsphereTransport::Nfc => {}
+        VsphereTransport::Auto | VsphereTransport::Https | VsphereTransport::Nfc | VsphereTransport::Vddk => {
+        }
         VsphereTransport::Ssh if vsphere.credential.is_some() => {}
         VsphereTransport::Ssh => {
             return Err(tree
@@ -253,13 +252,6 @@ fn check_features(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
                     "`ssh` needs a key, which only a stored credential has",
                 )
                 .advice("name a `credential` with `identity` and `known_hosts`"));
-        }
-        VsphereTransport::Vddk => {
-            return refuse(
-                "transport",
-                "transport but `https`, `nfc` and `ssh`",
-                "leave it out, or write one of these",
-            );
         }
     }
     let shutdown = "shutting down of sources, to which this belongs";
@@ -313,6 +305,7 @@ pub fn describe(plan: &Plan, description: &Description, settings: &Settings) -> 
     let mut described = build::plan(&draft.submission, &vm, &manifest, &tree, of.0, of.1, settings)?;
     if let Some(remote) = &mut described.remote {
         remote.draft = Some(draft.clone());
+        remote.ways.clone_from(&description.ways);
     }
     Ok(described)
 }

@@ -58,7 +58,8 @@ fn description() -> Description {
         warnings: vec!["it has a floppy drive".to_owned()],
         ..Facts::default()
     };
-    Description { vm: FoundVm { host: "vc.example.com".to_owned(), moref: "vm-42".to_owned() }, facts }
+    let vm = FoundVm { host: "vc.example.com".to_owned(), moref: "vm-42".to_owned() };
+    Description { vm, facts, ways: Vec::new() }
 }
 
 fn described(text: &str) -> Result<Plan> {
@@ -163,7 +164,6 @@ fn what_this_version_lacks_is_refused_by_its_name() {
         ("power: shutdown", "power"),
         ("shutdown_timeout_s: 60", "shutdown_timeout_s"),
         ("force_off: true", "force_off"),
-        ("transport: vddk", "transport"),
         ("snapshot: {quiesce: try}", "snapshot.quiesce"),
         ("warm: {max_delta_mb: 64}", "warm.max_delta_mb"),
         ("after: {annotate: false, disconnect_nics: true}", "after.disconnect_nics"),
@@ -180,6 +180,7 @@ fn what_this_version_lacks_is_refused_by_its_name() {
         "power: require_off",
         "transport: auto",
         "transport: nfc",
+        "transport: vddk",
         "force_off: false",
         "after: {annotate: false}",
     ] {

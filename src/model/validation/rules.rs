@@ -53,6 +53,7 @@ pub const RULES: &[Rule] = &[
     guard("source.consolidation", "files of snapshots are left that no snapshot has any more"),
     guard("source.encrypted", "vSphere encrypts the VM"),
     guard("source.no_disks", "the VM has no disks"),
+    guard("source.transport", "the disks of a VM do not come by the way that is left for them"),
     guard("source.changed", "the VM has other disks than its plan was made for"),
     rule("source.not_asked", Info, "the VM is asked for when the job runs, and not before"),
     guard("disk.missing", "a disk, or one of its files, is not there"),

@@ -32,6 +32,7 @@ pub(super) use target::{Fit, check_fit};
 use super::hooks::Host;
 use crate::disk::{Control, SourceDisk};
 use crate::model::error::Error;
+use crate::model::manifest::VsphereTransport;
 use crate::model::plan::{Plan, PlannedDisk, Preflight};
 use crate::model::protocol::WorkLimits;
 use crate::model::validation::{Findings, Weights, together};
@@ -54,6 +55,8 @@ pub(super) struct Scene<'a> {
     pub(super) sources: &'a [Result<SourceDisk, Error>],
     /// The VM that they are of, if it is elsewhere and was found.
     pub(super) machine: Option<&'a Machine>,
+    /// By which way its disks come.
+    pub(super) transport: Option<VsphereTransport>,
     /// Why nothing could.
     pub(super) no_engine: Option<&'a Error>,
     /// Where the results go, if the VM's own directory is there.

@@ -42,7 +42,7 @@ pub fn rehearse(
 ) -> Findings {
     let mut findings = Findings::new(weights(plan, limits));
     let engine = Engine::find(launcher.clone());
-    let asked = match ask(plan, limits, control) {
+    let mut asked = match ask(plan, limits, launcher, control) {
         Ok(asked) => asked,
         Err(error) => {
             findings.error("disk.missing", None, error);
@@ -53,11 +53,9 @@ pub fn rehearse(
         let error = Error::new(Kind::Source, "the VM is asked for when the job runs");
         findings.add("source.not_asked", None, error.advice("`hyper2kvm validate --deep` asks at once"));
     }
-    let sources: Vec<Result<SourceDisk>> = match (&engine, &asked) {
+    let sources: Vec<Result<SourceDisk>> = match (&engine, &mut asked) {
         (Ok(_), Some((source, _))) if !source.is_off() => Vec::new(),
-        (Ok(_), Some((source, connections))) => {
-            plan.disks.iter().map(|disk| source.open(disk, *connections)).collect()
-        }
+        (Ok(_), Some((source, connections))) => source.open_all(&plan.disks, *connections),
         (Ok(engine), None) => plan.disks.iter().map(|disk| open(disk, limits, engine, control)).collect(),
         (Err(_), _) => Vec::new(),
     };
@@ -73,6 +71,7 @@ pub fn rehearse(
         control,
         sources: &sources,
         machine: asked.as_ref().map(|(source, _)| &source.machine),
+        transport: asked.as_ref().map(|(source, _)| source.ways.chosen()),
         no_engine: engine.as_ref().err(),
         results: results.as_ref().map(|results| Directories::new(results, &others)),
         programs,
@@ -128,9 +127,16 @@ pub fn rehearse(
 }
 
 /// The VM, if it is elsewhere and was found when the plan was made.
-fn ask(plan: &Plan, limits: &WorkLimits, control: &Control) -> Result<Option<(Source, u32)>> {
+fn ask(
+    plan: &Plan,
+    limits: &WorkLimits,
+    launcher: &Launcher,
+    control: &Control,
+) -> Result<Option<(Source, u32)>> {
     let Some(planned) = plan.remote.as_ref().filter(|remote| remote.found.is_some()) else { return Ok(None) };
-    let source = remote::ask(&Access::read(planned)?, planned, &limits.remote, control)?;
+    let access = Access::read(planned)?;
+    let mut source = remote::ask(&access, planned, &limits.remote, control)?;
+    source.equip(&access, launcher, limits);
     match source.changed(plan) {
         None => Ok(Some((source, remote::connections(planned, &limits.remote)))),
         Some(error) => Err(error),

@@ -21,9 +21,7 @@ impl Validator for Source {
     }
 
     fn look(&self, scene: &Scene<'_>, findings: &mut Findings) {
-        let reads_through = [VsphereTransport::Nfc, VsphereTransport::Ssh];
-        let is_exported =
-            scene.plan.remote.as_ref().is_some_and(|remote| reads_through.contains(&remote.transport));
+        let is_exported = scene.transport.is_some_and(VsphereTransport::reads_through_snapshots);
         if let Some(machine) = scene.machine {
             look_at(machine, is_exported, findings);
         }

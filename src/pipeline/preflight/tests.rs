@@ -90,6 +90,7 @@ fn a_validator_that_fails_ends_no_other_and_one_that_does_not_apply_is_not_asked
         sources: &[],
         no_engine: None,
         machine: None,
+        transport: None,
         results: None,
         programs: None,
         kvm: &|| KvmProbe { present: false, works: false, detail: String::new() },

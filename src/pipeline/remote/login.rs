@@ -8,8 +8,10 @@ use std::path::PathBuf;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::manifest::VsphereTransport;
 use crate::model::manifest::values::{HostName, Secret};
+use crate::model::protocol::RemoteLimits;
 use crate::model::remote::{PlannedLogin, PlannedRemote, SSH_PORT};
 use crate::vsphere::ssh::Account;
+use crate::vsphere::vddk::Library;
 use crate::vsphere::{Endpoint, Login, Trusted, stored};
 
 /// What a process has to be able to read to find a server by its name, and to know who vouches for it.
@@ -36,6 +38,8 @@ pub(in crate::pipeline) struct Access {
     pub(super) login: Login,
     /// For the shells of hosts. Only `ssh` reads the key.
     pub(super) key: Option<Account>,
+    /// Where its credential says that VMware's library is.
+    vddk_libdir: Option<PathBuf>,
 }
 
 impl Access {
@@ -46,8 +50,9 @@ impl Access {
             let trust = Trusted::System { ca_file: None };
             let endpoint = Endpoint { host: account.host.clone(), port: account.port, trust };
             let login = Login { username: account.username.clone(), password: Secret::made("") };
-            return Ok(Access { endpoint, login, key });
+            return Ok(Access { endpoint, login, key, vddk_libdir: None });
         }
+        let mut vddk_libdir = None;
         let of_account = |username: &str, password: Secret| -> Result<(Endpoint, Login)> {
             let Some(host) = remote.host.clone() else {
                 return Err(Error::internal("a plan names neither a host nor a credential that does"));
@@ -57,8 +62,13 @@ impl Access {
             Ok((Endpoint { host, port: remote.port, trust }, login))
         };
         let (mut endpoint, login) = match &remote.login {
-            PlannedLogin::Credential(file) => stored::read(file, remote.host.as_deref(), remote.port)
-                .map_err(|error| error.field("source.vsphere.credential"))?,
+            PlannedLogin::Credential(file) => {
+                let read = stored::read_with_library(file, remote.host.as_deref(), remote.port);
+                let (endpoint, login, libdir) =
+                    read.map_err(|error| error.field("source.vsphere.credential"))?;
+                vddk_libdir = libdir;
+                (endpoint, login)
+            }
             PlannedLogin::PasswordFile { username, file } => {
                 let password = stored::password_in(file);
                 of_account(username, password.map_err(|error| error.field("source.vsphere.password_file"))?)?
@@ -92,12 +102,17 @@ impl Access {
                     "write the name or the address of the vCenter or ESXi host: `host: vcenter.example.com`",
                 )
         })?;
-        Ok(Access { endpoint, login, key })
+        Ok(Access { endpoint, login, key, vddk_libdir })
     }
 
     /// Whether another program is run to get there.
     pub(in crate::pipeline) fn runs_ssh(&self) -> bool {
         self.key.is_some()
+    }
+
+    /// VMware's library, where the credential says that it is, or else the configuration; why there is none, if there is none.
+    pub(in crate::pipeline) fn library(&self, limits: &RemoteLimits) -> Result<Library> {
+        Library::look(self.vddk_libdir.as_deref().or(limits.vddk_libdir.as_deref()))
     }
 
     /// What has to be readable to get there.
@@ -117,14 +132,19 @@ impl Access {
 
 /// The key for the shells of hosts, where one is needed.
 fn key_of(remote: &PlannedRemote) -> Result<Option<Account>> {
-    let (VsphereTransport::Ssh, Some(file)) = (remote.transport, remote.login.file()) else {
-        return Ok(None);
+    let Some(file) = remote.login.file() else { return Ok(None) };
+    let has_to = match remote.transport {
+        VsphereTransport::Ssh => true,
+        VsphereTransport::Auto => false,
+        VsphereTransport::Https | VsphereTransport::Nfc | VsphereTransport::Vddk => return Ok(None),
     };
     let port = if remote.on_host().is_some() { remote.port } else { SSH_PORT };
     let provider = if remote.on_host().is_some() { "esxi" } else { "vsphere" };
-    Account::stored(file, remote.host.as_deref(), port)
-        .map(Some)
-        .map_err(|error| error.field(format!("source.{provider}.credential")))
+    let account = Account::stored(file, remote.host.as_deref(), port);
+    if !has_to {
+        return Ok(account.ok());
+    }
+    account.map(Some).map_err(|error| error.field(format!("source.{provider}.credential")))
 }
 
 #[cfg(test)]
@@ -150,6 +170,7 @@ mod tests {
             folder: None,
             mode: VsphereMode::Cold,
             transport: VsphereTransport::Https,
+            ways: Vec::new(),
             connections: 4,
             found: None,
             draft: None,

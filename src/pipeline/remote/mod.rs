@@ -9,22 +9,26 @@
 
 mod esxi;
 mod login;
+mod ways;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 pub(super) use login::Access;
+pub(super) use ways::Ways;
 
 use crate::disk::{Control, Remote, SourceDisk};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::Facts;
 use crate::model::manifest::VsphereTransport;
 use crate::model::plan::{Plan, PlannedDisk};
-use crate::model::protocol::RemoteLimits;
+use crate::model::protocol::{RemoteLimits, WorkLimits};
 use crate::model::remote::{CHANGED_RULE, Description, FoundVm, PlannedRemote, WantedVm};
+use crate::sys::process::Launcher;
 use crate::vsphere::inventory::{self, Filters, Power, VmRef, Wanted};
 use crate::vsphere::machine::{self, Machine};
 use crate::vsphere::nfc::Export;
+use crate::vsphere::vddk::{self, Library, Means};
 use crate::vsphere::{Client, Patience, facts, folder, ssh};
 
 /// A VM that was found.
@@ -37,7 +41,11 @@ pub(super) struct Source {
     /// All that is known of it there.
     pub(super) machine: Machine,
     facts: Facts,
-    transport: VsphereTransport,
+    /// By which ways its disks can come.
+    pub(super) ways: Ways,
+    /// What VMware's library reads with, if that is there, and whoever opens disks here may start programs.
+    library: Result<Library>,
+    means: Option<Means>,
     /// What it is exported through, once one of its disks was opened so.
     export: OnceLock<Arc<Export>>,
     /// Through which shells its disks are read, once one was.
@@ -57,6 +65,10 @@ pub(super) fn ask(
     limits: &RemoteLimits,
     control: &Control,
 ) -> Result<Source> {
+    let library = access.library(limits);
+    if let (VsphereTransport::Vddk, Err(error)) = (remote.transport, &library) {
+        return Err(error.clone());
+    }
     let patience = Patience::of(&limits.connection);
     if let (Some(path), Some(key)) = (remote.on_host(), &access.key) {
         let connections = usize::try_from(connections(remote, limits)).unwrap_or(1);
@@ -67,7 +79,9 @@ pub(super) fn ask(
             host: key.host.clone(),
             machine: found.machine,
             facts: found.facts,
-            transport: remote.transport,
+            ways: Ways::only(remote.transport),
+            library,
+            means: None,
             export: OnceLock::new(),
             shells: OnceLock::from(host),
             key: None,
@@ -78,12 +92,15 @@ pub(super) fn ask(
     }
     let client = Client::connect(&access.endpoint, &access.login, &patience, control)?;
     let machine = find(&client, remote)?;
+    let ways = Ways::of(&client, &machine, remote.transport, (access.key.as_ref(), library.as_ref().err()))?;
     Ok(Source {
         facts: facts::facts(&machine),
         host: client.host().to_owned(),
         client: Some(client),
         machine,
-        transport: remote.transport,
+        ways,
+        library,
+        means: None,
         export: OnceLock::new(),
         shells: OnceLock::new(),
         key: access.key.clone(),
@@ -121,7 +138,19 @@ impl Source {
     /// What it is.
     pub(super) fn description(&self) -> Description {
         let vm = FoundVm { host: self.host.clone(), moref: self.machine.moref.clone() };
-        Description { vm, facts: self.facts.clone() }
+        Description { vm, facts: self.facts.clone(), ways: self.ways.all().to_vec() }
+    }
+
+    /// From now on programs may be started to read its disks, within these limits.
+    pub(super) fn equip(&mut self, access: &Access, launcher: &Launcher, limits: &WorkLimits) {
+        self.means = self.library.as_ref().ok().map(|library| Means {
+            library: library.clone(),
+            launcher: launcher.clone(),
+            readable: access.readable(),
+            sandbox_required: limits.sandbox_required,
+            memory_bytes: limits.child_memory_bytes,
+            stall_timeout_s: limits.stall_timeout_s,
+        });
     }
 
     /// Why a plan is not for this VM, if it is not: its disks were others when it was made.
@@ -152,15 +181,37 @@ impl Source {
                 .rule(CHANGED_RULE)
                 .advice("see what it has: `hyper2kvm vsphere disks`"));
         };
-        if self.transport == VsphereTransport::Nfc {
-            return SourceDisk::remote(self.export()?.disk(found));
-        }
         let connections = usize::try_from(connections).unwrap_or(1);
-        if self.transport == VsphereTransport::Ssh {
-            let place = folder::DatastorePath::parse(&found.path)?;
-            return SourceDisk::remote(self.shells(connections)?.open(&place, &self.control)?);
+        SourceDisk::remote(match self.ways.chosen() {
+            VsphereTransport::Nfc => self.export()?.disk(found),
+            VsphereTransport::Vddk => vddk::open(self.client()?, &self.machine, found, None, self.means()?)?,
+            VsphereTransport::Ssh => {
+                let place = folder::DatastorePath::parse(&found.path)?;
+                self.shells(connections)?.open(&place, &self.control)?
+            }
+            VsphereTransport::Auto | VsphereTransport::Https => {
+                folder::open(self.client()?, &self.machine, found, connections)?
+            }
+        })
+    }
+
+    /// All of them, by the first way whose first bytes come; that a way was left for another is not told.
+    pub(super) fn open_all(&mut self, disks: &[PlannedDisk], connections: u32) -> Vec<Result<SourceDisk>> {
+        loop {
+            let opened: Vec<_> = disks.iter().map(|disk| self.open(disk, connections)).collect();
+            let left = opened.iter().find_map(|opened| self.ways.after(opened.as_ref().err()?));
+            match left {
+                Some(left) => self.ways.leave(&[left]),
+                None => return opened,
+            }
         }
-        SourceDisk::remote(folder::open(self.client()?, &self.machine, found, connections)?)
+    }
+
+    /// What VMware's library reads with; else why it does not.
+    fn means(&self) -> Result<Means> {
+        let library = self.library.as_ref().map_err(Clone::clone);
+        let nowhere = || Error::internal("a disk is to be read by a program where none may be started");
+        library.and_then(|_| self.means.clone().ok_or_else(nowhere))
     }
 
     fn client(&self) -> Result<&Client> {

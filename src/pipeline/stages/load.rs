@@ -30,8 +30,8 @@ const EMULATED_BOOT_BYTES: u64 = 16 << 30;
 pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     let mut findings = Findings::new(preflight::weights(job.plan, &job.order.limits));
     let engine = engine(job);
-    let remote = ask(job)?;
-    let sources = open_all(job, engine.as_ref().ok(), remote.as_ref())?;
+    let mut remote = ask(job)?;
+    let sources = open_by_any_way(job, engine.as_ref().ok(), &mut remote)?;
     let scene = Scene {
         plan: job.plan,
         limits: &job.order.limits,
@@ -39,6 +39,7 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
         control: job.control,
         sources: &sources,
         machine: remote.as_ref().map(|remote| &remote.machine),
+        transport: remote.as_ref().map(|remote| remote.ways.chosen()),
         no_engine: engine.as_ref().err(),
         results: Some(job.place.dirs()),
         programs: job.place.hooks.clone(),
@@ -82,11 +83,32 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
             "vm": source.machine.path,
             "moref": source.machine.moref,
             "mode": planned.mode,
-            "transport": planned.transport,
+            "transport": source.ways.chosen(),
+            "ways": source.ways.all(),
             "connections": remote::connections(planned, &job.order.limits.remote),
         });
     }
+    job.ways = remote.map(|remote| remote.ways);
     Ok(told)
+}
+
+/// Opens every source. By the first bytes it shows whether the way by which those of a VM elsewhere are to come does; else the next one is taken.
+fn open_by_any_way(
+    job: &mut Job<'_>,
+    engine: Option<&Engine>,
+    remote: &mut Option<Source>,
+) -> Result<Vec<Result<SourceDisk>>> {
+    loop {
+        let sources = open_all(job, engine, remote.as_ref())?;
+        let Some(source) = remote else { return Ok(sources) };
+        let left = sources.iter().find_map(|opened| source.ways.after(opened.as_ref().err()?));
+        let Some(left) = left else { return Ok(sources) };
+        let why = left.left.clone().unwrap_or_default();
+        let words = left.transport.words();
+        source.ways.leave(&[left]);
+        let next = source.ways.chosen().words();
+        job.warn(Stage::Load, format!("the disks do not come over {words} ({why}): they come over {next}"));
+    }
 }
 
 /// Opens every source, also behind one that cannot be opened: all that is wrong is told together.
@@ -149,7 +171,10 @@ fn engine(job: &Job<'_>) -> Result<Engine> {
 fn ask(job: &mut Job<'_>) -> Result<Option<Source>> {
     let (Some(planned), Some(access)) = (&job.plan.remote, &job.place.access) else { return Ok(None) };
     job.meter.detail(Stage::Load, format!("looks for {}", planned.shown()));
-    let source = remote::ask(access, planned, &job.order.limits.remote, job.control)?;
+    let mut source = remote::ask(access, planned, &job.order.limits.remote, job.control)?;
+    source.equip(access, &job.bench.launcher, &job.order.limits);
+    source.ways.leave(&job.checkpoint.ways_left);
+    job.meter.detail(Stage::Load, format!("reads over {}", source.ways.chosen().words()));
     match source.changed(job.plan) {
         None => Ok(Some(source)),
         Some(error) => {
@@ -232,7 +257,13 @@ fn keep_what_is_finished(job: &mut Job<'_>) -> Result<()> {
     // A repaired disk that starts over needs its repairs again; they may be gone with it.
     guest::keep_what_is_sound(job)?;
     for (id, unchanged) in restarted {
-        let why = if unchanged { "its partial result was changed" } else { "its source has changed" };
+        let why = match unchanged {
+            true => "its partial result was changed",
+            false if !job.checkpoint.ways_left.is_empty() => {
+                "it comes another way, or its source has changed,"
+            }
+            false => "its source has changed",
+        };
         job.warn(Stage::Load, format!("disk {id} starts over: {why} since the earlier attempt"));
     }
     job.save()

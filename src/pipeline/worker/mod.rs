@@ -12,6 +12,7 @@
 //! journal; how far a copy is that was cut, in one of its own. What is not here: what a stage does (see
 //! [`super::stages`]), and whether a failed job is tried again.
 
+mod another_way;
 mod asking;
 mod begin;
 mod places;
@@ -33,6 +34,7 @@ use super::handover;
 use super::hooks::{self, Beside, Ledger};
 use super::meter::Meter;
 use super::publish::{self, Names, Publication};
+use super::remote::Ways;
 use super::report::{self, StageResults, Written};
 use super::stages;
 use super::target;
@@ -139,6 +141,7 @@ fn work_unless_lost(
         meter: Meter::new(emit),
         checkpoint: begun,
         sources: Vec::new(),
+        ways: None,
         guest: None,
         copied: BTreeSet::new(),
         ledger,
@@ -148,9 +151,12 @@ fn work_unless_lost(
         kvm: OnceCell::new(),
         results: StageResults::new(),
     };
-    match job.all_stages().and_then(|()| job.publish()) {
-        Ok(published) => WorkerOutcome::Succeeded(published),
-        Err(error) => job.end(error),
+    loop {
+        match job.all_stages().and_then(|()| job.publish()) {
+            Ok(published) => return WorkerOutcome::Succeeded(published),
+            Err(error) if another_way::is_taken(&mut job, &error) => {}
+            Err(error) => return job.end(error),
+        }
     }
 }
 
@@ -204,6 +210,8 @@ pub(super) struct Job<'a> {
     pub(super) checkpoint: Checkpoint,
     /// Opened by `load`, in the plan's order.
     pub(super) sources: Vec<Opened>,
+    /// How the disks of a VM that is elsewhere can come; settled by `load`.
+    pub(super) ways: Option<Ways>,
     /// While it goes on.
     pub(super) guest: Option<GuestWork>,
     /// Disks that this very run has copied from their beginning to their end.

@@ -58,15 +58,14 @@ impl Scheduler {
 
     /// How a worker of this plan asks and reads: what others of the same server have of the connections is not his.
     pub(super) fn remote_limits(&self, job: JobId, plan: &Plan) -> RemoteLimits {
-        let connection = self.settings.vc_connection.clone();
         let Some(remote) = &plan.remote else { return RemoteLimits::default() };
         let all = self.settings.limits.connections_per_host;
         let others = self.core.others_on_its_server(job);
         let taken: u32 =
             others.iter().filter_map(|other| self.live.get(other)).map(|live| live.connections).sum();
         RemoteLimits {
-            connection,
             connections: Some(all.saturating_sub(taken).clamp(1, remote.connections.max(1))),
+            ..RemoteLimits::of(&self.settings)
         }
     }
 

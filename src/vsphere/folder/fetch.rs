@@ -22,6 +22,7 @@ use super::location::DatastorePath;
 use super::pool::Pool;
 use crate::disk::Control;
 use crate::model::error::{Disposition, Error, Kind, Result};
+use crate::model::transports::TRANSPORT_RULE;
 use crate::vsphere::{Client, Connection, Response};
 
 /// A server is not left alone for longer, whatever it says.
@@ -229,7 +230,8 @@ impl Files {
         let error = match status.as_u16() {
             401 | 403 => failure(Kind::Auth, "does not let this account read it").advice(
                 "give the account the privileges Datastore.Browse and Datastore.FileManagement (low level file operations) on the datastore",
-            ),
+            )
+            .rule(TRANSPORT_RULE),
             404 | 410 => failure(Kind::Source, "has no such file")
                 .rule("disk.missing")
                 .advice("see whether the VM was moved or deleted meanwhile: `hyper2kvm vsphere disks`"),
@@ -243,7 +245,8 @@ impl Files {
             }
             _ => failure(Kind::Source, "does not give it").advice(
                 "see that nothing stands between this machine and the server, and what the server's own log says",
-            ),
+            )
+            .rule(TRANSPORT_RULE),
         };
         // A session that was begun anew a moment ago may be forgotten, too.
         let passes = status == StatusCode::UNAUTHORIZED;
@@ -253,6 +256,7 @@ impl Files {
     /// Somebody in between, or the server, does something else with ranges than the standard says.
     fn no_ranges(&self, place: &DatastorePath, what: &str) -> Error {
         Error::new(Kind::Source, format!("{place}: {} {what}", self.host()))
+            .rule(TRANSPORT_RULE)
             .source(self.name(place))
             .advice("see whether a proxy stands between this machine and the server, and go past it")
             .permanent()

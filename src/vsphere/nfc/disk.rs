@@ -94,6 +94,21 @@ pub(crate) fn identity(machine: &Machine, disk: &VmDisk) -> String {
     .join("|")
 }
 
+/// Asks the server whether a disk of a machine that is off is still what it was.
+pub(crate) fn check_unchanged(client: &Client, before: &Machine, disk: &VmDisk, name: &str) -> Result<()> {
+    let now = machine(client, &VmRef { moref: before.moref.clone() })?;
+    let same = now.disks.iter().find(|same| same.key == disk.key);
+    let is_same =
+        now.power == Power::Off && same.is_some_and(|same| identity(&now, same) == identity(before, disk));
+    if is_same {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Source, format!("{name} changed while it was being read"))
+        .rule("disk.changed")
+        .source(name)
+        .advice("make sure that the machine stays off and nobody changes its disks, then try again"))
+}
+
 #[derive(Debug, Clone)]
 struct ExportedDisk {
     export: Arc<Export>,
@@ -131,19 +146,7 @@ impl Remote for ExportedDisk {
 
     fn check_unchanged(&self, control: &Control) -> Result<()> {
         control.ended()?;
-        let Export { client, machine: before, .. } = &*self.export;
-        let now = machine(client, &VmRef { moref: before.moref.clone() })?;
-        let disk = now.disks.iter().find(|disk| disk.key == self.disk.key);
-        let is_same =
-            now.power == Power::Off && disk.is_some_and(|disk| identity(&now, disk) == self.identity());
-        if is_same {
-            return Ok(());
-        }
-        let name = Remote::name(self);
-        Err(Error::new(Kind::Source, format!("{name} changed while it was being read"))
-            .rule("disk.changed")
-            .source(name)
-            .advice("make sure that the machine stays off and nobody changes its disks, then try again"))
+        check_unchanged(&self.export.client, &self.export.machine, &self.disk, &Remote::name(self))
     }
 
     fn most_data(&self) -> Option<u64> {

@@ -19,6 +19,7 @@ use super::device::Device;
 use crate::disk::Control;
 use crate::model::element::Element;
 use crate::model::error::{Error, Kind, Result};
+use crate::model::transports::TRANSPORT_RULE;
 use crate::vsphere::client::Client;
 use crate::vsphere::devices::VmDisk;
 use crate::vsphere::failure;
@@ -89,8 +90,9 @@ impl Lease {
         let vm = MoRef::new("VirtualMachine", &machine.moref);
         let what = format!("cannot export {}", machine.name);
         let call = Call::changes("ExportVm", &vm, Vec::new());
-        let object =
-            client.call(&call, soap::returned_object).map_err(|failure| failure::told(&what, failure))?;
+        let object = client
+            .call(&call, soap::returned_object)
+            .map_err(|failure| refused(failure::told(&what, failure)))?;
         // From here on it is ended, whatever happens.
         let mut lease = Lease {
             client: client.clone(),
@@ -191,6 +193,7 @@ impl Lease {
                 Kind::Unsupported,
                 format!("the server does not export {} of {}", disk.label, self.machine),
             )
+            .rule(TRANSPORT_RULE)
             .source(disk.path.clone())
             .advice("mapped LUNs and disks of other devices are not exported: read it over another transport, or leave it out")),
         }
@@ -260,6 +263,13 @@ impl Drop for Lease {
             }
         }
     }
+}
+
+/// What a server does not do for this account or this machine may come another way.
+fn refused(error: Error) -> Error {
+    let is_of_the_way =
+        matches!(error.kind(), Kind::Auth | Kind::Unsupported) && error.details().rule.is_none();
+    if is_of_the_way { error.rule(TRANSPORT_RULE) } else { error }
 }
 
 fn lost(fault: &soap::Fault) -> Error {

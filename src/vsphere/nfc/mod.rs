@@ -16,6 +16,6 @@ mod download;
 mod lease;
 
 pub use disk::Export;
-pub(super) use disk::identity;
+pub(super) use disk::{check_unchanged, identity};
 pub(super) use download::Download;
 pub(super) use lease::Lease;
