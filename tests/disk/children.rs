@@ -313,3 +313,39 @@ fn a_confined_parent_still_sees_what_its_child_does() {
     let output = launcher().run_short(&spec, &mut |_| ()).unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "seen\n", "{}", output.complaint());
 }
+
+#[test]
+fn a_child_that_is_spoken_with_answers_complains_and_dies_with_its_conversation() {
+    let soon = Duration::from_secs(10);
+    let script = "echo $$; while read line; do [ \"$line\" = end ] && { echo why >&2; exit 3; }; echo \"<$line>\"; done";
+    let mut spoken = launcher().converse(&shell(script)).unwrap();
+    let hear = |spoken: &mut hyper2kvm::sys::process::Conversation| {
+        let mut said = String::new();
+        while !said.ends_with('\n') {
+            let mut bytes = [0; 64];
+            let count = spoken.hear(&mut bytes, soon).unwrap().unwrap();
+            assert!(count > 0, "it has ended after {said}");
+            said.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+        }
+        said
+    };
+    let first = hear(&mut spoken);
+    spoken.tell(b"one\n", soon).unwrap();
+    assert_eq!(hear(&mut spoken), "<one>\n");
+    assert_eq!(
+        spoken.hear(&mut [0; 8], Duration::from_millis(20)).unwrap(),
+        None,
+        "it says nothing by itself"
+    );
+    drop(spoken);
+    assert!(!is_alive(first.trim()), "it dies with whoever spoke with it");
+    let mut spoken = launcher().converse(&shell(script)).unwrap();
+    hear(&mut spoken);
+    spoken.tell(b"end\n", soon).unwrap();
+    assert_eq!(spoken.hear(&mut [0; 8], soon).unwrap(), Some(0), "its end is told");
+    assert_eq!(spoken.complaint(), "why");
+    let missing = ChildSpec::new("/not/there", [""; 0]);
+    let mut spoken = launcher().converse(&missing).unwrap();
+    assert_eq!(spoken.hear(&mut [0; 8], soon).unwrap(), Some(0));
+    assert!(spoken.complaint().contains("exec"), "the stub says why it could not become the program");
+}

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::jobs;
 use crate::support::esxi::{Esxi, descriptor};
 use crate::support::faults::{Fault, Relay};
-use crate::support::vcenter::{Options, PASSWORD, USER, Vcenter, disk};
+use crate::support::vcenter::{Options, PASSWORD, Vcenter, disk};
 use crate::support::{Daemon, disks, wait_for};
 
 const MIB: u64 = 1 << 20;
@@ -282,13 +282,14 @@ fn disks_of_a_vm_that_the_api_names_are_read_on_its_host() {
     let mut daemon = jobs::prepared("");
     let content = content(&daemon, 4);
     let machine = json!({ "name": "web", "disks": [disk(&content)] });
-    let vcenter = Vcenter::start(Options::esxi().machine(machine));
+    let vcenter = Vcenter::start(Options::esxi().with("user", "root").machine(machine));
     let relay = Relay::at(&format!("{address}:0"), &vcenter.address());
     let esxi = Esxi::at(&address, 22);
     fs::remove_file(esxi.datastore().with_file_name("ds1")).unwrap();
     copy(&vcenter.datastore("ds1"), &esxi.datastore().with_file_name("ds1"));
     let mut credential = esxi.credential(&[22], "key");
-    credential["username"] = json!(USER);
+    // Whose login it is is the same for both.
+    credential["username"] = json!("root");
     credential["password"] = json!(PASSWORD);
     credential["thumbprint"] = json!(vcenter.thumbprint());
     store(&daemon, &credential);

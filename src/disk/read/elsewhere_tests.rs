@@ -1,3 +1,5 @@
+//! What a disk holds by the tables of a snapshot, whole, cut off and changed.
+
 use super::*;
 
 /// A file in memory that counts how often it is asked.

@@ -1,3 +1,5 @@
+//! What a manifest may say of a VM on a host that is reached by its shell, and the plan that follows.
+
 use std::path::Path;
 
 use super::*;

@@ -35,6 +35,9 @@ struct Layer {
     content: String,
 }
 
+/// The descriptor that a layer stands on, and the id that the content of that has to have.
+type Below = (DatastorePath, Option<String>);
+
 /// An extent.
 #[derive(Debug)]
 struct Part {
@@ -124,12 +127,8 @@ impl Chain {
 }
 
 impl Layer {
-    /// With the descriptor that it stands on, and the id that the content of that has to have.
-    fn read(
-        files: &Files,
-        place: &DatastorePath,
-        control: &Control,
-    ) -> Result<(Layer, Option<(DatastorePath, Option<String>)>)> {
+    /// With what it stands on.
+    fn read(files: &Files, place: &DatastorePath, control: &Control) -> Result<(Layer, Option<Below>)> {
         let name = files.name(place);
         let looked_at = files.look(place, control)?;
         if looked_at.size > DESCRIPTOR_BYTES {

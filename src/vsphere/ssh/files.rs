@@ -232,7 +232,7 @@ impl Files {
 /// The largest blocks that a range begins with and, but for the end of a file, is made of.
 fn block_of(at: u64, length: u64) -> u64 {
     let mut block = LARGEST_BLOCK;
-    while block > SMALLEST_BLOCK && (at % block != 0 || block > length) {
+    while block > SMALLEST_BLOCK && (!at.is_multiple_of(block) || block > length) {
         block /= 2;
     }
     block
