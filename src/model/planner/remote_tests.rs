@@ -58,7 +58,10 @@ fn description() -> Description {
         warnings: vec!["it has a floppy drive".to_owned()],
         ..Facts::default()
     };
-    Description { vm: FoundVm { host: "vc.example.com".to_owned(), moref: "vm-42".to_owned() }, facts }
+    Description {
+        vm: FoundVm { host: "vc.example.com".to_owned(), moref: "vm-42".to_owned(), ..FoundVm::default() },
+        facts,
+    }
 }
 
 fn described(text: &str) -> Result<Plan> {
