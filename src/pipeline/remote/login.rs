@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::manifest::values::{HostName, Secret};
 use crate::model::remote::{PlannedLogin, PlannedRemote};
+use crate::sys::secret;
 use crate::vsphere::{Endpoint, Login, Trusted, stored};
 
 /// What a process has to be able to read to find a server by its name, and to know who vouches for it.
@@ -31,8 +32,11 @@ pub(in crate::pipeline) struct Access {
 }
 
 impl Access {
-    /// Reads what a plan names.
+    /// Reads what a plan names. From then on the process leaves no picture of its memory behind.
     pub(in crate::pipeline) fn read(remote: &PlannedRemote) -> Result<Access> {
+        if let Err(error) = secret::leave_no_core() {
+            tracing::debug!(%error, "a password may be in what is left of this process if it dies");
+        }
         let of_account = |username: &str, password: Secret| -> Result<(Endpoint, Login)> {
             let Some(host) = remote.host.clone() else {
                 return Err(Error::internal("a plan names neither a host nor a credential that does"));
