@@ -20,6 +20,8 @@ pub enum Purpose {
     Look,
     /// To read its disks where they lie.
     Read,
+    /// To have its host send its disks.
+    Export,
     /// To make snapshots and remove them.
     Snapshot,
     /// To have changes tracked.
@@ -33,6 +35,7 @@ impl Purpose {
         match self {
             Purpose::Look => "look at it",
             Purpose::Read => "read its disks",
+            Purpose::Export => "export it",
             Purpose::Snapshot => "make and remove snapshots",
             Purpose::Tracking => "track changes",
         }
@@ -40,9 +43,11 @@ impl Purpose {
 }
 
 /// A privilege on a machine.
-const ON_MACHINE: [(&str, Purpose); 5] = [
+const ON_MACHINE: [(&str, Purpose); 7] = [
     ("System.View", Purpose::Look),
     ("System.Read", Purpose::Look),
+    ("VApp.Export", Purpose::Export),
+    ("VirtualMachine.Provisioning.GetVmFiles", Purpose::Export),
     ("VirtualMachine.State.CreateSnapshot", Purpose::Snapshot),
     ("VirtualMachine.State.RemoveSnapshot", Purpose::Snapshot),
     ("VirtualMachine.Config.ChangeTracking", Purpose::Tracking),
