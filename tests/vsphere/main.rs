@@ -7,12 +7,17 @@
 mod support;
 
 mod bed;
+mod campaign;
 mod client;
 mod commands;
 mod download;
 mod exports;
 mod folder;
 mod jobs;
+mod links;
+mod privileges;
 mod repairs;
+mod secrets;
+mod servers;
 mod streams;
 mod transfers;
