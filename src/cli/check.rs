@@ -248,6 +248,7 @@ mod tests {
             ready: true,
             network: "up".to_owned(),
             network_missing: Vec::new(),
+            servers_away: Vec::new(),
             paused: false,
             draining: false,
             counts: BTreeMap::from([("running".to_owned(), 2)]),

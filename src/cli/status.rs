@@ -74,6 +74,14 @@ fn describe(status: &Status, color: bool) -> String {
         names => format!(" (required but not here: {})", names.join(", ")),
     };
     line("network", &printable(&format!("{}{missing}", status.network)));
+    for away in &status.servers_away {
+        let next =
+            away.next_at.map_or_else(|| "tried now".to_owned(), |at| format!("tried again {}", moment(at)));
+        line(
+            "away",
+            &printable(&format!("{} since {}, {next}: {}", away.server, moment(away.since), away.detail)),
+        );
+    }
     line("jobs", &work_words(status));
     if status.bytes_per_second > 0 {
         line("speed", &format!("{}/s", human_size(status.bytes_per_second)));

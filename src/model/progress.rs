@@ -205,6 +205,19 @@ pub struct LibvirtStatus {
     pub since: Option<f64>,
 }
 
+/// A server of remote sources that does not answer although the network is up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ServerAway {
+    /// Which: host and port, or its stored credential as long as only that is known.
+    pub server: String,
+    /// Since when.
+    pub since: f64,
+    /// When a job tries again; null while one does.
+    pub next_at: Option<f64>,
+    /// What it did, or did not.
+    pub detail: String,
+}
+
 /// `status.json`, and what `status --json` prints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
@@ -223,6 +236,9 @@ pub struct Status {
     /// `network_monitor.required_interfaces` that do not exist here.
     #[serde(default)]
     pub network_missing: Vec<String>,
+    /// Servers of remote sources whose jobs wait for them.
+    #[serde(default)]
+    pub servers_away: Vec<ServerAway>,
     /// Whether all work is paused.
     pub paused: bool,
     /// Whether nothing new is started.

@@ -3,6 +3,7 @@
 //! A plan with such a source is made twice by the same rules: at acceptance, when nobody is asked and it has no disks; and when
 //! the VM was found, by what was found ([`planner::describe`](super::planner::describe)). What is not here: asking.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -131,12 +132,18 @@ impl PlannedLogin {
 }
 
 /// A VM that was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FoundVm {
     /// Who knows it.
     pub host: String,
     /// By which it is known there: `vm-42`.
     pub moref: String,
+    /// On which ESXi host it was when it was found, as its server calls that: `host-9`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub esxi_host: Option<String>,
+    /// On which datastores its disks are: `DC0/ds1`.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub datastores: BTreeSet<String>,
 }
 
 /// What a plan is made of.
@@ -173,8 +180,8 @@ pub struct Description {
     pub ways: Vec<Candidate>,
 }
 
-/// How a remote source binds the scheduler: of which server it is, and who logs in there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// How a remote source binds the scheduler: of which server it is and where there, and who logs in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteNeed {
     /// The server; jobs of one server are counted together.
     pub server: String,
@@ -183,6 +190,12 @@ pub struct RemoteNeed {
     /// Whoever mends it changes this file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login_file: Option<PathBuf>,
+    /// The ESXi host, once it is known; jobs of one are counted together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub esxi_host: Option<String>,
+    /// Its datastores, likewise.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub datastores: BTreeSet<String>,
 }
 
 impl PlannedRemote {
@@ -213,7 +226,12 @@ impl PlannedRemote {
                 format!("{username}@{server}")
             }
         };
-        RemoteNeed { server, login, login_file: file }
+        let (esxi_host, datastores) = self
+            .found
+            .as_ref()
+            .map(|found| (found.esxi_host.clone(), found.datastores.clone()))
+            .unwrap_or_default();
+        RemoteNeed { server, login, login_file: file, esxi_host, datastores }
     }
 
     /// For people: how its bytes come, and why not by the ways before that; one sentence each.

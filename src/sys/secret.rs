@@ -4,12 +4,14 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 use super::fs::open_nofollow;
 
 /// No passphrase and no credential is longer.
 const MOST_BYTES: u64 = 64 << 10;
+/// Of the sizes that a core may have, the one at which the kernel neither writes it nor starts what is to take it; at 0 it still does the latter.
+const NO_CORE: u64 = 1;
 /// Permissions of those who are neither the owner nor in the group.
 const OTHERS: u32 = 0o007;
 /// Whoever has it may put another secret there.
@@ -33,7 +35,13 @@ pub fn read(path: &Path) -> io::Result<String> {
 
 /// From now on no picture of this process's memory is written to a disk, however it dies, and no other user looks into it.
 pub fn keep_out_of_dumps() -> io::Result<()> {
+    leave_no_core()?;
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+/// The same, but who may look into it now still may: an earlier daemon's workers are told by what they have open.
+pub fn leave_no_core() -> io::Result<()> {
+    Ok(setrlimit(Resource::Core, Rlimit { current: Some(NO_CORE), maximum: Some(NO_CORE) })?)
 }
 
 /// A secret without the line break that editors put at its end.

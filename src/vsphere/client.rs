@@ -314,12 +314,12 @@ impl Channel {
         }
     }
 
-    /// Waits so long, unless the work is ended meanwhile.
+    /// Waits so long, and as long as the work stands still, unless it is ended meanwhile.
     fn rest(&self, wait: Duration) -> Result<()> {
         const STEP: Duration = Duration::from_millis(100);
         let mut left = wait;
         while !left.is_zero() {
-            self.control.ended()?;
+            self.control.checkpoint()?;
             let step = left.min(STEP);
             std::thread::sleep(step);
             left -= step;

@@ -54,6 +54,14 @@ pub fn facts(machine: &Machine) -> Facts {
     facts
 }
 
+/// Where its disks are: names of datastores are one another's only within a datacenter.
+#[must_use]
+pub fn datastores(machine: &Machine) -> BTreeSet<String> {
+    let datacenter = machine.datacenter.as_deref().unwrap_or_default();
+    let named = machine.disks.iter().filter(|disk| !disk.datastore.is_empty());
+    named.map(|disk| format!("{datacenter}/{}", disk.datastore)).collect()
+}
+
 fn found_disk(disk: &VmDisk, ids: &mut BTreeSet<String>) -> FoundDisk {
     let file = disk.path.split_once("] ").map_or(disk.path.as_str(), |(_, file)| file);
     FoundDisk {

@@ -30,6 +30,7 @@ const MACHINE: Wanted = Wanted {
         "config",
         "runtime.powerState",
         "runtime.connectionState",
+        "runtime.host",
         "runtime.consolidationNeeded",
         "capability.changeTrackingSupported",
         "summary.storage.committed",
@@ -50,6 +51,8 @@ pub struct Machine {
     pub moref: String,
     /// Its datacenter, as the addresses of its files have it.
     pub datacenter: Option<String>,
+    /// The ESXi host that has it, as the server calls that: `host-9`.
+    pub host: Option<String>,
     /// Of its BIOS.
     pub uuid: Option<String>,
     /// That vCenter gave it.
@@ -210,6 +213,7 @@ fn of(found: &Found<'_, '_>, what: &str) -> Result<Read> {
     let machine = Machine {
         name: name_decoded(&raw_name),
         moref: found.object.value.clone(),
+        host: found.object_at("runtime.host").map(|host| host.value),
         uuid: owned(config, "uuid"),
         instance_uuid: owned(config, "instanceUuid"),
         power: Power::of(found.text("runtime.powerState")),

@@ -20,7 +20,7 @@ pub enum Purpose {
     Look,
     /// To read its disks where they lie.
     Read,
-    /// To have it exported.
+    /// To have its host send its disks.
     Export,
     /// To make snapshots and remove them.
     Snapshot,
@@ -35,7 +35,7 @@ impl Purpose {
         match self {
             Purpose::Look => "look at it",
             Purpose::Read => "read its disks",
-            Purpose::Export => "have it exported",
+            Purpose::Export => "export it",
             Purpose::Snapshot => "make and remove snapshots",
             Purpose::Tracking => "track changes",
         }

@@ -1,7 +1,9 @@
 //! One open connection to a server, for a caller that waits: time limits, and the hand that ends the waiting.
 //!
-//! The caller's thread drives the connection itself, so that a piece of an answer goes through no second thread. What is not here: what is
-//! asked, sessions, and trying again.
+//! The caller's thread drives the connection itself, so that a piece of an answer goes through no second thread. While the work stands still,
+//! because the network is down for one, time stands still too: nothing is given up, and nobody asks anew. When it goes on, a connection that
+//! says nothing has little time: after an outage its other end may try again only after minutes, or be gone. What is not here: what is asked,
+//! sessions, and trying again.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -20,6 +22,9 @@ use crate::web::{Kept, NoAnswer, Said, Tls};
 /// So often it is looked whether the work was ended meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// So long a connection may say nothing that the work has stood still over; what is asked over it is better asked anew.
+const AFTER_A_REST: Duration = Duration::from_secs(5);
+
 /// An open connection.
 #[derive(Debug)]
 pub(super) struct Wire {
@@ -27,6 +32,7 @@ pub(super) struct Wire {
     host: String,
     control: Control,
     runtime: Runtime,
+    after_a_rest: Duration,
 }
 
 impl Wire {
@@ -37,8 +43,20 @@ impl Wire {
             .build()
             .map_err(|error| Error::internal(format!("cannot prepare for waiting: {error}")))?;
         let opened = Kept::open(endpoint.address(), tls);
-        let kept = wait(&runtime, control, limit, &endpoint.host, opened)?;
-        Ok(Wire { kept, host: endpoint.host.clone(), control: control.clone(), runtime })
+        let kept = wait(&runtime, control, (limit, AFTER_A_REST), &endpoint.host, opened)?;
+        Ok(Wire {
+            kept,
+            host: endpoint.host.clone(),
+            control: control.clone(),
+            runtime,
+            after_a_rest: AFTER_A_REST,
+        })
+    }
+
+    /// The same for what cannot be asked anew from where it was: it has as much time after a rest as at any other moment.
+    pub(super) fn patient(mut self) -> Wire {
+        self.after_a_rest = Duration::MAX;
+        self
     }
 
     /// Asks, and waits so long until an answer begins.
@@ -50,13 +68,14 @@ impl Wire {
         body: String,
         limit: Duration,
     ) -> Result<Said> {
+        let limits = (limit, self.after_a_rest);
         let asked = self.kept.ask(method, target, headers, body);
-        wait(&self.runtime, &self.control, limit, &self.host, asked)
+        wait(&self.runtime, &self.control, limits, &self.host, asked)
     }
 
     /// The next piece of an answer; none at its end.
     pub(super) fn next(&mut self, said: &mut Said, limit: Duration) -> Result<Option<Bytes>> {
-        wait(&self.runtime, &self.control, limit, &self.host, said.next())
+        wait(&self.runtime, &self.control, (limit, self.after_a_rest), &self.host, said.next())
     }
 
     /// From now on it is somebody else who ends the waiting.
@@ -71,24 +90,30 @@ impl Wire {
     }
 }
 
-/// Waits for something, but not longer than this, and not once the work was ended.
+/// Waits for something, but not longer than this, or than this after the work has stood still; and not once it was ended.
 fn wait<T>(
     runtime: &Runtime,
     control: &Control,
-    limit: Duration,
+    (limit, after_a_rest): (Duration, Duration),
     host: &str,
     what: impl Future<Output = Result<T, NoAnswer>>,
 ) -> Result<T> {
-    let begun = Instant::now();
+    let mut left = limit;
     runtime.block_on(async {
         let mut what = pin!(what);
         loop {
             control.ended()?;
-            let Some(left) = limit.checked_sub(begun.elapsed()) else {
-                return Err(failure::silent(host, limit));
-            };
+            let begun = Instant::now();
             if let Ok(done) = timeout(left.min(LOOK_EVERY), &mut what).await {
                 return done.map_err(|none| failure::unreached(host, none));
+            }
+            if control.is_paused() {
+                left = left.min(after_a_rest);
+                continue;
+            }
+            left = left.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return Err(failure::silent(host, limit));
             }
         }
     })

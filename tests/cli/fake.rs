@@ -205,6 +205,7 @@ impl Jobs {
             ready: true,
             network: "up".to_owned(),
             network_missing: Vec::new(),
+            servers_away: Vec::new(),
             paused: self.paused,
             draining: self.draining,
             counts,

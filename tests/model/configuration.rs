@@ -75,6 +75,7 @@ fn what_the_shipped_file_shows_as_defaults_are_the_defaults() {
     let defaults = Settings::defaults(Path::new("/var/lib/hyper2kvm"), 8);
     assert_eq!(settings.limits.disk_reserve_bytes.take(), Some(20 << 30));
     assert_eq!(settings.limits.per_vcenter.take(), Some(2));
+    assert_eq!(settings.limits.per_datastore.take(), Some(4));
     assert!(settings.metrics.textfile.take().is_some() && settings.log.file.take().is_some());
     assert!(settings.vddk.libdir.take().is_some());
     assert_eq!(settings.control.socket.take(), Some(defaults.socket()));
@@ -210,11 +211,13 @@ fn the_seeds_keys_keep_their_names() {
 #[test]
 fn the_seeds_keys_for_a_vcenter_keep_their_names() {
     let text = "vc_connection_max_retries: 10\nvc_connection_base_backoff_s: 5.0\nvc_connection_max_backoff_s: 60.0\n\
-                limits: {per_vcenter: 2, connections_per_host: 8}\ncredentials: {allowed_env: [VC_PASSWORD]}\n";
+                limits: {per_vcenter: 2, per_esxi_host: 3, per_datastore: 4, connections_per_host: 8}\ncredentials: {allowed_env: [VC_PASSWORD]}\n";
     let settings = settings(text).unwrap();
     let connection = &settings.vc_connection;
     assert_eq!((connection.max_retries, connection.base_backoff_s, connection.timeout_s), (10, 5.0, 30.0));
-    assert_eq!((settings.limits.per_vcenter, settings.limits.connections_per_host), (Some(2), 8));
+    let limits = &settings.limits;
+    assert_eq!((limits.per_vcenter, limits.connections_per_host), (Some(2), 8));
+    assert_eq!((limits.per_esxi_host, limits.per_datastore), (3, Some(4)));
     assert_eq!(settings.credentials.allowed_env, ["VC_PASSWORD"]);
     let error = refused("vc_connection_base_backoff_s: 90\n");
     assert_eq!(error.details().place.field.as_deref(), Some("vc_connection_max_backoff_s"));

@@ -77,6 +77,12 @@ impl Relay {
         self.shared.next.lock().unwrap().extend(faults);
     }
 
+    /// None of those that come fails any more; those that are open are closed.
+    pub fn calm(&self) {
+        self.shared.next.lock().unwrap().clear();
+        self.cut();
+    }
+
     /// Closes all that are open now.
     pub fn cut(&self) {
         for stream in self.shared.open.lock().unwrap().drain(..) {

@@ -20,14 +20,15 @@ pub const PASSWORD: &str = "s&cret<'\"> %2f+é";
 
 /// What there is to be.
 #[derive(Debug, Clone)]
-pub struct Options(Value);
+pub struct Options(Value, bool);
 
 impl Options {
     /// A vCenter with one datacenter `DC0`, one datastore `ds1`, and no machine.
     pub fn vcenter() -> Options {
-        Options(json!({
+        let description = json!({
             "user": USER, "password": PASSWORD, "datacenters": 1, "datastores": ["ds1"], "machines": [],
-        }))
+        });
+        Options(description, false)
     }
 
     /// An ESXi host with one datastore `ds1` and no machine.
@@ -39,6 +40,11 @@ impl Options {
     pub fn with(mut self, member: &str, value: impl Into<Value>) -> Options {
         self.0[member] = value.into();
         self
+    }
+
+    /// In a network of its own, which has nothing but a loopback until the test lays a cable to it ([`Vcenter::pid`]).
+    pub fn apart(self) -> Options {
+        Options(self.with("listen", "0.0.0.0:0").0, true)
     }
 
     /// Adds machines that have a name, a small empty disk and a network card.
@@ -101,9 +107,17 @@ pub struct Vcenter {
 impl Vcenter {
     /// Starts it; it listens when this returns.
     pub fn start(options: Options) -> Vcenter {
-        let Options(wanted) = options;
+        let Options(wanted, apart) = options;
         let at = tempfile::Builder::new().prefix("h2k-vc-").tempdir().unwrap();
-        let mut server = Command::new(program())
+        let mut command = match apart {
+            false => Command::new(program()),
+            true => {
+                let mut command = Command::new("unshare");
+                command.args(["--net", "sh", "-c", "ip link set lo up; exec \"$0\""]).arg(program());
+                command
+            }
+        };
+        let mut server = command
             .env("TMPDIR", at.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -124,6 +138,11 @@ impl Vcenter {
     /// `127.0.0.1:port`.
     pub fn address(&self) -> String {
         self.ready["address"].as_str().unwrap().to_owned()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.server.id()
     }
 
     /// Its port.
@@ -165,6 +184,24 @@ impl Vcenter {
     /// All sessions are over, as after a restart of the server.
     pub fn forget_sessions(&self) {
         self.done(&json!({ "forget": true }));
+    }
+
+    /// How many are logged in.
+    pub fn sessions(&self) -> usize {
+        self.order(&json!({ "sessions": true })).parse().unwrap()
+    }
+
+    /// How many exports are under way.
+    pub fn leases(&self) -> usize {
+        let asked = self.requests();
+        let calls =
+            |name: &str| asked.iter().filter(|request| request.call == name && request.status == 200).count();
+        calls("ExportVm") - calls("HttpNfcLeaseComplete") - calls("HttpNfcLeaseAbort")
+    }
+
+    /// From now on the account lacks these privileges, and no others.
+    pub fn lacks(&self, privileges: &[&str]) {
+        self.done(&json!({ "lacks": privileges }));
     }
 
     /// From now on it shows another certificate: `good` (a new one), `expired`, `wrong-name` or `own`.

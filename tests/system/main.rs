@@ -10,11 +10,11 @@ mod installed;
 mod libvirt;
 mod logging;
 mod machine;
-mod netns;
 mod network;
 mod notify;
 mod outage;
 mod packages;
 mod repair;
-mod root;
 mod service;
+
+use support::{netns, root};

@@ -39,10 +39,14 @@ impl Site {
     }
 
     fn with(change: impl FnOnce(Options) -> Options, more: &Value) -> Site {
-        let dir = tempfile::tempdir().unwrap();
         // More than a table of grains tells of, and one that is no whole number of them.
-        raw(&dir.path().join("one.raw"), 40, 9, 1);
-        raw(&dir.path().join("two.raw"), 3, 2, 2);
+        Site::sized([(40, 9), (3, 2)], change, more)
+    }
+
+    fn sized(disks: [(u64, u64); 2], change: impl FnOnce(Options) -> Options, more: &Value) -> Site {
+        let dir = tempfile::tempdir().unwrap();
+        raw(&dir.path().join("one.raw"), disks[0].0, disks[0].1, 1);
+        raw(&dir.path().join("two.raw"), disks[1].0, disks[1].1, 2);
         let disks = ["one.raw", "two.raw"].map(|name| disk(&dir.path().join(name)));
         let mut machine = json!({ "name": "web 01", "cpus": 2, "memory_mib": 1024, "disks": disks });
         machine.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -71,6 +75,13 @@ impl Site {
     fn export(&self, format: Format) -> Result<Exported> {
         let trust = Trusted::System { ca_file: Some(self.vcenter.ca()) };
         self.export_with(&self.client("localhost", trust, &QUICK), format)
+    }
+
+    /// The same by somebody who believes nobody who is silent for long.
+    fn export_hastily(&self, format: Format) -> Result<Exported> {
+        let trust = Trusted::System { ca_file: Some(self.vcenter.ca()) };
+        let patience = Patience { timeout: Duration::from_secs(1), ..QUICK };
+        self.export_with(&self.client("localhost", trust, &patience), format)
     }
 
     fn asked(&self, call: &str) -> usize {
@@ -193,6 +204,28 @@ fn a_stream_that_breaks_off_is_begun_anew_and_no_lease_is_left() {
         site.export(Format::Ovf).unwrap();
         site.has_no_lease(3, 1);
         site.is_exported(&site.out().join("web"));
+    }
+}
+
+#[test]
+fn streams_that_fail_at_random_points_end_whole_or_are_told_and_leave_no_lease() {
+    let site = Site::sized([(3, 2), (1, 1)], |options| options, &json!({}));
+    let mut dice = crate::campaign::Dice::of("streams");
+    for point in 0..10 {
+        let kind = ["cut", "truncated", "damaged", "reset"][point % 4];
+        let kind = if point == 9 { "stalled" } else { kind };
+        let fault = json!({
+            "on": "nfc", "named": "disk-0", "times": 1, "kind": kind, "after": dice.below(2 << 20),
+        });
+        site.vcenter.fault(&fault);
+        let ended = site.export_hastily(Format::Ovf);
+        site.vcenter.calm();
+        match ended {
+            Ok(_) => site.is_exported(&site.out().join("web")),
+            Err(error) => assert_eq!((kind, error.kind()), ("damaged", Kind::Source), "{fault}: {error}"),
+        }
+        assert_eq!((site.vcenter.leases(), site.vcenter.sessions()), (0, 0), "{fault}");
+        std::fs::remove_dir_all(site.out()).unwrap();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -25,8 +26,8 @@ const PIECE: u64 = MIB;
 const DISK_MIB: u64 = 24;
 
 /// A vCenter with one machine, `web`, of one disk full of noise.
-struct Site {
-    vcenter: Vcenter,
+pub struct Site {
+    pub vcenter: Vcenter,
     dir: tempfile::TempDir,
 }
 
@@ -35,9 +36,13 @@ impl Site {
         Site::of(Options::vcenter(), json!({ "name": "web" }))
     }
 
-    fn of(options: Options, mut machine: Value) -> Site {
+    fn of(options: Options, machine: Value) -> Site {
+        Site::sized(options, machine, DISK_MIB)
+    }
+
+    pub fn sized(options: Options, mut machine: Value, mib: u64) -> Site {
         let dir = tempfile::tempdir().unwrap();
-        disks::raw(&dir.path().join("original"), DISK_MIB, DISK_MIB, 7);
+        disks::raw(&dir.path().join("original"), mib, mib, 7);
         machine["disks"] = json!([disk(&dir.path().join("original"))]);
         Site { vcenter: Vcenter::start(options.machine(machine)), dir }
     }
@@ -52,7 +57,7 @@ impl Site {
     }
 
     /// Its disk, over this address.
-    fn source_at(&self, address: &str, control: &Control) -> Result<SourceDisk> {
+    pub fn source_at(&self, address: &str, control: &Control) -> Result<SourceDisk> {
         let client = self.client(address, control);
         let machine = machine_of(&client);
         folder::source(&client, &machine, &machine.disks[0], 4)
@@ -62,13 +67,15 @@ impl Site {
         self.source_at(&self.vcenter.address(), &Control::new()).unwrap()
     }
 
-    fn copy(&self, source: &SourceDisk, control: &Control) -> Result<()> {
+    pub fn copy(&self, source: &SourceDisk, control: &Control) -> Result<()> {
         self.copy_watched(source, control, &AtomicU64::new(0))
     }
 
     /// The same; `done` shows how far it is.
     fn copy_watched(&self, source: &SourceDisk, control: &Control, done: &AtomicU64) -> Result<()> {
-        let engine = Engine::find(Launcher::with_stub(env!("CARGO_BIN_EXE_hyper2kvm"))).unwrap();
+        static ENGINE: OnceLock<Engine> = OnceLock::new();
+        let find = || Engine::find(Launcher::with_stub(env!("CARGO_BIN_EXE_hyper2kvm"))).unwrap();
+        let engine = ENGINE.get_or_init(find);
         let target = Target {
             path: self.path("result"),
             format: OutputFormat::Raw,
@@ -85,12 +92,12 @@ impl Site {
     }
 
     #[track_caller]
-    fn is_identical(&self) {
+    pub fn is_identical(&self) {
         let same = fs::read(self.path("result")).unwrap() == fs::read(self.path("original")).unwrap();
         assert!(same, "the result is another one than what lies on the datastore");
     }
 
-    fn begin_anew(&self) {
+    pub fn begin_anew(&self) {
         for name in ["result", "journal"] {
             let _ = fs::remove_file(self.path(name));
         }

@@ -31,8 +31,13 @@ pub fn prepared(further: &str) -> Daemon {
 
 /// Stores the login of a vCenter as `vc`.
 pub fn store(daemon: &Daemon, vcenter: &Vcenter, password: &str) {
+    store_for(daemon, vcenter, "127.0.0.1", password);
+}
+
+/// The same, at another address.
+pub fn store_for(daemon: &Daemon, vcenter: &Vcenter, host: &str, password: &str) {
     let login = json!({
-        "host": "127.0.0.1", "username": USER, "password": password, "thumbprint": vcenter.thumbprint(),
+        "host": host, "username": USER, "password": password, "thumbprint": vcenter.thumbprint(),
     });
     let file = daemon.scratch().join("credentials/vc.yaml");
     fs::write(&file, login.to_string()).unwrap();

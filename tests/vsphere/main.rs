@@ -7,13 +7,18 @@
 mod support;
 
 mod bed;
+mod campaign;
 mod client;
 mod commands;
 mod download;
 mod exports;
 mod folder;
 mod jobs;
+mod links;
+mod privileges;
 mod repairs;
+mod secrets;
+mod servers;
 mod ssh;
 mod streams;
 mod transfers;

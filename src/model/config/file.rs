@@ -196,6 +196,10 @@ pub struct LimitsFile {
     pub bandwidth: Option<Vec<BandwidthFile>>,
     /// How many jobs have their source on one vCenter or ESXi host at a time. Default: as many as run.
     pub per_vcenter: Option<Whole<1, 1024>>,
+    /// How many jobs have their source on one ESXi host of such a server at a time. Default 2.
+    pub per_esxi_host: Option<Whole<1, 1024>>,
+    /// How many jobs have disks on one datastore at a time. Default: as many as run.
+    pub per_datastore: Option<Whole<1, 1024>>,
     /// On how many connections all jobs together read from one such server; each job has at least one. Default 4.
     pub connections_per_host: Option<Whole<1, 64>>,
 }

@@ -4,10 +4,8 @@ use crate::model::error::{Error, Kind};
 use crate::model::parse::{Tree, Value};
 
 /// A key (or all keys below it) and what it belongs to.
-const LATER: [(&str, &str); 5] = [
+const LATER: [(&str, &str); 3] = [
     ("sources", "sources that can be shut down"),
-    ("limits.per_esxi_host", "sources over SSH"),
-    ("limits.per_datastore", "limits per datastore"),
     ("limits.per_target_fs", "limits per file system"),
     ("guest", "guest repair"),
 ];

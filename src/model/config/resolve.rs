@@ -226,6 +226,8 @@ fn apply_limits(file: &LimitsFile, settings: &mut LimitSettings) {
         caps: Caps { total: entry.rate.0, per_job: entry.per_job.and_then(|rate| rate.0) },
     };
     settings.per_vcenter = file.per_vcenter.and_then(|number| u32::try_from(number.get()).ok());
+    put_u32(&mut settings.per_esxi_host, file.per_esxi_host.map(|number| number.get()));
+    settings.per_datastore = file.per_datastore.and_then(|number| u32::try_from(number.get()).ok());
     put_u32(&mut settings.connections_per_host, file.connections_per_host.map(|number| number.get()));
     settings.bandwidth = file.bandwidth.iter().flatten().map(limit).collect();
 }

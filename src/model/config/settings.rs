@@ -198,6 +198,10 @@ pub struct LimitSettings {
     pub bandwidth: Vec<Limit>,
     /// How many jobs have their source on one server; none: as many as run.
     pub per_vcenter: Option<u32>,
+    /// How many have it on one ESXi host of such a server.
+    pub per_esxi_host: u32,
+    /// How many have disks on one datastore; none: as many as run.
+    pub per_datastore: Option<u32>,
     /// On how many connections all jobs together read from one server, as far as each has one.
     pub connections_per_host: u32,
 }
@@ -208,6 +212,8 @@ impl Default for LimitSettings {
             disk_reserve_bytes: None,
             bandwidth: Vec::new(),
             per_vcenter: None,
+            per_esxi_host: 2,
+            per_datastore: None,
             connections_per_host: 4,
         }
     }

@@ -49,7 +49,7 @@ fn a_plan_says_which_file_of_which_host_is_read_by_whose_key() {
         unit: 0,
     };
     let facts = Facts { name: "web".to_owned(), disks: vec![disk], ..Facts::default() };
-    let vm = FoundVm { host: "esx1.example.com".to_owned(), moref: PATH.to_owned() };
+    let vm = FoundVm { host: "esx1.example.com".to_owned(), moref: PATH.to_owned(), ..FoundVm::default() };
     let described =
         describe(&accepted, &Description { vm, facts: facts.clone(), ways: Vec::new() }, &settings())
             .unwrap();

@@ -58,8 +58,11 @@ fn description() -> Description {
         warnings: vec!["it has a floppy drive".to_owned()],
         ..Facts::default()
     };
-    let vm = FoundVm { host: "vc.example.com".to_owned(), moref: "vm-42".to_owned() };
-    Description { vm, facts, ways: Vec::new() }
+    Description {
+        vm: FoundVm { host: "vc.example.com".to_owned(), moref: "vm-42".to_owned(), ..FoundVm::default() },
+        facts,
+        ways: Vec::new(),
+    }
 }
 
 fn described(text: &str) -> Result<Plan> {

@@ -10,6 +10,7 @@ use crate::model::manifest::VsphereTransport;
 use crate::model::manifest::values::{HostName, Secret};
 use crate::model::protocol::RemoteLimits;
 use crate::model::remote::{PlannedLogin, PlannedRemote, SSH_PORT};
+use crate::sys::secret;
 use crate::vsphere::ssh::Account;
 use crate::vsphere::vddk::Library;
 use crate::vsphere::{Endpoint, Login, Trusted, stored};
@@ -43,8 +44,11 @@ pub(in crate::pipeline) struct Access {
 }
 
 impl Access {
-    /// Reads what a plan names.
+    /// Reads what a plan names. From then on the process leaves no picture of its memory behind.
     pub(in crate::pipeline) fn read(remote: &PlannedRemote) -> Result<Access> {
+        if let Err(error) = secret::leave_no_core() {
+            tracing::debug!(%error, "a password may be in what is left of this process if it dies");
+        }
         let key = key_of(remote)?;
         if let Some(account) = key.as_ref().filter(|_| remote.on_host().is_some()) {
             let trust = Trusted::System { ca_file: None };

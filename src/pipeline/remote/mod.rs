@@ -137,7 +137,13 @@ fn find(client: &Client, remote: &PlannedRemote) -> Result<Machine> {
 impl Source {
     /// What it is.
     pub(super) fn description(&self) -> Description {
-        let vm = FoundVm { host: self.host.clone(), moref: self.machine.moref.clone() };
+        let machine = &self.machine;
+        let vm = FoundVm {
+            host: self.host.clone(),
+            moref: machine.moref.clone(),
+            esxi_host: machine.host.clone(),
+            datastores: facts::datastores(machine),
+        };
         Description { vm, facts: self.facts.clone(), ways: self.ways.all().to_vec() }
     }
 

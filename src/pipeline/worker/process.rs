@@ -32,6 +32,7 @@ use crate::sys::failpoint;
 use crate::sys::lines;
 use crate::sys::lines::fold::{Fold, WINDOW};
 use crate::sys::sandbox::{self, Enforcement, Rules};
+use crate::sys::secret;
 use crate::sys::time::now_epoch;
 
 /// A plan of a thousand disks fits in this.
@@ -51,6 +52,10 @@ pub fn process_main() -> ExitCode {
     if let Err(why) = die_with_parent() {
         eprintln!("hyper2kvm worker: {why}");
         return ExitCode::from(NO_OUTCOME);
+    }
+    // It is about to read passwords and passphrases.
+    if let Err(error) = secret::leave_no_core() {
+        eprintln!("hyper2kvm worker: its secrets may be in what is left of it if it dies: {error}");
     }
     let mut input = BufReader::new(std::io::stdin());
     let order = match read_order(&mut input) {

@@ -103,6 +103,13 @@ pub enum Action {
         /// Which.
         batch: BatchKey,
     },
+    /// A server of remote sources is away, or is back.
+    Server {
+        /// Which.
+        server: String,
+        /// What it did; none: it is back.
+        why: Option<String>,
+    },
     /// The network has been away for longer than allowed.
     OutageTooLong {
         /// How long, in seconds.
@@ -126,7 +133,7 @@ impl Action {
             | Action::Cancel { job, .. }
             | Action::Tell { job, .. }
             | Action::Kill { job } => Some(*job),
-            Action::BatchEnded { .. } | Action::OutageTooLong { .. } => None,
+            Action::BatchEnded { .. } | Action::Server { .. } | Action::OutageTooLong { .. } => None,
         }
     }
 }

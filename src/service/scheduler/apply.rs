@@ -173,6 +173,10 @@ impl Scheduler {
                 self.outlook.at_once(*batch, now_epoch());
                 Ok(())
             }
+            Action::Server { server, why } => {
+                self.tell_server(server, why.as_deref());
+                Ok(())
+            }
             Action::OutageTooLong { seconds } => {
                 let text = format!("the network has been down for {seconds:.0} s");
                 tracing::error!("{text}");

@@ -15,6 +15,7 @@ impl Core {
         if self.stopping {
             return;
         }
+        self.look_at_servers(now);
         self.hold_back(now);
         let crowded = self.crowded();
         let mut seen = None;
@@ -27,7 +28,7 @@ impl Core {
             seen = Some((priority, id));
             if self.start_is_blocked(id)
                 || self.batch_is_full(id)
-                || self.server_is_full(id)
+                || self.source_is_full(id)
                 || self.login_is_on_trial(id)
             {
                 continue;
@@ -74,10 +75,11 @@ impl Core {
         })
     }
 
-    /// What is paused, outside its window, needs a network that is away or has a login that was refused, waits for that; it is not merely queued.
+    /// What is paused, outside its window, needs a network or a server that is away or has a login that was refused, waits for that; it is not merely queued.
     pub(super) fn hold_back(&mut self, now: f64) {
         let is_open = self.network == Network::Up && !self.windows.is_one_closed();
-        if !self.paused && is_open && !self.logins.is_one_refused() {
+        let is_one_held = self.logins.is_one_refused() || self.servers.is_one_away();
+        if !self.paused && is_open && !is_one_held {
             return;
         }
         for (priority, id) in self.ready.clone() {
@@ -85,7 +87,7 @@ impl Core {
                 (WaitReason::Paused, ALL_PAUSED.to_owned())
             } else if let Some(detail) = self.window_blocks(id) {
                 (WaitReason::Window, detail)
-            } else if let Some(detail) = self.network_blocks(id) {
+            } else if let Some(detail) = self.network_blocks(id).or_else(|| self.server_blocks(id)) {
                 (WaitReason::Network, detail)
             } else if let Some(detail) = self.login_blocks(id) {
                 (WaitReason::Auth, detail)
@@ -119,6 +121,7 @@ impl Core {
             || (self.draining && self.job(id).phase != Phase::Suspended)
             || self.window_blocks(id).is_some()
             || self.network_blocks(id).is_some()
+            || self.server_blocks(id).is_some()
             || self.login_blocks(id).is_some()
     }
 

@@ -13,6 +13,7 @@ pub use super::job::{BatchFacts, Counters, JobFacts};
 pub use super::ledger::{Ledger, SpaceProbe, Verdict};
 use super::logins::Logins;
 use super::policy::{Policy, SPACE_RECHECK_S, STOP_PATIENCE_S};
+use super::servers::Servers;
 use super::windows::Windows;
 use crate::model::error::Error;
 use crate::model::job::{JobState, WaitReason};
@@ -46,6 +47,7 @@ pub struct Core {
     pub(super) timers: BTreeSet<(u64, JobId)>,
     pub(super) windows: Windows,
     pub(super) logins: Logins,
+    pub(super) servers: Servers,
     pub(super) ledger: Ledger,
     pub(super) paused: bool,
     pub(super) draining: bool,
@@ -78,6 +80,7 @@ impl Core {
             timers: BTreeSet::new(),
             windows: Windows::default(),
             logins: Logins::default(),
+            servers: Servers::default(),
             ledger: Ledger::default(),
             paused: false,
             draining: false,
@@ -121,6 +124,7 @@ impl Core {
                     self.requeue(id);
                 }
                 (JobState::Waiting, Some(WaitReason::Auth)) => self.found_waiting_for_login(id),
+                (JobState::Waiting, Some(WaitReason::Network)) => self.found_waiting_for_network(now, id),
                 (JobState::Waiting, Some(WaitReason::Paused)) if self.paused || self.job(id).is_held() => {}
                 (JobState::Waiting, Some(reason)) if reason.is_tried_again() => {
                     let due = self.job(id).facts.counters.retry_at.unwrap_or(now);
@@ -353,6 +357,7 @@ impl Core {
         if job.facts.state == JobState::Waiting {
             self.space_waiters.remove(&id);
             self.let_login_go(id);
+            self.let_it_try(now, id);
             self.job(id).facts.counters.retry_at = None;
             self.release(id);
             let batch = self.job(id).facts.batch;
@@ -484,7 +489,8 @@ impl Core {
         let timer = self.timers.first().map(|(at, _)| *at);
         let space = self.next_space_check.filter(|_| !self.stopping);
         let windows = self.windows.next_due().filter(|_| !self.stopping);
-        [outage, timer, space, windows].into_iter().flatten().min().map(|at| at as f64 / 1000.0)
+        let servers = self.servers.next_due().filter(|_| !self.stopping);
+        [outage, timer, space, windows, servers].into_iter().flatten().min().map(|at| at as f64 / 1000.0)
     }
 }
 

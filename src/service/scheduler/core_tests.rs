@@ -16,6 +16,8 @@ mod libvirt;
 mod logins;
 #[path = "pause_tests.rs"]
 mod pause;
+#[path = "servers_tests.rs"]
+mod servers;
 #[path = "space_tests.rs"]
 mod space;
 #[path = "windows_tests.rs"]

@@ -1,4 +1,4 @@
-//! Logins of remote sources, and how many jobs one server bears. Part of the core, so pure.
+//! Logins of remote sources, and how many jobs one server, host or datastore bears. Part of the core, so pure.
 //!
 //! A login that was refused once is not tried again by the next job: a server that is asked with a wrong password often enough locks the account. So
 //! one refusal holds every job that has the login, until somebody lets one of them go (`resume`, `retry`) or its file is changed; and of a
@@ -39,7 +39,7 @@ impl Logins {
 }
 
 impl Core {
-    fn remote(&self, id: JobId) -> Option<&RemoteNeed> {
+    pub(super) fn remote(&self, id: JobId) -> Option<&RemoteNeed> {
         self.jobs.get(&id)?.facts.remote.as_ref()
     }
 
@@ -59,10 +59,23 @@ impl Core {
         by.is_some_and(|other| *other != id && self.slots.contains(other))
     }
 
-    /// Whether as many jobs as may be have their source on the same server.
-    pub(super) fn server_is_full(&self, id: JobId) -> bool {
-        let (Some(remote), Some(limit)) = (self.remote(id), self.policy.per_vcenter) else { return false };
-        self.on_server(&remote.server).filter(|other| *other != id).count() >= limit
+    /// Whether as many jobs as may be have their source on the same server, the same host of it, or one of the same datastores.
+    pub(super) fn source_is_full(&self, id: JobId) -> bool {
+        let Some(remote) = self.remote(id) else { return false };
+        let others: Vec<&RemoteNeed> = self
+            .on_server(&remote.server)
+            .filter(|other| *other != id)
+            .filter_map(|other| self.remote(other))
+            .collect();
+        let is_full = |limit: Option<usize>, is_there: &dyn Fn(&RemoteNeed) -> bool| {
+            limit.is_some_and(|limit| others.iter().filter(|other| is_there(other)).count() >= limit)
+        };
+        let (host, stores) = (&remote.esxi_host, &remote.datastores);
+        is_full(self.policy.per_vcenter, &|_| true)
+            || (host.is_some() && is_full(self.policy.per_esxi_host, &|other| other.esxi_host == *host))
+            || stores
+                .iter()
+                .any(|store| is_full(self.policy.per_datastore, &|other| other.datastores.contains(store)))
     }
 
     /// Jobs that run with their source on a server.
@@ -86,6 +99,12 @@ impl Core {
         if !self.logins.works.contains(&login) {
             self.logins.tried_by.insert(login, id);
         }
+    }
+
+    /// A job has logged in and found its VM.
+    pub fn let_in(&mut self, id: JobId) {
+        self.login_works(id);
+        self.server_answers(id);
     }
 
     /// A job's login was taken: all others that have it may go on.
@@ -168,9 +187,12 @@ impl Core {
 
     /// A job's VM was found, and its plan made by that. `changed`: it had been found before, as something else.
     pub(super) fn planned(&mut self, now: f64, id: JobId, plan: Box<Plan>, changed: Option<Error>) {
-        self.login_works(id);
+        self.let_in(id);
+        let before = self.remote(id).map(|remote| remote.server.clone());
+        let need = plan.remote.as_ref().map(|remote| remote.need());
+        self.server_is_called(before, need.as_ref().map(|need| need.server.as_str()));
         let job = self.job(id);
-        job.facts.remote = plan.remote.as_ref().map(|remote| remote.need());
+        job.facts.remote = need;
         job.facts.counters.exact_need = None;
         self.out.push(Action::Plan { job: id, plan });
         match changed {

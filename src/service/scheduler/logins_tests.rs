@@ -8,6 +8,7 @@ fn remote(id: JobId, login: &str) -> JobFacts {
         server: "vc.example.com:443".to_owned(),
         login: login.to_owned(),
         login_file: Some(login.into()),
+        ..RemoteNeed::default()
     };
     JobFacts { remote: Some(need), ..job(id) }
 }

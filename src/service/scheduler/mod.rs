@@ -29,6 +29,7 @@ mod outlook;
 mod policy;
 mod remote;
 mod retry;
+mod servers;
 mod settling;
 mod stall;
 mod windows;
@@ -299,6 +300,7 @@ impl Scheduler {
             }
         }
         self.core.progressed(job, live.percentage, live.bytes_written());
+        self.core.left_to_copy(job, live.bytes_left());
         if let WorkerEvent::Warning { message, .. } = &event {
             let (batch, vm) = (&live.batch, &live.vm);
             tracing::warn!(job, batch, vm, "warning: {message}");
@@ -310,7 +312,7 @@ impl Scheduler {
         match event {
             WorkerEvent::StageStarted { stage } => self.core.stage_began(job, stage),
             WorkerEvent::Room { bytes } => self.core.measured(now, job, bytes),
-            WorkerEvent::StageFinished { stage: Stage::Load, .. } => self.core.login_works(job),
+            WorkerEvent::StageFinished { stage: Stage::Load, .. } => self.core.let_in(job),
             WorkerEvent::Described(description) => _ = self.described.insert(job, description),
             _ => {}
         }

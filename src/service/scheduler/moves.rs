@@ -42,7 +42,11 @@ impl Core {
         job.facts.waiting = Some(reason);
         job.facts.waiting_since = Some(since);
         job.facts.waiting_detail.clone_from(&detail);
-        let counters = job.facts.counters.clone();
+        let mut counters = job.facts.counters.clone();
+        // Should the service die meanwhile, that is no fault of the job either.
+        if suspend {
+            counters.take_back();
+        }
         self.arm_wait_timer(id);
         self.out.push(Action::Wait { job: id, reason, detail, since, counters, suspend });
     }
@@ -54,13 +58,15 @@ impl Core {
             self.policy.on_network_timeout,
             self.policy.retry.give_up_after_s,
         );
+        // How long a network may be away says nothing of a server.
+        let is_server = self.waits_for_server(id);
         let job = self.job(id);
         let since = job.facts.waiting_since.unwrap_or_default();
         let due = match job.facts.waiting {
             Some(reason) if reason.is_tried_again() => job.facts.counters.retry_at,
             Some(WaitReason::Network) => Some(match on_timeout {
-                OnNetworkTimeout::Fail => since + max_wait,
-                OnNetworkTimeout::Wait => since + give_up,
+                OnNetworkTimeout::Fail if !is_server => since + max_wait,
+                _ => since + give_up,
             }),
             _ => None,
         };

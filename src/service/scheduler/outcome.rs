@@ -11,11 +11,16 @@ use crate::model::job::{JobState, WaitReason};
 
 impl Core {
     pub(super) fn network_wait_failed(&mut self, now: f64, id: JobId) {
-        let error = Error::new(Kind::Network, "the network stayed away for too long")
+        let is_server = self.waits_for_server(id);
+        let cause = match is_server {
+            true => format!("gave up waiting: {}", self.job(id).facts.waiting_detail),
+            false => "the network stayed away for too long".to_owned(),
+        };
+        let error = Error::new(Kind::Network, cause)
             .advice("`hyper2kvm status` says what is missing; then `hyper2kvm retry`");
         match self.policy.on_network_timeout {
-            OnNetworkTimeout::Wait => self.fail(now, id, error),
-            OnNetworkTimeout::Fail => self.count_failure(now, id, error),
+            OnNetworkTimeout::Fail if !is_server => self.count_failure(now, id, error),
+            _ => self.fail(now, id, error),
         }
     }
 
@@ -49,6 +54,7 @@ impl Core {
                 counters.take_back();
                 self.wait(now, id, WaitReason::Network, network_is_down.unwrap_or_default());
             }
+            (Disposition::Transient, Kind::Network) => self.server_failed(now, id, error),
             (Disposition::Transient, Kind::Libvirt) => self.wait_for_libvirt(now, id, error),
             (Disposition::Transient, _) => self.count_failure(now, id, error),
             (Disposition::Permanent | Disposition::NeedsOperator, _) => self.fail(now, id, error),
@@ -138,6 +144,7 @@ impl Core {
     }
 
     pub(super) fn ended(&mut self, now: f64, id: JobId, state: JobState) {
+        self.leaves_its_server(now, id, state);
         self.withdraw(id);
         self.set_timer(id, None);
         self.slots.remove(&id);

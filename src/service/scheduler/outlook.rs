@@ -312,6 +312,7 @@ impl Scheduler {
             ready: outlook.ready,
             network: outlook.network.name().to_owned(),
             network_missing: outlook.network.missing_required.clone(),
+            servers_away: self.core.servers_away(),
             paused: self.core.is_paused(),
             draining: self.core.is_draining(),
             estimated_time_remaining: status::estimate(

@@ -38,6 +38,10 @@ pub struct Policy {
     pub on_network_timeout: OnNetworkTimeout,
     /// Jobs at a time whose source is on one server.
     pub per_vcenter: Option<usize>,
+    /// Jobs at a time whose source runs on one ESXi host.
+    pub per_esxi_host: Option<usize>,
+    /// Jobs at a time with disks on one datastore.
+    pub per_datastore: Option<usize>,
     /// Stays free; `None`: the default rule.
     pub disk_reserve_bytes: Option<u64>,
 }
@@ -55,6 +59,8 @@ impl Policy {
             max_network_wait_s: network.max_network_wait_s,
             on_network_timeout: network.on_network_timeout,
             per_vcenter: settings.limits.per_vcenter.map(|limit| limit as usize),
+            per_esxi_host: Some(settings.limits.per_esxi_host as usize),
+            per_datastore: settings.limits.per_datastore.map(|limit| limit as usize),
             disk_reserve_bytes: settings.limits.disk_reserve_bytes,
         }
     }

@@ -69,6 +69,18 @@ impl Scheduler {
         }
     }
 
+    /// A server is away, or is back.
+    pub(super) fn tell_server(&mut self, server: &str, why: Option<&str>) {
+        match why {
+            Some(why) => {
+                tracing::warn!(server, why, "it is away: its jobs wait, and one at a time tries");
+                self.outlook.last_error = Some(format!("{server} is away: {why}"));
+            }
+            None => tracing::info!(server, "it is back: its jobs go on"),
+        }
+        self.outlook.status_changed();
+    }
+
     /// Looks, elsewhere, whether a login that was refused has been mended.
     pub(super) fn look_at_logins(&mut self, now: f64) {
         let refused = self.core.refused_logins();

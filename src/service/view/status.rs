@@ -79,6 +79,7 @@ pub(super) mod tests {
             ready: true,
             network: "up".to_owned(),
             network_missing: Vec::new(),
+            servers_away: Vec::new(),
             paused: false,
             draining: false,
             counts: map(&[

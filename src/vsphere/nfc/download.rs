@@ -39,7 +39,7 @@ impl Download {
         let (device, (asked, tls)) = (lease.device(number), client.channel());
         let limit = client.patience().timeout;
         let (host, tls) = device.sender(asked, tls)?;
-        let mut wire = Wire::open(&host, &tls, limit, control)?;
+        let mut wire = Wire::open(&host, &tls, limit, control)?.patient();
         let mut headers = HeaderMap::new();
         if device.is_sent_by(asked)
             && let (Some(cookie), _) = client.cookie()?

@@ -38,6 +38,7 @@ type Front struct {
 	lock     sync.Mutex
 	sessions map[string]bool
 	faults   []*Fault
+	lacking  map[string]bool
 	journal  *os.File
 }
 
@@ -128,6 +129,9 @@ func (f *Front) call(w *answer, r *http.Request, entry *Entry) {
 		// The simulator's own list would still know it.
 		r.Header.Del("Cookie")
 	}
+	if err == nil && f.alive(r) && f.refuses(w, method) {
+		return
+	}
 	if err == nil && r.Method == http.MethodPost {
 		switch asked := method.Body.(type) {
 		case *types.QueryChangedDiskAreas:
@@ -167,6 +171,10 @@ func (f *Front) folder(w *answer, r *http.Request) {
 	if !f.alive(r) {
 		w.Header().Set("WWW-Authenticate", `Basic realm="VMware HTTP server"`)
 		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
+	if f.lacks("Datastore.Browse") || f.lacks("Datastore.FileManagement") {
+		w.WriteHeader(http.StatusForbidden)
 		return
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {

@@ -33,6 +33,8 @@ type Description struct {
 	Certificate string    `json:"certificate"`
 	Throttle    int64     `json:"throttle"`
 	NoETag      bool      `json:"no_etag"`
+	// Where it listens; without it on a free port of the loopback.
+	Listen string `json:"listen"`
 	// Of export leases: see Leases.
 	LeaseTimeout   int32 `json:"lease_timeout"`
 	NamedLeases    bool  `json:"named_leases"`
@@ -120,7 +122,7 @@ func serve() error {
 		front.leases.timeout = 300
 	}
 
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", first(wanted.Listen, "127.0.0.1:0"))
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"strconv"
 )
 
 // Order is what a test wants of a running server; one thing at a time.
@@ -16,6 +17,10 @@ type Order struct {
 	Calm bool `json:"calm"`
 	// All sessions are over.
 	Forget bool `json:"forget"`
+	// How many sessions there are: only to be told.
+	Sessions bool `json:"sessions"`
+	// The privileges that the account has not; none is lacked when the list is empty.
+	Lacks *[]string `json:"lacks"`
 	// Another certificate.
 	Certificate string `json:"certificate"`
 	// Of the certificate in use: only to be told.
@@ -45,6 +50,10 @@ func obey(orders *bufio.Reader, front *Front, certificates *Authority) {
 				front.lock.Unlock()
 			case order.Forget:
 				front.forgetAll()
+			case order.Sessions:
+				answer = strconv.Itoa(front.count())
+			case order.Lacks != nil:
+				front.lack(*order.Lacks)
 			case order.Certificate != "":
 				err = certificates.become(order.Certificate)
 			case order.Thumbprint:
