@@ -53,7 +53,7 @@ pub use nbd::{Lent, Served, lent_name, remove_leavings, serves_in};
 pub(crate) use open::refuse_locked;
 pub use open::{OpenPolicy, is_known_whole, open_source};
 pub(crate) use read::{Holds, Range, Reader, Room, Sender, Sent, Streamed, follow};
-pub(crate) use remote::Remote;
+pub(crate) use remote::{Bounds, Memory, Remote};
 pub use traces::{BootTraces, boot_traces};
 pub(crate) use watch::Stall;
 pub use window::{Member, Part, Piece, Place};

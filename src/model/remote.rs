@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::facts::Facts;
+use super::facts::{Facts, SourceNote};
 use super::manifest::{VsphereMode, VsphereTransport};
 use super::plan::Plan;
 use super::planner::Submission;
@@ -25,6 +25,9 @@ pub const LOGIN_RULE: &str = "source.login";
 pub const CHANGED_RULE: &str = "source.changed";
 
 /// A VM of a vCenter or an ESXi host, as a manifest names it.
+/// What is told where nobody looked into a guest beforehand.
+pub const NOT_OPENED_RULE: &str = "guest.not_opened";
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlannedRemote {
     /// Who is asked; none: whoever the stored credential is for.
@@ -55,6 +58,9 @@ pub struct PlannedRemote {
     /// On how many connections, at most.
     pub connections: u32,
     /// Which it is there, once it was found.
+    /// Whether somebody has asked that its guest is looked into before a byte of it is copied.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub looks_first: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<FoundVm>,
     /// What the plan is made of again when it is.
@@ -125,6 +131,19 @@ pub struct FoundVm {
     /// Who knows it.
     pub host: String,
     /// By which it is known there: `vm-42`.
+/// What is told of a guest that was to be looked into first, and whose disks are read once.
+#[must_use]
+pub fn streams_note() -> SourceNote {
+    SourceNote {
+        rule: NOT_OPENED_RULE.to_owned(),
+        about: None,
+        message: "the guest is not looked at before the copy: its disks come as streams, which are read once"
+            .to_owned(),
+        advice: "it is looked at when they are here; `transport: https` lets it be looked at before"
+            .to_owned(),
+    }
+}
+
     pub moref: String,
 }
 

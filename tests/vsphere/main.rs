@@ -13,6 +13,7 @@ mod download;
 mod exports;
 mod folder;
 mod jobs;
+mod preflight;
 mod repairs;
 mod streams;
 mod transfers;

@@ -10,13 +10,14 @@ use super::effective::{DEFAULT, Effective, MANIFEST, SOURCE, forget_other_unit, 
 use super::{Submission, VmSubmission, build, mapping};
 use crate::model::config::{CredentialSettings, Settings};
 use crate::model::error::{Error, Kind, Result};
-use crate::model::facts::{Facts, FoundDisk};
+use crate::model::facts::{Facts, FoundDisk, SourceNote};
+use crate::model::job::Stage;
 use crate::model::manifest::values::Line;
 use crate::model::manifest::{Manifest, VsphereMode, VspherePower, VsphereSource, VsphereTransport};
 use crate::model::parse::{Node, Tree, merge};
-use crate::model::plan::Plan;
+use crate::model::plan::{Plan, PlannedStage, Preflight};
 use crate::model::remote::{
-    Asked, CONNECTIONS, Description, Draft, HTTPS_PORT, PlannedLogin, PlannedRemote, WantedVm,
+    Asked, CONNECTIONS, Description, Draft, HTTPS_PORT, PlannedLogin, PlannedRemote, WantedVm, streams_note,
 };
 use crate::model::thumbprint::Thumbprint;
 
@@ -74,11 +75,21 @@ pub(super) fn planned(
         draft,
     })
 }
+        looks_first: manifest.preflight.as_ref().and_then(|choice| choice.level) == Some(Preflight::Full),
 
 /// Which VM; none where it is not said, which is refused elsewhere.
 fn wanted(vsphere: &VsphereSource) -> Option<WantedVm> {
     let text = |line: &Line| line.as_str().to_owned();
     let name = vsphere.vm_name.as_ref().map(text).map(WantedVm::Name);
+/// What a person should know of a plan with such a source, if anything.
+pub(super) fn note(remote: Option<&PlannedRemote>, stages: &[PlannedStage]) -> Option<SourceNote> {
+    let opens =
+        |planned: &PlannedStage| planned.enabled && matches!(planned.stage, Stage::Inspect | Stage::Fix);
+    let opens_guest = stages.iter().any(opens);
+    let remote = remote.filter(|remote| remote.looks_first && opens_guest)?;
+    (remote.transport == VsphereTransport::Nfc).then(streams_note)
+}
+
     let uuid = || vsphere.vm_uuid.as_ref().map(|uuid| WantedVm::Uuid(uuid.as_str().to_owned()));
     let path = || vsphere.vm_path.as_ref().map(text).map(WantedVm::Path);
     name.or_else(uuid).or_else(path).or_else(|| vsphere.moref.as_ref().map(text).map(WantedVm::Moref))

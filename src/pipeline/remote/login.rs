@@ -114,6 +114,7 @@ mod tests {
             folder: None,
             mode: VsphereMode::Cold,
             transport: VsphereTransport::Https,
+            looks_first: false,
             connections: 4,
             found: None,
             draft: None,
