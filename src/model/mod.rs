@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod api;
+pub mod base64;
 pub mod bandwidth;
 pub mod boot;
 pub mod checksum;
