@@ -167,6 +167,9 @@ pub struct Asked {
     /// Which it is, once that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<FoundVm>,
+    /// Whether its guest is to be looked into before it is copied.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub looks_first: bool,
 }
 
 /// What was found out of a VM by asking.

@@ -128,7 +128,8 @@ fn the_copy_asks_only_for_what_the_look_has_not_read_and_nothing_is_kept_behind_
     }
     disk.assert_read(&*reader, 8 * MIB, 512);
     assert_eq!(disk.asked(), SIZE, "each byte was asked for once");
-    assert_eq!((memory.state().held, memory.state().blocks.len()), (0, 0));
+    let kept = memory.state().blocks.len();
+    assert_eq!((kept, memory.state().held), (0, 0));
     // What is read once more comes from where it lies.
     disk.assert_read(&*reader, 0, 512);
     assert_eq!(disk.asked(), SIZE + 512);

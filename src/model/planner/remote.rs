@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::check::{self, Looks, refuse_fixed, unsupported};
-use super::effective::{DEFAULT, Effective, MANIFEST, SOURCE, forget_other_unit, layers};
+use super::effective::{DEFAULT, Effective, MANIFEST, SOURCE, forget_other_unit, is_written, layers};
 use super::{Submission, VmSubmission, build, mapping};
 use crate::model::config::{CredentialSettings, Settings};
 use crate::model::error::{Error, Kind, Result};
@@ -33,7 +33,15 @@ pub(super) fn asked_for(manifest: &Manifest) -> Option<&VsphereSource> {
 /// What a submission keeps of that.
 pub(super) fn to_be_asked(effective: &Effective) -> Option<Asked> {
     asked_for(&effective.manifest)?;
-    Some(Asked { own_entries: mapping::own_entries(&effective.tree), found: None })
+    let own_entries = mapping::own_entries(&effective.tree);
+    Some(Asked { own_entries, found: None, looks_first: looks_first(effective) })
+}
+
+/// Whether somebody has said `preflight: full`, which holds by default and then means less.
+fn looks_first(effective: &Effective) -> bool {
+    let is_full = |node: &&Node| node.text() == Some(Preflight::Full.name());
+    let level = effective.tree.node("preflight.level").or_else(|| effective.tree.node("preflight"));
+    level.filter(is_full).is_some_and(|node| is_written(&effective.tree, node.layer))
 }
 
 /// The remote part of a plan; none where the disks are here.
@@ -44,7 +52,8 @@ pub(super) fn planned(
     root: &Path,
     settings: &Settings,
 ) -> Option<PlannedRemote> {
-    let found = vm.asked.as_ref()?.found.clone();
+    let asked = vm.asked.as_ref()?;
+    let (found, looks_first) = (asked.found.clone(), asked.looks_first);
     let vsphere = manifest.source.as_ref()?.vsphere.as_deref()?;
     let text = |line: &Option<Line>| line.as_ref().map(|line| line.as_str().to_owned());
     let whole = |number: Option<i64>| number.and_then(|number| u16::try_from(number).ok());
@@ -75,7 +84,7 @@ pub(super) fn planned(
         draft,
     })
 }
-        looks_first: manifest.preflight.as_ref().and_then(|choice| choice.level) == Some(Preflight::Full),
+        looks_first,
 
 /// Which VM; none where it is not said, which is refused elsewhere.
 fn wanted(vsphere: &VsphereSource) -> Option<WantedVm> {
