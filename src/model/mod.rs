@@ -5,8 +5,8 @@
 
 pub mod address;
 pub mod api;
-pub mod base64;
 pub mod bandwidth;
+pub mod base64;
 pub mod boot;
 pub mod checksum;
 pub mod config;
@@ -41,6 +41,7 @@ pub mod remote;
 pub mod report;
 pub mod retry;
 pub mod schema;
+pub mod selection;
 pub mod setup;
 mod source_format;
 pub mod template;

@@ -11,6 +11,7 @@ use super::facts::{Facts, SourceNote};
 use super::manifest::{VsphereMode, VsphereTransport};
 use super::plan::Plan;
 use super::planner::Submission;
+use super::selection::Selecting;
 use super::thumbprint::Thumbprint;
 
 /// Where `https` is spoken if nobody says otherwise.
@@ -24,10 +25,10 @@ pub const LOGIN_RULE: &str = "source.login";
 /// What an error breaks that says that a VM has other disks than its plan was made for.
 pub const CHANGED_RULE: &str = "source.changed";
 
-/// A VM of a vCenter or an ESXi host, as a manifest names it.
 /// What is told where nobody looked into a guest beforehand.
 pub const NOT_OPENED_RULE: &str = "guest.not_opened";
 
+/// A VM of a vCenter or an ESXi host, as a manifest names it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlannedRemote {
     /// Who is asked; none: whoever the stored credential is for.
@@ -57,10 +58,10 @@ pub struct PlannedRemote {
     pub transport: VsphereTransport,
     /// On how many connections, at most.
     pub connections: u32,
-    /// Which it is there, once it was found.
     /// Whether somebody has asked that its guest is looked into before a byte of it is copied.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub looks_first: bool,
+    /// Which it is there, once it was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<FoundVm>,
     /// What the plan is made of again when it is.
@@ -80,15 +81,20 @@ pub enum WantedVm {
     Path(String),
     /// This managed object.
     Moref(String),
+    /// None yet: it stands for those that are selected.
+    Selected(Box<Selecting>),
 }
 
 impl WantedVm {
     /// For people.
     #[must_use]
-    pub fn as_str(&self) -> &str {
-        let (WantedVm::Name(text) | WantedVm::Uuid(text) | WantedVm::Path(text) | WantedVm::Moref(text)) =
-            self;
-        text
+    pub fn shown(&self) -> String {
+        match self {
+            WantedVm::Name(text) | WantedVm::Uuid(text) | WantedVm::Path(text) | WantedVm::Moref(text) => {
+                text.clone()
+            }
+            WantedVm::Selected(selecting) => selecting.shown(),
+        }
     }
 }
 
@@ -125,12 +131,6 @@ impl PlannedLogin {
     }
 }
 
-/// A VM that was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FoundVm {
-    /// Who knows it.
-    pub host: String,
-    /// By which it is known there: `vm-42`.
 /// What is told of a guest that was to be looked into first, and whose disks are read once.
 #[must_use]
 pub fn streams_note() -> SourceNote {
@@ -144,6 +144,12 @@ pub fn streams_note() -> SourceNote {
     }
 }
 
+/// A VM that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundVm {
+    /// Who knows it.
+    pub host: String,
+    /// By which it is known there: `vm-42`.
     pub moref: String,
 }
 
@@ -170,6 +176,9 @@ pub struct Asked {
     /// Whether its guest is to be looked into before it is copied.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub looks_first: bool,
+    /// The VMs that it stands for, where it is an entry of a batch that selects some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selecting: Option<Box<Selecting>>,
 }
 
 /// What was found out of a VM by asking.
@@ -219,7 +228,7 @@ impl PlannedRemote {
             || self.login.file().map(|file| format!("the server of {}", file.display())).unwrap_or_default(),
             str::to_owned,
         );
-        format!("{} on {at}", self.vm.as_str())
+        format!("{} on {at}", self.vm.shown())
     }
 }
 
@@ -228,6 +237,12 @@ impl Plan {
     #[must_use]
     pub fn is_to_be_described(&self) -> bool {
         self.remote.as_ref().is_some_and(|remote| remote.found.is_none())
+    }
+
+    /// Whether it is an entry of a batch that stands for VMs of a server.
+    #[must_use]
+    pub fn stands_for_others(&self) -> bool {
+        self.remote.as_ref().is_some_and(|remote| matches!(remote.vm, WantedVm::Selected(_)))
     }
 
     /// The same, for whoever makes no plan of it any more.

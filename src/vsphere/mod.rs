@@ -29,6 +29,7 @@ mod session;
 pub mod snapshot;
 mod soap;
 pub mod stored;
+pub mod tags;
 mod task;
 mod tree;
 mod wire;

@@ -15,5 +15,6 @@ mod folder;
 mod jobs;
 mod preflight;
 mod repairs;
+mod select;
 mod streams;
 mod transfers;

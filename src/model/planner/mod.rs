@@ -28,6 +28,7 @@ mod output;
 mod pool;
 mod profiles;
 mod remote;
+mod selected;
 mod setup;
 mod written;
 
@@ -59,6 +60,7 @@ pub use profiles::{
     resolve as resolve_profile,
 };
 pub use remote::describe;
+pub use selected::expand;
 use written::{Written, follow};
 
 /// Which VMs of a batch that ran before run again.
@@ -452,9 +454,10 @@ fn vm_submission(
     setup::seal(&mut effective)?;
     let (warnings, notes) =
         effective.facts.take().map_or_else(Default::default, |facts| (facts.warnings, facts.notes));
+    let content_sha256 = selected::content(&mut effective);
     Ok(VmSubmission {
         vm_id,
-        content_sha256: hex(&Sha256::digest(effective.content().to_string())),
+        content_sha256,
         manifest: effective.redacted().canonical(),
         setup: setup::wanted(&effective.tree, &effective.manifest)?,
         rerun: effective.manifest.rerun,

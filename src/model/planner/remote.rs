@@ -33,8 +33,10 @@ pub(super) fn asked_for(manifest: &Manifest) -> Option<&VsphereSource> {
 /// What a submission keeps of that.
 pub(super) fn to_be_asked(effective: &Effective) -> Option<Asked> {
     asked_for(&effective.manifest)?;
-    let own_entries = mapping::own_entries(&effective.tree);
-    Some(Asked { own_entries, found: None, looks_first: looks_first(effective) })
+    let selecting = effective.selecting.clone().map(Box::new);
+    // What is mapped for all that are selected need not be for each of them.
+    let own_entries = if selecting.is_some() { Vec::new() } else { mapping::own_entries(&effective.tree) };
+    Some(Asked { own_entries, found: None, selecting, looks_first: looks_first(effective) })
 }
 
 /// Whether somebody has said `preflight: full`, which holds by default and then means less.
@@ -53,7 +55,7 @@ pub(super) fn planned(
     settings: &Settings,
 ) -> Option<PlannedRemote> {
     let asked = vm.asked.as_ref()?;
-    let (found, looks_first) = (asked.found.clone(), asked.looks_first);
+    let (found, selecting) = (asked.found.clone(), asked.selecting.clone());
     let vsphere = manifest.source.as_ref()?.vsphere.as_deref()?;
     let text = |line: &Option<Line>| line.as_ref().map(|line| line.as_str().to_owned());
     let whole = |number: Option<i64>| number.and_then(|number| u16::try_from(number).ok());
@@ -70,7 +72,7 @@ pub(super) fn planned(
         port: whole(vsphere.port.map(|port| port.get())).unwrap_or(HTTPS_PORT),
         login: login(vsphere, &settings.credentials)?,
         thumbprint: vsphere.thumbprint.as_ref().and_then(|text| Thumbprint::parse(text.as_str()).ok()),
-        vm: wanted(vsphere)?,
+        vm: selecting.map(WantedVm::Selected).or_else(|| wanted(vsphere))?,
         datacenter: text(&vsphere.datacenter),
         datastore: text(&vsphere.datastore),
         folder: text(&vsphere.folder),
@@ -80,16 +82,12 @@ pub(super) fn planned(
             _ => VsphereTransport::Https,
         },
         connections: whole(vsphere.connections.map(|number| number.get())).map_or(CONNECTIONS, u32::from),
+        looks_first: asked.looks_first,
         found,
         draft,
     })
 }
-        looks_first,
 
-/// Which VM; none where it is not said, which is refused elsewhere.
-fn wanted(vsphere: &VsphereSource) -> Option<WantedVm> {
-    let text = |line: &Line| line.as_str().to_owned();
-    let name = vsphere.vm_name.as_ref().map(text).map(WantedVm::Name);
 /// What a person should know of a plan with such a source, if anything.
 pub(super) fn note(remote: Option<&PlannedRemote>, stages: &[PlannedStage]) -> Option<SourceNote> {
     let opens =
@@ -99,6 +97,10 @@ pub(super) fn note(remote: Option<&PlannedRemote>, stages: &[PlannedStage]) -> O
     (remote.transport == VsphereTransport::Nfc).then(streams_note)
 }
 
+/// Which VM; none where it is not said, which is refused elsewhere.
+fn wanted(vsphere: &VsphereSource) -> Option<WantedVm> {
+    let text = |line: &Line| line.as_str().to_owned();
+    let name = vsphere.vm_name.as_ref().map(text).map(WantedVm::Name);
     let uuid = || vsphere.vm_uuid.as_ref().map(|uuid| WantedVm::Uuid(uuid.as_str().to_owned()));
     let path = || vsphere.vm_path.as_ref().map(text).map(WantedVm::Path);
     name.or_else(uuid).or_else(path).or_else(|| vsphere.moref.as_ref().map(text).map(WantedVm::Moref))
@@ -167,8 +169,8 @@ pub(super) fn check_secrets(tree: &Tree, manifest: &Manifest, settings: &Setting
 }
 
 /// What a vSphere source needs to be found, and what of it this version can do.
-pub(super) fn check(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
-    check_place(tree, vsphere)?;
+pub(super) fn check(tree: &Tree, vsphere: &VsphereSource, selects: bool) -> Result<()> {
+    check_place(tree, vsphere, selects)?;
     check_login(tree, vsphere)?;
     if let Some(Err(why)) = vsphere.thumbprint.as_ref().map(|text| Thumbprint::parse(text.as_str())) {
         return Err(tree.error(Kind::Manifest, "source.vsphere.thumbprint", why).advice(
@@ -178,8 +180,8 @@ pub(super) fn check(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
     check_features(tree, vsphere)
 }
 
-/// A host, and one way to tell the VM.
-fn check_place(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
+/// A host, and one way to tell the VM; none where an entry of a batch selects them.
+fn check_place(tree: &Tree, vsphere: &VsphereSource, selects: bool) -> Result<()> {
     if vsphere.host.is_none() && vsphere.credential.is_none() {
         return Err(tree
             .error(Kind::Manifest, "source.vsphere.host", "`host` or `credential` is required")
@@ -193,6 +195,14 @@ fn check_place(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
     ];
     let mut given = ways.into_iter().filter_map(|(key, there)| there.then_some(key));
     match (given.next(), given.next()) {
+        (None, _) if selects => Ok(()),
+        (Some(key), _) if selects => Err(tree
+            .error(
+                Kind::Manifest,
+                &format!("source.vsphere.{key}"),
+                format!("`{key}` is of one VM, and `select` stands for several"),
+            )
+            .advice("keep one of them")),
         (Some(_), None) => Ok(()),
         (Some(first), Some(second)) => Err(tree
             .error(
@@ -302,7 +312,7 @@ pub fn describe(plan: &Plan, description: &Description, settings: &Settings) -> 
     }
     let tree = merged(written, &facts);
     let manifest: Manifest = tree.decode()?;
-    let looks = Looks { in_batch: true, at_files: false };
+    let looks = Looks { in_batch: true, at_files: false, selects: false };
     if let Some(error) = check::all(&tree, &manifest, settings, looks).into_iter().next() {
         return Err(error);
     }

@@ -8,10 +8,12 @@
 //! What is not here: the protocol (the room `vsphere`), and what a plan makes of a description.
 
 mod login;
+mod selecting;
 
 use std::sync::{Arc, OnceLock};
 
 pub(super) use login::Access;
+pub(super) use selecting::select;
 
 use crate::disk::{Control, SourceDisk};
 use crate::model::error::{Error, Kind, Result};
@@ -69,6 +71,7 @@ fn find(client: &Client, remote: &PlannedRemote) -> Result<Machine> {
         WantedVm::Uuid(uuid) => Wanted::Uuid(uuid.clone()),
         WantedVm::Path(path) => Wanted::Path(path.clone()),
         WantedVm::Moref(moref) => Wanted::MoRef(moref.clone()),
+        WantedVm::Selected(_) => return Err(Error::internal("several VMs are wanted, and not one")),
     };
     let filters = Filters {
         datacenter: remote.datacenter.clone(),
