@@ -96,6 +96,7 @@ fn of_manifest(args: &PlanArgs, settings: &Settings) -> Result<Planned, Failure>
     let Input { bytes, filename, base_directory, .. } = &Input::read(&args.input)?;
     let submission = described::submission(bytes, filename, base_directory, settings)?;
     let control = Control::new();
+    let submission = described::selected(&submission, settings, &control)?;
     let (mut plans, mut refused, several) =
         (Vec::new(), submission.refused.clone(), submission.vms.len() > 1);
     for plan in preflight::plans(&submission, settings)? {

@@ -56,7 +56,7 @@ pub use open::{OpenPolicy, is_known_whole, open_source};
 pub(crate) use read::{
     Grains, Holds, Plain, Range, Reader, Room, Sender, Sent, Stored, Streamed, follow, in_a_row, stacked,
 };
-pub(crate) use remote::Remote;
+pub(crate) use remote::{Bounds, Memory, Remote};
 pub use traces::{BootTraces, boot_traces};
 pub(crate) use watch::Stall;
 pub use window::{Member, Part, Piece, Place};

@@ -56,8 +56,9 @@ impl Engine {
         virtual_size: u64,
         control: &Control,
     ) -> Result<()> {
-        // What is not on this machine no QEMU opens: only we see it through the overlay, whatever its header says.
-        let below = if source.is_remote() { None } else { Some((source.qemu_node()?, &*source.path)) };
+        // What is not on this machine no QEMU opens, unless we serve it: only we see it through the overlay, whatever its header says.
+        let is_seen = !source.is_remote() || source.node.is_some();
+        let below = if is_seen { Some((source.qemu_node()?, &*source.path)) } else { None };
         self.make_fresh(below, USUAL_CLUSTER, path, virtual_size, control)
     }
 

@@ -6,6 +6,7 @@
 pub mod address;
 pub mod api;
 pub mod bandwidth;
+pub mod base64;
 pub mod boot;
 pub mod checksum;
 pub mod config;
@@ -40,6 +41,7 @@ pub mod remote;
 pub mod report;
 pub mod retry;
 pub mod schema;
+pub mod selection;
 pub mod setup;
 mod source_format;
 pub mod template;

@@ -17,6 +17,7 @@ use super::plan::Plan;
 use super::remote::Description;
 use super::report::Report;
 use super::retry::Retries;
+use super::selection::SelectedVm;
 
 /// Everything a worker has to know.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -259,6 +260,11 @@ pub enum WorkerEvent {
     },
     /// What its VM is: its plan does not know that, or knows something else, so it ends, to begin with another one.
     Described(Box<Description>),
+    /// Which VMs its entry of a batch stands for: each of them becomes a job.
+    Selected {
+        /// They.
+        vms: Vec<SelectedVm>,
+    },
     /// What it will still write where its results go, now that it has looked at its sources.
     Room {
         /// Bytes.

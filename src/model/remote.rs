@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::facts::Facts;
+use super::facts::{Facts, SourceNote};
 use super::manifest::{VsphereMode, VsphereTransport};
 use super::plan::Plan;
 use super::planner::Submission;
+use super::selection::Selecting;
 use super::thumbprint::Thumbprint;
 use super::transports::{self, Candidate};
 
@@ -27,6 +28,9 @@ pub const LOGIN_RULE: &str = "source.login";
 
 /// What an error breaks that says that a VM has other disks than its plan was made for.
 pub const CHANGED_RULE: &str = "source.changed";
+
+/// What is told where nobody looked into a guest beforehand.
+pub const NOT_OPENED_RULE: &str = "guest.not_opened";
 
 /// A VM of a vCenter or an ESXi host, as a manifest names it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -61,6 +65,9 @@ pub struct PlannedRemote {
     pub ways: Vec<Candidate>,
     /// On how many connections, at most.
     pub connections: u32,
+    /// Whether somebody has asked that its guest is looked into before a byte of it is copied.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub looks_first: bool,
     /// Which it is there, once it was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<FoundVm>,
@@ -83,18 +90,22 @@ pub enum WantedVm {
     Moref(String),
     /// The one of this VMX, or this disk, on the host itself: its shell is asked, and no API.
     File(String),
+    /// None yet: it stands for those that are selected.
+    Selected(Box<Selecting>),
 }
 
 impl WantedVm {
     /// For people.
     #[must_use]
-    pub fn as_str(&self) -> &str {
-        let (WantedVm::Name(text)
-        | WantedVm::Uuid(text)
-        | WantedVm::Path(text)
-        | WantedVm::Moref(text)
-        | WantedVm::File(text)) = self;
-        text
+    pub fn shown(&self) -> String {
+        match self {
+            WantedVm::Name(text)
+            | WantedVm::Uuid(text)
+            | WantedVm::Path(text)
+            | WantedVm::Moref(text)
+            | WantedVm::File(text) => text.clone(),
+            WantedVm::Selected(selecting) => selecting.shown(),
+        }
     }
 }
 
@@ -128,6 +139,19 @@ impl PlannedLogin {
             PlannedLogin::Credential(file) | PlannedLogin::PasswordFile { file, .. } => Some(file),
             PlannedLogin::PasswordEnv { .. } => None,
         }
+    }
+}
+
+/// What is told of a guest that was to be looked into first, and whose disks are read once.
+#[must_use]
+pub fn streams_note() -> SourceNote {
+    SourceNote {
+        rule: NOT_OPENED_RULE.to_owned(),
+        about: None,
+        message: "the guest is not looked at before the copy: its disks come as streams, which are read once"
+            .to_owned(),
+        advice: "it is looked at when they are here; `transport: https` lets it be looked at before"
+            .to_owned(),
     }
 }
 
@@ -166,6 +190,12 @@ pub struct Asked {
     /// Which it is, once that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<FoundVm>,
+    /// Whether its guest is to be looked into before it is copied.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub looks_first: bool,
+    /// The VMs that it stands for, where it is an entry of a batch that selects some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selecting: Option<Box<Selecting>>,
 }
 
 /// What was found out of a VM by asking.
@@ -260,7 +290,7 @@ impl PlannedRemote {
             || self.login.file().map(|file| format!("the server of {}", file.display())).unwrap_or_default(),
             str::to_owned,
         );
-        format!("{} on {at}", self.vm.as_str())
+        format!("{} on {at}", self.vm.shown())
     }
 }
 
@@ -269,6 +299,12 @@ impl Plan {
     #[must_use]
     pub fn is_to_be_described(&self) -> bool {
         self.remote.as_ref().is_some_and(|remote| remote.found.is_none())
+    }
+
+    /// Whether it is an entry of a batch that stands for VMs of a server.
+    #[must_use]
+    pub fn stands_for_others(&self) -> bool {
+        self.remote.as_ref().is_some_and(|remote| matches!(remote.vm, WantedVm::Selected(_)))
     }
 
     /// The same, for whoever makes no plan of it any more.

@@ -138,7 +138,6 @@ pub struct GuestRecord {
     /// Why nothing was repaired though it was asked for.
     pub skipped: Option<String>,
     /// Who repaired it.
-    #[serde(default)]
     pub engine: Option<FixEngine>,
     /// Whether the machine gets parts that need no driver of ours, because the guest has none.
     #[serde(default)]
@@ -295,7 +294,6 @@ pub struct Checkpoint {
     /// Its batch.
     pub batch_id: String,
     /// The host whose job that is, as its lock calls it; none: nobody else can work there.
-    #[serde(default)]
     pub host: Option<String>,
     /// What was to be done (see [`fingerprint`]).
     pub plan_sha256: String,
@@ -312,8 +310,10 @@ pub struct Checkpoint {
     /// Disks that were fetched for that, by id.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub fetched: BTreeMap<String, FetchedDisk>,
+    /// Disks that were looked into before they were copied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub looked: Vec<FileIdentity>,
     /// What the guest work found and made, once all of it is durable.
-    #[serde(default)]
     pub guest: Option<GuestRecord>,
     /// By which ways its bytes do not come, as was found out too late.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -345,6 +345,7 @@ impl Checkpoint {
             mark,
             disks: BTreeMap::new(),
             fetched: BTreeMap::new(),
+            looked: Vec::new(),
             guest: None,
             ways_left: Vec::new(),
             stage_seconds: BTreeMap::new(),

@@ -22,7 +22,7 @@ use crate::model::error::{Error, Result};
 use crate::model::facts::Facts;
 use crate::model::libvirt_uri::{Reach, SYSTEM, check_form};
 use crate::model::plan::Plan;
-use crate::model::planner::{self, Origin, Submission, VmOrigins};
+use crate::model::planner::{self, BatchName, Origin, RefusedVm, Submission, VmOrigins, VmSubmission};
 use crate::model::protocol::RemoteLimits;
 use crate::source::{self, Libvirt, LibvirtDomain};
 
@@ -47,6 +47,42 @@ pub fn completed(plan: Plan, settings: &Settings, control: &Control) -> Result<P
     let limits = RemoteLimits::of(settings);
     let source = remote::ask(&remote::Access::read(remote)?, remote, &limits, control)?;
     planner::describe(&plan, &source.description(), settings)
+}
+
+/// A submission with the VMs for which entries of a batch stand in their place; whoever calls waits for the answers. An entry for which there is none is
+/// among those that cannot run.
+pub fn selected(submission: &Submission, settings: &Settings, control: &Control) -> Result<Submission> {
+    let is_entry = |vm: &VmSubmission| vm.asked.as_ref().is_some_and(|asked| asked.selecting.is_some());
+    let mut whole = submission.clone_without_vms();
+    whole.refused.clone_from(&submission.refused);
+    let (entries, vms): (Vec<VmSubmission>, Vec<VmSubmission>) =
+        submission.vms.iter().cloned().partition(is_entry);
+    whole.vms = vms;
+    for entry in entries {
+        let vm_id = entry.vm_id.clone();
+        let alone = Submission { vms: vec![entry], ..submission.clone_without_vms() };
+        match of_entry(&alone, settings, control) {
+            Ok(members) => {
+                // What the batch names itself goes before what it selects.
+                let is_new = |id: &String| !whole.vms.iter().any(|vm| vm.vm_id == *id);
+                let vms: Vec<VmSubmission> = members.vms.into_iter().filter(|vm| is_new(&vm.vm_id)).collect();
+                whole.vms.extend(vms);
+                whole.refused.extend(members.refused);
+            }
+            Err(error) => whole.refused.push(RefusedVm { vm_id, error }),
+        }
+    }
+    Ok(whole)
+}
+
+fn of_entry(entry: &Submission, settings: &Settings, control: &Control) -> Result<Submission> {
+    let (BatchName::Named(batch_id) | BatchName::Stem(batch_id)) = &entry.name;
+    let plan = entry.plans(batch_id, "", settings)?.pop();
+    let plan = plan.ok_or_else(|| Error::internal("an entry has no plan"))?;
+    let planned = plan.remote.as_ref().ok_or_else(|| Error::internal("there is nobody to be asked"))?;
+    let limits = RemoteLimits { connection: settings.vc_connection.clone(), connections: None };
+    let selected = remote::select(&remote::Access::read(planned)?, planned, &limits, control)?;
+    planner::expand(&plan, &selected)
 }
 
 /// Where each value of it comes from. See [`source::origins`].

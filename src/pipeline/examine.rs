@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::guest_child::{Bearable, GuestChild, GuestFiles, GuestLimits, GuestPlace, Objects};
 use super::library::DiskProcessor;
-use crate::disk::SourceDisk;
+use crate::disk::{Control, Engine, SourceDisk};
 use crate::guest::facts::FixOptions;
 use crate::guest::inspect::Condition;
 use crate::guest::work::{Event, Key, Order, OrderedDrive};
@@ -84,13 +84,46 @@ impl DiskProcessor {
     ) -> Result<Rehearsal> {
         let scratch = scratch()?;
         let place = GuestPlace::prepare(scratch.path(), None)?;
-        let launcher = &self.engine.launcher;
+        let limits = GuestLimits {
+            stall_timeout_s: STALL_TIMEOUT_S,
+            sandbox_required: false,
+            bearable: Bearable::default(),
+            objects: Objects::default(),
+        };
+        let kvm = kvm::probe(&self.engine.launcher).works;
+        let opening = Opening { engine: &self.engine, control: &self.control, place: &place, limits, kvm };
+        opening.work(disks, overlays, keys, fix, beginning)
+    }
+}
+
+/// How the guest in some disks is opened.
+pub(super) struct Opening<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) control: &'a Control,
+    /// Where what is needed for it lies.
+    pub(super) place: &'a GuestPlace,
+    pub(super) limits: GuestLimits,
+    /// Whether it is not emulated.
+    pub(super) kvm: bool,
+}
+
+impl Opening<'_> {
+    /// The work inside, on overlays that are made at these paths.
+    pub(super) fn work(
+        self,
+        disks: &[SourceDisk],
+        overlays: &[PathBuf],
+        keys: Vec<Key>,
+        fix: Option<FixOptions>,
+        beginning: &mut dyn FnMut(&str),
+    ) -> Result<Rehearsal> {
+        let Opening { engine, control, place, limits, kvm } = self;
         let (mut drives, mut files) = (Vec::new(), GuestFiles::default());
         let mut served = Vec::new();
         for (disk, path) in disks.iter().zip(overlays) {
-            let (seen, for_now) = disk.for_qemu(&self.control)?;
+            let (seen, for_now) = disk.for_qemu(control)?;
             served.extend(for_now);
-            self.engine.make_overlay(&seen, path, disk.facts.virtual_size, &self.control)?;
+            engine.make_overlay(&seen, path, disk.facts.virtual_size, control)?;
             drives.push(OrderedDrive {
                 id: disk.path.display().to_string(),
                 path: path.clone(),
@@ -101,24 +134,19 @@ impl DiskProcessor {
             files.overlays.push(path.clone());
         }
         let order = Order {
-            kvm: kvm::probe(launcher).works,
+            kvm,
             memory_mb: None,
             temp: place.temp.clone(),
-            log: None,
+            log: place.log.clone(),
             drives,
             keys,
             diffs: fix.is_some(),
             fix,
         };
-        let limits = GuestLimits {
-            stall_timeout_s: STALL_TIMEOUT_S,
-            sandbox_required: false,
-            bearable: Bearable::default(),
-            objects: Objects::default(),
-        };
         beginning(if order.kvm { "the appliance starts" } else { "the appliance starts, emulated" });
-        // Ends before what it reads is not served any more.
-        let mut child = GuestChild::start(launcher, &place, files, &order, limits, &self.control)?;
+        // Ends before what it reads is not served any more. Nothing works beside it that its failure would have to end.
+        let limits = GuestLimits { bearable: Bearable { all: true, ..limits.bearable }, ..limits };
+        let mut child = GuestChild::start(&engine.launcher, place, files, &order, limits, control)?;
         let (mut found, mut fixes, mut diffs, mut warnings) = (None, Vec::new(), Vec::new(), Vec::new());
         let mut state = Condition::default();
         while let Some(event) = child.next()? {
@@ -136,7 +164,7 @@ impl DiskProcessor {
             }
         }
         for disk in disks {
-            disk.check_unchanged(&self.control)?;
+            disk.check_unchanged(control)?;
         }
         let identity =
             found.ok_or_else(|| Error::internal("the guest was looked at, and nothing was told of it"))?;

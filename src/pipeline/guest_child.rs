@@ -272,6 +272,8 @@ pub(super) struct Bearable {
     pub(super) fields: Vec<&'static str>,
     /// By the rules of the pre-flight that were lowered.
     pub(super) rules: Vec<String>,
+    /// Whatever it is: nothing goes on beside that would have to end.
+    pub(super) all: bool,
 }
 
 impl Bearable {
@@ -279,7 +281,7 @@ impl Bearable {
     pub(super) fn bears(&self, error: &Error) -> bool {
         let details = error.details();
         let by_field = details.place.field.as_deref().is_some_and(|field| self.fields.contains(&field));
-        by_field || details.rule.as_ref().is_some_and(|rule| self.rules.contains(rule))
+        self.all || by_field || details.rule.as_ref().is_some_and(|rule| self.rules.contains(rule))
     }
 }
 
@@ -365,6 +367,8 @@ mod tests {
         let asleep = Error::new(Kind::Guest, "it sleeps").rule("guest.hibernated");
         let by_rule = Bearable { rules: vec!["guest.hibernated".to_owned()], ..Bearable::default() };
         assert!(!is_hopeless(&asleep, &by_rule) && is_hopeless(&asleep, &by_key));
+        let all = Bearable { all: true, ..Bearable::default() };
+        assert!(!is_hopeless(&no_os, &all) && !is_hopeless(&asleep, &all));
         assert!(!is_hopeless(&Error::new(Kind::Guest, "crashed").transient(), &nothing));
     }
 }

@@ -88,7 +88,12 @@ fn check_manifest(
     beginning: &mut dyn FnMut(&str),
 ) -> InputCheck {
     let Document { given, bytes, filename, base_directory } = document;
-    let submission = described::submission(bytes, filename, base_directory, settings);
+    let mut submission = described::submission(bytes, filename, base_directory, settings);
+    if depth == Depth::Preflight(Look::IntoGuests) {
+        submission = submission.and_then(|submission| described::selected(&submission, settings, control));
+    }
+    let refused_vms = submission.iter().flat_map(|submission| &submission.refused);
+    let refused_vms: Vec<Error> = refused_vms.map(|vm| vm.error.clone()).collect();
     let is_whole = submission.as_ref().is_ok_and(|submission| submission.refused.is_empty());
     let window = submission.as_ref().ok().and_then(|submission| submission.window.clone());
     let window = window.map(|window| window.in_words(now_epoch()));
@@ -97,7 +102,10 @@ fn check_manifest(
         // The others of a batch would run; what is wrong with one is told all the same.
         outcome => {
             let mut all = described::complaints(bytes, filename, base_directory, settings);
-            all.extend(outcome.err().filter(|_| all.is_empty()));
+            if all.is_empty() {
+                // What is said is right; what was selected is not there.
+                all.extend(outcome.err().into_iter().chain(refused_vms));
+            }
             let validation = (depth != Depth::Text).then(|| refused(&all));
             return InputCheck { validation, ..InputCheck::of(given, &all) };
         }

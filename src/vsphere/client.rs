@@ -198,6 +198,11 @@ impl Client {
         soap::answered(&text, self.host(), |_| Ok(()))
     }
 
+    /// As whom it is asked.
+    pub(super) fn login(&self) -> &Login {
+        &self.0.login
+    }
+
     /// Who is asked, and how.
     pub(super) fn channel(&self) -> (&Endpoint, &Tls) {
         (&self.0.channel.endpoint, &self.0.channel.tls)

@@ -30,6 +30,7 @@ pub mod snapshot;
 mod soap;
 pub mod ssh;
 pub mod stored;
+pub mod tags;
 mod task;
 mod tree;
 pub mod vddk;

@@ -26,6 +26,7 @@ mod once_broken;
 mod profiles;
 mod queue;
 mod queue_admission;
+mod queue_expanding;
 mod queue_opening;
 mod queue_outbox;
 mod queue_space;

@@ -130,6 +130,8 @@ pub(super) fn add(
     let named = args.output.is_none();
     let above = submission.output_directory.clone().unwrap_or_else(|| base.to_owned());
     let batch_id = name_of(&submission);
+    let mut submission = described::selected(&submission, &settings, &Control::new())?;
+    all.refused.append(&mut submission.refused);
     for plan in submission.plans(&batch_id, "", &settings)? {
         let vm_id = plan.vm_id.clone();
         match described::completed(plan, &settings, &Control::new()) {

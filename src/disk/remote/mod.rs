@@ -3,11 +3,15 @@
 //! All that is asked of it is here: how large it is, by what it is told from any other, and a reader. Whoever brings it also brings what a
 //! network needs (connections, patience, what is tried again); a failure that is told here ends the attempt. It is read once, by the copy:
 //! what is to look into it or change it has to wait for that, and works on what was copied. QEMU never opens it, but through
-//! [`SourceDisk::serve`]. What is not here: any protocol.
+//! [`SourceDisk::serve`]; what is read so before the copy is kept for it ([`memory`]). What is not here: any protocol.
+
+mod memory;
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub(crate) use memory::{Bounds, Memory};
 
 use crate::disk::control::Control;
 use crate::disk::facts::{FileIdentity, ImageFacts, SourceDisk};

@@ -12,6 +12,7 @@ use super::{
     RunOptions, StorageMapping,
 };
 use crate::model::planner::Rerun;
+use crate::model::selection::SelectedPower;
 
 /// Several VMs.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
@@ -162,6 +163,8 @@ pub struct Selection {
     pub names: Option<Vec<Line>>,
     /// But not with names like these.
     pub exclude: Option<Vec<Line>>,
+    /// Only VMs of a server that run, or only those that do not.
+    pub power: Option<SelectedPower>,
 }
 
 /// `shared_config`: what all VMs of a batch have in common.

@@ -72,6 +72,8 @@ pub(super) fn plan(
     let hooks = super::hooks::planned(tree, manifest, &known)?;
     warnings.extend(super::hooks::warnings(tree, manifest));
     let libvirt = super::handover::planned(tree, manifest, &settings.libvirt.uri, &called, (&disks, made_in));
+    let note = super::remote::note(remote.as_ref(), &stages);
+    let notes = vm.notes.iter().cloned().chain(note).collect();
     Ok(Plan {
         vm_id: vm.vm_id.clone(),
         name,
@@ -88,7 +90,7 @@ pub(super) fn plan(
         output,
         preflight: manifest.preflight.as_ref().and_then(|choice| choice.level).unwrap_or_default(),
         rules: manifest.preflight.as_ref().map(PreflightChoice::weights).unwrap_or_default(),
-        notes: vm.notes.clone(),
+        notes,
         lacking,
         warnings,
         priority: manifest.priority.map_or(0, |priority| priority.get()),

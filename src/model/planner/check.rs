@@ -18,7 +18,11 @@ use crate::model::parse::Tree;
 /// What cannot succeed, in the order above: of each sort the first.
 /// `in_batch`: what it waits for is held against the others there.
 pub(super) fn complaints(effective: &Effective, settings: &Settings, in_batch: bool) -> Vec<Error> {
-    all(&effective.tree, &effective.manifest, settings, Looks { in_batch, at_files: true })
+    all(&effective.tree, &effective.manifest, settings, looks(effective, in_batch))
+}
+
+fn looks(effective: &Effective, in_batch: bool) -> Looks {
+    Looks { in_batch, at_files: true, selects: effective.selecting.is_some() }
 }
 
 /// What is held against a manifest besides what it says itself.
@@ -28,6 +32,8 @@ pub(super) struct Looks {
     pub(super) in_batch: bool,
     /// Its disks are files of this machine.
     pub(super) at_files: bool,
+    /// It stands for several VMs of a server.
+    pub(super) selects: bool,
 }
 
 /// The same of an effective manifest, however it came to be.
@@ -37,7 +43,7 @@ pub(super) fn all(tree: &Tree, manifest: &Manifest, settings: &Settings, looks: 
     [
         super::remote::check_secrets(tree, manifest, settings),
         manifest.source.as_ref().map_or(Ok(()), |source| super::esxi::check_secrets(tree, source)),
-        check_origin(tree, manifest),
+        check_origin(tree, manifest, looks.selects),
         check_features(tree, manifest),
         check_stages(tree),
         super::guest::check(tree, manifest, settings),
@@ -106,7 +112,7 @@ pub(super) fn refuse_fixed(tree: &Tree, provider: &str, keys: &[(&str, bool)]) -
 }
 
 /// Where the VM comes from: local disks, or a source that names them, in this version.
-fn check_origin(tree: &Tree, manifest: &Manifest) -> Result<()> {
+fn check_origin(tree: &Tree, manifest: &Manifest, selects: bool) -> Result<()> {
     let providers = manifest.source.as_ref().map(Source::providers).unwrap_or_default();
     if let Some(disks) = &manifest.disks {
         if disks.is_empty() {
@@ -142,7 +148,7 @@ fn check_origin(tree: &Tree, manifest: &Manifest) -> Result<()> {
             .advice("remove it, or let it repeat the key"));
     }
     if let Some(vsphere) = source.and_then(|source| source.vsphere.as_ref()) {
-        return super::remote::check(tree, vsphere);
+        return super::remote::check(tree, vsphere, selects);
     }
     if let Some(esxi) = source.and_then(|source| source.esxi.as_ref()) {
         return super::esxi::check(tree, esxi);

@@ -15,6 +15,7 @@ use crate::model::facts::Facts;
 use crate::model::manifest::{BUILTIN, Manifest, Profile};
 use crate::model::parse::{Key, Layer, Leaf, Node, Tree, Value, merge, parse, without};
 use crate::model::redaction::names_secret;
+use crate::model::selection::Selecting;
 
 /// What holds where nobody says anything.
 pub(super) const DEFAULT: u16 = 0;
@@ -57,6 +58,8 @@ pub(super) struct Effective {
     pub(super) profile: Arc<ResolvedProfile>,
     /// Where the storage pool lies that results are made in, once that was asked.
     pub(super) pool_directory: Option<PathBuf>,
+    /// The VMs of a server that it stands for, where it is not one itself.
+    pub(super) selecting: Option<Selecting>,
 }
 
 impl Effective {
@@ -133,7 +136,7 @@ impl Effective {
             entries.push(made("name", Node::made(Value::Text(name.clone()))));
             manifest = tree.decode()?;
         }
-        Ok(Effective { tree, manifest, facts, profile, pool_directory: None })
+        Ok(Effective { tree, manifest, facts, profile, pool_directory: None, selecting: None })
     }
 
     /// What "the same content" is decided by: what differs from the defaults, without what only says how

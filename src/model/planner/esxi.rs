@@ -78,6 +78,7 @@ pub(super) fn planned(esxi: &EsxiSource, settings: &CredentialSettings) -> Optio
         transport: VsphereTransport::Ssh,
         ways: Vec::new(),
         connections: CONNECTIONS,
+        looks_first: false,
         found: None,
         draft: None,
     })

@@ -29,6 +29,7 @@ mod output;
 mod pool;
 mod profiles;
 mod remote;
+mod selected;
 mod setup;
 mod written;
 
@@ -60,6 +61,7 @@ pub use profiles::{
     resolve as resolve_profile,
 };
 pub use remote::describe;
+pub use selected::expand;
 use written::{Written, follow};
 
 /// Which VMs of a batch that ran before run again.
@@ -453,9 +455,10 @@ fn vm_submission(
     setup::seal(&mut effective)?;
     let (warnings, notes) =
         effective.facts.take().map_or_else(Default::default, |facts| (facts.warnings, facts.notes));
+    let content_sha256 = selected::content(&mut effective);
     Ok(VmSubmission {
         vm_id,
-        content_sha256: hex(&Sha256::digest(effective.content().to_string())),
+        content_sha256,
         manifest: effective.redacted().canonical(),
         setup: setup::wanted(&effective.tree, &effective.manifest)?,
         rerun: effective.manifest.rerun,

@@ -6,17 +6,18 @@
 use std::path::{Path, PathBuf};
 
 use super::check::{self, Looks, refuse_fixed, unsupported};
-use super::effective::{DEFAULT, Effective, MANIFEST, SOURCE, forget_other_unit, layers};
+use super::effective::{DEFAULT, Effective, MANIFEST, SOURCE, forget_other_unit, is_written, layers};
 use super::{Submission, VmSubmission, build, mapping};
 use crate::model::config::{CredentialSettings, Settings};
 use crate::model::error::{Error, Kind, Result};
-use crate::model::facts::{Facts, FoundDisk};
+use crate::model::facts::{Facts, FoundDisk, SourceNote};
+use crate::model::job::Stage;
 use crate::model::manifest::values::Line;
 use crate::model::manifest::{Manifest, VsphereMode, VspherePower, VsphereSource, VsphereTransport};
 use crate::model::parse::{Node, Tree, merge};
-use crate::model::plan::Plan;
+use crate::model::plan::{Plan, PlannedStage, Preflight};
 use crate::model::remote::{
-    Asked, CONNECTIONS, Description, Draft, HTTPS_PORT, PlannedLogin, PlannedRemote, WantedVm,
+    Asked, CONNECTIONS, Description, Draft, HTTPS_PORT, PlannedLogin, PlannedRemote, WantedVm, streams_note,
 };
 use crate::model::thumbprint::Thumbprint;
 
@@ -31,8 +32,20 @@ pub(super) fn is_asked_for(manifest: &Manifest) -> bool {
 
 /// What a submission keeps of that.
 pub(super) fn to_be_asked(effective: &Effective) -> Option<Asked> {
-    let asked = || Asked { own_entries: mapping::own_entries(&effective.tree), found: None };
-    is_asked_for(&effective.manifest).then(asked)
+    if !is_asked_for(&effective.manifest) {
+        return None;
+    }
+    let selecting = effective.selecting.clone().map(Box::new);
+    // What is mapped for all that are selected need not be for each of them.
+    let own_entries = if selecting.is_some() { Vec::new() } else { mapping::own_entries(&effective.tree) };
+    Some(Asked { own_entries, found: None, selecting, looks_first: looks_first(effective) })
+}
+
+/// Whether somebody has said `preflight: full`, which holds by default and then means less.
+fn looks_first(effective: &Effective) -> bool {
+    let is_full = |node: &&Node| node.text() == Some(Preflight::Full.name());
+    let level = effective.tree.node("preflight.level").or_else(|| effective.tree.node("preflight"));
+    level.filter(is_full).is_some_and(|node| is_written(&effective.tree, node.layer))
 }
 
 /// The remote part of a plan; none where the disks are here.
@@ -43,7 +56,8 @@ pub(super) fn planned(
     root: &Path,
     settings: &Settings,
 ) -> Option<PlannedRemote> {
-    let found = vm.asked.as_ref()?.found.clone();
+    let asked = vm.asked.as_ref()?;
+    let (found, selecting) = (asked.found.clone(), asked.selecting.clone());
     let source = manifest.source.as_ref()?;
     let text = |line: &Option<Line>| line.as_ref().map(|line| line.as_str().to_owned());
     let whole = |number: Option<i64>| number.and_then(|number| u16::try_from(number).ok());
@@ -57,7 +71,7 @@ pub(super) fn planned(
     });
     if let Some(esxi) = &source.esxi {
         let planned = super::esxi::planned(esxi, &settings.credentials)?;
-        return Some(PlannedRemote { found, draft, ..planned });
+        return Some(PlannedRemote { looks_first: asked.looks_first, found, draft, ..planned });
     }
     let vsphere = source.vsphere.as_deref()?;
     Some(PlannedRemote {
@@ -65,7 +79,7 @@ pub(super) fn planned(
         port: whole(vsphere.port.map(|port| port.get())).unwrap_or(HTTPS_PORT),
         login: login(vsphere, &settings.credentials)?,
         thumbprint: vsphere.thumbprint.as_ref().and_then(|text| Thumbprint::parse(text.as_str()).ok()),
-        vm: wanted(vsphere)?,
+        vm: selecting.map(WantedVm::Selected).or_else(|| wanted(vsphere))?,
         datacenter: text(&vsphere.datacenter),
         datastore: text(&vsphere.datastore),
         folder: text(&vsphere.folder),
@@ -73,9 +87,19 @@ pub(super) fn planned(
         transport: vsphere.transport.unwrap_or(VsphereTransport::Auto),
         ways: Vec::new(),
         connections: whole(vsphere.connections.map(|number| number.get())).map_or(CONNECTIONS, u32::from),
+        looks_first: asked.looks_first,
         found,
         draft,
     })
+}
+
+/// What a person should know of a plan with such a source, if anything.
+pub(super) fn note(remote: Option<&PlannedRemote>, stages: &[PlannedStage]) -> Option<SourceNote> {
+    let opens =
+        |planned: &PlannedStage| planned.enabled && matches!(planned.stage, Stage::Inspect | Stage::Fix);
+    let opens_guest = stages.iter().any(opens);
+    let remote = remote.filter(|remote| remote.looks_first && opens_guest)?;
+    (remote.transport == VsphereTransport::Nfc).then(streams_note)
 }
 
 /// Which VM; none where it is not said, which is refused elsewhere.
@@ -150,8 +174,8 @@ pub(super) fn check_secrets(tree: &Tree, manifest: &Manifest, settings: &Setting
 }
 
 /// What a vSphere source needs to be found, and what of it this version can do.
-pub(super) fn check(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
-    check_place(tree, vsphere)?;
+pub(super) fn check(tree: &Tree, vsphere: &VsphereSource, selects: bool) -> Result<()> {
+    check_place(tree, vsphere, selects)?;
     check_login(tree, vsphere)?;
     if let Some(Err(why)) = vsphere.thumbprint.as_ref().map(|text| Thumbprint::parse(text.as_str())) {
         return Err(tree.error(Kind::Manifest, "source.vsphere.thumbprint", why).advice(
@@ -161,8 +185,8 @@ pub(super) fn check(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
     check_features(tree, vsphere)
 }
 
-/// A host, and one way to tell the VM.
-fn check_place(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
+/// A host, and one way to tell the VM; none where an entry of a batch selects them.
+fn check_place(tree: &Tree, vsphere: &VsphereSource, selects: bool) -> Result<()> {
     if vsphere.host.is_none() && vsphere.credential.is_none() {
         return Err(tree
             .error(Kind::Manifest, "source.vsphere.host", "`host` or `credential` is required")
@@ -176,6 +200,14 @@ fn check_place(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
     ];
     let mut given = ways.into_iter().filter_map(|(key, there)| there.then_some(key));
     match (given.next(), given.next()) {
+        (None, _) if selects => Ok(()),
+        (Some(key), _) if selects => Err(tree
+            .error(
+                Kind::Manifest,
+                &format!("source.vsphere.{key}"),
+                format!("`{key}` is of one VM, and `select` stands for several"),
+            )
+            .advice("keep one of them")),
         (Some(_), None) => Ok(()),
         (Some(first), Some(second)) => Err(tree
             .error(
@@ -289,7 +321,7 @@ pub fn describe(plan: &Plan, description: &Description, settings: &Settings) -> 
     }
     let tree = merged(written, &facts);
     let manifest: Manifest = tree.decode()?;
-    let looks = Looks { in_batch: true, at_files: false };
+    let looks = Looks { in_batch: true, at_files: false, selects: false };
     if let Some(error) = check::all(&tree, &manifest, settings, looks).into_iter().next() {
         return Err(error);
     }

@@ -7,7 +7,7 @@ use crate::model::facts::{Controller, FoundNic};
 use crate::model::machine::Firmware;
 use crate::model::plan::SourceFormat;
 use crate::model::planner::{BatchName, Nowhere};
-use crate::model::remote::FoundVm;
+use crate::model::remote::{FoundVm, NOT_OPENED_RULE};
 
 const HEAD: &str =
     "manifest_version: \"1.0\"\nsource:\n  vsphere:\n    host: vc.example.com\n    credential: prod\n";
@@ -99,6 +99,30 @@ fn what_the_vm_turns_out_to_be_lies_below_what_the_manifest_says() {
     assert_eq!(before.content_sha256, after.content_sha256);
     assert_eq!(after.remote.as_ref().unwrap().found, Some(description().vm));
     assert!(!after.is_to_be_described() && after.has_the_disks_of(&description().facts));
+}
+
+#[test]
+fn a_guest_is_looked_into_before_its_copy_only_where_that_is_said_and_of_a_stream_it_is_told_that_it_cannot_be()
+ {
+    let planned = |further: &str| {
+        let plan = described(&format!("{HEAD}    vm_name: web\n{further}")).unwrap();
+        let notes: Vec<String> = plan.notes.iter().map(|note| note.rule.clone()).collect();
+        (plan.preflight, plan.remote.unwrap().looks_first, notes)
+    };
+    let stream = "    transport: nfc\n";
+    let told = vec![NOT_OPENED_RULE.to_owned()];
+    assert_eq!(planned(""), (Preflight::Full, false, vec![]));
+    assert_eq!(planned("preflight: metadata\n"), (Preflight::Metadata, false, vec![]));
+    assert_eq!(planned("preflight: {rules: {}}\n"), (Preflight::Full, false, vec![]));
+    assert_eq!(planned("preflight: full\n"), (Preflight::Full, true, vec![]));
+    assert_eq!(planned("preflight: {level: full}\n"), (Preflight::Full, true, vec![]));
+    assert_eq!(planned(stream), (Preflight::Full, false, vec![]));
+    assert_eq!(planned(&format!("{stream}preflight: full\n")), (Preflight::Full, true, told));
+    // Where no guest is opened at all, nobody misses it.
+    assert_eq!(
+        planned(&format!("{stream}preflight: full\nprofile: none\n")),
+        (Preflight::Full, true, vec![])
+    );
 }
 
 #[test]

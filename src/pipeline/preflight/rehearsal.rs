@@ -6,11 +6,12 @@
 use std::sync::Arc;
 
 use super::{Fit, Scene, Seen, check_fit, judge, run, weights};
-use crate::disk::{Control, Engine, OpenPolicy, SourceDisk, Target, open_source};
+use crate::disk::{Bounds, Control, Engine, Memory, OpenPolicy, SourceDisk, Target, open_source};
 use crate::guest::work::Key;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::{Plan, Preflight};
 use crate::model::protocol::WorkLimits;
+use crate::model::remote::streams_note;
 use crate::model::validation::Findings;
 use crate::pipeline::directories::{Directories, open_others};
 use crate::pipeline::hooks::Host;
@@ -100,13 +101,20 @@ pub fn rehearse(
             not_opened(plan, "libguestfs is not there", &mut findings);
         }
         Look::IntoGuests if disks.iter().any(SourceDisk::is_read_once) => {
-            not_opened(
-                plan,
-                "its disks come as streams, which are read once: when the job runs",
-                &mut findings,
-            );
+            // A plan that was to look into it says so itself.
+            if !plan.notes.contains(&streams_note()) {
+                not_opened(
+                    plan,
+                    "its disks come as streams, which are read once: when the job runs",
+                    &mut findings,
+                );
+            }
         }
         Look::IntoGuests => {
+            let memory = Memory::new(Bounds::default());
+            let kept = disks.into_iter().enumerate();
+            let disks: Vec<SourceDisk> =
+                kept.map(|(number, disk)| disk.remembered(number, &memory)).collect();
             let processor = DiskProcessor { engine, control: control.clone() };
             let seen = match guest_keys(plan) {
                 Ok(keys) => match processor.look(&disks, keys, beginning) {
@@ -120,7 +128,11 @@ pub fn rehearse(
                     return findings;
                 }
             };
-            judge(plan, &seen, &mut findings);
+            // A server that does not answer looks like a damaged disk from inside.
+            match memory.failure() {
+                Some(error) => findings.error("disk.unreadable", None, error),
+                None => judge(plan, &seen, &mut findings),
+            }
         }
     }
     findings

@@ -175,6 +175,7 @@ mod tests {
             mode: VsphereMode::Cold,
             transport: VsphereTransport::Https,
             ways: Vec::new(),
+            looks_first: false,
             connections: 4,
             found: None,
             draft: None,

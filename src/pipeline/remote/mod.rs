@@ -9,12 +9,14 @@
 
 mod esxi;
 mod login;
+mod selecting;
 mod ways;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 pub(super) use login::Access;
+pub(super) use selecting::select;
 pub(super) use ways::Ways;
 
 use crate::disk::{Control, Remote, SourceDisk};
@@ -124,6 +126,7 @@ fn find(client: &Client, remote: &PlannedRemote) -> Result<Machine> {
         WantedVm::Path(path) => Wanted::Path(path.clone()),
         WantedVm::Moref(moref) => Wanted::MoRef(moref.clone()),
         WantedVm::File(_) => return Err(Error::internal("a file of a host is not asked for by the API")),
+        WantedVm::Selected(_) => return Err(Error::internal("several VMs are wanted, and not one")),
     };
     let filters = Filters {
         datacenter: remote.datacenter.clone(),

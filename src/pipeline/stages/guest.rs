@@ -209,7 +209,7 @@ fn bearable(job: &Job<'_>) -> Bearable {
     let lowered = weights
         .into_iter()
         .filter(|(rule, weight)| weight.lets_pass() && Rule::named(rule).is_some_and(|rule| !rule.guarded));
-    Bearable { fields, rules: lowered.map(|(rule, _)| rule).collect() }
+    Bearable { fields, rules: lowered.map(|(rule, _)| rule).collect(), all: false }
 }
 
 /// What the pre-flight has against a guest is said when it was looked at, not when the copy has ended.
@@ -403,7 +403,7 @@ fn overlay_path(job: &Job<'_>, disk: &PlannedDisk) -> PathBuf {
     job.place.results.path().join(overlay_name(&disk.id))
 }
 
-fn keys(job: &Job<'_>) -> Vec<Key> {
+pub(super) fn keys(job: &Job<'_>) -> Vec<Key> {
     let planned = job.plan.guest.keys.iter().zip(&job.place.passphrases);
     planned
         .map(|(key, passphrase)| Key {

@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use super::copying::{forget_extents, settle_journal, target};
-use super::{fetching, growth, guest, position, sums};
+use super::{fetching, growth, guest, looking, position, sums};
 use crate::disk::{Engine, FileIdentity, OpenPolicy, SourceDisk, open_source};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
@@ -32,6 +32,7 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     let engine = engine(job);
     let mut remote = ask(job)?;
     let sources = open_by_any_way(job, engine.as_ref().ok(), &mut remote)?;
+    let (sources, memory) = looking::remembered(job, sources);
     let scene = Scene {
         plan: job.plan,
         limits: &job.order.limits,
@@ -47,6 +48,10 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     };
     preflight::run(&scene, &mut findings);
     job.control.checkpoint()?;
+    let looked = match (&engine, &memory) {
+        (Ok(engine), Some(memory)) => looking::look(job, engine, &sources, memory, &mut findings)?,
+        _ => None,
+    };
     tell(job, &findings)?;
     let engine = engine?;
     let mut described = Vec::new();
@@ -77,6 +82,9 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     preflight::check_fit(job.plan, &job.order.limits, &fits, fixes, &mut findings);
     tell(job, &findings)?;
     let mut told = json!({ "disks": described });
+    if let Some(looked) = looked {
+        told["look"] = looked;
+    }
     if let (Some(planned), Some(source)) = (&job.plan.remote, &remote) {
         told["remote"] = json!({
             "host": source.description().vm.host,

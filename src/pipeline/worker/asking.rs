@@ -9,6 +9,7 @@ use crate::disk::{Control, Interruption};
 use crate::model::error::{Error, Result};
 use crate::model::job::Stage;
 use crate::model::protocol::{WorkOrder, WorkerEvent, WorkerOutcome};
+use crate::model::remote::{PlannedRemote, WantedVm};
 use crate::pipeline::remote::{self, Access};
 use crate::sys::sandbox::Rules;
 
@@ -45,10 +46,9 @@ pub(super) fn ask(
         return super::failed(Error::internal("there is nobody to be asked"));
     };
     emit(WorkerEvent::StageDetail { stage: Stage::Load, detail: format!("looks for {}", planned.shown()) });
-    match remote::ask(access, planned, &order.limits.remote, control) {
-        Ok(source) => {
-            tracing::info!(vm = source.machine.path, moref = source.machine.moref, "found");
-            emit(WorkerEvent::Described(Box::new(source.description())));
+    match answer(access, planned, order, control) {
+        Ok(event) => {
+            emit(event);
             WorkerOutcome::Stopped
         }
         Err(error) => match control.interruption() {
@@ -60,4 +60,22 @@ pub(super) fn ask(
             }
         },
     }
+}
+
+/// What is told of the VM that is wanted, or of those that are.
+fn answer(
+    access: &Access,
+    planned: &PlannedRemote,
+    order: &WorkOrder,
+    control: &Control,
+) -> Result<WorkerEvent> {
+    let limits = &order.limits.remote;
+    if let WantedVm::Selected(_) = planned.vm {
+        let vms = remote::select(access, planned, limits, control)?;
+        tracing::info!(count = vms.len(), "found");
+        return Ok(WorkerEvent::Selected { vms });
+    }
+    let source = remote::ask(access, planned, limits, control)?;
+    tracing::info!(vm = source.machine.path, moref = source.machine.moref, "found");
+    Ok(WorkerEvent::Described(Box::new(source.description())))
 }

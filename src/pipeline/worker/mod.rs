@@ -385,6 +385,8 @@ impl Job<'_> {
     /// What the pre-flight came to.
     fn validation(&self) -> Validation {
         let guest = self.checkpoint.guest.iter().flat_map(|guest| &guest.findings);
+        // What was looked at beforehand, too, is found twice.
+        let guest = guest.filter(|finding| !self.findings.contains(finding));
         let all = self.findings.iter().chain(guest).cloned().collect();
         Validation::of(self.plan.preflight, all)
     }

@@ -5,8 +5,8 @@
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::mail::base64;
 use super::trouble::Trouble;
+use crate::model::base64::base64;
 use crate::model::config::{EmailSettings, MailSecurity};
 use crate::model::notice::clean;
 use crate::web::{Reach, Stream, connect, encrypt, once};

@@ -98,7 +98,7 @@ pub enum Admission {
 pub type PlanFn<'a> = dyn Fn(&Submission, &str, &str) -> Result<Vec<Plan>> + 'a;
 
 /// Why a drop got no rows.
-enum Stop {
+pub(super) enum Stop {
     /// It is refused; the others go on.
     Refused(Error),
     /// Too little is known about it; the others go on.
@@ -235,7 +235,7 @@ impl Db {
         }
     }
 
-    fn decide_vms<'a>(
+    pub(super) fn decide_vms<'a>(
         &mut self,
         submission: &'a Submission,
         decision: &BatchDecision,
@@ -263,6 +263,10 @@ impl Db {
             let one = match (decision, done_in) {
                 (BatchDecision::AllDone { .. }, Some(run)) => {
                     Decided { vm, plan, done_by: self.job_of_content(run, vm)?.map(Done::Job) }
+                }
+                // Whom an entry stands for has to be asked again: each of them is decided about then.
+                (BatchDecision::Continue { .. }, _) if plan.stands_for_others() => {
+                    Decided { vm, plan, done_by: None }
                 }
                 (BatchDecision::Continue { .. }, _) => {
                     let past = past.get(index).map_or(&[][..], Vec::as_slice);
@@ -341,7 +345,7 @@ impl Db {
     }
 
     /// No two VMs that will run write to one place: not in this submission, not beside unfinished jobs.
-    fn check_outputs(&self, decided: &[Decided<'_>]) -> Result<(), Stop> {
+    pub(super) fn check_outputs(&self, decided: &[Decided<'_>]) -> Result<(), Stop> {
         let mut seen: BTreeMap<&Path, &str> = BTreeMap::new();
         for one in decided.iter().filter(|one| one.done_by.is_none()) {
             let directory = one.plan.output.directory.as_path();

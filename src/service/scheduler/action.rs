@@ -145,6 +145,8 @@ pub enum WorkerEnd {
     Finished(WorkerOutcome),
     /// It did not: crashed, killed, or not even started.
     Crashed(Error),
+    /// It has found the VMs that it stands for, and they are jobs now: the queue has its end already.
+    Expanded,
     /// It has found its VM, and this is the plan that follows.
     Planned {
         /// The plan.

@@ -135,7 +135,7 @@ impl Scheduler {
     }
 
     /// Its outcome is durable.
-    fn worker_may_go(&mut self, job: JobId) {
+    pub(super) fn worker_may_go(&mut self, job: JobId) {
         if let Some(ended) = self.ended.remove(&job) {
             let _ = ended.recorded.send(());
         }
@@ -392,6 +392,8 @@ impl Recorded {
                 db.set_waiting_detail(self.job, detail)?;
             }
             (Change::Requeue, JobState::Queued) => {}
+            // It stood for others, and has ended with the transaction that made them.
+            (_, JobState::Skipped) => {}
             // A worker that was told to stand still had just published: it ends as one that runs.
             (Change::Succeed(_), JobState::Waiting | JobState::Queued) => {
                 let claim = Change::Claim {

@@ -216,6 +216,7 @@ impl Core {
             self.next_space_check = Some(millis(now));
         }
         match (ending, end) {
+            (_, WorkerEnd::Expanded) => self.expanded(now, id),
             (_, WorkerEnd::Finished(WorkerOutcome::Succeeded(published))) => {
                 let counters = self.job(id).facts.counters.clone();
                 self.out.push(Action::Succeed { job: id, counters, published });

@@ -9,9 +9,9 @@ use std::path::PathBuf;
 
 use super::action::Action;
 use super::core::{Core, JobId};
-use super::job::Phase;
+use super::job::{Ending, Phase};
 use crate::model::error::Error;
-use crate::model::job::WaitReason;
+use crate::model::job::{JobState, WaitReason};
 use crate::model::plan::Plan;
 use crate::model::remote::{LOGIN_RULE, RemoteNeed};
 
@@ -183,6 +183,17 @@ impl Core {
         let remotes = self.jobs.values().filter_map(|job| job.facts.remote.as_ref());
         let refused = remotes.filter(|remote| self.logins.refused.contains_key(&remote.login));
         refused.filter_map(|remote| Some((remote.login.clone(), remote.login_file.clone()?))).collect()
+    }
+
+    /// The VMs that a job stands for are jobs: it has ended, whatever it was told meanwhile.
+    pub(super) fn expanded(&mut self, now: f64, id: JobId) {
+        self.login_works(id);
+        self.ended(now, id, JobState::Skipped);
+    }
+
+    /// Whether somebody has cancelled it, and its worker has not ended yet: what it stands for is not wanted either.
+    pub(super) fn is_being_cancelled(&self, id: JobId) -> bool {
+        self.jobs.get(&id).is_some_and(|job| matches!(job.phase, Phase::Ending(Ending::Cancel { .. })))
     }
 
     /// A job's VM was found, and its plan made by that. `changed`: it had been found before, as something else.

@@ -153,3 +153,33 @@ fn plan() -> crate::model::plan::Plan {
         crate::model::planner::Submission::read(text.as_bytes(), "web.yaml", Path::new("/in"), &settings);
     submission.unwrap().plans("web", "", &settings).unwrap().remove(0)
 }
+
+#[test]
+fn an_entry_whose_vms_are_jobs_has_ended_whatever_it_was_told_and_its_batch_goes_on_with_them() {
+    for told in ["nothing", "pause", "cancel", "stop"] {
+        let mut core = core(3);
+        let entry = remote(1, "/c/a");
+        load_batch(&mut core, vec![entry.clone()], |_| {});
+        assert_eq!(started(&run(&mut core, 0.0)), [(1, 1)]);
+        match told {
+            "pause" => core.pause(1.0, 1).unwrap(),
+            "cancel" => core.cancel(1.0, 1, false).unwrap(),
+            "stop" => core.stop(1.0),
+            _ => {}
+        }
+        run(&mut core, 1.0);
+        assert_eq!(core.is_being_cancelled(1), told == "cancel");
+        // Its VMs are taken in, and then it is told to have ended.
+        let ended = JobFacts { state: JobState::Skipped, ..entry };
+        let members = vec![remote(2, "/c/a"), remote(3, "/c/a")];
+        let facts = batch(1, &[ended, members[0].clone(), members[1].clone()]);
+        let members = members.into_iter().map(|job| JobFacts { batch: 1, ..job }).collect();
+        core.load(2.0, facts, members);
+        core.worker_ended(2.0, 1, WorkerEnd::Expanded);
+        let actions = run(&mut core, 2.0);
+        assert!(!core.knows(1) && core.knows_batch(1), "{told}");
+        let expected: &[(JobId, u32)] = if told == "stop" { &[] } else { &[(2, 1), (3, 1)] };
+        assert_eq!(started(&actions), expected, "{told}: its login has worked");
+        assert!(!actions.iter().any(|action| matches!(action, Action::BatchEnded { .. })), "{told}");
+    }
+}

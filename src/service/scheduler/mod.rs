@@ -18,6 +18,7 @@ mod bandwidth;
 mod claim;
 mod commands;
 pub mod core;
+mod expanding;
 mod holding;
 mod job;
 mod ledger;
@@ -44,7 +45,8 @@ use tokio::sync::{Notify, mpsc, watch};
 use self::apply::Ended;
 use self::bandwidth::Bandwidth;
 use self::commands::Pending;
-use self::core::{Action, BatchKey, Core, JobId, Network, SpaceProbe};
+use self::core::{Action, BatchKey, Core, JobId, Network, SpaceProbe, WorkerEnd};
+use self::expanding::Expanded;
 use self::outlook::Outlook;
 pub(in crate::service) use self::policy::Policy;
 use self::remote::{FileMark, LoginFiles};
@@ -65,8 +67,9 @@ use crate::model::api::{Acted, JobList, Refusal};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Result};
 use crate::model::job::Stage;
-use crate::model::protocol::WorkerEvent;
+use crate::model::protocol::{WorkerEvent, WorkerOutcome};
 use crate::model::remote::Description;
+use crate::model::selection::SelectedVm;
 use crate::pipeline::host_lock::Holds;
 use crate::sys::fs::Space;
 use crate::sys::random;
@@ -128,6 +131,7 @@ enum Report {
     Rewound { jobs: Vec<JobId>, stage: Stage, reply: Option<Reply<Acted>> },
     OutputSpace(Option<Space>),
     Logins(Vec<(String, FileMark)>),
+    Expanded(Expanded),
     Submitted { reply: Reply<JobList>, outcome: Result<Vec<JobId>, Refusal> },
 }
 
@@ -162,6 +166,7 @@ pub struct Scheduler {
     logins: LoginFiles,
     /// What workers that are about to end have found.
     described: HashMap<JobId, Box<Description>>,
+    selected: HashMap<JobId, Vec<SelectedVm>>,
     stall: StallWatch,
     next_round: f64,
     next_retention: f64,
@@ -202,6 +207,7 @@ impl Scheduler {
             bandwidth: Bandwidth::default(),
             logins: LoginFiles::default(),
             described: HashMap::new(),
+            selected: HashMap::new(),
             stall: StallWatch::since(now_epoch()),
             next_round: 0.0,
             next_retention: now_epoch() + 60.0,
@@ -268,6 +274,10 @@ impl Scheduler {
         let event = match heard {
             Heard::Ended { outcome, recorded } => {
                 let end = self.supervisor.ended(job, outcome);
+                let selected = self.selected.remove(&job);
+                if let (Some(vms), WorkerEnd::Finished(WorkerOutcome::Stopped)) = (selected, &end) {
+                    return self.expand(job, vms, recorded);
+                }
                 let end = self.planned(job, end).await;
                 self.ended.insert(job, Ended { recorded });
                 return self.core.worker_ended(now, job, end);
@@ -314,6 +324,7 @@ impl Scheduler {
             WorkerEvent::Room { bytes } => self.core.measured(now, job, bytes),
             WorkerEvent::StageFinished { stage: Stage::Load, .. } => self.core.let_in(job),
             WorkerEvent::Described(description) => _ = self.described.insert(job, description),
+            WorkerEvent::Selected { vms } => _ = self.selected.insert(job, vms),
             _ => {}
         }
     }
@@ -323,6 +334,7 @@ impl Scheduler {
             Report::Probed { job, batch, outcome } => self.admitted(job, batch, outcome),
             Report::Settled { batch, ended_at, outcome } => self.settled(batch, ended_at, outcome).await,
             Report::Logins(marks) => self.logins_seen(marks),
+            Report::Expanded(expanded) => self.expanded(expanded),
             Report::Discarded { job, batch, error } => self.discarded(job, batch, error),
             Report::Rewound { jobs, stage, reply } => self.rewound(jobs, stage, reply).await,
             Report::Submitted { reply, outcome } => drop(reply.send(self.submitted(outcome).await)),

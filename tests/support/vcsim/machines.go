@@ -34,6 +34,7 @@ type Machine struct {
 	ChangeTracking     bool     `json:"change_tracking"`
 	NeedsConsolidation bool     `json:"needs_consolidation"`
 	Snapshots          []string `json:"snapshots"`
+	Tags               []string `json:"tags"`
 	Disks              []Disk   `json:"disks"`
 	NICs               []NIC    `json:"nics"`
 }
@@ -64,6 +65,7 @@ type NIC struct {
 type Estate struct {
 	client *vim25.Client
 	finder *find.Finder
+	tags   *Tags
 }
 
 var background = context.Background()
@@ -74,7 +76,7 @@ func populate(service *simulator.Service, wanted *Description) (*Estate, error) 
 	if err != nil {
 		return nil, err
 	}
-	estate := &Estate{client: client, finder: find.NewFinder(client, false)}
+	estate := &Estate{client: client, finder: find.NewFinder(client, false), tags: newTags(service)}
 	for _, entity := range simulator.Map.All("Datastore") {
 		store := entity.(*simulator.Datastore)
 		for number, name := range wanted.Datastores {
@@ -185,6 +187,11 @@ func (e *Estate) add(wanted *Description, machine *Machine) error {
 			return err
 		}
 		if err = task.Wait(background); err != nil {
+			return err
+		}
+	}
+	for _, tag := range machine.Tags {
+		if err = e.tags.attach(reference, tag); err != nil {
 			return err
 		}
 	}

@@ -82,6 +82,8 @@ func serve() error {
 	}
 	// The simulator wants a listener of its own; it is closed at once, and its handler is asked directly.
 	model.Service.Listen = &url.URL{Host: "127.0.0.1:0", User: url.UserPassword(wanted.User, wanted.Password)}
+	// Of the newer half of the API, tags are served.
+	model.Service.RegisterEndpoints = true
 	model.Service.NewServer().Server.Listener.Close()
 
 	estate, err := populate(model.Service, &wanted)

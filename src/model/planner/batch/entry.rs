@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use super::super::check::{self, check_root};
 use super::super::effective::{Effective, described};
 use super::super::written::{Entry, Shared, Written};
-use super::super::{Surroundings, build, stem};
+use super::super::{Surroundings, build, remote, stem};
 use super::{Given, Member, Read, select};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::Facts;
 use crate::model::manifest::values::PathText;
-use crate::model::manifest::{BatchVm, Manifest, VmManifest};
+use crate::model::manifest::{BatchVm, Manifest, Selection, VmManifest};
 use crate::model::parse::{self, Key, Layer, Node, Tree, Value};
 use crate::model::units::safe_id;
 
@@ -177,6 +177,9 @@ impl<'b> Reader<'b> {
         around: &mut dyn Surroundings,
     ) -> Result<Vec<(String, Read)>> {
         if let Some(selection) = &typed.select {
+            if remote::asked_for(&written.said()?.manifest).is_some() {
+                return Ok(vec![self.of_server(part, (typed, selection), written, around)?]);
+            }
             select::folder(part, selection, self.given.base, written)?;
         }
         let said = written.said()?;
@@ -195,10 +198,8 @@ impl<'b> Reader<'b> {
             (Some(described), None) => Some(vec![described.chosen?]),
         };
         let several = machines.as_ref().is_some_and(|machines| machines.len() > 1) || typed.select.is_some();
-        if several && let Some(id) = &typed.id {
-            return Err(part
-                .error(Kind::Manifest, "id", format!("`{id}` would be the id of several VMs"))
-                .advice("remove it: each is called as its source calls it"));
+        if several {
+            refuse_id(part, typed)?;
         }
         let mut of = |facts: Option<Facts>, written: &mut Written<'_>| -> Result<(String, Read)> {
             let name = facts.as_ref().map(Facts::plain_name).filter(|name| several && !name.is_empty());
@@ -221,4 +222,31 @@ impl<'b> Reader<'b> {
             Some(machines) => machines.into_iter().map(|facts| of(Some(facts), written)).collect(),
         }
     }
+
+    /// What stands for VMs of a server, until it was asked which there are.
+    fn of_server(
+        &self,
+        part: &Tree,
+        (typed, selection): (&BatchVm, &Selection),
+        written: &mut Written<'_>,
+        around: &mut dyn Surroundings,
+    ) -> Result<(String, Read)> {
+        refuse_id(part, typed)?;
+        let said = written.said()?;
+        let selecting = select::of_server(part, selection, &said.manifest, &self.field)?;
+        let mut effective = Effective::of_machine(written, said, None, self.given.settings, &mut *around)?;
+        effective.selecting = Some(selecting);
+        let vm_id = format!("select_{}", self.index);
+        let mut errors = check::settle(&mut effective, Some(&vm_id), self.given, around);
+        errors.truncate(parse::MAX_COMPLAINTS);
+        Ok((vm_id, if errors.is_empty() { Ok(effective) } else { Err(errors) }))
+    }
+}
+
+/// Several VMs have no id in common.
+fn refuse_id(part: &Tree, typed: &BatchVm) -> Result<()> {
+    let Some(id) = &typed.id else { return Ok(()) };
+    Err(part
+        .error(Kind::Manifest, "id", format!("`{id}` would be the id of several VMs"))
+        .advice("remove it: each is called as its source calls it"))
 }

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use super::super::check::unsupported;
 use super::super::written::Written;
 use crate::model::error::{Kind, Result};
 use crate::model::facts::Facts;
-use crate::model::manifest::Selection;
 use crate::model::manifest::values::{Line, PathText};
+use crate::model::manifest::{Manifest, Selection};
 use crate::model::parse::{self, Key, Node, Tree, Value};
 use crate::model::pattern;
+use crate::model::selection::Selecting;
 
 /// How a disk of a directory tells its machine where nobody says how: each is one machine's.
 const EACH_DISK: &str = "^(?<vm>(?<disk>.+))$";
@@ -21,8 +21,13 @@ pub(super) fn folder(
     base: &Path,
     written: &mut Written<'_>,
 ) -> Result<()> {
-    if selection.tags.is_some() {
-        return Err(unsupported(part, "select.tags", "sources that have tags").advice("select by `names`"));
+    for (key, there) in [("tags", selection.tags.is_some()), ("power", selection.power.is_some())] {
+        if there {
+            let cause = format!("only VMs of a server have `{key}`, and no server is named");
+            return Err(part.error(Kind::Manifest, &format!("select.{key}"), cause).advice(
+                "select by `names`, or write the server into the entry's `manifest`: `source.vsphere`",
+            ));
+        }
     }
     let said = written.said()?;
     let Some(folder) = &selection.folder else {
@@ -49,6 +54,38 @@ pub(super) fn folder(
         put(written, "group_by", EACH_DISK, part);
     }
     Ok(())
+}
+
+/// Which VMs of a server are meant: said of one that is not asked yet.
+pub(super) fn of_server(
+    part: &Tree,
+    selection: &Selection,
+    manifest: &Manifest,
+    entry: &str,
+) -> Result<Selecting> {
+    let vsphere = manifest.source.as_ref().and_then(|source| source.vsphere.as_ref());
+    if selection.folder.is_some() && vsphere.is_some_and(|vsphere| vsphere.folder.is_some()) {
+        return Err(part
+            .error(Kind::Manifest, "select.folder", "`source.vsphere.folder` already tells the folder")
+            .advice("keep one of them"));
+    }
+    if let Some(name) = &manifest.name {
+        return Err(part
+            .error(Kind::Manifest, "select", format!("`{name}` would be the name of several VMs"))
+            .advice("leave `name` out of the manifest: each is called as its source calls it"));
+    }
+    let words = |words: &Option<Vec<Line>>| -> Vec<String> {
+        words.iter().flatten().map(|word| word.as_str().to_owned()).collect()
+    };
+    Ok(Selecting {
+        entry: entry.to_owned(),
+        folder: selection.folder.as_ref().map(|folder| folder.as_str().to_owned()),
+        tags: words(&selection.tags),
+        names: words(&selection.names),
+        exclude: words(&selection.exclude),
+        power: selection.power,
+        content: String::new(),
+    })
 }
 
 /// Says a key of `source.local` as if the VM's manifest did.
