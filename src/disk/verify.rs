@@ -74,12 +74,12 @@ fn read_through<D: Digest>(
     }
     let lengths = || window.files().map(|file| Ok(file.metadata()?.len())).collect::<io::Result<Vec<u64>>>();
     let before = lengths().map_err(fail)?;
-    let hash = hashed_beside::<D>(&mut |blocks, used| {
+    let hash = hashed_beside::<D>(&mut |blocks| {
         let (mut done, mut stored) = (0, 0..0);
         while done < window.len() {
             control.checkpoint()?;
             let left = usize::try_from(window.len() - done).unwrap_or(usize::MAX);
-            let mut now = used.try_recv().unwrap_or_default();
+            let mut now = blocks.used.try_recv().unwrap_or_default();
             now.resize(left.min(BLOCK_BYTES), 0);
             if stored.end <= done {
                 let next = window.stored_from(done).map_err(fail)?;
@@ -93,7 +93,7 @@ fn read_through<D: Digest>(
             }
             done += now.len() as u64;
             // Who takes them ends badly only with this thread.
-            let _ = blocks.send(now);
+            let _ = blocks.read.send(now);
             turn(done)?;
         }
         Ok(())
@@ -105,13 +105,18 @@ fn read_through<D: Digest>(
     Ok(hex(&hash))
 }
 
+/// Blocks on their way to whoever hashes them, and back.
+struct Blocks {
+    read: SyncSender<Vec<u8>>,
+    used: Receiver<Vec<u8>>,
+}
+
 /// The hash of the blocks that `read` sends, made by a thread of its own while the next are read. Blocks that were hashed come back to be used again.
-fn hashed_beside<D: Digest>(
-    read: &mut dyn FnMut(&SyncSender<Vec<u8>>, &Receiver<Vec<u8>>) -> Result<()>,
-) -> Result<Vec<u8>> {
+fn hashed_beside<D: Digest>(read: &mut dyn FnMut(&Blocks) -> Result<()>) -> Result<Vec<u8>> {
     thread::scope(|scope| {
-        let (blocks, coming) = mpsc::sync_channel::<Vec<u8>>(AHEAD);
+        let (read_ones, coming) = mpsc::sync_channel::<Vec<u8>>(AHEAD);
         let (give_back, used) = mpsc::channel();
+        let blocks = Blocks { read: read_ones, used };
         let hasher = scope.spawn(move || {
             let mut hash = D::new();
             for block in coming {
@@ -120,7 +125,7 @@ fn hashed_beside<D: Digest>(
             }
             hash.finalize().to_vec()
         });
-        let is_read = read(&blocks, &used);
+        let is_read = read(&blocks);
         drop(blocks);
         let hash = hasher.join().map_err(|_| Error::internal("a thread that made a checksum ended badly"))?;
         is_read.map(|()| hash)
