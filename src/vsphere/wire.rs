@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use hyper::body::Bytes;
 use hyper::{HeaderMap, Method};
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::endpoint::Endpoint;
 use super::failure;
@@ -24,6 +24,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// So long a connection may say nothing that the work has stood still over; what is asked over it is better asked anew.
 const AFTER_A_REST: Duration = Duration::from_secs(5);
+
+/// What came of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Filled {
+    /// All of it, which is so much.
+    Ended(usize),
+    /// More than there was room for.
+    TooMuch,
+}
 
 /// An open connection.
 #[derive(Debug)]
@@ -78,6 +87,41 @@ impl Wire {
         wait(&self.runtime, &self.control, (limit, self.after_a_rest), &self.host, said.next())
     }
 
+    /// Takes all of an answer into a buffer, and tells each part as it comes. What came already is waited for once: an answer of many pieces costs no timer for each.
+    pub(super) fn fill(
+        &mut self,
+        said: &mut Said,
+        buffer: &mut [u8],
+        limit: Duration,
+        came: &mut dyn FnMut(usize),
+    ) -> Result<Filled> {
+        let (host, control, limits) = (&self.host, &self.control, (limit, self.after_a_rest));
+        self.runtime.block_on(async {
+            let mut look = pin!(sleep(LOOK_EVERY));
+            let (mut done, mut left) = (0, Left::of(limits));
+            control.ended()?;
+            loop {
+                let mut next = pin!(said.next());
+                let next = loop {
+                    tokio::select! {
+                        biased;
+                        next = &mut next => break next.map_err(|none| failure::unreached(host, none))?,
+                        () = &mut look => {}
+                    }
+                    control.ended()?;
+                    left.look(control, host)?;
+                    look.set(sleep(LOOK_EVERY));
+                };
+                let Some(bytes) = next else { return Ok(Filled::Ended(done)) };
+                let Some(room) = buffer.get_mut(done..done + bytes.len()) else { return Ok(Filled::TooMuch) };
+                room.copy_from_slice(&bytes);
+                done += bytes.len();
+                left = Left::of(limits);
+                came(bytes.len());
+            }
+        })
+    }
+
     /// From now on it is somebody else who ends the waiting.
     pub(super) fn obey(&mut self, control: Control) {
         self.control = control;
@@ -94,27 +138,45 @@ impl Wire {
 fn wait<T>(
     runtime: &Runtime,
     control: &Control,
-    (limit, after_a_rest): (Duration, Duration),
+    limits: (Duration, Duration),
     host: &str,
     what: impl Future<Output = Result<T, NoAnswer>>,
 ) -> Result<T> {
-    let mut left = limit;
+    let mut left = Left::of(limits);
     runtime.block_on(async {
         let mut what = pin!(what);
         loop {
             control.ended()?;
-            let begun = Instant::now();
-            if let Ok(done) = timeout(left.min(LOOK_EVERY), &mut what).await {
+            if let Ok(done) = timeout(left.left.min(LOOK_EVERY), &mut what).await {
                 return done.map_err(|none| failure::unreached(host, none));
             }
-            if control.is_paused() {
-                left = left.min(after_a_rest);
-                continue;
-            }
-            left = left.saturating_sub(begun.elapsed());
-            if left.is_zero() {
-                return Err(failure::silent(host, limit));
-            }
+            left.look(control, host)?;
         }
     })
+}
+
+/// How long is still waited.
+struct Left {
+    limit: Duration,
+    after_a_rest: Duration,
+    left: Duration,
+    looked: Instant,
+}
+
+impl Left {
+    fn of((limit, after_a_rest): (Duration, Duration)) -> Left {
+        Left { limit, after_a_rest, left: limit, looked: Instant::now() }
+    }
+
+    /// Takes off what has passed since it was looked at last; an error once nothing is left.
+    fn look(&mut self, control: &Control, host: &str) -> Result<()> {
+        let passed = self.looked.elapsed();
+        self.looked = Instant::now();
+        if control.is_paused() {
+            self.left = self.left.min(self.after_a_rest);
+            return Ok(());
+        }
+        self.left = self.left.saturating_sub(passed);
+        if self.left.is_zero() { Err(failure::silent(host, self.limit)) } else { Ok(()) }
+    }
 }

@@ -144,6 +144,7 @@ fn work_unless_lost(
         ways: None,
         guest: None,
         copied: BTreeSet::new(),
+        early: digests::Early::default(),
         ledger,
         beside: Vec::new(),
         reached: None,
@@ -216,6 +217,8 @@ pub(super) struct Job<'a> {
     pub(super) guest: Option<GuestWork>,
     /// Disks that this very run has copied from their beginning to their end.
     pub(super) copied: BTreeSet<String>,
+    /// Digests of files that are finished.
+    pub(super) early: digests::Early,
     /// Which hooks have run.
     pub(super) ledger: Ledger,
     /// Hooks that run while the next stage does.

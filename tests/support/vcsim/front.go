@@ -24,6 +24,12 @@ const (
 	mostOfACall = 8 << 20
 )
 
+// Calls after which the disks of a machine may be others.
+var changesLife = map[string]bool{
+	"CreateSnapshot_Task": true, "RemoveSnapshot_Task": true, "RemoveAllSnapshots_Task": true, "ReconfigVM_Task": true,
+	"PowerOnVM_Task": true, "PowerOffVM_Task": true, "ShutdownGuest": true,
+}
+
 // Front stands before the simulator: it knows which sessions are alive, serves the files of datastores as hosts do, writes down every
 // request, and does what faults it was ordered to.
 type Front struct {
@@ -37,9 +43,11 @@ type Front struct {
 
 	lock     sync.Mutex
 	sessions map[string]bool
-	faults   []*Fault
-	lacking  map[string]bool
-	journal  *os.File
+	// By the other end of a connection.
+	overslept map[string]time.Duration
+	faults    []*Fault
+	lacking   map[string]bool
+	journal   *os.File
 }
 
 // Entry is a request as it is written down.
@@ -61,6 +69,8 @@ type answer struct {
 	sent   int64
 	pace   int64
 	began  time.Time
+	// How much longer than it should it has slept last.
+	over time.Duration
 }
 
 func (a *answer) WriteHeader(status int) {
@@ -80,6 +90,7 @@ func (a *answer) Write(data []byte) (int, error) {
 		due := time.Duration(float64(a.sent) / float64(a.pace) * float64(time.Second))
 		if early := due - time.Since(a.began); early > 0 {
 			time.Sleep(early)
+			a.over = time.Since(a.began) - due
 		}
 	}
 	return written, err
@@ -95,20 +106,30 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.write(&entry)
 	}()
 	if strings.HasPrefix(r.URL.Path, folderPrefix) {
-		f.lock.Lock()
-		reply.pace = f.throttle
-		f.lock.Unlock()
-		f.folder(reply, r)
+		f.paced(reply, r, f.folder)
 		return
 	}
 	if strings.HasPrefix(r.URL.Path, nfcPrefix) {
-		f.lock.Lock()
-		reply.pace = f.throttle
-		f.lock.Unlock()
-		f.stream(reply, r)
+		f.paced(reply, r, f.stream)
 		return
 	}
 	f.call(reply, r, &entry)
+}
+
+// paced sends no faster than is ordered. A connection that was made to wait too long, as clocks are, may make up for that with its next answer.
+func (f *Front) paced(reply *answer, r *http.Request, send func(*answer, *http.Request)) {
+	f.lock.Lock()
+	reply.pace = f.throttle
+	if reply.pace > 0 {
+		reply.began = reply.began.Add(-f.overslept[r.RemoteAddr])
+	}
+	f.lock.Unlock()
+	send(reply, r)
+	if reply.pace > 0 {
+		f.lock.Lock()
+		f.overslept[r.RemoteAddr] = reply.over
+		f.lock.Unlock()
+	}
 }
 
 // call hands a call on to the simulator, unless it is one of those that it lacks.
@@ -139,8 +160,6 @@ func (f *Front) call(w *answer, r *http.Request, entry *Entry) {
 				f.changedAreas(w, asked)
 				return
 			}
-		case *types.CreateSnapshot_Task:
-			newChangeIDs(asked.This)
 		case *types.Logout:
 			f.forget(r)
 		}
@@ -149,7 +168,11 @@ func (f *Front) call(w *answer, r *http.Request, entry *Entry) {
 		}
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	f.inner.ServeHTTP(w, r)
+	if err == nil && changesLife[method.Name] {
+		f.estate.life.during(method.This, func() { f.inner.ServeHTTP(w, r) })
+	} else {
+		f.inner.ServeHTTP(w, r)
+	}
 	for _, cookie := range (&http.Response{Header: w.Header()}).Cookies() {
 		if cookie.Name == sessionCookie {
 			f.lock.Lock()

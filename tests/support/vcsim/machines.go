@@ -66,6 +66,7 @@ type Estate struct {
 	client *vim25.Client
 	finder *find.Finder
 	tags   *Tags
+	life   *Life
 }
 
 var background = context.Background()
@@ -77,6 +78,7 @@ func populate(service *simulator.Service, wanted *Description) (*Estate, error) 
 		return nil, err
 	}
 	estate := &Estate{client: client, finder: find.NewFinder(client, false), tags: newTags(service)}
+	estate.life = newLife(estate)
 	for _, entity := range simulator.Map.All("Datastore") {
 		store := entity.(*simulator.Datastore)
 		for number, name := range wanted.Datastores {
@@ -170,10 +172,12 @@ func (e *Estate) add(wanted *Description, machine *Machine) error {
 	}
 	vm := object.NewVirtualMachine(e.client, reference)
 	for _, name := range machine.Snapshots {
-		if task, err = vm.CreateSnapshot(background, name, "", false, false); err != nil {
-			return err
-		}
-		if err = task.Wait(background); err != nil {
+		e.life.during(reference, func() {
+			if task, err = vm.CreateSnapshot(background, name, "", false, false); err == nil {
+				err = task.Wait(background)
+			}
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -195,7 +199,7 @@ func (e *Estate) add(wanted *Description, machine *Machine) error {
 			return err
 		}
 	}
-	disguise(known, machine)
+	e.life.during(reference, func() { disguise(known, machine) })
 	return nil
 }
 

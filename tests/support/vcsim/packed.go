@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"io"
 	"os"
+	"path/filepath"
 )
 
 const (
@@ -67,7 +68,7 @@ createType="streamOptimized"
 RDONLY 1 SPARSE "generated-stream.vmdk"
 `
 
-func streamed(to io.Writer, file *os.File, size int64) error {
+func streamed(to io.Writer, disk io.ReaderAt, size int64) error {
 	s := &stream{to: to}
 	capacity := uint64(size / sector)
 	s.write(streamHeader(capacity, 0xffffffffffffffff))
@@ -93,7 +94,7 @@ func streamed(to io.Writer, file *os.File, size int64) error {
 	var packed bytes.Buffer
 	packer, _ := zlib.NewWriterLevel(&packed, zlib.BestSpeed)
 	for at := int64(0); at < size && s.err == nil; at += grainBytes {
-		count, err := file.ReadAt(grain, at)
+		count, err := disk.ReadAt(grain, at)
 		if err != nil && err != io.EOF {
 			return err
 		}
@@ -125,4 +126,27 @@ func streamed(to io.Writer, file *os.File, size int64) error {
 	s.write(streamHeader(capacity, begin))
 	s.write(make([]byte, sector))
 	return s.err
+}
+
+// sentBefore sends what was packed when it was first asked for.
+func sentBefore(to io.Writer, name string, disk io.ReaderAt, size int64) error {
+	at := filepath.Join(os.TempDir(), "packed-"+name)
+	if _, err := os.Stat(at); err != nil {
+		file, err := os.Create(at)
+		if err != nil {
+			return err
+		}
+		err = streamed(file, disk, size)
+		file.Close()
+		if err != nil {
+			return err
+		}
+	}
+	file, err := os.Open(at)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	_, err = io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{file}, make([]byte, 256<<10))
+	return err
 }
