@@ -29,7 +29,7 @@ mod session;
 pub mod snapshot;
 mod soap;
 pub mod stored;
-mod task;
+pub mod task;
 mod tree;
 mod wire;
 

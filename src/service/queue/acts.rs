@@ -5,6 +5,7 @@
 use rusqlite::params;
 
 use super::db::Db;
+use super::history::released;
 use super::jobs::{encode, select};
 use super::rows::JobRow;
 use crate::model::acts::Acts;
@@ -19,6 +20,12 @@ impl Db {
         Ok(())
     }
 
+    /// What its journal knows of it besides.
+    pub fn add_acts(&mut self, job_id: i64, acts: &Acts) -> Result<()> {
+        let known = self.job(job_id)?.map(|row| row.acts).unwrap_or_default();
+        self.set_acts(job_id, &known.merged(acts))
+    }
+
     /// Every job at whose source something is outstanding.
     pub fn jobs_with_acts(&self) -> Result<Vec<JobRow>> {
         let query = format!("{} WHERE job.acts IS NOT NULL ORDER BY job.job_id", select());
@@ -26,10 +33,23 @@ impl Db {
         Ok(rows.into_iter().filter(|row| row.acts.outstanding().next().is_some()).collect())
     }
 
-    /// Jobs that have ended and left something at their source that must not stay there.
+    /// Jobs that have ended and left something at their source that must not stay there. What was given away to another host is that one's.
     pub fn jobs_to_settle(&self) -> Result<Vec<JobRow>> {
-        let rows = self.jobs_with_acts()?.into_iter();
-        Ok(rows.filter(|row| row.state.is_final() && row.must_settle()).collect())
+        let mut rows = self.jobs_with_acts()?;
+        rows.retain(|row| row.state.is_final() && row.must_settle());
+        let mut left = Vec::new();
+        for row in rows {
+            if self.flag(&released(row.batch_key))?.is_none() {
+                left.push(row);
+            }
+        }
+        Ok(left)
+    }
+
+    /// When the oldest snapshot was made that may still be at a source.
+    pub fn oldest_snapshot_at(&self) -> Result<Option<f64>> {
+        let rows = self.jobs_with_acts()?;
+        Ok(rows.iter().filter_map(|row| row.acts.oldest_snapshot_at()).reduce(f64::min))
     }
 }
 
