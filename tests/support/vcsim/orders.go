@@ -22,6 +22,10 @@ type Order struct {
 	Thumbprint bool `json:"thumbprint"`
 	// Bytes per second and connection; 0 is no limit.
 	Throttle *int64 `json:"throttle"`
+	// A machine's guest behaves otherwise, or its power is switched.
+	Power *PowerOrder `json:"power"`
+	// How this machine is now: only to be told.
+	Look string `json:"look"`
 }
 
 // obey carries out orders until there are no more.
@@ -50,6 +54,10 @@ func obey(orders *bufio.Reader, front *Front, certificates *Authority) {
 			case order.Thumbprint:
 				digest := sha256.Sum256(certificates.leaf())
 				answer = hex.EncodeToString(digest[:])
+			case order.Power != nil:
+				err = front.estate.switched(order.Power)
+			case order.Look != "":
+				answer, err = looked(order.Look)
 			case order.Throttle != nil:
 				front.lock.Lock()
 				front.throttle = *order.Throttle
