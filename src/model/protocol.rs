@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::acts::Acts;
 use super::bandwidth::Rate;
 use super::config::{PreflightSettings, Settings, VcConnectionSettings};
 use super::error::Error;
@@ -31,6 +32,22 @@ pub struct WorkOrder {
     pub plan: Plan,
     /// The machine's part of it.
     pub limits: WorkLimits,
+    /// What earlier attempts did at the source, as far as it was heard of.
+    #[serde(default, skip_serializing_if = "Acts::is_empty")]
+    pub acts: Acts,
+    /// Whether its source is to be left alone: all that is to be done is to undo what must not stay there.
+    #[serde(default)]
+    pub settle: Option<Settle>,
+}
+
+/// An order whose only purpose is to undo what was done at a source. It needs no directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Settle {
+    /// The result has taken the source's place: what belongs to the work alone goes.
+    Succeeded,
+    /// Nothing came of it, or it is given back: all goes.
+    GivenBack,
 }
 
 /// What the machine grants one worker.
@@ -262,6 +279,8 @@ pub enum WorkerEvent {
     },
     /// What its VM is: its plan does not know that, or knows something else, so it ends, to begin with another one.
     Described(Box<Description>),
+    /// What was done at its source by now: all of it, told before it is done and after.
+    Acts(Acts),
     /// What it will still write where its results go, now that it has looked at its sources.
     Room {
         /// Bytes.

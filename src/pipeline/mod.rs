@@ -10,6 +10,7 @@ pub mod described;
 mod digests;
 mod directories;
 mod examine;
+mod file_mark;
 pub mod guest_child;
 pub mod handover;
 pub mod hooks;

@@ -16,6 +16,7 @@ use crate::cli::given::{
 use crate::cli::input::Input;
 use crate::cli::remote;
 use crate::disk::Control;
+use crate::model::acts::Acts;
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::Facts;
@@ -291,6 +292,8 @@ pub(super) fn of_plan(
                 remote: RemoteLimits::of(settings),
                 ..WorkLimits::unbound(work_dir, settings.stall_timeout_s)
             },
+            acts: Acts::default(),
+            settle: None,
         },
     }
 }

@@ -371,6 +371,7 @@ impl Party {
             }
             WorkerEvent::Room { .. }
             | WorkerEvent::Described(_)
+            | WorkerEvent::Acts(_)
             | WorkerEvent::Heartbeat
             | WorkerEvent::Paused
             | WorkerEvent::Resumed

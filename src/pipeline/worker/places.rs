@@ -86,7 +86,8 @@ impl Job<'_> {
                 tracing::warn!(name, %error, "a partial result that is of no use stays");
             }
         }
-        if !kept.is_empty() || self.checkpoint.intent.is_some() {
+        let has_acts = self.checkpoint.acts.outstanding().next().is_some();
+        if !kept.is_empty() || has_acts || self.checkpoint.intent.is_some() {
             self.save_quietly();
         } else if let Err(error) = Checkpoint::remove(&self.place.results, &self.plan.vm_id) {
             tracing::warn!(%error, "the journal stays");

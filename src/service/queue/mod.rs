@@ -15,6 +15,7 @@
 //! job runs in the scheduler.
 
 mod accept;
+mod acts;
 mod batches;
 mod db;
 mod deliveries;

@@ -11,6 +11,7 @@ use rusqlite::{Error as SqliteError, Row};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::model::acts::Acts;
 use crate::model::api::JobView;
 use crate::model::error::Error;
 use crate::model::job::{BatchState, JobState, Stage, WaitReason};
@@ -265,6 +266,8 @@ pub struct JobRow {
     pub progress_percentage: f64,
     /// What it last failed with.
     pub error: Option<Error>,
+    /// What was done at its source.
+    pub acts: Acts,
 }
 
 /// The columns of a job; the query joins `job` with `batch`.
@@ -273,7 +276,7 @@ pub(super) const JOB_COLUMNS: &str = "job.job_id, job.batch_key, batch.batch_id,
      job.attempt, job.cut_short, job.failures, job.first_failure_at, job.submitted_at, job.started_at, job.completed_at, \
      job.owner, job.lease_until, job.need_bytes, job.needs_network, job.remote, job.depends_on, job.refused, job.content_sha256, \
      job.output_directory, job.outputs, job.report, job.resumed, job.current_stage, job.stage_detail, \
-     job.stage_started_at, job.stages_completed, job.progress_percentage, job.error";
+     job.stage_started_at, job.stages_completed, job.progress_percentage, job.error, job.acts";
 
 impl JobRow {
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<JobRow> {
@@ -325,6 +328,10 @@ impl JobRow {
             error: match row.get::<_, Option<String>>("error")? {
                 None => None,
                 Some(_) => json(row, "error")?,
+            },
+            acts: match row.get::<_, Option<String>>("acts")? {
+                None => Acts::default(),
+                Some(_) => json(row, "acts")?,
             },
         })
     }

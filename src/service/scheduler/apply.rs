@@ -277,6 +277,8 @@ impl Scheduler {
                 remote,
                 lock,
             },
+            acts: row.acts.clone(),
+            settle: None,
         }
     }
 

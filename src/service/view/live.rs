@@ -106,6 +106,7 @@ impl Live {
             }
             WorkerEvent::Room { .. }
             | WorkerEvent::Described(_)
+            | WorkerEvent::Acts(_)
             | WorkerEvent::Heartbeat
             | WorkerEvent::Warning { .. }
             | WorkerEvent::Paused

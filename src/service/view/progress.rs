@@ -163,6 +163,7 @@ fn rounded(percentage: f64) -> f64 {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::model::acts::Acts;
     use crate::model::error::{Error, Kind};
     use crate::model::job::Stage;
     use crate::model::protocol::DiskProgress;
@@ -205,6 +206,7 @@ pub(super) mod tests {
             stages_completed: Vec::new(),
             progress_percentage: if state == JobState::Succeeded { 100.0 } else { 0.0 },
             error: None,
+            acts: Acts::default(),
         }
     }
 
