@@ -10,6 +10,7 @@ use super::client::Client;
 use super::failure;
 use super::inventory::VmRef;
 use super::machine::{Machine, machine};
+use super::privileges::host;
 use super::property::{self, Wanted};
 use super::soap::{self, Call, Failure, MoRef};
 use super::task;
@@ -144,6 +145,13 @@ fn copy(node: Node<'_, '_>, name: &'static str, depth: usize, left: &mut usize) 
     })
 }
 
+/// What the notes of a machine say, but for our own lines.
+#[must_use]
+pub fn notes_before(machine: &Machine) -> String {
+    let notes = machine.annotation.clone().unwrap_or_default();
+    without_our_note(&notes, "").unwrap_or(notes)
+}
+
 /// Adds a line to the notes of a machine.
 pub fn note(client: &Client, vm: &VmRef, text: &str) -> Result<()> {
     let before = machine(client, vm)?.annotation.unwrap_or_default();
@@ -276,14 +284,9 @@ pub fn set_autostart(client: &Client, vm: &VmRef, before: &Autostart, is_on: boo
 
 /// Of the host on which the machine is.
 fn manager(client: &Client, vm: &VmRef) -> Result<Option<MoRef>, Failure> {
-    const HOST: Wanted = Wanted { kind: "VirtualMachine", paths: &["runtime.host"] };
     const MANAGER: Wanted = Wanted { kind: "HostSystem", paths: &["configManager.autoStartManager"] };
-    let (mut host, mut manager) = (None, None);
-    property::of_objects(client, &[vm.object()], &[HOST], |found| {
-        host = found.object_at("runtime.host");
-        Ok(())
-    })?;
-    let Some(host) = host else { return Ok(None) };
+    let mut manager = None;
+    let Some(host) = host(client, vm)? else { return Ok(None) };
     property::of_objects(client, &[host], &[MANAGER], |found| {
         manager = found.object_at("configManager.autoStartManager");
         Ok(())

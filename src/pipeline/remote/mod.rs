@@ -8,6 +8,7 @@
 //! What is not here: the protocol (the room `vsphere`), and what a plan makes of a description.
 
 mod login;
+pub(super) mod power;
 
 use std::sync::{Arc, OnceLock};
 

@@ -120,9 +120,11 @@ impl Core {
         let job = self.jobs.get(&id)?;
         let watched = self.windows.of.get(&job.facts.batch)?;
         let window = &watched.window;
-        let has_begun = job.has_worker() || job.facts.counters.cut_short || job.facts.is_shut_down();
+        let is_under_way = job.has_worker() || job.facts.is_shut_down;
+        let has_begun = is_under_way || job.facts.counters.cut_short;
         let waits_to_start = window.gates_start() && (!has_begun || window.holds_at_close());
-        let waits_to_shut_down = window.gates_shutdown() && job.facts.shuts_down() && !has_begun;
+        // A worker that came so far that it would shut its source down looks at the time itself.
+        let waits_to_shut_down = window.gates_shutdown() && job.facts.shuts_down() && !is_under_way;
         watched.closed.clone().filter(|_| waits_to_start || waits_to_shut_down)
     }
 
@@ -137,10 +139,16 @@ impl Core {
         }
     }
 
+    /// Whether a job's source is off because it was shut down.
+    pub fn source_stands(&mut self, id: JobId, is_shut_down: bool) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.facts.is_shut_down = is_shut_down;
+        }
+    }
+
     /// A worker came too late to shut its source down: that was no attempt, and the next one is when the window opens.
     pub(super) fn came_too_late(&mut self, id: JobId) {
         self.job(id).facts.counters.take_back();
-        self.job(id).facts.counters.cut_short = false;
         self.requeue(id);
     }
 }
