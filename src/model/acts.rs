@@ -74,7 +74,7 @@ pub enum ActKind {
 }
 
 /// How far an act is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ActState {
     /// It is written down; perhaps it was done.
@@ -190,6 +190,19 @@ impl Acts {
         Ok(act)
     }
 
+    /// What is known by two who have heard of the same acts: of each, how far it is. Acts are only ever added.
+    #[must_use]
+    pub fn merged(&self, other: &Acts) -> Acts {
+        let (longer, shorter) = if self.0.len() < other.0.len() { (other, self) } else { (self, other) };
+        let mut all = longer.clone();
+        for (known, heard) in all.0.iter_mut().zip(&shorter.0) {
+            if known.intended_at == heard.intended_at && heard.state > known.state {
+                known.clone_from(heard);
+            }
+        }
+        all
+    }
+
     /// Each, with its number.
     pub fn all(&self) -> impl DoubleEndedIterator<Item = (usize, &Act)> {
         self.0.iter().enumerate()
@@ -303,6 +316,21 @@ mod tests {
         kinds.iter().for_each(|kind| _ = acts.intend(kind.clone(), 1.0));
         assert_eq!(acts.to_undo(true).map(|(number, _)| number).collect::<Vec<_>>(), [2, 0]);
         assert_eq!(acts.to_undo(false).count(), kinds.len());
+    }
+
+    #[test]
+    fn of_what_two_have_heard_the_later_holds() {
+        let mut journal = Acts::default();
+        let made = journal.intend(snapshot("a"), 1.0);
+        journal.done(made, snapshot("a"), 2.0).unwrap();
+        let mut queue = journal.clone();
+        queue.undone(made, 3.0).unwrap();
+        journal.intend(snapshot("b"), 4.0);
+        for merged in [journal.merged(&queue), queue.merged(&journal)] {
+            let states: Vec<ActState> = merged.all().map(|(_, act)| act.state).collect();
+            assert_eq!(states, [ActState::Undone, ActState::Intended]);
+        }
+        assert_eq!(Acts::default().merged(&journal), journal);
     }
 
     #[test]

@@ -46,8 +46,10 @@ pub struct WorkOrder {
 pub enum Settle {
     /// The result has taken the source's place: what belongs to the work alone goes.
     Succeeded,
-    /// Nothing came of it, or it is given back: all goes.
+    /// Nothing came of it: all goes.
     GivenBack,
+    /// Somebody wants it back: what was made of it is stopped, and all goes.
+    RolledBack,
 }
 
 /// What the machine grants one worker.

@@ -21,6 +21,9 @@ pub const CONNECTIONS: u32 = 4;
 /// What an error breaks that says that a login was refused.
 pub const LOGIN_RULE: &str = "source.login";
 
+/// What an error breaks that says that a snapshot of ours may not stay, or none be made: for lack of room, or because of its age.
+pub const SNAPSHOT_RULE: &str = "source.snapshot";
+
 /// What an error breaks that says that a VM has other disks than its plan was made for.
 pub const CHANGED_RULE: &str = "source.changed";
 

@@ -361,13 +361,10 @@ impl Checkpoint {
         is_told || !self.acts.is_empty() || !self.directories().is_empty()
     }
 
-    /// The same, with what is known to have been done at the source, unless the journal itself tells.
+    /// The same, with what others know to have been done at the source.
     #[must_use]
-    pub fn with_acts(mut self, known: &Acts) -> Checkpoint {
-        if self.acts.is_empty() {
-            self.acts = known.clone();
-        }
-        self
+    pub fn with_acts(self, known: &Acts) -> Checkpoint {
+        Checkpoint { acts: self.acts.merged(known), ..self }
     }
 
     /// The same work, now done by another job; perhaps by another version, which has names for more.

@@ -31,7 +31,7 @@ mod session;
 pub mod snapshot;
 mod soap;
 pub mod stored;
-mod task;
+pub mod task;
 mod tree;
 mod wire;
 

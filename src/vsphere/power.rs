@@ -62,6 +62,20 @@ pub fn power(client: &Client, vm: &VmRef) -> Result<Power> {
     Ok(stand(client, vm, &what)?.power)
 }
 
+/// Whether a machine is off by then.
+pub fn is_off_within(client: &Client, vm: &VmRef, within: Duration) -> Result<bool> {
+    let until = Instant::now() + within;
+    loop {
+        if power(client, vm)? == Power::Off {
+            return Ok(true);
+        }
+        if Instant::now() >= until {
+            return Ok(false);
+        }
+        rest(client, LOOK_EVERY)?;
+    }
+}
+
 /// Shuts a machine down, and waits until it is off. `told` hears what it waits for.
 pub fn shut_down(
     client: &Client,

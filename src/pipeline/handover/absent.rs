@@ -33,8 +33,8 @@ pub(super) fn hide(_: &Handover) -> Result<()> {
     Err(not_built())
 }
 
-/// Nor can it be asked which machines run.
-pub(in crate::pipeline) fn runs(_: &PlannedLibvirt, _: (&str, &str)) -> Result<bool> {
+/// Nor can it be asked which machines there are.
+pub(in crate::pipeline) fn is_there(_: &PlannedLibvirt, _: (&str, &str)) -> Result<bool> {
     Err(not_built())
 }
 

@@ -47,7 +47,7 @@ use crate::model::protocol::Published;
 use crate::model::report::{Report, WrittenFile};
 use crate::sys::failpoint;
 use steps::Teller;
-pub(in crate::pipeline) use steps::{runs, stop};
+pub(in crate::pipeline) use steps::{is_there, stop};
 
 /// What is to be handed over of a result with this report; none where libvirt is told nothing.
 pub(super) fn due(plan: &Plan, report: &Report) -> Option<Handover> {
@@ -158,11 +158,12 @@ pub(super) fn refuse_what_was_started(found: &Checkpoint) -> Result<()> {
         .advice("`hyper2kvm retry` finishes what is left to do; or undefine the machine yourself and remove the VM's directory"))
 }
 
-/// Whether the machine runs, or may, that was made of the result: its source stays off.
-pub(super) fn target_has_run(checkpoint: &Checkpoint) -> bool {
-    let Some(handover) = handover(checkpoint) else { return false };
-    // Who cannot be asked may have started it.
-    handover.is_past_undoing() && handover.planned.start || steps::was_started(handover).unwrap_or(true)
+/// Whether the machine that was made of the result has run, or may have: its source stays off.
+pub(super) fn target_has_run(job: &Job<'_>) -> bool {
+    let Some(handover) = handover(&job.checkpoint) else { return false };
+    let of = (job.order.batch_id.as_str(), job.plan.vm_id.as_str());
+    // What was not started was taken back; and a libvirt that cannot be asked may run it.
+    handover.is_past_undoing() || steps::is_there(&handover.planned, of).unwrap_or(true)
 }
 
 fn handover(checkpoint: &Checkpoint) -> Option<&Handover> {

@@ -195,9 +195,9 @@ pub(super) fn was_started(handover: &Handover) -> Result<bool> {
 /// How long a machine may take to shut down that gives its place back.
 const GOES_DOWN_WITHIN: Duration = Duration::from_secs(60);
 
-/// Whether the machine that was made of this VM runs.
-pub(in crate::pipeline) fn runs(planned: &PlannedLibvirt, of: (&str, &str)) -> Result<bool> {
-    Ok(made_of(planned, of)?.is_some_and(|found| found.stand.state != State::Off))
+/// Whether there is a machine that was made of this VM.
+pub(in crate::pipeline) fn is_there(planned: &PlannedLibvirt, of: (&str, &str)) -> Result<bool> {
+    Ok(made_of(planned, of)?.is_some())
 }
 
 /// Has it stop, and not start with its host any more. It stays defined. What was done, in words; none: there is no such machine.

@@ -7,6 +7,7 @@
 //!
 //! What is not here: the protocol (the room `vsphere`), and what a plan makes of a description.
 
+pub(super) mod acts;
 mod login;
 pub(super) mod power;
 

@@ -5,15 +5,21 @@
 use std::time::Duration;
 
 use super::Source;
-use crate::model::acts::ActKind;
+use crate::model::acts::{Act, ActKind, ActState};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::plan::Plan;
-use crate::model::remote::{CHANGED_RULE, PlannedShutdown};
+use crate::model::remote::{CHANGED_RULE, PlannedRemote, PlannedShutdown};
+use crate::sys::time::now_epoch;
 use crate::vsphere::giving_way::{self, Autostart};
 use crate::vsphere::inventory::{Power, VmRef};
 use crate::vsphere::machine::{self, Machine};
 use crate::vsphere::power::{self, Shutdown, WentOff};
 use crate::vsphere::{Client, facts};
+
+/// So long behind the time that it was given a guest that was asked to may still shut down.
+const GOES_OFF_LATE_S: f64 = 300.0;
+/// Whoever starts it again waits for that so long, and comes back later.
+const GOES_OFF_WITHIN: Duration = Duration::from_secs(5);
 
 impl Source {
     /// Whether it runs, so that it could be shut down.
@@ -107,14 +113,28 @@ pub(in crate::pipeline) fn change(client: &Client, vm: &VmRef, act: &ActKind, no
     }
 }
 
-/// Takes such a change back, or starts the VM that was shut down. What is so already is left alone; what somebody has changed since, too.
+/// Starts a VM that was shut down, unless somebody has. One that was only asked to may still go off: it is waited for.
+pub(in crate::pipeline) fn start_again(
+    client: &Client,
+    vm: &VmRef,
+    act: &Act,
+    remote: &PlannedRemote,
+) -> Result<()> {
+    let given = remote.shutdown.map_or(0.0, |planned| planned.timeout_s) + GOES_OFF_LATE_S;
+    let may_go_off = act.state == ActState::Intended && now_epoch() < act.intended_at + given;
+    if may_go_off && !power::is_off_within(client, vm, GOES_OFF_WITHIN)? {
+        return Err(Error::new(Kind::Source, "its guest was asked to shut down, and may still do so")
+            .advice("nothing is wrong: it is started when it has gone off, or left alone when it has not for some minutes")
+            .transient());
+    }
+    let started = power::start(client, vm)?;
+    tracing::info!(vm = vm.moref, started, "the source runs again");
+    Ok(())
+}
+
+/// Takes such a change back. What is so already is left alone; what somebody has changed since, too.
 pub(in crate::pipeline) fn take_back(client: &Client, vm: &VmRef, act: &ActKind) -> Result<()> {
     match act {
-        ActKind::ShutDown { .. } => {
-            let started = power::start(client, vm)?;
-            tracing::info!(vm = vm.moref, started, "the source runs again");
-            Ok(())
-        }
         ActKind::NicsDisconnected { keys } => giving_way::link(client, vm, keys, true),
         ActKind::Annotated { before } => giving_way::forget_note(client, vm, before),
         ActKind::AutostartDisabled { before } if before.is_empty() => Ok(()),
@@ -125,7 +145,7 @@ pub(in crate::pipeline) fn take_back(client: &Client, vm: &VmRef, act: &ActKind)
             name if name == *after && !after.is_empty() => giving_way::rename(client, vm, before),
             _ => Ok(()),
         },
-        ActKind::ChangeTracking | ActKind::Snapshot { .. } => Ok(()),
+        ActKind::ShutDown { .. } | ActKind::ChangeTracking | ActKind::Snapshot { .. } => Ok(()),
     }
 }
 

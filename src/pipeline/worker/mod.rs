@@ -14,8 +14,10 @@
 
 mod asking;
 mod begin;
+mod leaving;
 mod places;
 mod process;
+mod settling;
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -300,6 +302,7 @@ impl Job<'_> {
             let due = outcome.content.as_deref().and_then(|report| handover::due(self.plan, report));
             publication.declare(&mut self.checkpoint, names, domain, written, outcome, due)?;
         }
+        self.leave_a_success()?;
         let intent = self.intent()?;
         if is_over(publish::progress(dirs, &intent)?, &intent) {
             return hooks::succeeded(self, intent.outcome);
@@ -423,10 +426,16 @@ impl Job<'_> {
         }
         match self.control.interruption() {
             Some(Interruption::Stop) => {
+                self.leave_for_now();
                 self.save_quietly();
                 WorkerOutcome::Stopped
             }
             Some(Interruption::Cancel { keep_partial }) => {
+                match keep_partial {
+                    // Perhaps for another host.
+                    true => self.leave_for_now(),
+                    false => self.leave_source(false),
+                }
                 if keep_partial || self.order.limits.keep_partial {
                     self.keep(Cut::Stays);
                 } else if let Err(error) = self.remove_everything() {
@@ -437,6 +446,7 @@ impl Job<'_> {
             None => {
                 tracing::error!(kind = %error.kind(), %error, "failed");
                 hooks::failed(&mut self, &error);
+                self.leave_a_failure(&error);
                 self.keep(Cut::after(&error));
                 failed(error)
             }

@@ -13,12 +13,12 @@
 //! (a file system that is away) happens on other threads.
 
 mod action;
-mod acts;
 mod apply;
 mod bandwidth;
 mod claim;
 mod commands;
 pub mod core;
+mod discard;
 mod holding;
 mod job;
 mod ledger;
@@ -30,7 +30,9 @@ mod outlook;
 mod policy;
 mod remote;
 mod retry;
+mod rollback;
 mod settling;
+mod sources;
 mod stall;
 mod windows;
 
@@ -49,6 +51,7 @@ use self::outlook::Outlook;
 pub(in crate::service) use self::policy::Policy;
 use self::remote::{FileMark, LoginFiles};
 use self::settling::Settling;
+use self::sources::Sources;
 use self::stall::StallWatch;
 use super::admission::Results;
 use super::command::{Command, Reply};
@@ -160,6 +163,7 @@ pub struct Scheduler {
     unsettled: Settling,
     bandwidth: Bandwidth,
     logins: LoginFiles,
+    sources: Sources,
     /// What workers that are about to end have found.
     described: HashMap<JobId, Box<Description>>,
     stall: StallWatch,
@@ -201,6 +205,7 @@ impl Scheduler {
             unsettled: Settling::default(),
             bandwidth: Bandwidth::default(),
             logins: LoginFiles::default(),
+            sources: Sources::default(),
             described: HashMap::new(),
             stall: StallWatch::since(now_epoch()),
             next_round: 0.0,
@@ -222,6 +227,7 @@ impl Scheduler {
             self.carry_out().await;
             self.share_bandwidth();
             self.look_at_logins(now_epoch());
+            self.settle_sources(now_epoch()).await;
             self.tell_stall().await;
             self.settle_due().await;
             self.answer_pending().await;
@@ -239,6 +245,7 @@ impl Scheduler {
                     None => self.begin_stop(None),
                 },
                 (job, heard) = self.supervisor.next() => self.hear(job, heard).await,
+                (job, heard) = self.sources.next() => self.hear_settler(job, heard).await,
                 Some(report) = self.reports.1.recv() => self.take_report(report).await,
                 () = self.parts.accepted.notified() => self.more_rows = true,
                 changed = self.network.changed() => {
@@ -391,6 +398,7 @@ impl Scheduler {
             Some(self.bandwidth.next_due()),
             self.stall_due(),
             self.logins_due(),
+            self.sources.next_due(),
         ];
         let due = due.into_iter().flatten().reduce(f64::min).map_or(LONG, |at| {
             Duration::from_secs_f64((at - now).clamp(0.0, 3600.0)).max(Duration::from_millis(1))
@@ -431,6 +439,7 @@ impl Scheduler {
         if first {
             tracing::info!("stopping: running jobs are checkpointed and go on after the next start");
             self.outlook.ready = false;
+            self.sources.stop_all();
             self.core.stop(now_epoch());
         }
     }

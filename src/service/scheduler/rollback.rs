@@ -10,7 +10,7 @@ use crate::model::api::{Refusal, RefusalCode, RolledBack};
 use crate::model::error::{Error, Kind};
 use crate::model::job::JobState;
 use crate::model::plan::Plan;
-use crate::service::queue::{JobRow, rolled_back};
+use crate::service::queue::JobRow;
 use crate::sys::time::now_epoch;
 
 impl Scheduler {
@@ -35,19 +35,16 @@ impl Scheduler {
         let done = row.acts.outstanding().next().is_none();
         let plan = self.parts.queue.with(move |db| db.plan(job)).await?;
         if !dry_run && !done {
-            let is_first = row.state == JobState::Succeeded;
-            self.parts
-                .queue
-                .with(move |db| {
-                    db.atomically(|db| {
-                        if is_first && db.flag(&rolled_back(job))?.is_none() {
-                            db.set_flag(&rolled_back(job), Some("1"))?;
-                            db.append_event(job, "its source is to be given back")?;
-                        }
-                        Ok(())
-                    })
+            let asked = self.parts.queue.with(move |db| {
+                db.atomically(|db| match db.is_rolled_back(job)? {
+                    true => Ok(()),
+                    false => {
+                        db.set_rolled_back(job, true)?;
+                        db.append_event(job, "its source is to be given back")
+                    }
                 })
-                .await?;
+            });
+            asked.await?;
             self.sources.give_back(job, now_epoch());
         }
         let steps = if done { Vec::new() } else { steps(&row, &plan) };
