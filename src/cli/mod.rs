@@ -45,6 +45,7 @@ mod release;
 mod remote;
 mod resume;
 mod retry;
+mod rollback;
 mod schema;
 mod show;
 mod status;
@@ -122,6 +123,8 @@ enum Command {
     Cancel(cancel::CancelArgs),
     /// Give batches away: their jobs end here, and another host may go on with them
     Release(release::ReleaseArgs),
+    /// Stop what was made of a source, and give that back: what was changed there is undone, and it is started
+    Rollback(rollback::RollbackArgs),
     /// Try ended jobs again, going on from what is left of them
     Retry(retry::RetryArgs),
     /// Move a job in the queue
@@ -159,7 +162,7 @@ enum Command {
 }
 
 /// Commands of the manual that a later version brings. They do not exist here; who tries one is told.
-pub const LATER: [&str; 5] = ["live-fix", "azure", "ami", "cutover", "rollback"];
+pub const LATER: [&str; 4] = ["live-fix", "azure", "ami", "cutover"];
 
 /// Runs the command line of this process.
 #[must_use]
@@ -193,6 +196,7 @@ fn run(cli: &Cli) -> Exit {
         Command::Logs(args) => logs::run(args, &ui),
         Command::Cancel(args) => cancel::run(args, &ui),
         Command::Release(args) => release::run(args, &ui),
+        Command::Rollback(args) => rollback::run(args, &ui),
         Command::Retry(args) => retry::run(args, &ui),
         Command::Priority(args) => priority::run(args, &ui),
         Command::Pause(args) => pause::run(args, &ui),

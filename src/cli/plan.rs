@@ -15,7 +15,7 @@ use crate::model::error::Error;
 use crate::model::hook::HookCall;
 use crate::model::machine::{Firmware, Machine};
 use crate::model::plan::{Plan, PlannedGrowth, PlannedNic};
-use crate::model::planner::{RefusedVm, VmOrigins};
+use crate::model::planner::{RefusedVm, VmOrigins, done_to_its_source};
 use crate::model::units::human_size;
 use crate::model::window::Window;
 use crate::pipeline::described;
@@ -141,6 +141,9 @@ pub(super) fn describe(plan: &Plan, color: bool) -> String {
             remote.connections
         );
         let _ = writeln!(text, "\nsource\n  {}", printable(&how));
+        for line in done_to_its_source(plan) {
+            let _ = writeln!(text, "  {}", printable(&line));
+        }
     }
     let _ = writeln!(text, "\ndisks");
     for disk in &plan.disks {

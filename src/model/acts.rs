@@ -110,6 +110,12 @@ impl ActKind {
         matches!(self, ActKind::ChangeTracking | ActKind::Snapshot { .. })
     }
 
+    /// Whether it makes room for the result that has taken its source's place.
+    #[must_use]
+    pub fn is_for_the_result(&self) -> bool {
+        !self.is_for_the_work() && !matches!(self, ActKind::ShutDown { .. })
+    }
+
     /// For people, as something that is still to be undone: `the snapshot hyper2kvm/h/b/web`.
     #[must_use]
     pub fn shown(&self) -> String {
@@ -122,6 +128,24 @@ impl ActKind {
             ActKind::Annotated { .. } => "its notes were changed".to_owned(),
             ActKind::AutostartDisabled { .. } => "it does not start with its host".to_owned(),
             ActKind::Renamed { before, after } => format!("it is called {after} and was {before}"),
+        }
+    }
+}
+
+impl ActKind {
+    /// For people, what is done to undo it: `the source is started`.
+    #[must_use]
+    pub fn undoing(&self) -> String {
+        match self {
+            ActKind::ChangeTracking => "change tracking of the source is switched off".to_owned(),
+            ActKind::Snapshot { name, .. } => format!("the snapshot {name} of the source is removed"),
+            ActKind::ShutDown { .. } => "the source is started".to_owned(),
+            ActKind::NicsDisconnected { keys } => {
+                format!("{} cards of the source get their links back", keys.len())
+            }
+            ActKind::Annotated { .. } => "the note that it has moved is taken out of the source's notes".to_owned(),
+            ActKind::AutostartDisabled { .. } => "the source is started with its host as it was before".to_owned(),
+            ActKind::Renamed { before, after } => format!("the source is called {before} again, and not {after}"),
         }
     }
 }
@@ -143,6 +167,13 @@ impl Acts {
         let act = self.change(number, Change::Done)?;
         act.what = what;
         act.done_at = Some(at);
+        Ok(())
+    }
+
+    /// What it will change is known better, before it is done.
+    pub fn specify(&mut self, number: usize, what: ActKind) -> Result<()> {
+        let act = self.0.get_mut(number).filter(|act| act.state == ActState::Intended);
+        act.ok_or_else(|| Error::internal(format!("act {number} of a source is not intended any more")))?.what = what;
         Ok(())
     }
 
@@ -197,6 +228,24 @@ impl Acts {
     /// The same, of what must not stay when the work is over. Only where its result has taken the source's place, that stays which makes room for it.
     pub fn to_undo(&self, succeeded: bool) -> impl Iterator<Item = (usize, &Act)> {
         self.outstanding().filter(move |(_, act)| !succeeded || act.what.is_for_the_work())
+    }
+
+    /// Whether what was to be changed for good is not changed yet: it is tried again though the work has succeeded.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        self.all().any(|(_, act)| act.state == ActState::Intended && act.what.is_for_the_result())
+    }
+
+    /// Whether it was shut down, or may have been, and nobody has started it since.
+    #[must_use]
+    pub fn is_shut_down(&self) -> bool {
+        self.shut_down().is_some()
+    }
+
+    /// The act by which it was shut down, if it was and nobody has started it since.
+    #[must_use]
+    pub fn shut_down(&self) -> Option<(usize, &Act)> {
+        self.outstanding().find(|(_, act)| matches!(act.what, ActKind::ShutDown { .. }))
     }
 
     /// The oldest snapshot that may be there: since when.

@@ -188,6 +188,29 @@ pub struct CancelRequest {
     pub keep_partial: bool,
 }
 
+/// What `rollback` may be told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// Only say what would be done, or is still to be.
+    pub dry_run: bool,
+}
+
+/// How far a source is given back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RolledBack {
+    /// Whose source it is.
+    pub job: JobView,
+    /// Whether nothing was asked for.
+    pub dry_run: bool,
+    /// Whether nothing is left to do.
+    pub done: bool,
+    /// What is left, in the order in which it is done.
+    pub steps: Vec<String>,
+    /// Why it has not worked so far; it is tried again.
+    pub error: Option<String>,
+}
+
 /// What `priority` is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

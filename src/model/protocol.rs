@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::acts::Acts;
 use super::bandwidth::Rate;
-use super::config::{PreflightSettings, VcConnectionSettings};
+use super::config::{PreflightSettings, Settings, VcConnectionSettings};
 use super::error::Error;
 use super::job::Stage;
 use super::plan::Plan;
@@ -46,8 +46,10 @@ pub struct WorkOrder {
 pub enum Settle {
     /// The result has taken the source's place: what belongs to the work alone goes.
     Succeeded,
-    /// Nothing came of it, or it is given back: all goes.
+    /// Nothing came of it: all goes.
     GivenBack,
+    /// Somebody wants it back: what was made of it is stopped, and all goes.
+    RolledBack,
 }
 
 /// What the machine grants one worker.
@@ -105,6 +107,23 @@ pub struct RemoteLimits {
     pub connection: VcConnectionSettings,
     /// On at most so many connections; none: as many as the plan says.
     pub connections: Option<u32>,
+    /// Whether this host allows that sources are shut down.
+    pub allow_shutdown: bool,
+    /// Until when its window allows it, epoch seconds; none: always.
+    pub shutdown_until: Option<f64>,
+}
+
+impl RemoteLimits {
+    /// As a configuration has it, for somebody who shares a server with nobody and has no window.
+    #[must_use]
+    pub fn of(settings: &Settings) -> RemoteLimits {
+        RemoteLimits {
+            connection: settings.vc_connection.clone(),
+            connections: None,
+            allow_shutdown: settings.sources.allow_shutdown,
+            shutdown_until: None,
+        }
+    }
 }
 
 /// A lock of this host on a directory with results, as whoever writes there holds it against the file.

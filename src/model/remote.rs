@@ -27,6 +27,9 @@ pub const SNAPSHOT_RULE: &str = "source.snapshot";
 /// What an error breaks that says that a VM has other disks than its plan was made for.
 pub const CHANGED_RULE: &str = "source.changed";
 
+/// What an error breaks that says that the window closed in which its source could have been shut down.
+pub const WINDOW_RULE: &str = "source.window";
+
 /// A VM of a vCenter or an ESXi host, as a manifest names it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlannedRemote {
@@ -57,12 +60,50 @@ pub struct PlannedRemote {
     pub transport: VsphereTransport,
     /// On how many connections, at most.
     pub connections: u32,
+    /// How it is shut down when it runs; none: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shutdown: Option<PlannedShutdown>,
+    /// What is changed there once its result has taken its place.
+    #[serde(default, skip_serializing_if = "PlannedAfter::is_nothing")]
+    pub after: PlannedAfter,
     /// Which it is there, once it was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<FoundVm>,
     /// What the plan is made of again when it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draft: Option<Box<Draft>>,
+}
+
+/// How a source is shut down.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PlannedShutdown {
+    /// How long its guest may take.
+    pub timeout_s: f64,
+    /// Whether its power is cut when it does not shut down in time, or cannot be asked.
+    pub force_off: bool,
+}
+
+/// What is changed at a source once its result has taken its place.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlannedAfter {
+    /// Its cards lose their links.
+    pub disconnect_nics: bool,
+    /// Its notes say where it went.
+    pub annotate: bool,
+    /// Its host does not start it any more.
+    pub disable_autostart: bool,
+    /// It is called so behind its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rename_suffix: Option<String>,
+}
+
+impl PlannedAfter {
+    /// Whether it is left as it is.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        *self == PlannedAfter::default()
+    }
 }
 
 /// Which VM is meant.
@@ -172,6 +213,9 @@ pub struct RemoteNeed {
     /// Whoever mends it changes this file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login_file: Option<PathBuf>,
+    /// Whether its source is shut down.
+    #[serde(default)]
+    pub shuts_down: bool,
 }
 
 impl PlannedRemote {
@@ -189,7 +233,7 @@ impl PlannedRemote {
                 format!("{username}@{server}")
             }
         };
-        RemoteNeed { server, login, login_file: file }
+        RemoteNeed { server, login, login_file: file, shuts_down: self.shutdown.is_some() }
     }
 
     /// For people: `web on vc.example`.

@@ -44,7 +44,7 @@ pub fn submission(
 /// A plan with the disks of its VM, where a server has to be asked for them; whoever calls waits for the answer.
 pub fn completed(plan: Plan, settings: &Settings, control: &Control) -> Result<Plan> {
     let Some(remote) = plan.remote.as_ref().filter(|remote| remote.found.is_none()) else { return Ok(plan) };
-    let limits = RemoteLimits { connection: settings.vc_connection.clone(), connections: None };
+    let limits = RemoteLimits::of(settings);
     let source = remote::ask(&remote::Access::read(remote)?, remote, &limits, control)?;
     planner::describe(&plan, &source.description(), settings)
 }

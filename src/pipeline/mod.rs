@@ -11,6 +11,7 @@ mod digests;
 mod directories;
 mod examine;
 mod file_mark;
+mod giving_way;
 pub mod guest_child;
 pub mod handover;
 pub mod hooks;

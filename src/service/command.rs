@@ -6,9 +6,7 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::model::api::{
-    Acted, JobDetails, JobFilter, JobList, Pruned, Refusal, RetryRequest, SubmitRequest,
-};
+use crate::model::api::{Acted, JobDetails, JobFilter, JobList, Pruned, Refusal, RetryRequest, RolledBack, SubmitRequest};
 use crate::model::error::{Error, Kind};
 use crate::model::progress::{BatchProgress, Status};
 
@@ -41,6 +39,15 @@ pub enum Command {
         target: String,
         /// Answer, when that is durable.
         reply: Reply<Acted>,
+    },
+    /// Give the source of a job back.
+    Rollback {
+        /// Which.
+        target: String,
+        /// Only say what would be done.
+        dry_run: bool,
+        /// Answer; it is durable that this was asked for, and not yet done.
+        reply: Reply<RolledBack>,
     },
     /// Try an ended job again.
     Retry {

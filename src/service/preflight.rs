@@ -165,7 +165,7 @@ fn limits(plan: &Plan, settings: &Settings) -> WorkLimits {
         disk_reserve_bytes: Policy::of(settings).reserve(total),
         hook_roots: settings.hooks.allowed_dirs.clone(),
         preflight: settings.preflight.clone(),
-        remote: RemoteLimits { connection: settings.vc_connection.clone(), connections: None },
+        remote: RemoteLimits::of(settings),
         ..WorkLimits::unbound(settings.work_dir.clone(), settings.stall_timeout_s)
     }
 }

@@ -13,6 +13,7 @@ mod download;
 mod exports;
 mod folder;
 mod jobs;
+mod power;
 mod repairs;
 mod streams;
 mod transfers;

@@ -289,7 +289,7 @@ pub(super) fn of_plan(
             limits: WorkLimits {
                 hook_roots: settings.hooks.allowed_dirs.clone(),
                 preflight: settings.preflight.clone(),
-                remote: RemoteLimits { connection: settings.vc_connection.clone(), connections: None },
+                remote: RemoteLimits::of(settings),
                 ..WorkLimits::unbound(work_dir, settings.stall_timeout_s)
             },
             acts: Acts::default(),
@@ -299,7 +299,7 @@ pub(super) fn of_plan(
 }
 
 /// What binds a person: permissions alone, and of the configuration what a manifest is read with: which profiles and stored
-/// credentials there are, how long a server is waited for, which libvirt is meant, and what may be run for somebody else's manifest.
+/// credentials there are, how long a server is waited for, whether sources may be shut down, which libvirt is meant, and what may be run for somebody else's manifest.
 pub(super) fn settings(base: &Path, args: &ConvertArgs) -> Result<Settings> {
     let configured = args.state.settings_or_defaults().map_err(|failure| {
         failure.error.unwrap_or_else(|| Error::internal("the configuration is not known"))
@@ -310,6 +310,7 @@ pub(super) fn settings(base: &Path, args: &ConvertArgs) -> Result<Settings> {
     settings.libvirt = configured.libvirt;
     settings.credentials.dir = configured.credentials.dir;
     settings.vc_connection = configured.vc_connection;
+    settings.sources = configured.sources;
     Ok(settings)
 }
 

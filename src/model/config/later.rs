@@ -4,8 +4,7 @@ use crate::model::error::{Error, Kind};
 use crate::model::parse::{Tree, Value};
 
 /// A key (or all keys below it) and what it belongs to.
-const LATER: [(&str, &str); 6] = [
-    ("sources", "sources that can be shut down"),
+const LATER: [(&str, &str); 5] = [
     ("limits.per_esxi_host", "sources over SSH"),
     ("limits.per_datastore", "limits per datastore"),
     ("limits.per_target_fs", "limits per file system"),

@@ -36,6 +36,7 @@ pub(super) fn all(tree: &Tree, manifest: &Manifest, settings: &Settings, looks: 
     let disks = manifest.disks.as_deref().unwrap_or_default();
     [
         super::remote::check_secrets(tree, manifest, settings),
+        super::power::check(tree, manifest, settings),
         manifest.source.as_ref().map_or(Ok(()), |source| check_ssh_secrets(tree, source)),
         check_origin(tree, manifest),
         check_features(tree, manifest),

@@ -26,6 +26,7 @@ mod nics;
 mod origin;
 mod output;
 mod pool;
+mod power;
 mod profiles;
 mod remote;
 mod setup;
@@ -54,6 +55,7 @@ use batch::{Batch, Given, Member};
 use effective::Effective;
 pub use effective::origin_words;
 pub use origin::Origin;
+pub use power::in_words as done_to_its_source;
 pub use profiles::{
     NoFiles, ProfileFile, ProfileFiles, ProfileLevel, ResolvedProfile, complaints as profile_complaints,
     resolve as resolve_profile,

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use super::check::{self, Looks, refuse_fixed, unsupported};
 use super::effective::{DEFAULT, Effective, MANIFEST, SOURCE, forget_other_unit, layers};
-use super::{Submission, VmSubmission, build, mapping};
+use super::{Submission, VmSubmission, build, mapping, power};
 use crate::model::config::{CredentialSettings, Settings};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::{Facts, FoundDisk};
 use crate::model::manifest::values::Line;
-use crate::model::manifest::{Manifest, VsphereMode, VspherePower, VsphereSource, VsphereTransport};
+use crate::model::manifest::{Manifest, VsphereMode, VsphereSource, VsphereTransport};
 use crate::model::parse::{Node, Tree, merge};
 use crate::model::plan::Plan;
 use crate::model::remote::{
@@ -70,6 +70,8 @@ pub(super) fn planned(
             _ => VsphereTransport::Https,
         },
         connections: whole(vsphere.connections.map(|number| number.get())).map_or(CONNECTIONS, u32::from),
+        shutdown: power::shutdown(vsphere),
+        after: power::after(vsphere),
         found,
         draft,
     })
@@ -234,9 +236,6 @@ fn check_features(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
         VsphereMode::Warm => return refuse("mode", "warm migration", off),
         VsphereMode::Clone => return refuse("mode", "copies of VMs that run", off),
     }
-    if vsphere.power == Some(VspherePower::Shutdown) {
-        return refuse("power", "shutting down of sources", off);
-    }
     match vsphere.transport.unwrap_or(VsphereTransport::Auto) {
         VsphereTransport::Auto | VsphereTransport::Https | VsphereTransport::Nfc => {}
         VsphereTransport::Ssh | VsphereTransport::Vddk => {
@@ -247,17 +246,9 @@ fn check_features(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
             );
         }
     }
-    let shutdown = "shutting down of sources, to which this belongs";
-    let after = vsphere.after.as_ref().is_some_and(|after| {
-        [after.disconnect_nics, after.annotate, after.disable_autostart].contains(&Some(true))
-            || after.rename_suffix.is_some()
-    });
     for (key, asks, what) in [
-        ("shutdown_timeout_s", vsphere.shutdown_timeout_s.is_some(), shutdown),
-        ("force_off", vsphere.force_off == Some(true), shutdown),
         ("snapshot", vsphere.snapshot.is_some(), "snapshots on the source"),
         ("warm", vsphere.warm.is_some(), "warm migration"),
-        ("after", after, "way to change the source afterwards"),
     ] {
         let node = tree.node(&format!("source.vsphere.{key}")).filter(|node| asks && node.says_something());
         let Some(node) = node else { continue };

@@ -21,22 +21,24 @@ impl Validator for Source {
     }
 
     fn look(&self, scene: &Scene<'_>, findings: &mut Findings) {
-        let is_exported =
-            scene.plan.remote.as_ref().is_some_and(|remote| remote.transport == VsphereTransport::Nfc);
+        let Some(remote) = &scene.plan.remote else { return };
+        let is_exported = remote.transport == VsphereTransport::Nfc;
         if let Some(machine) = scene.machine {
-            look_at(machine, is_exported, findings);
+            look_at(machine, is_exported, remote.shutdown.is_some(), findings);
         }
     }
 }
 
-/// A host that exports a VM reads through its snapshots.
-fn look_at(machine: &Machine, is_exported: bool, findings: &mut Findings) {
+/// A host that exports a VM reads through its snapshots; one that runs may be on its way to being shut down.
+fn look_at(machine: &Machine, is_exported: bool, is_shut_down: bool, findings: &mut Findings) {
     let about = Some(machine.path.as_str());
     let mut found = |rule: &str, cause: String, advice: &str| {
         findings.error(rule, about, Error::new(Kind::Source, cause).rule(rule).advice(advice));
     };
     match machine.power {
         Power::Off => {}
+        // That is the last thing before its first byte is read.
+        Power::On if is_shut_down => {}
         Power::Suspended => found(
             "source.running",
             "the VM is suspended: what it had in memory would be lost, and its file systems are open"
@@ -90,7 +92,7 @@ mod tests {
 
     fn broken_by(machine: &Machine, is_exported: bool) -> Vec<String> {
         let mut findings = Findings::new(Weights::new());
-        look_at(machine, is_exported, &mut findings);
+        look_at(machine, is_exported, false, &mut findings);
         findings.found().iter().map(|raised| raised.finding.rule.clone()).collect()
     }
 
@@ -114,6 +116,11 @@ mod tests {
         );
         // What exports it reads through snapshots.
         assert_eq!(broken_by(&machine, true), ["source.running", "source.consolidation", "source.encrypted"]);
+        for (power, is_broken) in [(Power::On, false), (Power::Suspended, true), (Power::Unknown, true)] {
+            let mut findings = Findings::new(Weights::new());
+            look_at(&Machine { power, ..Machine::default() }, false, true, &mut findings);
+            assert_eq!(!findings.found().is_empty(), is_broken, "to be shut down: {power:?}");
+        }
         for power in [Power::Suspended, Power::Unknown] {
             assert_eq!(broken(&Machine { power, ..Machine::default() }), ["source.running"]);
         }

@@ -8,12 +8,13 @@
 //! Undoing is the same row: what is undone twice is undone. What is not here: when what is done (see the stages), and the transitions
 //! ([`crate::model::acts`]).
 
-use super::{Access, find};
+use super::{Access, find, power};
 use crate::disk::Control;
-use crate::model::acts::{ActKind, Acts};
-use crate::model::error::{Error, Kind, Result};
+use crate::model::acts::{Act, ActKind, Acts};
+use crate::model::error::Result;
 use crate::model::protocol::{RemoteLimits, WorkerEvent};
 use crate::model::remote::PlannedRemote;
+use crate::pipeline::handover;
 use crate::pipeline::worker::Job;
 use crate::sys::failpoint;
 use crate::sys::time::now_epoch;
@@ -73,15 +74,17 @@ pub(in crate::pipeline) fn undone(book: &mut dyn Book, number: usize) -> Result<
 pub(in crate::pipeline) fn undo(
     client: &Client,
     vm: &VmRef,
+    remote: &PlannedRemote,
     book: &mut dyn Book,
     succeeded: bool,
 ) -> Result<()> {
-    let due: Vec<(usize, ActKind)> =
-        book.acts().to_undo(succeeded).map(|(number, act)| (number, act.what.clone())).collect();
+    let due: Vec<(usize, Act)> =
+        book.acts().to_undo(succeeded).map(|(number, act)| (number, act.clone())).collect();
     let mut failed = None;
-    for (number, what) in due {
+    for (number, act) in due {
+        let what = &act.what;
         failpoint::hit("acts.undoing");
-        match undo_one(client, vm, &what).and_then(|()| undone(book, number)) {
+        match undo_one(client, vm, &act, remote).and_then(|()| undone(book, number)) {
             Ok(()) => tracing::info!(vm = vm.moref, act = what.shown(), "undone at the source"),
             Err(error) => {
                 tracing::warn!(vm = vm.moref, act = what.shown(), %error, "cannot be undone at the source");
@@ -93,14 +96,12 @@ pub(in crate::pipeline) fn undo(
 }
 
 /// Makes the source as if it had not been done; that it was not, or is undone already, is no matter.
-fn undo_one(client: &Client, vm: &VmRef, what: &ActKind) -> Result<()> {
-    match what {
+fn undo_one(client: &Client, vm: &VmRef, act: &Act, remote: &PlannedRemote) -> Result<()> {
+    match &act.what {
         ActKind::Snapshot { name, .. } => snapshot::remove_all_called(client, vm, name, &mut |_| {}),
         ActKind::ChangeTracking => cbt::disable(client, vm, &mut |_| {}),
-        other => {
-            Err(Error::new(Kind::Unsupported, format!("this version cannot undo it: {}", other.shown()))
-                .advice("undo it in vSphere"))
-        }
+        ActKind::ShutDown { .. } => power::start_again(client, vm, act, remote),
+        given_way => power::take_back(client, vm, given_way),
     }
 }
 
@@ -118,7 +119,7 @@ pub(in crate::pipeline) fn undo_by(
     let patience = Patience { max_retries: patience.max_retries.min(RETRIES), ..patience };
     let client = Client::connect(&access.endpoint, &access.login, &patience, control)?;
     let vm = VmRef { moref: find(&client, remote)?.moref };
-    undo(&client, &vm, book, succeeded)
+    undo(&client, &vm, remote, book, succeeded)
 }
 
 impl Job<'_> {
@@ -128,6 +129,9 @@ impl Job<'_> {
         let (place, plan, order) = (self.place, self.plan, self.order);
         let (Some(access), Some(remote)) = (&place.access, plan.remote.as_deref()) else { return };
         let from = (access, remote, &order.limits.remote);
+        // Where the machine that was made of it may run, there would be two.
+        let is_off = self.checkpoint.acts.is_shut_down();
+        let succeeded = succeeded || (is_off && handover::target_has_run(self));
         if let Err(error) = undo_by(from, &Control::new(), self, succeeded) {
             let left: Vec<String> =
                 self.checkpoint.acts.to_undo(succeeded).map(|(_, act)| act.what.shown()).collect();

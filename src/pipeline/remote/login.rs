@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
     use crate::model::manifest::{VsphereMode, VsphereTransport};
-    use crate::model::remote::WantedVm;
+    use crate::model::remote::{PlannedAfter, WantedVm};
     use crate::model::thumbprint::Thumbprint;
 
     const PRINT: &str = "abababababababababababababababababababababababababababababababab";
@@ -115,6 +115,8 @@ mod tests {
             mode: VsphereMode::Cold,
             transport: VsphereTransport::Https,
             connections: 4,
+            shutdown: None,
+            after: PlannedAfter::default(),
             found: None,
             draft: None,
         }

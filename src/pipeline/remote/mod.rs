@@ -9,6 +9,7 @@
 
 pub(super) mod acts;
 mod login;
+pub(super) mod power;
 
 use std::sync::{Arc, OnceLock};
 

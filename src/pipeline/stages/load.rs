@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use super::copying::{forget_extents, settle_journal, target};
-use super::{fetching, growth, guest, position, sums};
+use super::{fetching, growth, guest, position, power, sums};
 use crate::disk::{Engine, FileIdentity, OpenPolicy, SourceDisk, open_source};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
@@ -30,7 +30,7 @@ const EMULATED_BOOT_BYTES: u64 = 16 << 30;
 pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     let mut findings = Findings::new(preflight::weights(job.plan, &job.order.limits));
     let engine = engine(job);
-    let remote = ask(job)?;
+    let remote = ask(job)?.map(|source| power::off(job, source)).transpose()?;
     let sources = open_all(job, engine.as_ref().ok(), remote.as_ref())?;
     let scene = Scene {
         plan: job.plan,
@@ -84,6 +84,7 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
             "mode": planned.mode,
             "transport": planned.transport,
             "connections": remote::connections(planned, &job.order.limits.remote),
+            "was_shut_down": job.checkpoint.acts.is_shut_down(),
         });
     }
     Ok(told)
@@ -109,7 +110,7 @@ fn open_all(
 }
 
 /// What was found so far: told, and kept for the report.
-fn tell(job: &mut Job<'_>, findings: &Findings) -> Result<()> {
+pub(super) fn tell(job: &mut Job<'_>, findings: &Findings) -> Result<()> {
     job.findings = findings.told().cloned().collect();
     job.tell(Stage::Load, findings)
 }

@@ -15,6 +15,7 @@ mod growth;
 mod guest;
 mod inspect;
 mod load;
+mod power;
 mod sums;
 mod validate;
 

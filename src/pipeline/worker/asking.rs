@@ -4,6 +4,7 @@
 //! what it tells.
 
 use crate::disk::{Control, Interruption};
+use crate::libvirt;
 use crate::model::error::{Error, Result};
 use crate::model::job::Stage;
 use crate::model::protocol::{WorkOrder, WorkerEvent, WorkerOutcome};
@@ -19,8 +20,12 @@ pub(super) fn prepare(order: &WorkOrder) -> Result<Access> {
 
 /// What it may open.
 pub(super) fn rules(order: &WorkOrder, access: &Access) -> Rules {
+    let mut read = access.readable();
+    if order.settle.is_some() && order.plan.libvirt.is_some() {
+        read.extend(libvirt::needed());
+    }
     Rules {
-        read: access.readable(),
+        read,
         required: order.limits.sandbox_required,
         network: true,
         ..Rules::default()

@@ -30,6 +30,7 @@ pub use process::process_main;
 
 use super::checkpoint::{Checkpoint, GuestRecord, Intent, hex_sha256};
 use super::digests;
+use super::giving_way;
 use super::guest_child::GuestChild;
 use super::handover;
 use super::hooks::{self, Beside, Ledger};
@@ -311,6 +312,7 @@ impl Job<'_> {
             self.read_again(&intent, digests::before_handover)?;
             handover::hand_over(self)?;
         }
+        giving_way::give_way(self)?;
         let intent = self.intent()?;
         texts::put(dirs, &intent).map_err(|error| self.not_published(&intent, error))?;
         let published = self.read_again(&intent, digests::finish)?;

@@ -12,10 +12,7 @@ use axum::http::{HeaderName, StatusCode};
 
 use super::ControlContext;
 use super::answer::{Answer, Refused, read_body, within};
-use crate::model::api::{
-    Acted, CancelRequest, Checked, DrainRequest, JobDetails, JobFilter, JobList, JobView, PriorityRequest,
-    PruneRequest, Pruned, RetryRequest, Said, Stats, SubmitRequest,
-};
+use crate::model::api::{Acted, CancelRequest, Checked, DrainRequest, JobDetails, JobFilter, JobList, JobView, PriorityRequest, PruneRequest, Pruned, RetryRequest, RollbackRequest, RolledBack, Said, Stats, SubmitRequest};
 use crate::model::job::JobState;
 use crate::model::progress::{BatchProgress, Status};
 use crate::service::command::Command;
@@ -146,6 +143,15 @@ pub(super) async fn cancel(
 
 pub(super) async fn release(State(context): State<ControlContext>, Target(target): Target) -> Answer<Acted> {
     within(context.scheduler.ask(|reply| Command::Release { target, reply })).await.map(Json)
+}
+
+pub(super) async fn rollback(
+    State(context): State<ControlContext>,
+    Target(target): Target,
+    body: Bytes,
+) -> Answer<RolledBack> {
+    let RollbackRequest { dry_run } = read_body(&body)?;
+    within(context.scheduler.ask(|reply| Command::Rollback { target, dry_run, reply })).await.map(Json)
 }
 
 pub(super) async fn retry(

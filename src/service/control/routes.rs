@@ -82,6 +82,7 @@ fn table() -> Vec<Route> {
         Route::act("/v1/check", post(handlers::check)).max_body_bytes(MAX_SUBMISSION_BYTES),
         Route::act("/v1/jobs/{target}/cancel", post(handlers::cancel)),
         Route::act("/v1/jobs/{target}/release", post(handlers::release)),
+        Route::act("/v1/jobs/{target}/rollback", post(handlers::rollback)),
         Route::act("/v1/jobs/{target}/retry", post(handlers::retry)),
         Route::act("/v1/jobs/{target}/priority", post(handlers::priority)),
         Route::act("/v1/jobs/{target}/pause", post(handlers::pause)),

@@ -36,14 +36,30 @@ impl Db {
     /// Jobs that have ended and left something at their source that must not stay there. What was given away to another host is that one's.
     pub fn jobs_to_settle(&self) -> Result<Vec<JobRow>> {
         let mut rows = self.jobs_with_acts()?;
-        rows.retain(|row| row.state.is_final() && row.must_settle());
+        rows.retain(|row| row.state.is_final());
         let mut left = Vec::new();
         for row in rows {
-            if self.flag(&released(row.batch_key))?.is_none() {
+            if self.is_left(&row)? && self.flag(&released(row.batch_key))?.is_none() {
                 left.push(row);
             }
         }
         Ok(left)
+    }
+
+    /// Whether something is left to do at the source of a job that has ended: by itself, or because somebody wants it back.
+    pub fn is_left(&self, row: &JobRow) -> Result<bool> {
+        let is_wanted = row.acts.outstanding().next().is_some() && self.is_rolled_back(row.job_id)?;
+        Ok(is_wanted || row.must_settle())
+    }
+
+    /// Whether somebody wants its source back.
+    pub fn is_rolled_back(&self, job_id: i64) -> Result<bool> {
+        Ok(self.flag(&rolled_back(job_id))?.is_some())
+    }
+
+    /// Somebody wants it back, and that outlives this daemon; or nothing is left of that.
+    pub fn set_rolled_back(&mut self, job_id: i64, is_wanted: bool) -> Result<()> {
+        self.set_flag(&rolled_back(job_id), is_wanted.then_some("1"))
     }
 
     /// When the oldest snapshot was made that may still be at a source.
@@ -54,9 +70,15 @@ impl Db {
 }
 
 impl JobRow {
-    /// Whether something was done at its source that must not stay there, as the job ended.
+    /// Whether something was done at its source that must not stay there, as the job ended, or is still to be done.
     #[must_use]
     pub fn must_settle(&self) -> bool {
-        self.acts.to_undo(self.state == JobState::Succeeded).next().is_some()
+        let succeeded = self.state == JobState::Succeeded;
+        self.acts.to_undo(succeeded).next().is_some() || (succeeded && self.acts.is_unfinished())
     }
+}
+
+/// The flag that says so.
+fn rolled_back(job_id: i64) -> String {
+    format!("rollback:{job_id}")
 }

@@ -216,10 +216,12 @@ impl Scheduler {
     async fn start_worker(&mut self, job: JobId, counters: &Counters, room: (u64, u64)) -> Result<()> {
         let claim = self.claim(counters);
         let message = format!("attempt {} starts", counters.attempt);
-        let claimed = self
-            .parts
-            .queue
-            .with(move |db| db.atomically(|db| Ok((db.transition(job, claim, &message)?, db.plan(job)?))));
+        let claimed = self.parts.queue.with(move |db| {
+            db.atomically(|db| {
+                db.set_rolled_back(job, false)?;
+                Ok((db.transition(job, claim, &message)?, db.plan(job)?))
+            })
+        });
         let (row, plan) = claimed.await?;
         failpoint::hit("scheduler.before-spawn");
         self.live.insert(job, Live::starting(&row, &plan));

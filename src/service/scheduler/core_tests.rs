@@ -47,6 +47,7 @@ pub(in crate::service::scheduler) fn job(id: JobId) -> JobFacts {
         priority: 100,
         needs_network: false,
         remote: None,
+        is_shut_down: false,
         depends_on: Vec::new(),
         counters: Counters::default(),
     }

@@ -67,10 +67,19 @@ pub struct JobFacts {
     pub needs_network: bool,
     /// Which server has its source, and who logs in there, if that is remote.
     pub remote: Option<RemoteNeed>,
+    /// Whether its source was shut down, and nobody has started it since.
+    pub is_shut_down: bool,
     /// VMs of its batch that have to succeed first.
     pub depends_on: Vec<String>,
     /// What was tried.
     pub counters: Counters,
+}
+
+impl JobFacts {
+    /// Whether its source is shut down on the way.
+    pub(super) fn shuts_down(&self) -> bool {
+        self.remote.as_ref().is_some_and(|remote| remote.shuts_down)
+    }
 }
 
 /// A batch as it comes from the queue.

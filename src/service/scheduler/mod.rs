@@ -30,6 +30,7 @@ mod outlook;
 mod policy;
 mod remote;
 mod retry;
+mod rollback;
 mod settling;
 mod sources;
 mod stall;

@@ -14,6 +14,7 @@ use crate::model::plan::Plan;
 use crate::model::planner;
 use crate::model::protocol::{RemoteLimits, WorkerOutcome};
 use crate::model::remote::CHANGED_RULE;
+use crate::sys::time::now_epoch;
 
 /// How often the files of logins that were refused are looked at.
 const LOOK_S: f64 = 5.0;
@@ -58,15 +59,15 @@ impl Scheduler {
 
     /// How a worker of this plan asks and reads: what others of the same server have of the connections is not his.
     pub(super) fn remote_limits(&self, job: JobId, plan: &Plan) -> RemoteLimits {
-        let connection = self.settings.vc_connection.clone();
         let Some(remote) = &plan.remote else { return RemoteLimits::default() };
         let all = self.settings.limits.connections_per_host;
         let others = self.core.others_on_its_server(job);
         let taken: u32 =
             others.iter().filter_map(|other| self.live.get(other)).map(|live| live.connections).sum();
         RemoteLimits {
-            connection,
             connections: Some(all.saturating_sub(taken).clamp(1, remote.connections.max(1))),
+            shutdown_until: self.core.may_shut_down_until(job, now_epoch()),
+            ..RemoteLimits::of(&self.settings)
         }
     }
 

@@ -51,19 +51,40 @@ pub(super) struct Sources {
     due: BTreeMap<JobId, Due>,
     /// Whether the queue was asked what earlier daemons have left.
     is_loaded: bool,
+    /// Why it has not worked.
+    errors: BTreeMap<JobId, String>,
 }
 
 impl Sources {
     /// A job has ended; perhaps something is left.
     pub(super) fn job_ended(&mut self, row: &JobRow, now: f64) {
         if row.must_settle() {
-            self.due.insert(row.job_id, Due { at: now, failures: 0 });
+            self.is_left(row.job_id, now);
         }
+    }
+
+    fn is_left(&mut self, job: JobId, now: f64) {
+        self.due.insert(job, Due { at: now, failures: 0 });
+    }
+
+    /// Somebody wants its source back: that is tried at once.
+    pub(super) fn give_back(&mut self, job: JobId, now: f64) {
+        self.errors.remove(&job);
+        // One that is at work was told to undo less.
+        self.settlers.kill(job);
+        let _ = self.settlers.ended(job, WorkerOutcome::Stopped);
+        self.due.insert(job, Due { at: now, failures: 0 });
+    }
+
+    /// Why it has not worked so far.
+    pub(super) fn error_of(&self, job: JobId) -> Option<String> {
+        self.errors.get(&job).cloned()
     }
 
     /// A job begins again: what is left is its worker's.
     pub(super) fn stop(&mut self, job: JobId) {
         self.due.remove(&job);
+        self.errors.remove(&job);
         self.settlers.kill(job);
         let _ = self.settlers.ended(job, WorkerOutcome::Stopped);
     }
@@ -104,6 +125,7 @@ impl Sources {
 impl Scheduler {
     /// A worker tells what it has done, or is about to do. It is in the VM's journal already.
     pub(super) async fn acts_told(&mut self, job: JobId, acts: Acts) {
+        self.core.source_stands(job, acts.is_shut_down());
         if let Err(error) = self.parts.queue.with(move |db| db.set_acts(job, &acts)).await {
             // What follows is told again, and the journal knows.
             tracing::warn!(job, %error, "what was done at the source was not recorded");
@@ -117,7 +139,7 @@ impl Scheduler {
         }
         if !self.sources.is_loaded {
             match self.parts.queue.with(|db| db.jobs_to_settle()).await {
-                Ok(rows) => rows.iter().for_each(|row| self.sources.job_ended(row, now)),
+                Ok(rows) => rows.iter().for_each(|row| self.sources.is_left(row.job_id, now)),
                 Err(error) => return self.queue_failed(&error),
             }
             self.sources.is_loaded = true;
@@ -130,6 +152,7 @@ impl Scheduler {
                 Ok(false) => _ = self.sources.due.remove(&job),
                 Err(error) => {
                     tracing::warn!(job, %error, "what is left at its source cannot be undone yet");
+                    self.sources.errors.insert(job, error.to_string());
                     self.sources.due.insert(job, before.later(now, Some(&error)));
                 }
             }
@@ -140,24 +163,24 @@ impl Scheduler {
     async fn settle_source(&mut self, job: JobId) -> Result<bool> {
         let found = self.parts.queue.with(move |db| {
             let row = db.jobs_to_settle()?.into_iter().find(|row| row.job_id == job);
-            row.map(|row| Ok((row, db.plan(job)?))).transpose()
+            row.map(|row| Ok((row, db.plan(job)?, db.is_rolled_back(job)?))).transpose()
         });
-        let Some((row, plan)) = found.await? else { return Ok(false) };
+        let Some((row, plan, is_rolled_back)) = found.await? else { return Ok(false) };
         if let Some(remote) = plan.remote.as_ref()
             && self.core.refused_logins().contains_key(&remote.need().login)
         {
             return Err(Error::new(Kind::Auth, "its login was refused"));
         }
-        let what: Vec<String> =
-            row.acts.to_undo(row.state == JobState::Succeeded).map(|(_, act)| act.what.shown()).collect();
-        tracing::info!(job, batch = %row.batch_id, vm = %row.vm_id, "undoes at its source: {}", what.join(", "));
+        let stays = row.state == JobState::Succeeded && !is_rolled_back;
+        let what: Vec<String> = row.acts.to_undo(stays).map(|(_, act)| act.what.shown()).collect();
+        tracing::info!(job, batch = %row.batch_id, vm = %row.vm_id, "settles its source: {}", what.join(", "));
         let log = self.settings.layout().job_log(&row.batch_id, &row.vm_id, row.attempt.max(1));
-        let order = self.settling_order(row, plan);
+        let order = self.settling_order(row, plan, is_rolled_back);
         self.sources.settlers.start(&order, &log).await?;
         Ok(true)
     }
 
-    fn settling_order(&self, row: JobRow, plan: Plan) -> WorkOrder {
+    fn settling_order(&self, row: JobRow, plan: Plan, is_rolled_back: bool) -> WorkOrder {
         let work_dir = self.settings.work_dir.join(format!("settle-{}", row.job_id));
         WorkOrder {
             job_id: row.job_id,
@@ -166,14 +189,12 @@ impl Scheduler {
             plan: plan.without_draft(),
             limits: WorkLimits {
                 sandbox_required: watchdog::is_supervised(),
-                remote: RemoteLimits {
-                    connection: self.settings.vc_connection.clone(),
-                    connections: Some(1),
-                },
+                remote: RemoteLimits { connections: Some(1), ..RemoteLimits::of(&self.settings) },
                 ..WorkLimits::unbound(work_dir, self.settings.stall_timeout_s)
             },
             acts: row.acts,
             settle: Some(match row.state {
+                _ if is_rolled_back => Settle::RolledBack,
                 JobState::Succeeded => Settle::Succeeded,
                 _ => Settle::GivenBack,
             }),
@@ -202,23 +223,31 @@ impl Scheduler {
     async fn settled_source(&mut self, now: f64, job: JobId, error: Option<Error>) {
         let Some(before) = self.sources.due.get(&job).copied() else { return };
         let message = match &error {
-            None => "what it did at its source is undone".to_owned(),
+            None => "its source is settled".to_owned(),
             Some(error) => format!("not undone at its source: {error}"),
         };
         let is_first = before.failures == 0;
         let left = self.parts.queue.with(move |db| {
-            let left = db.job(job)?.is_some_and(|row| row.must_settle());
+            let row = db.job(job)?;
+            let left = row.as_ref().map(|row| db.is_left(row)).transpose()?.unwrap_or_default();
             match left {
-                false => db.append_event(job, "what it did at its source is undone")?,
+                false => {
+                    db.set_rolled_back(job, false)?;
+                    db.append_event(job, "its source is settled")?;
+                }
                 true if is_first => db.append_warning(job, &message)?,
                 true => {}
             }
             Ok(left)
         });
         match left.await {
-            Ok(false) => _ = self.sources.due.remove(&job),
+            Ok(false) => {
+                self.sources.due.remove(&job);
+                self.sources.errors.remove(&job);
+            }
             Ok(true) | Err(_) => {
                 if let Some(error) = &error {
+                    self.sources.errors.insert(job, error.to_string());
                     tracing::warn!(job, %error, "what is left at its source is not undone; tried again");
                     self.outlook.last_error = Some(format!("job {job}: not undone at its source: {error}"));
                 }

@@ -36,6 +36,11 @@ type Machine struct {
 	Snapshots          []string `json:"snapshots"`
 	Disks              []Disk   `json:"disks"`
 	NICs               []NIC    `json:"nics"`
+	// Of its guest: see power.go.
+	NoTools    bool  `json:"no_tools"`
+	ShutdownMS int64 `json:"shutdown_ms"`
+	Deaf       bool  `json:"deaf"`
+	Autostart  bool  `json:"autostart"`
 }
 
 // Disk is one of its disks.
@@ -193,6 +198,7 @@ func (e *Estate) add(wanted *Description, machine *Machine) error {
 		}
 	}
 	e.life.during(reference, func() { disguise(known, machine) })
+	e.behaves(known, machine)
 	return nil
 }
 

@@ -82,6 +82,7 @@ func serve() error {
 	model.Service.Listen = &url.URL{Host: "127.0.0.1:0", User: url.UserPassword(wanted.User, wanted.Password)}
 	model.Service.NewServer().Server.Listener.Close()
 
+	addAutostart()
 	estate, err := populate(model.Service, &wanted)
 	if err != nil {
 		return err
