@@ -64,6 +64,7 @@ type NIC struct {
 type Estate struct {
 	client *vim25.Client
 	finder *find.Finder
+	life   *Life
 }
 
 var background = context.Background()
@@ -75,6 +76,7 @@ func populate(service *simulator.Service, wanted *Description) (*Estate, error) 
 		return nil, err
 	}
 	estate := &Estate{client: client, finder: find.NewFinder(client, false)}
+	estate.life = newLife(estate)
 	for _, entity := range simulator.Map.All("Datastore") {
 		store := entity.(*simulator.Datastore)
 		for number, name := range wanted.Datastores {
@@ -168,10 +170,12 @@ func (e *Estate) add(wanted *Description, machine *Machine) error {
 	}
 	vm := object.NewVirtualMachine(e.client, reference)
 	for _, name := range machine.Snapshots {
-		if task, err = vm.CreateSnapshot(background, name, "", false, false); err != nil {
-			return err
-		}
-		if err = task.Wait(background); err != nil {
+		e.life.during(reference, func() {
+			if task, err = vm.CreateSnapshot(background, name, "", false, false); err == nil {
+				err = task.Wait(background)
+			}
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -188,7 +192,7 @@ func (e *Estate) add(wanted *Description, machine *Machine) error {
 			return err
 		}
 	}
-	disguise(known, machine)
+	e.life.during(reference, func() { disguise(known, machine) })
 	return nil
 }
 
