@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::facts::Facts;
-use super::manifest::{VsphereMode, VsphereTransport};
+use super::manifest::{SnapshotQuiesce, VsphereMode, VsphereTransport};
 use super::plan::Plan;
 use super::planner::Submission;
 use super::thumbprint::Thumbprint;
@@ -57,12 +57,31 @@ pub struct PlannedRemote {
     pub transport: VsphereTransport,
     /// On how many connections, at most.
     pub connections: u32,
+    /// How snapshots of it are made, if it runs meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<PlannedSnapshot>,
+    /// Whether the result's cards have no link, because its source runs on with the same addresses.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub isolated: bool,
     /// Which it is there, once it was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<FoundVm>,
     /// What the plan is made of again when it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draft: Option<Box<Draft>>,
+}
+
+/// How snapshots are made.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PlannedSnapshot {
+    /// Whether the guest stands still.
+    pub quiesce: SnapshotQuiesce,
+    /// None is made where less than so many hundredths of a datastore are free.
+    pub min_free: u8,
+    /// The copy is given up where it falls below so many.
+    pub abort_free: u8,
+    /// It is removed after so many seconds.
+    pub max_age_s: f64,
 }
 
 /// Which VM is meant.

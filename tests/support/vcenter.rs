@@ -206,6 +206,11 @@ impl Vcenter {
         self.done(&json!({ "areas": answers }));
     }
 
+    /// So many hundredths of a datastore are free from now on.
+    pub fn free(&self, datastore: &str, percent: u8) {
+        self.done(&json!({ "room": { "datastore": datastore, "percent": percent } }));
+    }
+
     /// What was asked so far.
     pub fn requests(&self) -> Vec<Request> {
         let text = fs::read_to_string(self.ready["log"].as_str().unwrap()).unwrap();

@@ -8,11 +8,13 @@ mod support;
 
 mod bed;
 mod client;
+mod clones;
 mod commands;
 mod download;
 mod exports;
 mod folder;
 mod jobs;
 mod repairs;
+mod snapshots;
 mod streams;
 mod transfers;

@@ -29,6 +29,7 @@ mod pool;
 mod profiles;
 mod remote;
 mod setup;
+mod snapshots;
 mod written;
 
 use std::collections::BTreeMap;

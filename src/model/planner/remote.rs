@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::check::{self, Looks, refuse_fixed, unsupported};
 use super::effective::{DEFAULT, Effective, MANIFEST, SOURCE, forget_other_unit, layers};
-use super::{Submission, VmSubmission, build, mapping};
+use super::{Submission, VmSubmission, build, mapping, snapshots};
 use crate::model::config::{CredentialSettings, Settings};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::{Facts, FoundDisk};
@@ -64,12 +64,14 @@ pub(super) fn planned(
         datacenter: text(&vsphere.datacenter),
         datastore: text(&vsphere.datastore),
         folder: text(&vsphere.folder),
-        mode: VsphereMode::Cold,
+        mode: vsphere.mode.unwrap_or(VsphereMode::Cold),
         transport: match vsphere.transport {
             Some(VsphereTransport::Nfc) => VsphereTransport::Nfc,
             _ => VsphereTransport::Https,
         },
         connections: whole(vsphere.connections.map(|number| number.get())).map_or(CONNECTIONS, u32::from),
+        snapshot: snapshots::planned(vsphere),
+        isolated: vsphere.mode == Some(VsphereMode::Clone) && manifest.allow_live_clone != Some(true),
         found,
         draft,
     })
@@ -155,6 +157,7 @@ pub(super) fn check(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
             "give the SHA-256 of the certificate: `openssl x509 -noout -fingerprint -sha256` prints it",
         ));
     }
+    snapshots::check(tree, vsphere)?;
     check_features(tree, vsphere)
 }
 
@@ -231,8 +234,15 @@ fn check_features(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
     };
     match vsphere.mode.unwrap_or(VsphereMode::Cold) {
         VsphereMode::Cold => {}
+        VsphereMode::Clone if vsphere.transport == Some(VsphereTransport::Nfc) => {
+            return refuse(
+                "transport",
+                "exports of VMs that run",
+                "leave it out: a copy of a VM that runs comes over `https`",
+            );
+        }
+        VsphereMode::Clone => {}
         VsphereMode::Warm => return refuse("mode", "warm migration", off),
-        VsphereMode::Clone => return refuse("mode", "copies of VMs that run", off),
     }
     if vsphere.power == Some(VspherePower::Shutdown) {
         return refuse("power", "shutting down of sources", off);
@@ -255,7 +265,6 @@ fn check_features(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
     for (key, asks, what) in [
         ("shutdown_timeout_s", vsphere.shutdown_timeout_s.is_some(), shutdown),
         ("force_off", vsphere.force_off == Some(true), shutdown),
-        ("snapshot", vsphere.snapshot.is_some(), "snapshots on the source"),
         ("warm", vsphere.warm.is_some(), "warm migration"),
         ("after", after, "way to change the source afterwards"),
     ] {

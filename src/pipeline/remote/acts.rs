@@ -128,6 +128,8 @@ impl Job<'_> {
         let (place, plan, order) = (self.place, self.plan, self.order);
         let (Some(access), Some(remote)) = (&place.access, plan.remote.as_deref()) else { return };
         let from = (access, remote, &order.limits.remote);
+        // It would see that the snapshot is gone.
+        self.watch = None;
         if let Err(error) = undo_by(from, &Control::new(), self, succeeded) {
             let left: Vec<String> =
                 self.checkpoint.acts.to_undo(succeeded).map(|(_, act)| act.what.shown()).collect();

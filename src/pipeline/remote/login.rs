@@ -115,6 +115,8 @@ mod tests {
             mode: VsphereMode::Cold,
             transport: VsphereTransport::Https,
             connections: 4,
+            snapshot: None,
+            isolated: false,
             found: None,
             draft: None,
         }

@@ -30,6 +30,8 @@ type Order struct {
 	ResetTracking string `json:"reset_tracking"`
 	// How questions for areas in use are answered: see Life.
 	Areas *string `json:"areas"`
+	// How much of a datastore is free.
+	Room *Room `json:"room"`
 }
 
 // Part is one of a disk of a machine; disks are counted from 0.
@@ -78,6 +80,8 @@ func obey(orders *bufio.Reader, front *Front, certificates *Authority) {
 				err = front.estate.life.tell(order.Now)
 			case order.ResetTracking != "":
 				err = front.estate.life.reset(order.ResetTracking)
+			case order.Room != nil:
+				err = order.Room.tell()
 			case order.Areas != nil:
 				front.estate.life.lock.Lock()
 				front.estate.life.answers = *order.Areas
