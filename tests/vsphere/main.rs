@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod areas;
 mod bed;
 mod client;
 mod clones;

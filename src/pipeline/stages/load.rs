@@ -64,8 +64,12 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
         };
         let grown = growth::seen(job, &engine, disk, &source)?;
         let content = grown.as_ref().unwrap_or(&source);
-        described.push(describe(disk, fetched_from.as_ref().unwrap_or(&source), grown.as_ref()));
+        let mut told = describe(disk, fetched_from.as_ref().unwrap_or(&source), grown.as_ref());
         let measure = engine.measure(content, &target(job, disk), job.control)?;
+        if source.is_remote() {
+            told["bytes_to_fetch"] = json!(measure.data_bytes);
+        }
+        described.push(told);
         job.sources.push(Opened { source, fetched_from, _served: served, grown, measure });
     }
     job.engine = Some(engine);
