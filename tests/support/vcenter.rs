@@ -218,6 +218,11 @@ impl Vcenter {
         serde_json::from_str(&told).unwrap_or_else(|_| panic!("{vm}: {told}"))
     }
 
+    /// So many hundredths of a datastore are free from now on.
+    pub fn free(&self, datastore: &str, percent: u8) {
+        self.done(&json!({ "room": { "datastore": datastore, "percent": percent } }));
+    }
+
     /// What was asked so far.
     pub fn requests(&self) -> Vec<Request> {
         let text = fs::read_to_string(self.ready["log"].as_str().unwrap()).unwrap();

@@ -42,6 +42,7 @@ impl Source {
     /// The same, looked at again.
     pub(in crate::pipeline) fn again(mut self, plan: &Plan) -> Result<Source> {
         self.machine = machine::machine(&self.client, &self.reference())?;
+        self.untouched = self.machine.clone();
         self.facts = facts::facts(&self.machine);
         match plan.has_the_disks_of(&self.facts) {
             true => Ok(self),

@@ -34,6 +34,8 @@ type Order struct {
 	Power *PowerOrder `json:"power"`
 	// How this machine is now: only to be told.
 	Look string `json:"look"`
+	// How much of a datastore is free.
+	Room *Room `json:"room"`
 }
 
 // Part is one of a disk of a machine; disks are counted from 0.
@@ -86,6 +88,8 @@ func obey(orders *bufio.Reader, front *Front, certificates *Authority) {
 				err = front.estate.life.tell(order.Now)
 			case order.ResetTracking != "":
 				err = front.estate.life.reset(order.ResetTracking)
+			case order.Room != nil:
+				err = order.Room.tell()
 			case order.Areas != nil:
 				front.estate.life.lock.Lock()
 				front.estate.life.answers = *order.Areas
