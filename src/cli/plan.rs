@@ -141,6 +141,9 @@ pub(super) fn describe(plan: &Plan, color: bool) -> String {
             remote.connections
         );
         let _ = writeln!(text, "\nsource\n  {}", printable(&how));
+        if let Some(warm) = &remote.warm {
+            let _ = writeln!(text, "  {}", warm.in_words());
+        }
         for line in done_to_its_source(plan) {
             let _ = writeln!(text, "  {}", printable(&line));
         }

@@ -143,9 +143,15 @@ impl ActKind {
             ActKind::NicsDisconnected { keys } => {
                 format!("{} cards of the source get their links back", keys.len())
             }
-            ActKind::Annotated { .. } => "the note that it has moved is taken out of the source's notes".to_owned(),
-            ActKind::AutostartDisabled { .. } => "the source is started with its host as it was before".to_owned(),
-            ActKind::Renamed { before, after } => format!("the source is called {before} again, and not {after}"),
+            ActKind::Annotated { .. } => {
+                "the note that it has moved is taken out of the source's notes".to_owned()
+            }
+            ActKind::AutostartDisabled { .. } => {
+                "the source is started with its host as it was before".to_owned()
+            }
+            ActKind::Renamed { before, after } => {
+                format!("the source is called {before} again, and not {after}")
+            }
         }
     }
 }
@@ -173,7 +179,8 @@ impl Acts {
     /// What it will change is known better, before it is done.
     pub fn specify(&mut self, number: usize, what: ActKind) -> Result<()> {
         let act = self.0.get_mut(number).filter(|act| act.state == ActState::Intended);
-        act.ok_or_else(|| Error::internal(format!("act {number} of a source is not intended any more")))?.what = what;
+        act.ok_or_else(|| Error::internal(format!("act {number} of a source is not intended any more")))?
+            .what = what;
         Ok(())
     }
 

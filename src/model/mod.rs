@@ -48,5 +48,6 @@ pub mod thumbprint;
 pub mod units;
 pub mod validation;
 pub(crate) mod vmware;
+pub mod warm;
 pub mod web_address;
 pub mod window;

@@ -18,6 +18,7 @@ use super::plan::Plan;
 use super::remote::Description;
 use super::report::Report;
 use super::retry::Retries;
+use super::warm::Pass;
 
 /// Everything a worker has to know.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +39,9 @@ pub struct WorkOrder {
     /// Whether its source is to be left alone: all that is to be done is to undo what must not stay there.
     #[serde(default)]
     pub settle: Option<Settle>,
+    /// Of a warm migration: its next pass is to be the last one.
+    #[serde(default)]
+    pub cuts_over: bool,
 }
 
 /// An order whose only purpose is to undo what was done at a source. It needs no directory.
@@ -283,6 +287,8 @@ pub enum WorkerEvent {
     Described(Box<Description>),
     /// What was done at its source by now: all of it, told before it is done and after.
     Acts(Acts),
+    /// A pass of a warm migration is complete and durable. A worker that ends without a result after one waits for the next.
+    Passed(Pass),
     /// What it will still write where its results go, now that it has looked at its sources.
     Room {
         /// Bytes.

@@ -12,6 +12,7 @@ use super::manifest::{SnapshotQuiesce, VsphereMode, VsphereTransport};
 use super::plan::Plan;
 use super::planner::Submission;
 use super::thumbprint::Thumbprint;
+use super::warm::PlannedWarm;
 
 /// Where `https` is spoken if nobody says otherwise.
 pub const HTTPS_PORT: u16 = 443;
@@ -72,6 +73,9 @@ pub struct PlannedRemote {
     /// Whether the result's cards have no link, because its source runs on with the same addresses.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub isolated: bool,
+    /// How it is migrated while it runs, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm: Option<PlannedWarm>,
     /// Which it is there, once it was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<FoundVm>,

@@ -285,7 +285,9 @@ fn a_window_is_told_in_words() {
          what runs when it closes stands still until it opens again"
     );
     let later = of(&[Gate::Cutover], AtClose::Hold);
-    assert!(later.in_words(now).ends_with("; nothing that this version does waits for it"));
+    assert!(later.in_words(now).ends_with("; only cutovers of warm migrations wait for it"));
+    let last = of(&[Gate::Autostart], AtClose::Hold);
+    assert!(last.in_words(now).ends_with("; nothing that this version does waits for it"));
     assert!(!later.gates_start() && !later.holds_at_close());
     assert_eq!(
         finish.opens_in_words(finish.at(now)),

@@ -31,6 +31,7 @@ mod profiles;
 mod remote;
 mod setup;
 mod snapshots;
+mod warm;
 mod written;
 
 use std::collections::BTreeMap;

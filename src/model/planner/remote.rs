@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::check::{self, Looks, refuse_fixed, unsupported};
 use super::effective::{DEFAULT, Effective, MANIFEST, SOURCE, forget_other_unit, layers};
-use super::{Submission, VmSubmission, build, mapping, power, snapshots};
+use super::{Submission, VmSubmission, build, mapping, power, snapshots, warm};
 use crate::model::config::{CredentialSettings, Settings};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::{Facts, FoundDisk};
@@ -74,6 +74,7 @@ pub(super) fn planned(
         after: power::after(vsphere),
         snapshot: snapshots::planned(vsphere),
         isolated: vsphere.mode == Some(VsphereMode::Clone) && manifest.allow_live_clone != Some(true),
+        warm: warm::planned(vsphere),
         found,
         draft,
     })
@@ -160,6 +161,7 @@ pub(super) fn check(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
         ));
     }
     snapshots::check(tree, vsphere)?;
+    warm::check(tree, vsphere)?;
     check_features(tree, vsphere)
 }
 
@@ -230,12 +232,11 @@ fn check_login(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
 
 /// Keys whose feature does not exist yet.
 fn check_features(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
-    let off = "switch the VM off first, and leave this out";
     let refuse = |key: &str, what: &str, advice: &str| {
         Err(unsupported(tree, &format!("source.vsphere.{key}"), what).advice(advice))
     };
     match vsphere.mode.unwrap_or(VsphereMode::Cold) {
-        VsphereMode::Cold => {}
+        VsphereMode::Cold | VsphereMode::Warm => {}
         VsphereMode::Clone if vsphere.transport == Some(VsphereTransport::Nfc) => {
             return refuse(
                 "transport",
@@ -244,7 +245,6 @@ fn check_features(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
             );
         }
         VsphereMode::Clone => {}
-        VsphereMode::Warm => return refuse("mode", "warm migration", off),
     }
     match vsphere.transport.unwrap_or(VsphereTransport::Auto) {
         VsphereTransport::Auto | VsphereTransport::Https | VsphereTransport::Nfc => {}
@@ -255,16 +255,6 @@ fn check_features(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
                 "leave it out, or write one of these",
             );
         }
-    }
-    for (key, asks, what) in [
-        ("warm", vsphere.warm.is_some(), "warm migration"),
-    ] {
-        let node = tree.node(&format!("source.vsphere.{key}")).filter(|node| asks && node.says_something());
-        let Some(node) = node else { continue };
-        let inner =
-            node.entries().iter().find(|(_, value)| value.says_something() && value.canonical() != false);
-        let field = inner.map_or_else(|| key.to_owned(), |(inner, _)| format!("{key}.{}", inner.name));
-        return refuse(&field, what, "remove it");
     }
     Ok(())
 }

@@ -191,13 +191,11 @@ fn what_makes_no_sense_of_a_snapshot_is_refused_where_it_stands() {
 #[test]
 fn what_this_version_lacks_is_refused_by_its_name() {
     for (said, field) in [
-        ("mode: warm", "mode"),
         ("power: shutdown", "power"),
         ("shutdown_timeout_s: 60", "shutdown_timeout_s"),
         ("force_off: true", "force_off"),
         ("transport: ssh", "transport"),
         ("transport: vddk", "transport"),
-        ("warm: {max_delta_mb: 64}", "warm.max_delta_mb"),
         ("after: {annotate: false, disconnect_nics: true}", "after.disconnect_nics"),
         ("after: {rename_suffix: -old}", "after.rename_suffix"),
     ] {
@@ -209,6 +207,7 @@ fn what_this_version_lacks_is_refused_by_its_name() {
     }
     for said in [
         "mode: cold",
+        "mode: warm",
         "power: require_off",
         "transport: auto",
         "transport: nfc",
@@ -217,6 +216,49 @@ fn what_this_version_lacks_is_refused_by_its_name() {
     ] {
         read(&format!("{HEAD}    vm_name: web\n    {said}\n")).unwrap();
     }
+}
+
+#[test]
+fn a_warm_migration_says_when_its_last_pass_is_made() {
+    use crate::model::warm::{Cutover, INTERVAL_S, MAX_DELTA_BYTES, PlannedWarm};
+    let with = |warm: &str| {
+        let text = format!("{HEAD}    vm_name: web\n    mode: warm\n    warm: {{{warm}}}\n");
+        let mut plans = read(&text)?.plans("web", "", &settings())?;
+        Ok::<_, Error>(plans.remove(0).remote.unwrap().warm.unwrap())
+    };
+    let by = |cutover, interval_s| PlannedWarm { cutover, interval_s };
+    assert_eq!(with("").unwrap(), by(Cutover::Manual, INTERVAL_S));
+    assert_eq!(with("interval_s: 5m").unwrap(), by(Cutover::Manual, 300.0));
+    let auto = |max_delta_bytes| by(Cutover::Auto { max_delta_bytes }, INTERVAL_S);
+    assert_eq!(with("cutover: auto").unwrap(), auto(MAX_DELTA_BYTES));
+    assert_eq!(with("cutover: auto, max_delta_mb: 3").unwrap(), auto(3 << 20));
+    let at = with("cutover: at, at: \"1970-01-01T02:00:01.5+02:00\"").unwrap();
+    assert_eq!(at, by(Cutover::At { at: 1.5 }, INTERVAL_S));
+    for (said, field) in [
+        ("cutover: at", "warm.cutover"),
+        ("at: \"2026-11-28T22:00:00Z\"", "warm.at"),
+        ("cutover: at, at: \"Saturday night\"", "warm.at"),
+        ("cutover: at, at: \"2026-11-28T22:00:00\"", "warm.at"),
+        ("cutover: at, at: \"2026-11-28T22:00:00Z\", max_delta_mb: 3", "warm.max_delta_mb"),
+        ("max_delta_mb: 3", "warm.max_delta_mb"),
+    ] {
+        let error = with(said).unwrap_err();
+        assert_eq!(error.kind(), Kind::Manifest, "{said}");
+        let details = error.details();
+        assert_eq!(
+            details.place.field.as_deref(),
+            Some(format!("source.vsphere.{field}").as_str()),
+            "{said}"
+        );
+        assert!(details.advice.is_some() && details.place.line.is_some(), "{said}: {details:?}");
+    }
+    let alone = read(&format!("{HEAD}    vm_name: web\n    warm: {{cutover: auto}}\n")).unwrap_err();
+    assert_eq!(alone.kind(), Kind::Manifest);
+    let exported =
+        read(&format!("{HEAD}    vm_name: web\n    mode: warm\n    transport: nfc\n")).unwrap_err();
+    assert_eq!(exported.details().place.field.as_deref(), Some("source.vsphere.transport"));
+    let described = described(&format!("{HEAD}    vm_name: web\n    mode: warm\n")).unwrap();
+    assert_eq!(described.warm(), Some(&by(Cutover::Manual, INTERVAL_S)));
 }
 
 #[test]

@@ -21,9 +21,14 @@ pub(super) fn planned(vsphere: &VsphereSource) -> Option<PlannedSnapshot> {
     if vsphere.mode.unwrap_or(VsphereMode::Cold) == VsphereMode::Cold {
         return None;
     }
+    // What counts of a warm migration is what is on its disks when it is off.
+    let usual = match vsphere.mode {
+        Some(VsphereMode::Warm) => SnapshotQuiesce::No,
+        _ => SnapshotQuiesce::Try,
+    };
     let said = vsphere.snapshot.as_ref();
     Some(PlannedSnapshot {
-        quiesce: said.and_then(|said| said.quiesce).unwrap_or(SnapshotQuiesce::Try),
+        quiesce: said.and_then(|said| said.quiesce).unwrap_or(usual),
         min_free: said.and_then(|said| hundredths(said.min_free.as_ref())).unwrap_or(MIN_FREE),
         abort_free: said.and_then(|said| hundredths(said.abort_free.as_ref())).unwrap_or(ABORT_FREE),
         max_age_s: said.and_then(|said| said.max_age_s).map_or(MAX_AGE_S, |seconds| seconds.0),
@@ -54,9 +59,11 @@ pub(super) fn check(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
     let Some(planned) = planned(vsphere) else {
         return match says_something {
             false => Ok(()),
-            true => {
-                Err(wrong("", "no snapshot is made of a VM that is off", "remove it, or say `mode: clone`"))
-            }
+            true => Err(wrong(
+                "",
+                "no snapshot is made of a VM that is off",
+                "remove it, or say `mode: clone` or `mode: warm`",
+            )),
         };
     };
     if planned.abort_free > planned.min_free {

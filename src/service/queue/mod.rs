@@ -31,6 +31,7 @@ mod place;
 mod rivals;
 mod rows;
 mod schema;
+mod warm;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
