@@ -12,6 +12,7 @@ mod check;
 mod client;
 mod completions;
 mod convert;
+mod cutover;
 mod daemon;
 mod doctor;
 mod drain;
@@ -133,6 +134,8 @@ enum Command {
     Pause(pause::StandArgs),
     /// Let paused jobs go on
     Resume(pause::StandArgs),
+    /// Make the next pass of a warm migration the last one
+    Cutover(cutover::CutoverArgs),
     /// Start nothing new, let running jobs end
     Drain(drain::DrainArgs),
     /// Remove what is kept longer than configured
@@ -162,7 +165,7 @@ enum Command {
 }
 
 /// Commands of the manual that a later version brings. They do not exist here; who tries one is told.
-pub const LATER: [&str; 4] = ["live-fix", "azure", "ami", "cutover"];
+pub const LATER: [&str; 3] = ["live-fix", "azure", "ami"];
 
 /// Runs the command line of this process.
 #[must_use]
@@ -201,6 +204,7 @@ fn run(cli: &Cli) -> Exit {
         Command::Priority(args) => priority::run(args, &ui),
         Command::Pause(args) => pause::run(args, &ui),
         Command::Resume(args) => resume::run(args, &ui),
+        Command::Cutover(args) => cutover::run(args, &ui),
         Command::Drain(args) => drain::run(args, &ui),
         Command::Prune(args) => prune::run(args, &ui),
         Command::Status(args) => status::run(args, &ui),

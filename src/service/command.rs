@@ -6,7 +6,9 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::model::api::{Acted, JobDetails, JobFilter, JobList, Pruned, Refusal, RetryRequest, RolledBack, SubmitRequest};
+use crate::model::api::{
+    Acted, JobDetails, JobFilter, JobList, Pruned, Refusal, RetryRequest, RolledBack, SubmitRequest,
+};
 use crate::model::error::{Error, Kind};
 use crate::model::progress::{BatchProgress, Status};
 
@@ -67,6 +69,8 @@ pub enum Command {
         /// Answer.
         reply: Reply<Acted>,
     },
+    /// Make the next pass of a warm migration the last one.
+    Cutover(String, Reply<Acted>),
     /// Let a job stand still; without one, all of them, running ones too.
     Pause(Option<String>, Reply<Acted>),
     /// Let it go on.

@@ -294,6 +294,7 @@ pub(super) fn of_plan(
             },
             acts: Acts::default(),
             settle: None,
+            cuts_over: false,
         },
     }
 }

@@ -12,7 +12,10 @@ use axum::http::{HeaderName, StatusCode};
 
 use super::ControlContext;
 use super::answer::{Answer, Refused, read_body, within};
-use crate::model::api::{Acted, CancelRequest, Checked, DrainRequest, JobDetails, JobFilter, JobList, JobView, PriorityRequest, PruneRequest, Pruned, RetryRequest, RollbackRequest, RolledBack, Said, Stats, SubmitRequest};
+use crate::model::api::{
+    Acted, CancelRequest, Checked, DrainRequest, JobDetails, JobFilter, JobList, JobView, PriorityRequest,
+    PruneRequest, Pruned, RetryRequest, RollbackRequest, RolledBack, Said, Stats, SubmitRequest,
+};
 use crate::model::job::JobState;
 use crate::model::progress::{BatchProgress, Status};
 use crate::service::command::Command;
@@ -178,6 +181,10 @@ pub(super) async fn pause(State(context): State<ControlContext>, Target(target):
 
 pub(super) async fn resume(State(context): State<ControlContext>, Target(target): Target) -> Answer<Acted> {
     within(context.scheduler.ask(|reply| Command::Resume(Some(target), reply))).await.map(Json)
+}
+
+pub(super) async fn cutover(State(context): State<ControlContext>, Target(target): Target) -> Answer<Acted> {
+    within(context.scheduler.ask(|reply| Command::Cutover(target, reply))).await.map(Json)
 }
 
 pub(super) async fn pause_all(State(context): State<ControlContext>) -> Answer<Acted> {

@@ -87,6 +87,7 @@ fn table() -> Vec<Route> {
         Route::act("/v1/jobs/{target}/priority", post(handlers::priority)),
         Route::act("/v1/jobs/{target}/pause", post(handlers::pause)),
         Route::act("/v1/jobs/{target}/resume", post(handlers::resume)),
+        Route::act("/v1/jobs/{target}/cutover", post(handlers::cutover)),
         Route::act("/v1/pause", post(handlers::pause_all)),
         Route::act("/v1/resume", post(handlers::resume_all)),
         Route::act("/v1/drain", post(handlers::drain)),

@@ -282,6 +282,7 @@ impl Scheduler {
             },
             acts: row.acts.clone(),
             settle: None,
+            cuts_over: self.core.cuts_over(now_epoch(), row.job_id),
         }
     }
 

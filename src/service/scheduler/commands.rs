@@ -62,6 +62,7 @@ impl Scheduler {
             }
             Command::Pause(target, reply) => drop(reply.send(self.pause(target, true).await)),
             Command::Resume(target, reply) => drop(reply.send(self.pause(target, false).await)),
+            Command::Cutover(target, reply) => drop(reply.send(self.cutover(&target).await)),
             Command::Drain(on, reply) => drop(reply.send(Ok(self.drain(on)))),
             Command::Prune { dry_run, reply } => {
                 let (queue, settings) = (self.parts.queue.clone(), self.settings.clone());

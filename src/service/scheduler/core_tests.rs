@@ -18,6 +18,8 @@ mod logins;
 mod pause;
 #[path = "space_tests.rs"]
 mod space;
+#[path = "warm_tests.rs"]
+mod warm;
 #[path = "windows_tests.rs"]
 mod windows;
 
@@ -48,6 +50,7 @@ pub(in crate::service::scheduler) fn job(id: JobId) -> JobFacts {
         needs_network: false,
         remote: None,
         is_shut_down: false,
+        warm: None,
         depends_on: Vec::new(),
         counters: Counters::default(),
     }

@@ -34,6 +34,7 @@ mod rollback;
 mod settling;
 mod sources;
 mod stall;
+mod warm;
 mod windows;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
@@ -320,6 +321,7 @@ impl Scheduler {
             WorkerEvent::Room { bytes } => self.core.measured(now, job, bytes),
             WorkerEvent::StageFinished { stage: Stage::Load, .. } => self.core.login_works(job),
             WorkerEvent::Acts(acts) => self.acts_told(job, acts).await,
+            WorkerEvent::Passed(pass) => self.pass_told(job, pass).await,
             WorkerEvent::Described(description) => _ = self.described.insert(job, description),
             _ => {}
         }

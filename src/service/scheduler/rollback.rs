@@ -22,7 +22,11 @@ impl Scheduler {
         }
         let Some(row) = named.jobs.pop() else { return Err(unknown(target)) };
         if !row.state.is_final() {
-            return Err(refused(&row, "it has not ended", "`hyper2kvm cancel` ends it, and gives its source back"));
+            return Err(refused(
+                &row,
+                "it has not ended",
+                "`hyper2kvm cancel` ends it, and gives its source back",
+            ));
         }
         if row.acts.is_empty() {
             return Err(refused(

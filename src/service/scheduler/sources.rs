@@ -193,6 +193,7 @@ impl Scheduler {
                 ..WorkLimits::unbound(work_dir, self.settings.stall_timeout_s)
             },
             acts: row.acts,
+            cuts_over: false,
             settle: Some(match row.state {
                 _ if is_rolled_back => Settle::RolledBack,
                 JobState::Succeeded => Settle::Succeeded,

@@ -107,6 +107,7 @@ impl Live {
             WorkerEvent::Room { .. }
             | WorkerEvent::Described(_)
             | WorkerEvent::Acts(_)
+            | WorkerEvent::Passed(_)
             | WorkerEvent::Heartbeat
             | WorkerEvent::Warning { .. }
             | WorkerEvent::Paused

@@ -80,6 +80,7 @@ fn vm_progress(row: &JobRow, live: Option<&Live>, now: f64) -> VmProgress {
         stages_completed: row.stages_completed.clone(),
         progress_percentage: rounded(row.progress_percentage),
         disks: live.map(|live| live.disks.clone()).unwrap_or_default(),
+        passes: row.warm.as_ref().map(|warm| warm.passes.clone()).unwrap_or_default(),
     }
 }
 
@@ -207,6 +208,7 @@ pub(super) mod tests {
             progress_percentage: if state == JobState::Succeeded { 100.0 } else { 0.0 },
             error: None,
             acts: Acts::default(),
+            warm: None,
         }
     }
 
