@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use super::directories::Directories;
 pub use super::file_mark::FileMark;
 use super::handover::Handover;
+use super::passes::Passes;
 use crate::disk::FileIdentity;
 use crate::model::acts::Acts;
 use crate::model::error::{Error, Kind, Result};
@@ -288,6 +289,9 @@ pub struct Checkpoint {
     /// Disks that were fetched for that, by id.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub fetched: BTreeMap<String, FetchedDisk>,
+    /// The passes of a warm migration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passes: Option<Passes>,
     /// What the guest work found and made, once all of it is durable.
     #[serde(default)]
     pub guest: Option<GuestRecord>,
@@ -321,6 +325,7 @@ impl Checkpoint {
             mark,
             disks: BTreeMap::new(),
             fetched: BTreeMap::new(),
+            passes: None,
             guest: None,
             stage_seconds: BTreeMap::new(),
             stage_times: BTreeMap::new(),

@@ -86,6 +86,7 @@ impl Migration {
             limits: WorkLimits::unbound(work_dir, 600.0),
             acts: Acts::default(),
             settle: None,
+            cuts_over: false,
         };
         Migration { order, bench: Bench::default(), control: Control::new() }
     }

@@ -23,6 +23,7 @@ mod leavings;
 mod library;
 mod meter;
 mod names;
+mod passes;
 mod patience;
 pub mod preflight;
 pub mod publish;

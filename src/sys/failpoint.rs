@@ -76,6 +76,9 @@ pub const IMPORT: &[&str] =
 pub const ACTS: &[&str] =
     &["acts.intended", "acts.did", "acts.done", "acts.undoing", "acts.undid", "acts.undone"];
 
+/// Those that only a warm migration meets.
+pub const WARM: &[&str] = &["warm.patched", "warm.passed", "warm.over"];
+
 /// Those that only notifications meet.
 pub const NOTICES: &[&str] = &["notice.before-send", "notice.after-send"];
 
@@ -130,8 +133,15 @@ mod armed {
     }
 
     pub(super) fn hit(name: &'static str) {
-        let further =
-            [super::IN_PLACE, super::HOOKS, super::HANDOVER, super::IMPORT, super::ACTS, super::NOTICES];
+        let further = [
+            super::IN_PLACE,
+            super::HOOKS,
+            super::HANDOVER,
+            super::IMPORT,
+            super::ACTS,
+            super::WARM,
+            super::NOTICES,
+        ];
         let mut listed = super::ALL.iter().chain(further.into_iter().flatten());
         assert!(listed.any(|listed| *listed == name), "failpoint `{name}` is not listed in sys::failpoint");
         let Some(armed) = ARMED.get_or_init(from_environment) else { return };
@@ -179,6 +189,7 @@ mod tests {
             super::HANDOVER,
             super::IMPORT,
             super::ACTS,
+            super::WARM,
             super::NOTICES,
         ]
         .concat();

@@ -119,6 +119,7 @@ mod tests {
             after: PlannedAfter::default(),
             snapshot: None,
             isolated: false,
+            warm: None,
             found: None,
             draft: None,
         }

@@ -9,12 +9,14 @@
 
 pub(super) mod acts;
 mod login;
+mod moment;
 pub(super) mod power;
 pub(super) mod snapshots;
 
 use std::sync::{Arc, OnceLock};
 
 pub(super) use login::Access;
+pub(super) use moment::{Changes, Moment};
 
 use self::snapshots::Standing;
 use crate::disk::{Control, SourceDisk};
@@ -159,6 +161,12 @@ impl Source {
         let areas = folder::in_use(&self.client, &self.machine, disk, Some(snapshot))?;
         let as_of = AsOf { snapshot: Some(snapshot.to_owned()), areas };
         SourceDisk::remote(folder::open_as_of(&self.client, &self.machine, disk, as_of, connections)?)
+    }
+
+    /// Bytes that the guest sees of one of its disks; 0 where it has no such disk.
+    pub(super) fn capacity(&self, disk: &PlannedDisk) -> u64 {
+        let called = self.facts.disks.iter().find(|found| found.path == disk.source);
+        called.and_then(|found| found.capacity_bytes).or(disk.bytes).unwrap_or_default()
     }
 
     /// One of its disks, to be read where it is.

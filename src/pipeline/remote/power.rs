@@ -46,9 +46,12 @@ impl Source {
         self.facts = facts::facts(&self.machine);
         match plan.has_the_disks_of(&self.facts) {
             true => Ok(self),
-            false => Err(Error::new(Kind::Source, format!("the disks of {} are others since it went off", self.machine.path))
-                .rule(CHANGED_RULE)
-                .advice("leave the VM alone while it is converted, then `hyper2kvm retry`")),
+            false => Err(Error::new(
+                Kind::Source,
+                format!("the disks of {} are others since it went off", self.machine.path),
+            )
+            .rule(CHANGED_RULE)
+            .advice("leave the VM alone while it is converted, then `hyper2kvm retry`")),
         }
     }
 
@@ -85,7 +88,9 @@ pub(in crate::pipeline) fn foreseen(
             known
                 .map(|known| serde_json::to_string(&known))
                 .transpose()
-                .map_err(|error| Error::internal(format!("how a machine is started cannot be written down: {error}")))?
+                .map_err(|error| {
+                    Error::internal(format!("how a machine is started cannot be written down: {error}"))
+                })?
                 .map(|before| ActKind::AutostartDisabled { before })
         }
         ActKind::Renamed { before, .. } if before.is_empty() => suffix.map(|suffix| ActKind::Renamed {
@@ -107,8 +112,10 @@ pub(in crate::pipeline) fn change(client: &Client, vm: &VmRef, act: &ActKind, no
         ActKind::Renamed { before, after } => match machine::machine(client, vm)?.name {
             name if name == *before => giving_way::rename(client, vm, after),
             name if name == *after => Ok(()),
-            name => Err(Error::new(Kind::Source, format!("it is called `{name}` by now, and was `{before}`"))
-                .advice("somebody has renamed it: nothing is changed")),
+            name => {
+                Err(Error::new(Kind::Source, format!("it is called `{name}` by now, and was `{before}`"))
+                    .advice("somebody has renamed it: nothing is changed"))
+            }
         },
         ActKind::ShutDown { .. } | ActKind::ChangeTracking | ActKind::Snapshot { .. } => Ok(()),
     }

@@ -104,13 +104,28 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
 
 /// A VM that runs on is read as of a snapshot, which is made when nothing stands against it but that it runs.
 fn hold_still(job: &mut Job<'_>, source: &mut Source) -> Result<Option<Standing>> {
-    let (plan, place) = (job.plan, job.place);
+    let plan = job.plan;
     let Some(remote) = plan.remote.as_deref().filter(|remote| remote.mode == VsphereMode::Clone) else {
         return Ok(None);
     };
     let Some(planned) = remote.snapshot.as_ref().filter(|_| source.runs()) else {
         return snapshots::clear(job, source).map(|()| None);
     };
+    may_be_acted_on(job, source)?;
+    job.meter.detail(Stage::Load, "makes a snapshot of the VM");
+    let standing = snapshots::stand(job, source, planned)?;
+    job.watch = Some(Watch::over(source, &standing, planned, job.control));
+    let how = match standing.quiesced {
+        true => "its guest stood still",
+        false => "as if its power had failed then",
+    };
+    job.warn(Stage::Load, format!("the result is the VM as of {}, {how}: it runs on", standing.as_of));
+    Ok(Some(standing))
+}
+
+/// Whether nothing that can be known before stands against doing something at the source.
+pub(super) fn may_be_acted_on(job: &mut Job<'_>, source: &Source) -> Result<()> {
+    let (plan, place) = (job.plan, job.place);
     let mut findings = Findings::new(preflight::weights(plan, &job.order.limits));
     let scene = Scene {
         plan,
@@ -125,18 +140,10 @@ fn hold_still(job: &mut Job<'_>, source: &mut Source) -> Result<Option<Standing>
         kvm: &|| job.kvm().clone(),
     };
     preflight::before_acts(&scene, &mut findings);
-    if findings.failure().is_some() {
-        tell(job, &findings)?;
+    match findings.failure() {
+        Some(_) => tell(job, &findings),
+        None => Ok(()),
     }
-    job.meter.detail(Stage::Load, "makes a snapshot of the VM");
-    let standing = snapshots::stand(job, source, planned)?;
-    job.watch = Some(Watch::over(source, &standing, planned, job.control));
-    let how = match standing.quiesced {
-        true => "its guest stood still",
-        false => "as if its power had failed then",
-    };
-    job.warn(Stage::Load, format!("the result is the VM as of {}, {how}: it runs on", standing.as_of));
-    Ok(Some(standing))
 }
 
 /// Opens every source, also behind one that cannot be opened: all that is wrong is told together.
@@ -187,7 +194,7 @@ fn needs_qemu(job: &Job<'_>, disk: &PlannedDisk) -> bool {
     job.plan.opens_guest() || disk.resize.is_some() || is_laid_out
 }
 
-fn engine(job: &Job<'_>) -> Result<Engine> {
+pub(super) fn engine(job: &Job<'_>) -> Result<Engine> {
     let limits = &job.order.limits;
     let mut engine = Engine::find(job.bench.launcher.clone())?;
     engine.memory_bytes = limits.child_memory_bytes;
@@ -198,7 +205,7 @@ fn engine(job: &Job<'_>) -> Result<Engine> {
 }
 
 /// Looks for the VM, if it is elsewhere. One that has become another one since its plan was made is told, so that it gets another plan.
-fn ask(job: &mut Job<'_>) -> Result<Option<Source>> {
+pub(super) fn ask(job: &mut Job<'_>) -> Result<Option<Source>> {
     let (Some(planned), Some(access)) = (&job.plan.remote, &job.place.access) else { return Ok(None) };
     job.meter.detail(Stage::Load, format!("looks for {}", planned.shown()));
     let mut source = remote::ask(access, planned, &job.order.limits.remote, job.control)?;

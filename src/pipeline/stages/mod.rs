@@ -18,6 +18,7 @@ mod load;
 mod power;
 mod sums;
 mod validate;
+pub(super) mod warm;
 
 use serde_json::Value;
 

@@ -153,6 +153,11 @@ fn work_unless_lost(
         kvm: OnceCell::new(),
         results: StageResults::new(),
     };
+    match stages::warm::run(&mut job) {
+        Ok(stages::warm::Run::GoesOn) => {}
+        Ok(stages::warm::Run::Waits) => return WorkerOutcome::Stopped,
+        Err(error) => return job.end(error),
+    }
     match job.all_stages().and_then(|()| job.publish()) {
         Ok(published) => WorkerOutcome::Succeeded(published),
         Err(error) => job.end(error),

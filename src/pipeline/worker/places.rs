@@ -103,7 +103,10 @@ impl Job<'_> {
     /// Whether what was fetched of a disk elsewhere is of use, or can be gone on with.
     fn is_fetched(&self, disk: &PlannedDisk, cut: Cut) -> bool {
         let is_there = |name: String| matches!(self.place.results.entry(&name), Ok(Some(_)));
-        self.checkpoint.fetched.contains_key(&disk.id)
+        let is_warm =
+            self.checkpoint.passes.as_ref().is_some_and(|passes| passes.copies.contains_key(&disk.id));
+        is_warm
+            || self.checkpoint.fetched.contains_key(&disk.id)
             || (cut == Cut::Stays
                 && is_there(fetched_name(&disk.id))
                 && is_there(fetch_journal_name(&disk.id)))
