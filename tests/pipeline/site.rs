@@ -84,6 +84,7 @@ impl Site {
             },
             acts: Acts::default(),
             settle: None,
+            cuts_over: false,
         };
         Site { temp, order }
     }

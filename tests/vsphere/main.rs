@@ -20,3 +20,4 @@ mod repairs;
 mod snapshots;
 mod streams;
 mod transfers;
+mod warm;
