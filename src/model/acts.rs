@@ -116,6 +116,18 @@ impl ActKind {
         !self.is_for_the_work() && !matches!(self, ActKind::ShutDown { .. })
     }
 
+    /// Whether it is only wanted: what was there before was not looked at yet.
+    #[must_use]
+    pub fn is_unseen(&self) -> bool {
+        match self {
+            ActKind::NicsDisconnected { keys } => keys.is_empty(),
+            ActKind::Annotated { before }
+            | ActKind::AutostartDisabled { before }
+            | ActKind::Renamed { before, .. } => before.is_empty(),
+            ActKind::ChangeTracking | ActKind::Snapshot { .. } | ActKind::ShutDown { .. } => false,
+        }
+    }
+
     /// For people, as something that is still to be undone: `the snapshot hyper2kvm/h/b/web`.
     #[must_use]
     pub fn shown(&self) -> String {
@@ -143,9 +155,15 @@ impl ActKind {
             ActKind::NicsDisconnected { keys } => {
                 format!("{} cards of the source get their links back", keys.len())
             }
-            ActKind::Annotated { .. } => "the note that it has moved is taken out of the source's notes".to_owned(),
-            ActKind::AutostartDisabled { .. } => "the source is started with its host as it was before".to_owned(),
-            ActKind::Renamed { before, after } => format!("the source is called {before} again, and not {after}"),
+            ActKind::Annotated { .. } => {
+                "the note that it has moved is taken out of the source's notes".to_owned()
+            }
+            ActKind::AutostartDisabled { .. } => {
+                "the source is started with its host as it was before".to_owned()
+            }
+            ActKind::Renamed { before, after } => {
+                format!("the source is called {before} again, and not {after}")
+            }
         }
     }
 }
@@ -173,7 +191,8 @@ impl Acts {
     /// What it will change is known better, before it is done.
     pub fn specify(&mut self, number: usize, what: ActKind) -> Result<()> {
         let act = self.0.get_mut(number).filter(|act| act.state == ActState::Intended);
-        act.ok_or_else(|| Error::internal(format!("act {number} of a source is not intended any more")))?.what = what;
+        act.ok_or_else(|| Error::internal(format!("act {number} of a source is not intended any more")))?
+            .what = what;
         Ok(())
     }
 
@@ -196,7 +215,9 @@ impl Acts {
         let (longer, shorter) = if self.0.len() < other.0.len() { (other, self) } else { (self, other) };
         let mut all = longer.clone();
         for (known, heard) in all.0.iter_mut().zip(&shorter.0) {
-            if known.intended_at == heard.intended_at && heard.state > known.state {
+            let knows_more = heard.state > known.state
+                || (heard.state == known.state && known.what.is_unseen() && !heard.what.is_unseen());
+            if known.intended_at == heard.intended_at && knows_more {
                 known.clone_from(heard);
             }
         }
@@ -316,6 +337,21 @@ mod tests {
         kinds.iter().for_each(|kind| _ = acts.intend(kind.clone(), 1.0));
         assert_eq!(acts.to_undo(true).map(|(number, _)| number).collect::<Vec<_>>(), [2, 0]);
         assert_eq!(acts.to_undo(false).count(), kinds.len());
+    }
+
+    #[test]
+    fn of_a_change_that_is_wanted_the_one_counts_who_has_seen_what_was_before() {
+        let mut queue = Acts::default();
+        let wanted = queue.intend(ActKind::NicsDisconnected { keys: Vec::new() }, 1.0);
+        assert!(queue.is_unfinished());
+        let mut journal = queue.clone();
+        let seen = ActKind::NicsDisconnected { keys: vec![4000] };
+        journal.specify(wanted, seen.clone()).unwrap();
+        for merged in [journal.merged(&queue), queue.merged(&journal)] {
+            assert_eq!(merged.get(wanted).map(|act| &act.what), Some(&seen));
+        }
+        journal.done(wanted, seen.clone(), 2.0).unwrap();
+        assert!(!journal.is_unfinished() && journal.specify(wanted, seen).is_err());
     }
 
     #[test]

@@ -30,7 +30,10 @@ pub(super) fn give_way(job: &mut Job<'_>) -> Result<()> {
     let (place, plan, order, control) = (job.place, job.plan, job.order, job.control);
     let (Some(planned), Some(access)) = (&plan.remote, &place.access) else { return Ok(()) };
     let is_told = match &job.checkpoint.intent {
-        Some(intent) => publish::progress(place.dirs(), intent)? != Progress::Unfinished || texts::have_begun(place.dirs().main(), intent)?,
+        Some(intent) => {
+            publish::progress(place.dirs(), intent)? != Progress::Unfinished
+                || texts::have_begun(place.dirs().main(), intent)?
+        }
         None => true,
     };
     // The report that is being written says how it went.
@@ -49,7 +52,10 @@ pub(super) fn give_way(job: &mut Job<'_>) -> Result<()> {
     control.ended()?;
     warnings.extend(changed.err().map(|error| error.to_string()));
     for warning in warnings {
-        job.warn(stage, format!("the source was not changed as it was to be, which is tried again: {warning}"));
+        job.warn(
+            stage,
+            format!("the source was not changed as it was to be, which is tried again: {warning}"),
+        );
     }
     handover::tell_of_source(job)
 }
@@ -60,7 +66,10 @@ fn intend(acts: &mut Acts, after: &PlannedAfter, now: f64) -> bool {
         after.annotate.then(|| ActKind::Annotated { before: String::new() }),
         after.disconnect_nics.then(|| ActKind::NicsDisconnected { keys: Vec::new() }),
         after.disable_autostart.then(|| ActKind::AutostartDisabled { before: String::new() }),
-        after.rename_suffix.is_some().then(|| ActKind::Renamed { before: String::new(), after: String::new() }),
+        after
+            .rename_suffix
+            .is_some()
+            .then(|| ActKind::Renamed { before: String::new(), after: String::new() }),
     ];
     let mut is_new = false;
     for kind in wanted.into_iter().flatten() {

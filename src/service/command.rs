@@ -6,7 +6,9 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::model::api::{Acted, JobDetails, JobFilter, JobList, Pruned, Refusal, RetryRequest, RolledBack, SubmitRequest};
+use crate::model::api::{
+    Acted, JobDetails, JobFilter, JobList, Pruned, Refusal, RetryRequest, RolledBack, SubmitRequest,
+};
 use crate::model::error::{Error, Kind};
 use crate::model::progress::{BatchProgress, Status};
 

@@ -43,9 +43,8 @@ pub fn link(client: &Client, vm: &VmRef, keys: &[i32], is_in: bool) -> Result<()
         for device in devices.flat_map(|devices| devices.children().filter(Node::is_element)) {
             let is_meant = soap::number::<i32>(device, "key").is_some_and(|key| keys.contains(&key));
             if is_meant && let Some(card) = card(device, is_in) {
-                changes.push(
-                    Element::new("deviceChange").child(Element::text("operation", "edit")).child(card),
-                );
+                changes
+                    .push(Element::new("deviceChange").child(Element::text("operation", "edit")).child(card));
             }
         }
         Ok(())
@@ -75,10 +74,13 @@ fn card(device: Node<'_, '_>, is_in: bool) -> Option<Element> {
         ordered.push(child);
         None
     });
-    let behind = ordered.iter().rposition(|child| ["key", "deviceInfo", "backing"].contains(&child.name()))?;
+    let behind =
+        ordered.iter().rposition(|child| ["key", "deviceInfo", "backing"].contains(&child.name()))?;
     for (number, child) in ordered.into_iter().enumerate() {
         copied = copied.child(child);
-        if number == behind && let Some(connectable) = placed.take() {
+        if number == behind
+            && let Some(connectable) = placed.take()
+        {
             copied = copied.child(connectable);
         }
     }
@@ -178,7 +180,9 @@ fn without_our_note(now: &str, before: &str) -> Option<String> {
     }
     let lines: Vec<&str> = now.lines().collect();
     let ours = lines.iter().rposition(|line| line.starts_with(NOTE))?;
-    if lines.len() == ours + 1 && now.strip_prefix(before).is_some_and(|rest| rest.trim_start() == lines[ours]) {
+    if lines.len() == ours + 1
+        && now.strip_prefix(before).is_some_and(|rest| rest.trim_start() == lines[ours])
+    {
         return Some(before.to_owned());
     }
     let others = lines.iter().enumerate().filter(|(number, _)| *number != ours);
@@ -200,7 +204,8 @@ pub fn rename(client: &Client, vm: &VmRef, name: &str) -> Result<()> {
 
 fn reconfigure(client: &Client, vm: &VmRef, what: Vec<Element>) -> Result<(), Failure> {
     let spec = Element::new("spec").children(what);
-    let task = client.call(&Call::changes("ReconfigVM_Task", &vm.object(), vec![spec]), soap::returned_object)?;
+    let task =
+        client.call(&Call::changes("ReconfigVM_Task", &vm.object(), vec![spec]), soap::returned_object)?;
     task::wait(client, &task, &mut |_| ()).map(drop)
 }
 
@@ -320,7 +325,10 @@ mod tests {
         assert_eq!(names, ["key", "deviceInfo", "backing", "connectable", "controllerKey", "macAddress"]);
         let backing = soap::child(device, "backing").unwrap();
         assert_eq!(soap::text(backing, "deviceName"), Some("a<b"));
-        assert_eq!(soap::child(backing, "network").map(soap::moref), Some(MoRef::new("Network", "network-7")));
+        assert_eq!(
+            soap::child(backing, "network").map(soap::moref),
+            Some(MoRef::new("Network", "network-7"))
+        );
         let plug = soap::child(device, "connectable").unwrap();
         assert_eq!(soap::text(plug, "connected"), Some("false"));
         assert_eq!(soap::text(plug, "allowGuestControl"), Some("false"));

@@ -90,7 +90,14 @@ pub fn shut_down(
     loop {
         let now = stand(client, vm, &what)?;
         match now.power {
-            Power::Off => return stays_off(client, vm, &what, if asked || how.asked_before { WentOff::ByItself } else { WentOff::Before }),
+            Power::Off => {
+                return stays_off(
+                    client,
+                    vm,
+                    &what,
+                    if asked || how.asked_before { WentOff::ByItself } else { WentOff::Before },
+                );
+            }
             Power::On => {}
             Power::Suspended => {
                 return Err(Error::new(Kind::Source, format!("{what}: it is suspended"))
@@ -98,13 +105,19 @@ pub fn shut_down(
                     .advice("wake it, so that it can shut down; then `hyper2kvm retry`"));
             }
             Power::Unknown => {
-                return Err(Error::new(Kind::Source, format!("{what}: the server does not say whether it runs"))
-                    .advice("see that the host on which it lies is connected to its vCenter"));
+                return Err(Error::new(
+                    Kind::Source,
+                    format!("{what}: the server does not say whether it runs"),
+                )
+                .advice("see that the host on which it lies is connected to its vCenter"));
             }
         }
         if !now.connected {
-            return Err(Error::new(Kind::Network, format!("{what}: its host has no connection to the server"))
-                .advice("see that the host on which it lies is connected to its vCenter"));
+            return Err(Error::new(
+                Kind::Network,
+                format!("{what}: its host has no connection to the server"),
+            )
+            .advice("see that the host on which it lies is connected to its vCenter"));
         }
         if !asked && !now.tools && !how.asked_before {
             if how.force {
@@ -118,7 +131,8 @@ pub fn shut_down(
                 tracing::warn!(vm = vm.moref, "it has not shut down in time: its power is CUT");
                 return cut(client, vm, &what);
             }
-            let cause = format!("{what}: its guest has not shut down within {:.0} s", how.within.as_secs_f64());
+            let cause =
+                format!("{what}: its guest has not shut down within {:.0} s", how.within.as_secs_f64());
             return Err(Error::new(Kind::Source, cause).rule("source.shutdown").advice(
                 "see at its console what keeps it (it may still go off, for it was asked to); give it longer (`shutdown_timeout_s`), \
                  shut it down by hand, or have its power cut (`force_off: true`)",
@@ -148,7 +162,8 @@ fn ask_guest(client: &Client, vm: &VmRef, what: &str) -> Result<bool> {
 }
 
 fn is_of_the_moment(fault: &Fault) -> bool {
-    ["InvalidPowerState", "TaskInProgress", "ToolsUnavailable", "ConcurrentAccess"].contains(&fault.kind.as_str())
+    ["InvalidPowerState", "TaskInProgress", "ToolsUnavailable", "ConcurrentAccess"]
+        .contains(&fault.kind.as_str())
 }
 
 /// Cuts its power.
@@ -181,9 +196,12 @@ fn stays_off(client: &Client, vm: &VmRef, what: &str, went: WentOff) -> Result<W
 }
 
 fn no_tools(what: &str) -> Error {
-    Error::new(Kind::Source, format!("{what}: VMware's tools do not run in its guest, which is who would be asked"))
-        .rule("source.shutdown")
-        .advice("install or start them, shut the VM down by hand, or have its power cut (`force_off: true`)")
+    Error::new(
+        Kind::Source,
+        format!("{what}: VMware's tools do not run in its guest, which is who would be asked"),
+    )
+    .rule("source.shutdown")
+    .advice("install or start them, shut the VM down by hand, or have its power cut (`force_off: true`)")
 }
 
 /// Starts a machine. False: it runs already.

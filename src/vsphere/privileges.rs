@@ -54,8 +54,10 @@ const ON_MACHINE: [(&str, Purpose); 5] = [
     ("VirtualMachine.Config.ChangeTracking", Purpose::Tracking),
 ];
 /// Where it is to be shut down (`power: shutdown`).
-const FOR_POWER: [(&str, Purpose); 2] =
-    [("VirtualMachine.Interact.PowerOff", Purpose::Power), ("VirtualMachine.Interact.PowerOn", Purpose::Power)];
+const FOR_POWER: [(&str, Purpose); 2] = [
+    ("VirtualMachine.Interact.PowerOff", Purpose::Power),
+    ("VirtualMachine.Interact.PowerOn", Purpose::Power),
+];
 /// Where it is to be changed afterwards (`after`).
 const FOR_AFTER: [(&str, Purpose); 4] = [
     ("VirtualMachine.Config.EditDevice", Purpose::GiveWay),

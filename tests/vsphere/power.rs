@@ -98,7 +98,11 @@ fn without_the_hosts_consent_nobody_is_even_asked() {
     daemon.start();
     daemon.drop_file("web.yaml", manifest(&vcenter, ""));
     let error = error_of(&daemon);
-    assert_eq!((&error["kind"], &error["field"]), (&json!("manifest"), &json!("source.vsphere.power")), "{error}");
+    assert_eq!(
+        (&error["kind"], &error["field"]),
+        (&json!("manifest"), &json!("source.vsphere.power")),
+        "{error}"
+    );
     assert!(error["suggestion"].as_str().unwrap().contains("sources.allow_shutdown: true"), "{error}");
     assert!(vcenter.requests().is_empty() && runs(&vcenter, "web"));
 }
@@ -184,7 +188,11 @@ fn a_source_is_not_shut_down_outside_its_window() {
     let (mut daemon, vcenter, _) = site(ALLOWED, &json!({}));
     daemon.start();
     // Three days ahead, whatever day it is.
-    let day = (std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() / 86_400 + 3 + 3) % 7;
+    let day = (std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+        / 86_400
+        + 3
+        + 3)
+        % 7;
     let day = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"][usize::try_from(day).unwrap()];
     let batch = json!({
         "batch_version": "1.0",
@@ -207,22 +215,43 @@ fn a_source_is_not_shut_down_outside_its_window() {
 fn a_source_that_has_moved_gives_way_and_is_given_back_as_it_was() {
     let (mut daemon, vcenter, _) = site(ALLOWED, &json!({}));
     daemon.start();
-    let after = ", after: {disconnect_nics: true, annotate: true, disable_autostart: true, rename_suffix: -migrated}";
+    let after =
+        ", after: {disconnect_nics: true, annotate: true, disable_autostart: true, rename_suffix: -migrated}";
     let before = vcenter.look("web");
-    assert_eq!((&before["autostart"], &before["cards"][0]["starts"]), (&json!("powerOn"), &json!(true)), "{before}");
+    assert_eq!(
+        (&before["autostart"], &before["cards"][0]["starts"]),
+        (&json!("powerOn"), &json!(true)),
+        "{before}"
+    );
     daemon.drop_file("web.yaml", manifest(&vcenter, after));
     completed(&daemon);
     let moved = vcenter.look("web-migrated");
     let notes = moved["notes"].as_str().unwrap();
-    assert!(notes.starts_with("of the shop\nhyper2kvm: moved ") && notes.contains("by web/web (job 1)"), "{notes}");
-    assert_eq!((&moved["autostart"], &moved["cards"][0]["starts"]), (&json!("none"), &json!(false)), "{moved}");
+    assert!(
+        notes.starts_with("of the shop\nhyper2kvm: moved ") && notes.contains("by web/web (job 1)"),
+        "{notes}"
+    );
+    assert_eq!(
+        (&moved["autostart"], &moved["cards"][0]["starts"]),
+        (&json!("none"), &json!(false)),
+        "{moved}"
+    );
     let report = report_of(&daemon);
-    let done: Vec<&str> = report["acts"].as_array().unwrap().iter().map(|act| act["act"].as_str().unwrap()).collect();
-    assert_eq!(done, ["shut_down", "annotated", "nics_disconnected", "autostart_disabled", "renamed"], "{report}");
+    let done: Vec<&str> =
+        report["acts"].as_array().unwrap().iter().map(|act| act["act"].as_str().unwrap()).collect();
+    assert_eq!(
+        done,
+        ["shut_down", "annotated", "nics_disconnected", "autostart_disabled", "renamed"],
+        "{report}"
+    );
     assert!(report["acts"].as_array().unwrap().iter().all(|act| act["state"] == "done"), "{report}");
 
     let planned = daemon.client(&["rollback", "web", "--dry-run"]);
-    assert_eq!((&planned["done"], planned["steps"].as_array().unwrap().len()), (&json!(false), 5), "{planned}");
+    assert_eq!(
+        (&planned["done"], planned["steps"].as_array().unwrap().len()),
+        (&json!(false), 5),
+        "{planned}"
+    );
     assert_eq!(planned["steps"][0], "the source is called web again, and not web-migrated");
     assert_eq!(planned["steps"][4], "the source is started");
     let unsaid = daemon.run_client(&["rollback", "web"]);
@@ -245,7 +274,9 @@ fn a_rollback_that_was_asked_for_survives_a_server_that_is_away_and_a_kill() {
     daemon.start();
     daemon.drop_file("web.yaml", manifest(&vcenter, ", after: {annotate: true}"));
     completed(&daemon);
-    vcenter.fault(&json!({ "on": "sdk", "named": "PowerOnVM_Task", "times": 1000, "kind": "status", "status": 403 }));
+    vcenter.fault(
+        &json!({ "on": "sdk", "named": "PowerOnVM_Task", "times": 1000, "kind": "status", "status": 403 }),
+    );
     let failed = daemon.run_client(&["rollback", "web", "--yes"]);
     let told = String::from_utf8_lossy(&failed.stderr).into_owned();
     assert!(failed.status.code() == Some(1) && told.contains("not given back yet"), "{told}");
@@ -260,11 +291,16 @@ fn a_rollback_that_was_asked_for_survives_a_server_that_is_away_and_a_kill() {
 fn a_change_that_cannot_be_made_is_a_warning_and_made_later() {
     let (mut daemon, vcenter, _) = site(ALLOWED, &json!({}));
     daemon.start();
-    vcenter.fault(&json!({ "on": "sdk", "named": "ReconfigVM_Task", "times": 1, "kind": "status", "status": 403 }));
+    vcenter.fault(
+        &json!({ "on": "sdk", "named": "ReconfigVM_Task", "times": 1, "kind": "status", "status": 403 }),
+    );
     daemon.drop_file("web.yaml", manifest(&vcenter, ", after: {annotate: true}"));
     completed(&daemon);
     let report = report_of(&daemon);
-    assert!(report["warnings"].to_string().contains("the source was not changed as it was to be"), "{report}");
+    assert!(
+        report["warnings"].to_string().contains("the source was not changed as it was to be"),
+        "{report}"
+    );
     wait_for("it to be noted", || {
         vcenter.look("web")["notes"].as_str().unwrap().contains("hyper2kvm: moved").then_some(())
     });

@@ -39,7 +39,8 @@ pub(super) fn after(vsphere: &VsphereSource) -> PlannedAfter {
 pub(super) fn check(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Result<()> {
     let vsphere = manifest.source.as_ref().and_then(|source| source.vsphere.as_deref());
     let Some(vsphere) = vsphere.filter(|_| manifest.disks.is_none()) else { return Ok(()) };
-    let error = |kind: Kind, key: &str, cause: String| tree.error(kind, &format!("source.vsphere.{key}"), cause);
+    let error =
+        |kind: Kind, key: &str, cause: String| tree.error(kind, &format!("source.vsphere.{key}"), cause);
     if vsphere.power == Some(VspherePower::Shutdown) {
         if !settings.sources.allow_shutdown {
             return Err(error(
@@ -58,17 +59,27 @@ pub(super) fn check(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Re
             ("shutdown_timeout_s", vsphere.shutdown_timeout_s.is_some()),
             ("force_off", vsphere.force_off == Some(true)),
         ];
-        if let Some((key, _)) = belongs.iter().find(|(_, said)| *said).filter(|_| vsphere.mode != Some(VsphereMode::Warm)) {
-            return Err(error(Kind::Manifest, key, "nothing is shut down to which this would belong".to_owned())
-                .advice("write `power: shutdown`, or leave it out"));
+        if let Some((key, _)) =
+            belongs.iter().find(|(_, said)| *said).filter(|_| vsphere.mode != Some(VsphereMode::Warm))
+        {
+            return Err(error(
+                Kind::Manifest,
+                key,
+                "nothing is shut down to which this would belong".to_owned(),
+            )
+            .advice("write `power: shutdown`, or leave it out"));
         }
     }
-    if let Some(seconds) = vsphere.shutdown_timeout_s.filter(|seconds| !(1.0..=LONGEST_S).contains(&seconds.0)) {
+    if let Some(seconds) =
+        vsphere.shutdown_timeout_s.filter(|seconds| !(1.0..=LONGEST_S).contains(&seconds.0))
+    {
         let cause = format!("a guest is given {} s to shut down", seconds.0);
         return Err(error(Kind::Manifest, "shutdown_timeout_s", cause).advice("between 1 s and a day"));
     }
     let suffix = vsphere.after.as_ref().and_then(|after| after.rename_suffix.as_ref());
-    if let Some(suffix) = suffix.filter(|suffix| suffix.as_str().is_empty() || suffix.as_str().len() > MOST_NAME / 2) {
+    if let Some(suffix) =
+        suffix.filter(|suffix| suffix.as_str().is_empty() || suffix.as_str().len() > MOST_NAME / 2)
+    {
         let cause = format!("`{}` cannot stand behind a name", suffix.as_str());
         return Err(error(Kind::Manifest, "after.rename_suffix", cause)
             .advice(format!("1 to {} characters, as `-migrated`", MOST_NAME / 2)));
@@ -86,7 +97,9 @@ pub fn in_words(plan: &Plan) -> Vec<String> {
             true => format!("; its power is CUT if it has not within {timeout_s:.0} s"),
             false => format!(", within {timeout_s:.0} s"),
         };
-        lines.push(format!("the source is SHUT DOWN before it is copied if it runs{forced}, and stays off afterwards"));
+        lines.push(format!(
+            "the source is SHUT DOWN before it is copied if it runs{forced}, and stays off afterwards"
+        ));
     }
     let PlannedAfter { disconnect_nics, annotate, disable_autostart, rename_suffix } = &remote.after;
     let suffix = rename_suffix.as_ref().map(|suffix| format!("is renamed (`{suffix}` behind its name)"));
@@ -98,7 +111,10 @@ pub fn in_words(plan: &Plan) -> Vec<String> {
     ];
     let after: Vec<String> = after.into_iter().flatten().collect();
     if !after.is_empty() {
-        lines.push(format!("when all is done the source {}; `hyper2kvm rollback` undoes that", after.join(", ")));
+        lines.push(format!(
+            "when all is done the source {}; `hyper2kvm rollback` undoes that",
+            after.join(", ")
+        ));
     }
     lines
 }

@@ -45,9 +45,12 @@ impl Source {
         self.facts = facts::facts(&self.machine);
         match plan.has_the_disks_of(&self.facts) {
             true => Ok(self),
-            false => Err(Error::new(Kind::Source, format!("the disks of {} are others since it went off", self.machine.path))
-                .rule(CHANGED_RULE)
-                .advice("leave the VM alone while it is converted, then `hyper2kvm retry`")),
+            false => Err(Error::new(
+                Kind::Source,
+                format!("the disks of {} are others since it went off", self.machine.path),
+            )
+            .rule(CHANGED_RULE)
+            .advice("leave the VM alone while it is converted, then `hyper2kvm retry`")),
         }
     }
 
@@ -69,28 +72,27 @@ pub(in crate::pipeline) fn foreseen(
     act: &ActKind,
     suffix: Option<&str>,
 ) -> Result<Option<ActKind>> {
+    if !act.is_unseen() {
+        return Ok(Some(act.clone()));
+    }
     let now: Machine = machine::machine(client, vm)?;
     Ok(match act {
-        ActKind::NicsDisconnected { keys } if keys.is_empty() => {
+        ActKind::NicsDisconnected { .. } => {
             let keys = giving_way::linked(&now);
             (!keys.is_empty()).then_some(ActKind::NicsDisconnected { keys })
         }
-        ActKind::Annotated { before } if before.is_empty() => {
-            let before = giving_way::notes_before(&now);
-            Some(ActKind::Annotated { before })
+        ActKind::Annotated { .. } => Some(ActKind::Annotated { before: giving_way::notes_before(&now) }),
+        ActKind::AutostartDisabled { .. } => {
+            let known = giving_way::autostart(client, vm)?.map(|known| serde_json::to_string(&known));
+            let before = known.transpose().map_err(|error| {
+                Error::internal(format!("how a machine is started cannot be written down: {error}"))
+            })?;
+            before.map(|before| ActKind::AutostartDisabled { before })
         }
-        ActKind::AutostartDisabled { before } if before.is_empty() => {
-            let known = giving_way::autostart(client, vm)?;
-            known
-                .map(|known| serde_json::to_string(&known))
-                .transpose()
-                .map_err(|error| Error::internal(format!("how a machine is started cannot be written down: {error}")))?
-                .map(|before| ActKind::AutostartDisabled { before })
+        ActKind::Renamed { .. } => {
+            let after = suffix.map(|suffix| format!("{}{suffix}", now.name));
+            after.map(|after| ActKind::Renamed { before: now.name, after })
         }
-        ActKind::Renamed { before, .. } if before.is_empty() => suffix.map(|suffix| ActKind::Renamed {
-            before: now.name.clone(),
-            after: format!("{}{suffix}", now.name),
-        }),
         known => Some(known.clone()),
     })
 }
@@ -106,8 +108,10 @@ pub(in crate::pipeline) fn change(client: &Client, vm: &VmRef, act: &ActKind, no
         ActKind::Renamed { before, after } => match machine::machine(client, vm)?.name {
             name if name == *before => giving_way::rename(client, vm, after),
             name if name == *after => Ok(()),
-            name => Err(Error::new(Kind::Source, format!("it is called `{name}` by now, and was `{before}`"))
-                .advice("somebody has renamed it: nothing is changed")),
+            name => {
+                Err(Error::new(Kind::Source, format!("it is called `{name}` by now, and was `{before}`"))
+                    .advice("somebody has renamed it: nothing is changed"))
+            }
         },
         ActKind::ShutDown { .. } | ActKind::ChangeTracking | ActKind::Snapshot { .. } => Ok(()),
     }

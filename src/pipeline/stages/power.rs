@@ -23,7 +23,9 @@ use crate::vsphere::power::WentOff;
 
 /// The source, off, if it is to be shut down; else as it is.
 pub(super) fn off(job: &mut Job<'_>, source: Source) -> Result<Source> {
-    let Some(planned) = job.plan.remote.as_ref().and_then(|remote| remote.shutdown) else { return Ok(source) };
+    let Some(planned) = job.plan.remote.as_ref().and_then(|remote| remote.shutdown) else {
+        return Ok(source);
+    };
     let known = job.checkpoint.acts.shut_down().map(|(number, act)| (number, act.state));
     if source.is_off() {
         // It went off after the attempt before had died.
@@ -129,7 +131,8 @@ fn shut_down(
         WentOff::ByItself | WentOff::Forced => {
             let forced = went == WentOff::Forced;
             if forced {
-                let text = format!("the power of {} was CUT: its guest did not shut down", source.machine.name);
+                let text =
+                    format!("the power of {} was CUT: its guest did not shut down", source.machine.name);
                 job.warn(Stage::Load, text);
             }
             acts::done(job, number, ActKind::ShutDown { forced })?;

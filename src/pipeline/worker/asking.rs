@@ -24,12 +24,7 @@ pub(super) fn rules(order: &WorkOrder, access: &Access) -> Rules {
     if order.settle.is_some() && order.plan.libvirt.is_some() {
         read.extend(libvirt::needed());
     }
-    Rules {
-        read,
-        required: order.limits.sandbox_required,
-        network: true,
-        ..Rules::default()
-    }
+    Rules { read, required: order.limits.sandbox_required, network: true, ..Rules::default() }
 }
 
 /// Asks.

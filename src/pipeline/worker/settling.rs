@@ -7,8 +7,8 @@ use crate::disk::{Control, Interruption};
 use crate::model::acts::Acts;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::protocol::{RemoteLimits, Settle, WorkOrder, WorkerEvent, WorkerOutcome};
-use crate::pipeline::remote::Access;
 use crate::model::remote::PlannedRemote;
+use crate::pipeline::remote::Access;
 use crate::pipeline::remote::acts::{self, Book};
 use crate::pipeline::{giving_way, handover};
 
@@ -34,7 +34,9 @@ impl Book for Told<'_> {
 
 /// Sees to it that a source which is started again is the only one of its kind.
 fn make_room(order: &WorkOrder, settle: Settle) -> Result<()> {
-    let Some(planned) = order.plan.libvirt.as_ref().filter(|_| order.acts.is_shut_down()) else { return Ok(()) };
+    let Some(planned) = order.plan.libvirt.as_ref().filter(|_| order.acts.is_shut_down()) else {
+        return Ok(());
+    };
     let of = (order.batch_id.as_str(), order.plan.vm_id.as_str());
     match settle {
         Settle::Succeeded => Ok(()),

@@ -12,7 +12,10 @@ use axum::http::{HeaderName, StatusCode};
 
 use super::ControlContext;
 use super::answer::{Answer, Refused, read_body, within};
-use crate::model::api::{Acted, CancelRequest, Checked, DrainRequest, JobDetails, JobFilter, JobList, JobView, PriorityRequest, PruneRequest, Pruned, RetryRequest, RollbackRequest, RolledBack, Said, Stats, SubmitRequest};
+use crate::model::api::{
+    Acted, CancelRequest, Checked, DrainRequest, JobDetails, JobFilter, JobList, JobView, PriorityRequest,
+    PruneRequest, Pruned, RetryRequest, RollbackRequest, RolledBack, Said, Stats, SubmitRequest,
+};
 use crate::model::job::JobState;
 use crate::model::progress::{BatchProgress, Status};
 use crate::service::command::Command;

@@ -33,7 +33,9 @@ struct Watched {
 impl Windows {
     /// A batch is there; what its window gates is nothing of ours unless it is the start of jobs or that sources are shut down.
     pub(super) fn watch(&mut self, now: f64, batch: BatchKey, window: Option<&Window>) {
-        let Some(window) = window.filter(|window| window.gates_start() || window.gates_shutdown()) else { return };
+        let Some(window) = window.filter(|window| window.gates_start() || window.gates_shutdown()) else {
+            return;
+        };
         // One that is known is looked at with the others, so that its jobs hear of what has changed.
         if !self.of.contains_key(&batch) {
             let mut watched = Watched { window: window.clone(), closed: None };
