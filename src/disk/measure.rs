@@ -28,6 +28,8 @@ pub struct Measure {
     pub required_bytes: u64,
     /// Bytes that have to be copied: what progress counts.
     pub bytes_to_copy: u64,
+    /// Bytes that hold data: what is read, whatever is written.
+    pub data_bytes: u64,
 }
 
 /// See [`Engine::measure`].
@@ -54,7 +56,7 @@ pub(crate) fn run(
     };
     let is_written_whole = target.format == OutputFormat::Raw && target.preallocation == Preallocation::Full;
     let bytes_to_copy = if is_written_whole { size } else { data };
-    Ok(Measure { required_bytes: content.saturating_add(tables), bytes_to_copy })
+    Ok(Measure { required_bytes: content.saturating_add(tables), bytes_to_copy, data_bytes: data })
 }
 
 /// What lies where, counted as it is told in order.

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::acts::Acts;
 use super::error::{Error, Kind};
 use super::job::{BatchState, JobState, Stage, WaitReason};
 use super::parse::MAX_COMPLAINTS;
@@ -88,6 +89,9 @@ pub struct JobDetails {
     pub log: Option<String>,
     /// What it failed with, whole.
     pub failure: Option<serde_json::Value>,
+    /// What was done at its source, and what of it was undone.
+    #[serde(default, skip_serializing_if = "Acts::is_empty")]
+    pub acts: Acts,
     /// What happened to it.
     pub events: Vec<JobEvent>,
 }

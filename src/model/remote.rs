@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::facts::Facts;
-use super::manifest::{VsphereMode, VsphereTransport};
+use super::manifest::{SnapshotQuiesce, VsphereMode, VsphereTransport};
 use super::plan::Plan;
 use super::planner::Submission;
 use super::thumbprint::Thumbprint;
@@ -66,6 +66,12 @@ pub struct PlannedRemote {
     /// What is changed there once its result has taken its place.
     #[serde(default, skip_serializing_if = "PlannedAfter::is_nothing")]
     pub after: PlannedAfter,
+    /// How snapshots of it are made, if it runs meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<PlannedSnapshot>,
+    /// Whether the result's cards have no link, because its source runs on with the same addresses.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub isolated: bool,
     /// Which it is there, once it was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<FoundVm>,
@@ -104,6 +110,19 @@ impl PlannedAfter {
     pub fn is_nothing(&self) -> bool {
         *self == PlannedAfter::default()
     }
+}
+
+/// How snapshots are made.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PlannedSnapshot {
+    /// Whether the guest stands still.
+    pub quiesce: SnapshotQuiesce,
+    /// None is made where less than so many hundredths of a datastore are free.
+    pub min_free: u8,
+    /// The copy is given up where it falls below so many.
+    pub abort_free: u8,
+    /// It is removed after so many seconds.
+    pub max_age_s: f64,
 }
 
 /// Which VM is meant.

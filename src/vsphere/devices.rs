@@ -237,7 +237,7 @@ fn disk(node: Node<'_, '_>, buses: &HashMap<i32, Bus>) -> Result<VmDisk> {
         ..VmDisk::default()
     };
     let Some(backing) = soap::child(node, "backing") else { return Ok(found) };
-    let own = layer(backing, MOST_LAYERS)?;
+    let own = layer(backing, "", MOST_LAYERS)?;
     found.backing = own.backing;
     found.datastore = own.datastore;
     found.path = own.path;
@@ -253,15 +253,17 @@ fn disk(node: Node<'_, '_>, buses: &HashMap<i32, Bus>) -> Result<VmDisk> {
     Ok(found)
 }
 
-fn layer(node: Node<'_, '_>, left: usize) -> Result<Layer> {
+/// A file, with what lies below it. That is of its own type, unless it says another.
+fn layer(node: Node<'_, '_>, above: &str, left: usize) -> Result<Layer> {
     if left == 0 {
         return Err(soap::odd("the server", &format!("a disk of more than {MOST_LAYERS} layers")));
     }
     let owned = |name: &str| soap::text(node, name).filter(|text| !text.is_empty()).map(str::to_owned);
     let path = owned("fileName").unwrap_or_default();
-    let parent = soap::child(node, "parent").map(|parent| layer(parent, left - 1)).transpose()?;
+    let kind = soap::type_of(node).unwrap_or(above);
+    let parent = soap::child(node, "parent").map(|parent| layer(parent, kind, left - 1)).transpose()?;
     Ok(Layer {
-        backing: BackingKind::of(soap::type_of(node).unwrap_or_default()),
+        backing: BackingKind::of(kind),
         datastore: datastore_of(&path).unwrap_or_default().to_owned(),
         path,
         change_id: owned("changeId"),

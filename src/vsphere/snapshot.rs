@@ -6,9 +6,11 @@
 use serde::Serialize;
 
 use super::client::Client;
+use super::devices::{self, VmDisk};
 use super::failure;
 use super::inventory::{Power, VmRef};
 use super::machine::{Machine, Snapshot, machine};
+use super::property::{self, Wanted};
 use super::soap::{self, Call, Failure, MoRef};
 use super::task;
 use crate::model::element::Element;
@@ -138,6 +140,23 @@ pub fn remove_all_called(client: &Client, vm: &VmRef, name: &str, told: &mut dyn
         }
     }
     Ok(())
+}
+
+/// The disks of a machine as they were when a snapshot was made: each with its change id of that moment, where changes are tracked.
+pub fn disks(client: &Client, snapshot: &str) -> Result<Vec<VmDisk>> {
+    const HARDWARE: Wanted = Wanted { kind: "VirtualMachineSnapshot", paths: &["config.hardware"] };
+    let what = format!("cannot look at the snapshot {snapshot} of {}", client.host());
+    let object = MoRef::new("VirtualMachineSnapshot", snapshot);
+    let mut disks = None;
+    property::of_objects(client, &[object], &[HARDWARE], |found| {
+        disks = found.get("config.hardware").map(devices::devices).transpose()?.map(|found| found.disks);
+        Ok(())
+    })
+    .map_err(|failure| failure::told(&what, failure))?;
+    disks.ok_or_else(|| {
+        Error::new(Kind::Source, format!("{what}: nothing is told of its disks"))
+            .advice("see which there are: `hyper2kvm vsphere snapshot list`")
+    })
 }
 
 /// All of a tree, each with how deep it hangs.

@@ -254,6 +254,7 @@ const ELSEWHERE: [&str; 41] = [
     "source.encrypted",
     "source.no_disks",
     "source.changed",
+    "source.snapshot",
     "source.not_asked",
 ];
 

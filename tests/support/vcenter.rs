@@ -189,6 +189,40 @@ impl Vcenter {
         serde_json::from_str(&told).unwrap_or_else(|_| panic!("{vm}: {told}"))
     }
 
+    /// The guest of a machine that runs writes to one of its disks, counted from 0.
+    pub fn guest_writes(&self, vm: &str, disk: usize, offset: u64, bytes: &[u8]) {
+        let mut data = tempfile::NamedTempFile::new_in(self.at.path()).unwrap();
+        data.write_all(bytes).unwrap();
+        self.done(&json!({ "write": { "vm": vm, "disk": disk, "offset": offset, "file": data.path() } }));
+    }
+
+    /// What the guest sees of one of its disks now.
+    pub fn disk_now(&self, vm: &str, disk: usize) -> Vec<u8> {
+        self.disk_as_of(vm, disk, "")
+    }
+
+    /// What it saw when this snapshot was made: `snapshot-42`.
+    pub fn disk_as_of(&self, vm: &str, disk: usize, snapshot: &str) -> Vec<u8> {
+        let file = tempfile::NamedTempFile::new_in(self.at.path()).unwrap();
+        self.done(&json!({ "now": { "vm": vm, "disk": disk, "file": file.path(), "snapshot": snapshot } }));
+        fs::read(file.path()).unwrap()
+    }
+
+    /// What is known of the changes of a machine's disks is lost, as after a crash of its host.
+    pub fn reset_tracking(&self, vm: &str) {
+        self.done(&json!({ "reset_tracking": vm }));
+    }
+
+    /// Which areas of a disk are in use is told from now on as it is (``), as of a disk on NFS (`whole`: all of it), or not at all (`refused`).
+    pub fn areas(&self, answers: &str) {
+        self.done(&json!({ "areas": answers }));
+    }
+
+    /// So many hundredths of a datastore are free from now on.
+    pub fn free(&self, datastore: &str, percent: u8) {
+        self.done(&json!({ "room": { "datastore": datastore, "percent": percent } }));
+    }
+
     /// What was asked so far.
     pub fn requests(&self) -> Vec<Request> {
         let text = fs::read_to_string(self.ready["log"].as_str().unwrap()).unwrap();

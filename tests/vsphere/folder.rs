@@ -102,7 +102,7 @@ impl Site {
     }
 }
 
-fn connect(address: &str, vcenter: &Vcenter, control: &Control) -> Result<Client> {
+pub(super) fn connect(address: &str, vcenter: &Vcenter, control: &Control) -> Result<Client> {
     let (host, port) = address.rsplit_once(':').unwrap();
     let endpoint = Endpoint {
         host: host.to_owned(),
@@ -120,7 +120,7 @@ fn connect(address: &str, vcenter: &Vcenter, control: &Control) -> Result<Client
     Client::connect(&endpoint, &login, &patience, control)
 }
 
-fn machine_of(client: &Client) -> Machine {
+pub(super) fn machine_of(client: &Client) -> Machine {
     let wanted = Wanted::Name("web".to_owned());
     let found = inventory::find(client, &wanted, &Filters::default()).unwrap();
     machine::machine(client, &found.reference()).unwrap()

@@ -6,8 +6,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod areas;
 mod bed;
 mod client;
+mod clones;
 mod commands;
 mod download;
 mod exports;
@@ -15,5 +17,6 @@ mod folder;
 mod jobs;
 mod power;
 mod repairs;
+mod snapshots;
 mod streams;
 mod transfers;

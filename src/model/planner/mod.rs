@@ -30,6 +30,7 @@ mod power;
 mod profiles;
 mod remote;
 mod setup;
+mod snapshots;
 mod written;
 
 use std::collections::BTreeMap;

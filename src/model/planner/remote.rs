@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::check::{self, Looks, refuse_fixed, unsupported};
 use super::effective::{DEFAULT, Effective, MANIFEST, SOURCE, forget_other_unit, layers};
-use super::{Submission, VmSubmission, build, mapping, power};
+use super::{Submission, VmSubmission, build, mapping, power, snapshots};
 use crate::model::config::{CredentialSettings, Settings};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::{Facts, FoundDisk};
@@ -64,7 +64,7 @@ pub(super) fn planned(
         datacenter: text(&vsphere.datacenter),
         datastore: text(&vsphere.datastore),
         folder: text(&vsphere.folder),
-        mode: VsphereMode::Cold,
+        mode: vsphere.mode.unwrap_or(VsphereMode::Cold),
         transport: match vsphere.transport {
             Some(VsphereTransport::Nfc) => VsphereTransport::Nfc,
             _ => VsphereTransport::Https,
@@ -72,6 +72,8 @@ pub(super) fn planned(
         connections: whole(vsphere.connections.map(|number| number.get())).map_or(CONNECTIONS, u32::from),
         shutdown: power::shutdown(vsphere),
         after: power::after(vsphere),
+        snapshot: snapshots::planned(vsphere),
+        isolated: vsphere.mode == Some(VsphereMode::Clone) && manifest.allow_live_clone != Some(true),
         found,
         draft,
     })
@@ -157,6 +159,7 @@ pub(super) fn check(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
             "give the SHA-256 of the certificate: `openssl x509 -noout -fingerprint -sha256` prints it",
         ));
     }
+    snapshots::check(tree, vsphere)?;
     check_features(tree, vsphere)
 }
 
@@ -233,8 +236,15 @@ fn check_features(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
     };
     match vsphere.mode.unwrap_or(VsphereMode::Cold) {
         VsphereMode::Cold => {}
+        VsphereMode::Clone if vsphere.transport == Some(VsphereTransport::Nfc) => {
+            return refuse(
+                "transport",
+                "exports of VMs that run",
+                "leave it out: a copy of a VM that runs comes over `https`",
+            );
+        }
+        VsphereMode::Clone => {}
         VsphereMode::Warm => return refuse("mode", "warm migration", off),
-        VsphereMode::Clone => return refuse("mode", "copies of VMs that run", off),
     }
     match vsphere.transport.unwrap_or(VsphereTransport::Auto) {
         VsphereTransport::Auto | VsphereTransport::Https | VsphereTransport::Nfc => {}
@@ -246,18 +256,12 @@ fn check_features(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
             );
         }
     }
-    for (key, asks, what) in [
-        ("snapshot", vsphere.snapshot.is_some(), "snapshots on the source"),
-        ("warm", vsphere.warm.is_some(), "warm migration"),
-    ] {
-        let node = tree.node(&format!("source.vsphere.{key}")).filter(|node| asks && node.says_something());
-        let Some(node) = node else { continue };
-        let inner =
-            node.entries().iter().find(|(_, value)| value.says_something() && value.canonical() != false);
-        let field = inner.map_or_else(|| key.to_owned(), |(inner, _)| format!("{key}.{}", inner.name));
-        return refuse(&field, what, "remove it");
-    }
-    Ok(())
+    let node = tree.node("source.vsphere.warm").filter(|node| vsphere.warm.is_some() && node.says_something());
+    let Some(node) = node else { return Ok(()) };
+    let inner =
+        node.entries().iter().find(|(_, value)| value.says_something() && value.canonical() != false);
+    let field = inner.map_or_else(|| "warm".to_owned(), |(inner, _)| format!("warm.{}", inner.name));
+    refuse(&field, "warm migration", "remove it")
 }
 
 /// The plan again, by what its VM turned out to be.

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::model::facts::{Controller, FoundNic};
 use crate::model::machine::Firmware;
+use crate::model::manifest::SnapshotQuiesce;
 use crate::model::plan::SourceFormat;
 use crate::model::planner::{BatchName, Nowhere};
-use crate::model::remote::{FoundVm, PlannedShutdown};
+use crate::model::remote::{FoundVm, PlannedShutdown, PlannedSnapshot};
 
 const HEAD: &str =
     "manifest_version: \"1.0\"\nsource:\n  vsphere:\n    host: vc.example.com\n    credential: prod\n";
@@ -156,13 +157,43 @@ fn the_draft_is_neither_shown_nor_given_to_workers() {
 }
 
 #[test]
+fn a_copy_of_a_vm_that_runs_has_snapshots_as_said_and_no_link() {
+    let read = |said: &str| plan(&format!("{HEAD}    vm_name: web\n{said}")).remote.unwrap();
+    let remote = read("    mode: clone\n");
+    let PlannedSnapshot { quiesce, min_free, abort_free, max_age_s } = remote.snapshot.unwrap();
+    assert_eq!((quiesce, min_free, abort_free, max_age_s), (SnapshotQuiesce::Try, 20, 10, 43_200.0));
+    assert!(remote.isolated && remote.mode == VsphereMode::Clone);
+    let said =
+        "    mode: clone\n    snapshot: {quiesce: yes, min_free: 30%, abort_free: 5%, max_age_s: 60}\n";
+    let PlannedSnapshot { quiesce, min_free, abort_free, max_age_s } = read(said).snapshot.unwrap();
+    assert_eq!((quiesce, min_free, abort_free, max_age_s), (SnapshotQuiesce::Yes, 30, 5, 60.0));
+    assert!(!read("    mode: clone\nallow_live_clone: true\n").isolated);
+    let cold = read("");
+    assert!(cold.snapshot.is_none() && !cold.isolated);
+}
+
+#[test]
+fn what_makes_no_sense_of_a_snapshot_is_refused_where_it_stands() {
+    for (said, field, kind) in [
+        ("snapshot: {quiesce: try}", "source.vsphere.snapshot", Kind::Manifest),
+        (
+            "mode: clone\n    snapshot: {abort_free: 30%}",
+            "source.vsphere.snapshot.abort_free",
+            Kind::Manifest,
+        ),
+        ("mode: clone\n    transport: nfc", "source.vsphere.transport", Kind::Unsupported),
+    ] {
+        let error = read(&format!("{HEAD}    vm_name: web\n    {said}\n")).unwrap_err();
+        assert_eq!((error.kind(), error.details().place.field.as_deref()), (kind, Some(field)), "{said}");
+    }
+}
+
+#[test]
 fn what_this_version_lacks_is_refused_by_its_name() {
     for (said, field) in [
         ("mode: warm", "mode"),
-        ("mode: clone", "mode"),
         ("transport: ssh", "transport"),
         ("transport: vddk", "transport"),
-        ("snapshot: {quiesce: try}", "snapshot.quiesce"),
         ("warm: {max_delta_mb: 64}", "warm.max_delta_mb"),
     ] {
         let error = read(&format!("{HEAD}    vm_name: web\n    {said}\n")).unwrap_err();
@@ -217,6 +248,8 @@ fn what_makes_no_sense_of_a_shutdown_is_refused() {
     for (said, field) in [
         ("shutdown_timeout_s: 60", "shutdown_timeout_s"),
         ("force_off: true", "force_off"),
+        ("mode: clone\n    power: shutdown", "power"),
+        ("mode: clone\n    after: {annotate: true}", "after"),
         ("power: shutdown\n    shutdown_timeout_s: 0.5", "shutdown_timeout_s"),
         ("power: shutdown\n    shutdown_timeout_s: 2d", "shutdown_timeout_s"),
         ("after: {rename_suffix: 0123456789012345678901234567890123456789x}", "after.rename_suffix"),

@@ -52,8 +52,17 @@ pub(in crate::pipeline) use steps::{is_there, stop};
 /// What is to be handed over of a result with this report; none where libvirt is told nothing.
 pub(super) fn due(plan: &Plan, report: &Report) -> Option<Handover> {
     let planned = plan.libvirt.clone()?;
-    let held_back = not_proved(&planned, report);
+    let held_back = runs_on(plan, &planned).or_else(|| not_proved(&planned, report));
     Some(Handover::new(planned, held_back))
+}
+
+/// Why a machine that is wanted to run may not: what it is a copy of runs on, with the same addresses.
+fn runs_on(plan: &Plan, planned: &PlannedLibvirt) -> Option<String> {
+    let is_isolated = plan.remote.as_ref().is_some_and(|remote| remote.isolated);
+    ((planned.start || planned.autostart) && is_isolated).then(|| {
+        "the machine is defined with its cards unplugged, and neither started nor set to start with the host: it is a copy of one that runs (`allow_live_clone: true` says that both may)"
+            .to_owned()
+    })
 }
 
 /// Why a machine that is wanted to run may not: its boot test ended without an answer. One that is off was switched off by somebody.

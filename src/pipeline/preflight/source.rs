@@ -4,7 +4,7 @@
 
 use super::{Scene, Validator};
 use crate::model::error::{Error, Kind};
-use crate::model::manifest::VsphereTransport;
+use crate::model::manifest::{VsphereMode, VsphereTransport};
 use crate::model::validation::Findings;
 use crate::vsphere::inventory::Power;
 use crate::vsphere::machine::Machine;
@@ -23,20 +23,35 @@ impl Validator for Source {
     fn look(&self, scene: &Scene<'_>, findings: &mut Findings) {
         let Some(remote) = &scene.plan.remote else { return };
         let is_exported = remote.transport == VsphereTransport::Nfc;
+        let runs_on = remote.mode == VsphereMode::Clone;
         if let Some(machine) = scene.machine {
-            look_at(machine, is_exported, remote.shutdown.is_some(), findings);
+            look_at(machine, (is_exported, runs_on, remote.shutdown.is_some()), findings);
         }
     }
 }
 
-/// A host that exports a VM reads through its snapshots; one that runs may be on its way to being shut down.
-fn look_at(machine: &Machine, is_exported: bool, is_shut_down: bool, findings: &mut Findings) {
+/// A host that exports a VM reads through its snapshots; one that runs on is read as of a snapshot of ours; and one that runs may be on its way to
+/// being shut down.
+fn look_at(
+    machine: &Machine,
+    (is_exported, runs_on, is_shut_down): (bool, bool, bool),
+    findings: &mut Findings,
+) {
     let about = Some(machine.path.as_str());
     let mut found = |rule: &str, cause: String, advice: &str| {
         findings.error(rule, about, Error::new(Kind::Source, cause).rule(rule).advice(advice));
     };
     match machine.power {
         Power::Off => {}
+        Power::On if runs_on => {
+            if let Some(disk) = machine.disks.iter().find(|disk| disk.independent) {
+                found(
+                    "source.running",
+                    format!("snapshots leave out `{}`, which the VM writes to", disk.label),
+                    "make it a dependent disk in vSphere, or shut the VM down and say `mode: cold`",
+                );
+            }
+        }
         // That is the last thing before its first byte is read.
         Power::On if is_shut_down => {}
         Power::Suspended => found(
@@ -48,14 +63,14 @@ fn look_at(machine: &Machine, is_exported: bool, is_shut_down: bool, findings: &
         power @ (Power::On | Power::Unknown) => found(
             "source.running",
             format!("the VM is to be off, and its power is {}", power.name()),
-            "shut it down, then `hyper2kvm retry`",
+            "shut it down, then `hyper2kvm retry`; `mode: clone` copies it while it runs",
         ),
     }
     if !is_exported && !machine.snapshots.is_empty() {
         found(
             "source.snapshots",
             format!("the VM has snapshots, the first is `{}`", machine.snapshots[0].name),
-            "delete them (that keeps the newest state), or have the VM exported as it is now (`transport: nfc`)",
+            "delete them (that keeps the newest state; those that hyper2kvm left: `hyper2kvm vsphere snapshot remove --orphans`), or have the VM exported as it is now (`transport: nfc`)",
         );
     } else if let Some(disk) = machine.disks.iter().find(|disk| !is_exported && disk.parent.is_some()) {
         found(
@@ -84,6 +99,7 @@ fn look_at(machine: &Machine, is_exported: bool, is_shut_down: bool, findings: &
 mod tests {
     use super::*;
     use crate::model::validation::Weights;
+    use crate::vsphere::devices::VmDisk;
     use crate::vsphere::machine::Snapshot;
 
     fn broken(machine: &Machine) -> Vec<String> {
@@ -92,13 +108,28 @@ mod tests {
 
     fn broken_by(machine: &Machine, is_exported: bool) -> Vec<String> {
         let mut findings = Findings::new(Weights::new());
-        look_at(machine, is_exported, false, &mut findings);
+        look_at(machine, (is_exported, false, false), &mut findings);
         findings.found().iter().map(|raised| raised.finding.rule.clone()).collect()
     }
 
     #[test]
     fn a_vm_that_is_off_and_alone_breaks_no_rule() {
         assert!(broken(&Machine { power: Power::Off, ..Machine::default() }).is_empty());
+    }
+
+    #[test]
+    fn a_vm_that_runs_on_may_be_copied_if_a_snapshot_holds_all_of_it() {
+        let rules = |machine: &Machine| {
+            let mut findings = Findings::new(Weights::new());
+            look_at(machine, (false, true, false), &mut findings);
+            findings.found().iter().map(|raised| raised.finding.rule.clone()).collect::<Vec<String>>()
+        };
+        let mut machine = Machine { power: Power::On, disks: vec![VmDisk::default()], ..Machine::default() };
+        assert!(rules(&machine).is_empty());
+        machine.disks[0].independent = true;
+        assert_eq!(rules(&machine), ["source.running"]);
+        machine.power = Power::Suspended;
+        assert_eq!(rules(&machine), ["source.running"]);
     }
 
     #[test]
@@ -118,7 +149,7 @@ mod tests {
         assert_eq!(broken_by(&machine, true), ["source.running", "source.consolidation", "source.encrypted"]);
         for (power, is_broken) in [(Power::On, false), (Power::Suspended, true), (Power::Unknown, true)] {
             let mut findings = Findings::new(Weights::new());
-            look_at(&Machine { power, ..Machine::default() }, false, true, &mut findings);
+            look_at(&Machine { power, ..Machine::default() }, (false, false, true), &mut findings);
             assert_eq!(!findings.found().is_empty(), is_broken, "to be shut down: {power:?}");
         }
         for power in [Power::Suspended, Power::Unknown] {

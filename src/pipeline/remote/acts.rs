@@ -129,6 +129,8 @@ impl Job<'_> {
         let (place, plan, order) = (self.place, self.plan, self.order);
         let (Some(access), Some(remote)) = (&place.access, plan.remote.as_deref()) else { return };
         let from = (access, remote, &order.limits.remote);
+        // It would see that the snapshot is gone.
+        self.watch = None;
         // Where the machine that was made of it may run, there would be two.
         let is_off = self.checkpoint.acts.is_shut_down();
         let succeeded = succeeded || (is_off && handover::target_has_run(self));

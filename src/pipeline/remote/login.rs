@@ -117,6 +117,8 @@ mod tests {
             connections: 4,
             shutdown: None,
             after: PlannedAfter::default(),
+            snapshot: None,
+            isolated: false,
             found: None,
             draft: None,
         }

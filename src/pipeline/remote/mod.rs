@@ -10,11 +10,13 @@
 pub(super) mod acts;
 mod login;
 pub(super) mod power;
+pub(super) mod snapshots;
 
 use std::sync::{Arc, OnceLock};
 
 pub(super) use login::Access;
 
+use self::snapshots::Standing;
 use crate::disk::{Control, SourceDisk};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::Facts;
@@ -22,10 +24,12 @@ use crate::model::manifest::VsphereTransport;
 use crate::model::plan::{Plan, PlannedDisk};
 use crate::model::protocol::RemoteLimits;
 use crate::model::remote::{CHANGED_RULE, Description, FoundVm, PlannedRemote, WantedVm};
+use crate::vsphere::devices::{Layer, VmDisk};
+use crate::vsphere::folder::AsOf;
 use crate::vsphere::inventory::{self, Filters, Power, VmRef, Wanted};
 use crate::vsphere::machine::{self, Machine};
 use crate::vsphere::nfc::Export;
-use crate::vsphere::{Client, Patience, facts, folder};
+use crate::vsphere::{Client, Patience, facts, folder, snapshot};
 
 /// A VM that was found.
 #[derive(Debug)]
@@ -33,6 +37,10 @@ pub(super) struct Source {
     client: Client,
     /// All that is known of it there.
     pub(super) machine: Machine,
+    /// The same, as it was before we did anything there.
+    pub(super) untouched: Machine,
+    /// The snapshot as of which it is read.
+    as_of: Option<String>,
     facts: Facts,
     transport: VsphereTransport,
     /// What it is exported through, once one of its disks was opened so.
@@ -52,7 +60,9 @@ pub(super) fn ask(
     Ok(Source {
         facts: facts::facts(&machine),
         client,
+        untouched: machine.clone(),
         machine,
+        as_of: None,
         transport: remote.transport,
         export: OnceLock::new(),
     })
@@ -100,15 +110,70 @@ impl Source {
         })
     }
 
-    /// Whether its disks hold still; else none is opened, because that is why it would fail.
+    /// Whether it is off.
     pub(super) fn is_off(&self) -> bool {
         self.machine.power == Power::Off
+    }
+
+    /// Whether its disks hold still; else none is opened, because that is why it would fail.
+    pub(super) fn holds_still(&self) -> bool {
+        self.as_of.is_some() || self.is_off()
+    }
+
+    /// Whether it is at work.
+    pub(super) fn runs(&self) -> bool {
+        self.machine.power == Power::On
+    }
+
+    fn reference(&self) -> VmRef {
+        VmRef { moref: self.machine.moref.clone() }
+    }
+
+    /// These snapshots are ours: what it is, is what it was without them.
+    pub(super) fn leave_out(&mut self, ours: &[String]) {
+        let all = snapshot::flat(&self.machine.snapshots);
+        if all.is_empty() || !all.iter().all(|(_, one)| ours.contains(&one.name)) {
+            return;
+        }
+        let mut untouched = self.machine.clone();
+        for disk in &mut untouched.disks {
+            for _ in &all {
+                let Some(below) = disk.parent.take() else { break };
+                let Layer { backing, datastore, path, change_id, content_id, parent } = *below;
+                *disk = VmDisk { backing, datastore, path, change_id, content_id, parent, ..disk.clone() };
+            }
+        }
+        untouched.snapshots.clear();
+        untouched.current_snapshot = None;
+        self.facts = facts::facts(&untouched);
+        self.untouched = untouched;
+    }
+
+    /// Nothing of ours is there any more.
+    fn is_read_as_it_is(&mut self, machine: Machine) {
+        self.facts = facts::facts(&machine);
+        self.untouched = machine.clone();
+        self.machine = machine;
+        self.as_of = None;
+    }
+
+    /// From now on its disks are read as they were then.
+    fn is_read_as_of(&mut self, machine: Machine, standing: &Standing) {
+        self.machine = machine;
+        self.as_of = Some(standing.moref.clone());
+    }
+
+    /// A disk as of the snapshot.
+    fn open_as_of(&self, snapshot: &str, disk: &VmDisk, connections: usize) -> Result<SourceDisk> {
+        let areas = folder::in_use(&self.client, &self.machine, disk, Some(snapshot))?;
+        let as_of = AsOf { snapshot: Some(snapshot.to_owned()), areas };
+        SourceDisk::remote(folder::open_as_of(&self.client, &self.machine, disk, as_of, connections)?)
     }
 
     /// One of its disks, to be read where it is.
     pub(super) fn open(&self, disk: &PlannedDisk, connections: u32) -> Result<SourceDisk> {
         let path = disk.source.to_string_lossy();
-        let Some(found) = self.machine.disks.iter().find(|found| found.path == path) else {
+        let Some(found) = self.untouched.disks.iter().find(|found| found.path == path) else {
             return Err(Error::new(Kind::Source, format!("the VM has no disk {path}"))
                 .rule(CHANGED_RULE)
                 .advice("see what it has: `hyper2kvm vsphere disks`"));
@@ -117,6 +182,10 @@ impl Source {
             return SourceDisk::remote(self.export()?.disk(found));
         }
         let connections = usize::try_from(connections).unwrap_or(1);
+        if let Some(snapshot) = &self.as_of {
+            let now = self.machine.disks.iter().find(|disk| disk.key == found.key);
+            return self.open_as_of(snapshot, now.unwrap_or(found), connections);
+        }
         SourceDisk::remote(folder::open(&self.client, &self.machine, found, connections)?)
     }
 

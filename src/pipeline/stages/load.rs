@@ -11,11 +11,13 @@ use super::{fetching, growth, guest, position, power, sums};
 use crate::disk::{Engine, FileIdentity, OpenPolicy, SourceDisk, open_source};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
+use crate::model::manifest::VsphereMode;
 use crate::model::plan::{PlannedDisk, Preallocation};
 use crate::model::protocol::WorkerEvent;
 use crate::model::validation::Findings;
 use crate::pipeline::meter::Pass;
 use crate::pipeline::preflight::{self, Fit, Scene};
+use crate::pipeline::remote::snapshots::{self, Standing, Watch};
 use crate::pipeline::remote::{self, Source};
 use crate::pipeline::worker::{Job, Opened};
 use crate::source;
@@ -30,7 +32,8 @@ const EMULATED_BOOT_BYTES: u64 = 16 << 30;
 pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     let mut findings = Findings::new(preflight::weights(job.plan, &job.order.limits));
     let engine = engine(job);
-    let remote = ask(job)?.map(|source| power::off(job, source)).transpose()?;
+    let mut remote = ask(job)?.map(|source| power::off(job, source)).transpose()?;
+    let standing = remote.as_mut().map_or(Ok(None), |source| hold_still(job, source))?;
     let sources = open_all(job, engine.as_ref().ok(), remote.as_ref())?;
     let scene = Scene {
         plan: job.plan,
@@ -38,7 +41,7 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
         launcher: &job.bench.launcher,
         control: job.control,
         sources: &sources,
-        machine: remote.as_ref().map(|remote| &remote.machine),
+        machine: remote.as_ref().map(|remote| &remote.untouched),
         no_engine: engine.as_ref().err(),
         results: Some(job.place.dirs()),
         programs: job.place.hooks.clone(),
@@ -61,8 +64,12 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
         };
         let grown = growth::seen(job, &engine, disk, &source)?;
         let content = grown.as_ref().unwrap_or(&source);
-        described.push(describe(disk, fetched_from.as_ref().unwrap_or(&source), grown.as_ref()));
+        let mut told = describe(disk, fetched_from.as_ref().unwrap_or(&source), grown.as_ref());
         let measure = engine.measure(content, &target(job, disk), job.control)?;
+        if source.is_remote() {
+            told["bytes_to_fetch"] = json!(measure.data_bytes);
+        }
+        described.push(told);
         job.sources.push(Opened { source, fetched_from, _served: served, grown, measure });
     }
     job.engine = Some(engine);
@@ -86,8 +93,50 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
             "connections": remote::connections(planned, &job.order.limits.remote),
             "was_shut_down": job.checkpoint.acts.is_shut_down(),
         });
+        if let Some(standing) = standing {
+            told["remote"]["as_of"] = json!(standing.as_of);
+            told["remote"]["quiesced"] = json!(standing.quiesced);
+            told["remote"]["snapshot"] = json!(standing.name);
+        }
     }
     Ok(told)
+}
+
+/// A VM that runs on is read as of a snapshot, which is made when nothing stands against it but that it runs.
+fn hold_still(job: &mut Job<'_>, source: &mut Source) -> Result<Option<Standing>> {
+    let (plan, place) = (job.plan, job.place);
+    let Some(remote) = plan.remote.as_deref().filter(|remote| remote.mode == VsphereMode::Clone) else {
+        return Ok(None);
+    };
+    let Some(planned) = remote.snapshot.as_ref().filter(|_| source.runs()) else {
+        return snapshots::clear(job, source).map(|()| None);
+    };
+    let mut findings = Findings::new(preflight::weights(plan, &job.order.limits));
+    let scene = Scene {
+        plan,
+        limits: &job.order.limits,
+        launcher: &job.bench.launcher,
+        control: job.control,
+        sources: &[],
+        machine: Some(&source.untouched),
+        no_engine: None,
+        results: Some(place.dirs()),
+        programs: None,
+        kvm: &|| job.kvm().clone(),
+    };
+    preflight::before_acts(&scene, &mut findings);
+    if findings.failure().is_some() {
+        tell(job, &findings)?;
+    }
+    job.meter.detail(Stage::Load, "makes a snapshot of the VM");
+    let standing = snapshots::stand(job, source, planned)?;
+    job.watch = Some(Watch::over(source, &standing, planned, job.control));
+    let how = match standing.quiesced {
+        true => "its guest stood still",
+        false => "as if its power had failed then",
+    };
+    job.warn(Stage::Load, format!("the result is the VM as of {}, {how}: it runs on", standing.as_of));
+    Ok(Some(standing))
 }
 
 /// Opens every source, also behind one that cannot be opened: all that is wrong is told together.
@@ -96,7 +145,9 @@ fn open_all(
     engine: Option<&Engine>,
     remote: Option<&Source>,
 ) -> Result<Vec<Result<SourceDisk>>> {
-    let Some(engine) = engine.filter(|_| remote.is_none_or(Source::is_off)) else { return Ok(Vec::new()) };
+    let Some(engine) = engine.filter(|_| remote.is_none_or(Source::holds_still)) else {
+        return Ok(Vec::new());
+    };
     let mut sources = Vec::new();
     for (number, disk) in job.plan.disks.iter().enumerate() {
         job.control.checkpoint()?;
@@ -150,7 +201,8 @@ fn engine(job: &Job<'_>) -> Result<Engine> {
 fn ask(job: &mut Job<'_>) -> Result<Option<Source>> {
     let (Some(planned), Some(access)) = (&job.plan.remote, &job.place.access) else { return Ok(None) };
     job.meter.detail(Stage::Load, format!("looks for {}", planned.shown()));
-    let source = remote::ask(access, planned, &job.order.limits.remote, job.control)?;
+    let mut source = remote::ask(access, planned, &job.order.limits.remote, job.control)?;
+    source.leave_out(&snapshots::ours(job));
     match source.changed(job.plan) {
         None => Ok(Some(source)),
         Some(error) => {

@@ -36,6 +36,7 @@ use super::handover;
 use super::hooks::{self, Beside, Ledger};
 use super::meter::Meter;
 use super::publish::{self, Names, Publication};
+use super::remote::snapshots::Watch;
 use super::report::{self, StageResults, Written};
 use super::stages;
 use super::target;
@@ -148,6 +149,7 @@ fn work_unless_lost(
         beside: Vec::new(),
         reached: None,
         findings: Vec::new(),
+        watch: None,
         kvm: OnceCell::new(),
         results: StageResults::new(),
     };
@@ -219,6 +221,8 @@ pub(super) struct Job<'a> {
     pub(super) reached: Option<Stage>,
     /// What the pre-flight has found, but for the guest.
     pub(super) findings: Vec<Finding>,
+    /// While the source is read as of a snapshot.
+    pub(super) watch: Option<Watch>,
     kvm: OnceCell<KvmProbe>,
     results: StageResults,
 }

@@ -142,6 +142,7 @@ impl Scheduler {
             outputs: row.outputs.keys().map(|path| path.to_string_lossy().into_owned()).collect(),
             log: log.map(|path| path.to_string_lossy().into_owned()),
             failure: row.error.as_ref().and_then(|error| serde_json::to_value(error).ok()),
+            acts: row.acts,
             events,
         })
     }

@@ -8,7 +8,7 @@ use super::location::DatastorePath;
 use crate::disk::{Control, DESCRIPTOR_BYTES, Descriptor};
 use crate::model::error::{Error, Kind, Result};
 
-const SECTOR: u64 = 512;
+pub(super) const SECTOR: u64 = 512;
 /// What consolidates a VM's disks.
 pub(super) const CONSOLIDATE: &str =
     "remove the VM's snapshots, or have its disks consolidated (VM › Snapshots › Consolidate)";

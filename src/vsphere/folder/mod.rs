@@ -1,4 +1,5 @@
-//! Disks of machines that are off, read over HTTPS from the datastores they lie on (`/folder`), by ranges.
+//! Disks that nobody writes to, of machines that are off or behind a snapshot, read over HTTPS from the datastores they lie on (`/folder`), by
+//! ranges.
 //!
 //! ```text
 //!   descriptor ─▶ its flat files (extents) ─▶ looked at: size, date ─▶ Disk: a Remote ─▶ reader: any thread, any offset
@@ -6,10 +7,11 @@
 //!                                      a few connections of the client's, kept open ◀──────┘
 //! ```
 //!
-//! It needs nothing on the machine's host but the right to read files, and works against a vCenter and against a host alone. All of a disk is
-//! fetched: which areas of it are in use is known to vSphere only of a machine with a snapshot and change tracking. What is not here: which
-//! machine is meant ([`super::inventory`]), and machines that run.
+//! It needs nothing on the machine's host but the right to read files, and works against a vCenter and against a host alone. Where the server
+//! knows which areas of a disk are in use, only those are fetched. What is not here: which machine is meant ([`super::inventory`]), and making
+//! snapshots of those that run.
 
+mod areas;
 pub mod browse;
 pub mod download;
 mod extents;
@@ -21,10 +23,13 @@ mod save;
 
 use std::sync::Arc;
 
+pub(crate) use self::areas::{AsOf, in_use};
+use self::areas::{frozen, range, whole_sectors};
 use self::extents::{CONSOLIDATE, Described};
 use self::fetch::Files;
 use self::location::DatastorePath;
 use super::Client;
+use super::cbt::Area;
 use super::devices::{BackingKind, VmDisk};
 use super::inventory::Power;
 use super::machine::Machine;
@@ -32,7 +37,7 @@ use crate::disk::{Control, Holds, Range, Reader, Remote, Room, SourceDisk};
 use crate::model::error::{Error, Kind, Result};
 
 /// Reads a disk of a machine that is off and has no snapshots, over so many connections at most: all disks that are read with a client share
-/// them.
+/// them. What the server knows not to be in use is not fetched.
 pub(crate) fn open(
     client: &Client,
     machine: &Machine,
@@ -40,10 +45,30 @@ pub(crate) fn open(
     connections: usize,
 ) -> Result<Arc<dyn Remote>> {
     is_at_rest(machine)?;
-    let place = readable(machine, disk)?;
+    readable(machine, disk)?;
+    let areas = in_use(client, machine, disk, None)?;
+    open_as_of(client, machine, disk, AsOf { snapshot: None, areas }, connections)
+}
+
+/// The same of a disk as it was when a snapshot was made, which the machine has to have alone. It may run.
+pub(crate) fn open_as_of(
+    client: &Client,
+    machine: &Machine,
+    disk: &VmDisk,
+    as_of: AsOf,
+    connections: usize,
+) -> Result<Arc<dyn Remote>> {
+    let place = match &as_of.snapshot {
+        None => {
+            is_at_rest(machine)?;
+            readable(machine, disk)?
+        }
+        Some(snapshot) => frozen(machine, disk, snapshot)?,
+    };
     let datacenter = machine.datacenter.clone().unwrap_or_default();
     let files = Files::new(client, &datacenter, connections);
-    let opened = Disk::open(files, place, disk.uuid.as_deref(), client.control())?;
+    let as_of = AsOf { areas: as_of.areas.map(|areas| whole_sectors(&areas, disk.capacity_bytes)), ..as_of };
+    let opened = Disk::open(files, place, disk.uuid.as_deref(), as_of, client.control())?;
     let (is, said) = (opened.described.size(), disk.capacity_bytes);
     if is != said {
         let name = opened.name();
@@ -63,19 +88,43 @@ pub fn source(client: &Client, machine: &Machine, disk: &VmDisk, connections: us
     SourceDisk::remote(open(client, machine, disk, connections)?)
 }
 
+/// A disk of a machine that may run, as it was when this snapshot was made; what is known not to be in use is not fetched.
+pub fn source_as_of(
+    client: &Client,
+    machine: &Machine,
+    disk: &VmDisk,
+    snapshot: &str,
+    connections: usize,
+) -> Result<SourceDisk> {
+    let areas = in_use(client, machine, disk, Some(snapshot))?;
+    let as_of = AsOf { snapshot: Some(snapshot.to_owned()), areas };
+    SourceDisk::remote(open_as_of(client, machine, disk, as_of, connections)?)
+}
+
 /// A disk that is read.
 #[derive(Debug, Clone)]
 struct Disk {
     files: Files,
     place: DatastorePath,
     uuid: Option<String>,
+    as_of: AsOf,
     described: Arc<Described>,
 }
 
 impl Disk {
-    fn open(files: Files, place: DatastorePath, uuid: Option<&str>, control: &Control) -> Result<Disk> {
+    fn open(
+        files: Files,
+        place: DatastorePath,
+        uuid: Option<&str>,
+        as_of: AsOf,
+        control: &Control,
+    ) -> Result<Disk> {
         let described = Arc::new(extents::read(&files, &place, control)?);
-        Ok(Disk { files, place, uuid: uuid.map(str::to_owned), described })
+        Ok(Disk { files, place, uuid: uuid.map(str::to_owned), as_of, described })
+    }
+
+    fn areas(&self) -> Option<&[Area]> {
+        self.as_of.areas.as_deref()
     }
 }
 
@@ -96,6 +145,10 @@ impl Remote for Disk {
         }
         let uuid = self.uuid.as_deref().unwrap_or_default();
         identity.push_str(&format!("; {} {uuid}", self.described.content));
+        // Which areas were told is no part of it: the same question may be answered otherwise, and the disk is still the same.
+        if let Some(snapshot) = &self.as_of.snapshot {
+            identity.push_str(&format!("; as of {snapshot}"));
+        }
         identity
     }
 
@@ -122,10 +175,21 @@ impl Reader for FolderReader {
     }
 
     fn range(&self, at: u64, _: &mut Room) -> Result<Range> {
-        Ok(Range { start: at, length: self.size() - at, holds: Holds::Data })
+        Ok(match self.disk.areas() {
+            Some(areas) => range(areas, at, self.size()),
+            None => Range { start: at, length: self.size() - at, holds: Holds::Data },
+        })
     }
 
     fn read(&self, at: u64, buffer: &mut [u8], _: &mut Room) -> Result<()> {
+        // A block of which only a part is in use is fetched as it is; one that is not at all is what the map says.
+        if let Some(areas) = self.disk.areas() {
+            let first = range(areas, at, self.size());
+            if first.holds == Holds::Zeros && first.length >= buffer.len() as u64 {
+                buffer.fill(0);
+                return Ok(());
+            }
+        }
         let (mut place, mut left) = (at, buffer);
         for extent in self.disk.described.extents.iter().filter(|extent| extent.end() > at) {
             let there = usize::try_from(extent.end() - place).unwrap_or(usize::MAX).min(left.len());
@@ -190,13 +254,17 @@ fn readable(machine: &Machine, disk: &VmDisk) -> Result<DatastorePath> {
         BackingKind::Raw => Some(("disk.device", "is a device of its host", copied)),
         BackingKind::Other => Some(("disk.format", "is of a kind that is not known", copied)),
     };
-    if let Some((rule, what, advice)) = trouble {
-        return Err(Error::new(Kind::Unsupported, format!("{} of {} {what}", disk.label, machine.name))
-            .rule(rule)
-            .source(disk.path.clone())
-            .advice(advice));
+    match trouble {
+        Some((rule, what, advice)) => Err(unfit(rule, machine, disk, what, advice)),
+        None => DatastorePath::parse(&disk.path),
     }
-    DatastorePath::parse(&disk.path)
+}
+
+fn unfit(rule: &str, machine: &Machine, disk: &VmDisk, what: &str, advice: &str) -> Error {
+    Error::new(Kind::Unsupported, format!("{} of {} {what}", disk.label, machine.name))
+        .rule(rule)
+        .source(disk.path.clone())
+        .advice(advice)
 }
 
 #[cfg(test)]

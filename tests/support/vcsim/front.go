@@ -24,6 +24,12 @@ const (
 	mostOfACall = 8 << 20
 )
 
+// Calls after which the disks of a machine may be others.
+var changesLife = map[string]bool{
+	"CreateSnapshot_Task": true, "RemoveSnapshot_Task": true, "RemoveAllSnapshots_Task": true, "ReconfigVM_Task": true,
+	"PowerOnVM_Task": true, "PowerOffVM_Task": true, "ShutdownGuest": true,
+}
+
 // Front stands before the simulator: it knows which sessions are alive, serves the files of datastores as hosts do, writes down every
 // request, and does what faults it was ordered to.
 type Front struct {
@@ -142,8 +148,6 @@ func (f *Front) call(w *answer, r *http.Request, entry *Entry) {
 			}
 		case *types.PowerOnVM_Task:
 			defer toolsBegin(asked.This)
-		case *types.CreateSnapshot_Task:
-			newChangeIDs(asked.This)
 		case *types.Logout:
 			f.forget(r)
 		}
@@ -152,7 +156,11 @@ func (f *Front) call(w *answer, r *http.Request, entry *Entry) {
 		}
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	f.inner.ServeHTTP(w, r)
+	if err == nil && changesLife[method.Name] {
+		f.estate.life.during(method.This, func() { f.inner.ServeHTTP(w, r) })
+	} else {
+		f.inner.ServeHTTP(w, r)
+	}
 	for _, cookie := range (&http.Response{Header: w.Header()}).Cookies() {
 		if cookie.Name == sessionCookie {
 			f.lock.Lock()

@@ -211,18 +211,18 @@ func (f *Front) stream(w *answer, r *http.Request) {
 		w.WriteHeader(http.StatusNotFound)
 		return
 	}
-	file, err := f.flat(disk)
+	bytes, err := f.estate.life.open(lease.Info.Entity, disk.Key, nil)
 	if err != nil {
 		w.WriteHeader(http.StatusNotFound)
 		return
 	}
-	defer file.Close()
+	defer bytes.Close()
 	w.Header().Set("Content-Type", "application/x-vnd.vmware-streamVmdk")
 	sent := &counted{to: w, digest: sha1.New(), lease: lease, leases: &f.leases, limit: -1}
 	if due != nil {
 		sent.kind, sent.limit = due.Kind, due.After
 	}
-	if err = streamed(sent, file, disk.CapacityInKB*1024); err != nil || sent.ended {
+	if err = streamed(sent, bytes, disk.CapacityInKB*1024); err != nil || sent.ended {
 		return
 	}
 	f.leases.lock.Lock()

@@ -69,6 +69,7 @@ type NIC struct {
 type Estate struct {
 	client *vim25.Client
 	finder *find.Finder
+	life   *Life
 }
 
 var background = context.Background()
@@ -80,6 +81,7 @@ func populate(service *simulator.Service, wanted *Description) (*Estate, error) 
 		return nil, err
 	}
 	estate := &Estate{client: client, finder: find.NewFinder(client, false)}
+	estate.life = newLife(estate)
 	for _, entity := range simulator.Map.All("Datastore") {
 		store := entity.(*simulator.Datastore)
 		for number, name := range wanted.Datastores {
@@ -88,6 +90,10 @@ func populate(service *simulator.Service, wanted *Description) (*Estate, error) 
 				break
 			}
 		}
+	}
+	// Not what is free on the machine that the tests run on.
+	if err = (&Room{Percent: 50}).tell(); err != nil {
+		return nil, err
 	}
 	for number := 0; number < wanted.Fillers; number++ {
 		filler := Machine{
@@ -173,10 +179,12 @@ func (e *Estate) add(wanted *Description, machine *Machine) error {
 	}
 	vm := object.NewVirtualMachine(e.client, reference)
 	for _, name := range machine.Snapshots {
-		if task, err = vm.CreateSnapshot(background, name, "", false, false); err != nil {
-			return err
-		}
-		if err = task.Wait(background); err != nil {
+		e.life.during(reference, func() {
+			if task, err = vm.CreateSnapshot(background, name, "", false, false); err == nil {
+				err = task.Wait(background)
+			}
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -193,7 +201,7 @@ func (e *Estate) add(wanted *Description, machine *Machine) error {
 			return err
 		}
 	}
-	disguise(known, machine)
+	e.life.during(reference, func() { disguise(known, machine) })
 	e.behaves(known, machine)
 	return nil
 }

@@ -26,6 +26,26 @@ type Order struct {
 	Power *PowerOrder `json:"power"`
 	// How this machine is now: only to be told.
 	Look string `json:"look"`
+	// A guest writes what is in a file to a disk.
+	Write *Part `json:"write"`
+	// What a guest sees of a disk goes to a file.
+	Now *Part `json:"now"`
+	// What is known of changes of this machine's disks is lost.
+	ResetTracking string `json:"reset_tracking"`
+	// How questions for areas in use are answered: see Life.
+	Areas *string `json:"areas"`
+	// How much of a datastore is free.
+	Room *Room `json:"room"`
+}
+
+// Part is one of a disk of a machine; disks are counted from 0.
+type Part struct {
+	VM     string `json:"vm"`
+	Disk   int    `json:"disk"`
+	Offset int64  `json:"offset"`
+	File   string `json:"file"`
+	// Of "now": as of this snapshot instead.
+	Snapshot string `json:"snapshot"`
 }
 
 // obey carries out orders until there are no more.
@@ -62,6 +82,18 @@ func obey(orders *bufio.Reader, front *Front, certificates *Authority) {
 				front.lock.Lock()
 				front.throttle = *order.Throttle
 				front.lock.Unlock()
+			case order.Write != nil:
+				err = front.estate.life.obey(order.Write)
+			case order.Now != nil:
+				err = front.estate.life.tell(order.Now)
+			case order.ResetTracking != "":
+				err = front.estate.life.reset(order.ResetTracking)
+			case order.Room != nil:
+				err = order.Room.tell()
+			case order.Areas != nil:
+				front.estate.life.lock.Lock()
+				front.estate.life.answers = *order.Areas
+				front.estate.life.lock.Unlock()
 			}
 		}
 		if err != nil {

@@ -5,7 +5,6 @@ import (
 	"compress/zlib"
 	"encoding/binary"
 	"io"
-	"os"
 )
 
 const (
@@ -67,7 +66,7 @@ createType="streamOptimized"
 RDONLY 1 SPARSE "generated-stream.vmdk"
 `
 
-func streamed(to io.Writer, file *os.File, size int64) error {
+func streamed(to io.Writer, disk io.ReaderAt, size int64) error {
 	s := &stream{to: to}
 	capacity := uint64(size / sector)
 	s.write(streamHeader(capacity, 0xffffffffffffffff))
@@ -93,7 +92,7 @@ func streamed(to io.Writer, file *os.File, size int64) error {
 	var packed bytes.Buffer
 	packer, _ := zlib.NewWriterLevel(&packed, zlib.BestSpeed)
 	for at := int64(0); at < size && s.err == nil; at += grainBytes {
-		count, err := file.ReadAt(grain, at)
+		count, err := disk.ReadAt(grain, at)
 		if err != nil && err != io.EOF {
 			return err
 		}
