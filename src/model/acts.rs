@@ -302,6 +302,7 @@ pub fn is_ours(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::protocol::WorkerEvent;
 
     fn snapshot(name: &str) -> ActKind {
         ActKind::Snapshot { name: name.to_owned(), moref: None, quiesced: None }
@@ -384,6 +385,15 @@ mod tests {
         acts.done(made, known, 2.0).unwrap();
         let text = serde_json::to_string(&acts).unwrap();
         assert_eq!(serde_json::from_str::<Acts>(&text).unwrap(), acts);
+    }
+
+    #[test]
+    fn acts_are_told_as_a_line() {
+        let mut acts = Acts::default();
+        acts.intend(snapshot("a"), 1.0);
+        let told = WorkerEvent::Acts { acts };
+        let line = serde_json::to_string(&told).unwrap();
+        assert_eq!(serde_json::from_str::<WorkerEvent>(&line).unwrap(), told);
     }
 
     #[test]

@@ -256,10 +256,10 @@ fn check_features(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
             );
         }
     }
-    let node = tree.node("source.vsphere.warm").filter(|node| vsphere.warm.is_some() && node.says_something());
+    let node =
+        tree.node("source.vsphere.warm").filter(|node| vsphere.warm.is_some() && node.says_something());
     let Some(node) = node else { return Ok(()) };
-    let inner =
-        node.entries().iter().find(|(_, value)| value.says_something() && value.canonical() != false);
+    let inner = node.entries().iter().find(|(_, value)| value.says_something() && value.canonical() != false);
     let field = inner.map_or_else(|| "warm".to_owned(), |(inner, _)| format!("warm.{}", inner.name));
     refuse(&field, "warm migration", "remove it")
 }
