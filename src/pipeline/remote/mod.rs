@@ -125,7 +125,8 @@ impl Source {
         self.machine.power == Power::On
     }
 
-    fn reference(&self) -> VmRef {
+    /// By which its server knows it.
+    pub(super) fn reference(&self) -> VmRef {
         VmRef { moref: self.machine.moref.clone() }
     }
 

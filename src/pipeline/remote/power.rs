@@ -11,7 +11,7 @@ use crate::model::plan::Plan;
 use crate::model::remote::{CHANGED_RULE, PlannedRemote, PlannedShutdown};
 use crate::sys::time::now_epoch;
 use crate::vsphere::giving_way::{self, Autostart};
-use crate::vsphere::inventory::{Power, VmRef};
+use crate::vsphere::inventory::VmRef;
 use crate::vsphere::machine::{self, Machine};
 use crate::vsphere::power::{self, Shutdown, WentOff};
 use crate::vsphere::{Client, facts};
@@ -22,11 +22,6 @@ const GOES_OFF_LATE_S: f64 = 300.0;
 const GOES_OFF_WITHIN: Duration = Duration::from_secs(5);
 
 impl Source {
-    /// Whether it runs, so that it could be shut down.
-    pub(in crate::pipeline) fn runs(&self) -> bool {
-        self.machine.power == Power::On
-    }
-
     /// Shuts it down.
     pub(in crate::pipeline) fn shut_down(
         &self,
@@ -52,11 +47,6 @@ impl Source {
             .rule(CHANGED_RULE)
             .advice("leave the VM alone while it is converted, then `hyper2kvm retry`")),
         }
-    }
-
-    /// Which it is.
-    pub(in crate::pipeline) fn reference(&self) -> VmRef {
-        VmRef { moref: self.machine.moref.clone() }
     }
 
     /// Who is asked.
