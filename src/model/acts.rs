@@ -116,6 +116,18 @@ impl ActKind {
         !self.is_for_the_work() && !matches!(self, ActKind::ShutDown { .. })
     }
 
+    /// Whether it is only wanted: what was there before was not looked at yet.
+    #[must_use]
+    pub fn is_unseen(&self) -> bool {
+        match self {
+            ActKind::NicsDisconnected { keys } => keys.is_empty(),
+            ActKind::Annotated { before }
+            | ActKind::AutostartDisabled { before }
+            | ActKind::Renamed { before, .. } => before.is_empty(),
+            ActKind::ChangeTracking | ActKind::Snapshot { .. } | ActKind::ShutDown { .. } => false,
+        }
+    }
+
     /// For people, as something that is still to be undone: `the snapshot hyper2kvm/h/b/web`.
     #[must_use]
     pub fn shown(&self) -> String {
@@ -203,7 +215,9 @@ impl Acts {
         let (longer, shorter) = if self.0.len() < other.0.len() { (other, self) } else { (self, other) };
         let mut all = longer.clone();
         for (known, heard) in all.0.iter_mut().zip(&shorter.0) {
-            if known.intended_at == heard.intended_at && heard.state > known.state {
+            let knows_more = heard.state > known.state
+                || (heard.state == known.state && known.what.is_unseen() && !heard.what.is_unseen());
+            if known.intended_at == heard.intended_at && knows_more {
                 known.clone_from(heard);
             }
         }
@@ -288,6 +302,7 @@ pub fn is_ours(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::protocol::WorkerEvent;
 
     fn snapshot(name: &str) -> ActKind {
         ActKind::Snapshot { name: name.to_owned(), moref: None, quiesced: None }
@@ -326,6 +341,21 @@ mod tests {
     }
 
     #[test]
+    fn of_a_change_that_is_wanted_the_one_counts_who_has_seen_what_was_before() {
+        let mut queue = Acts::default();
+        let wanted = queue.intend(ActKind::NicsDisconnected { keys: Vec::new() }, 1.0);
+        assert!(queue.is_unfinished());
+        let mut journal = queue.clone();
+        let seen = ActKind::NicsDisconnected { keys: vec![4000] };
+        journal.specify(wanted, seen.clone()).unwrap();
+        for merged in [journal.merged(&queue), queue.merged(&journal)] {
+            assert_eq!(merged.get(wanted).map(|act| &act.what), Some(&seen));
+        }
+        journal.done(wanted, seen.clone(), 2.0).unwrap();
+        assert!(!journal.is_unfinished() && journal.specify(wanted, seen).is_err());
+    }
+
+    #[test]
     fn of_what_two_have_heard_the_later_holds() {
         let mut journal = Acts::default();
         let made = journal.intend(snapshot("a"), 1.0);
@@ -355,6 +385,15 @@ mod tests {
         acts.done(made, known, 2.0).unwrap();
         let text = serde_json::to_string(&acts).unwrap();
         assert_eq!(serde_json::from_str::<Acts>(&text).unwrap(), acts);
+    }
+
+    #[test]
+    fn acts_are_told_as_a_line() {
+        let mut acts = Acts::default();
+        acts.intend(snapshot("a"), 1.0);
+        let told = WorkerEvent::Acts { acts };
+        let line = serde_json::to_string(&told).unwrap();
+        assert_eq!(serde_json::from_str::<WorkerEvent>(&line).unwrap(), told);
     }
 
     #[test]

@@ -285,8 +285,11 @@ pub enum WorkerEvent {
     },
     /// What its VM is: its plan does not know that, or knows something else, so it ends, to begin with another one.
     Described(Box<Description>),
-    /// What was done at its source by now: all of it, told before it is done and after.
-    Acts(Acts),
+    /// What was done at its source by now, told before it is done and after.
+    Acts {
+        /// All of it.
+        acts: Acts,
+    },
     /// A pass of a warm migration is complete and durable. A worker that ends without a result after one waits for the next.
     Passed(Pass),
     /// What it will still write where its results go, now that it has looked at its sources.

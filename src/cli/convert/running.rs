@@ -371,7 +371,7 @@ impl Party {
             }
             WorkerEvent::Room { .. }
             | WorkerEvent::Described(_)
-            | WorkerEvent::Acts(_)
+            | WorkerEvent::Acts { .. }
             | WorkerEvent::Passed(_)
             | WorkerEvent::Heartbeat
             | WorkerEvent::Paused

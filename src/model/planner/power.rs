@@ -41,6 +41,14 @@ pub(super) fn check(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Re
     let Some(vsphere) = vsphere.filter(|_| manifest.disks.is_none()) else { return Ok(()) };
     let error =
         |kind: Kind, key: &str, cause: String| tree.error(kind, &format!("source.vsphere.{key}"), cause);
+    if vsphere.mode == Some(VsphereMode::Clone) && !after(vsphere).is_nothing() {
+        return Err(error(
+            Kind::Manifest,
+            "after",
+            "the source of a `clone` runs on in its place".to_owned(),
+        )
+        .advice("leave `after` out, or `mode`"));
+    }
     if vsphere.power == Some(VspherePower::Shutdown) {
         if !settings.sources.allow_shutdown {
             return Err(error(

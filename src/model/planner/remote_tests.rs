@@ -8,7 +8,7 @@ use crate::model::machine::Firmware;
 use crate::model::manifest::SnapshotQuiesce;
 use crate::model::plan::SourceFormat;
 use crate::model::planner::{BatchName, Nowhere};
-use crate::model::remote::{FoundVm, PlannedSnapshot};
+use crate::model::remote::{FoundVm, PlannedShutdown, PlannedSnapshot};
 
 const HEAD: &str =
     "manifest_version: \"1.0\"\nsource:\n  vsphere:\n    host: vc.example.com\n    credential: prod\n";
@@ -190,15 +190,7 @@ fn what_makes_no_sense_of_a_snapshot_is_refused_where_it_stands() {
 
 #[test]
 fn what_this_version_lacks_is_refused_by_its_name() {
-    for (said, field) in [
-        ("power: shutdown", "power"),
-        ("shutdown_timeout_s: 60", "shutdown_timeout_s"),
-        ("force_off: true", "force_off"),
-        ("transport: ssh", "transport"),
-        ("transport: vddk", "transport"),
-        ("after: {annotate: false, disconnect_nics: true}", "after.disconnect_nics"),
-        ("after: {rename_suffix: -old}", "after.rename_suffix"),
-    ] {
+    for (said, field) in [("transport: ssh", "transport"), ("transport: vddk", "transport")] {
         let error = read(&format!("{HEAD}    vm_name: web\n    {said}\n")).unwrap_err();
         assert_eq!(error.kind(), Kind::Unsupported, "{said}");
         let details = error.details();
@@ -213,8 +205,56 @@ fn what_this_version_lacks_is_refused_by_its_name() {
         "transport: nfc",
         "force_off: false",
         "after: {annotate: false}",
+        "after: {rename_suffix: -old}",
     ] {
         read(&format!("{HEAD}    vm_name: web\n    {said}\n")).unwrap();
+    }
+}
+
+fn with_power(said: &str, allow_shutdown: bool) -> Result<Plan> {
+    let mut settings = settings();
+    settings.sources.allow_shutdown = allow_shutdown;
+    let text = format!("{HEAD}    vm_name: web\n{said}");
+    let submission =
+        Submission::read_with(text.as_bytes(), "web.yaml", Path::new("/in"), &settings, &mut Nowhere)?;
+    Ok(submission.plans("web", "", &settings)?.remove(0))
+}
+
+#[test]
+fn a_source_is_shut_down_where_manifest_and_host_say_so_and_its_plan_tells() {
+    let off = "    power: shutdown\n    shutdown_timeout_s: 90\n    force_off: true\n";
+    let error = with_power(off, false).unwrap_err();
+    assert_eq!(error.details().place.field.as_deref(), Some("source.vsphere.power"));
+    let told = with_power(off, true).unwrap();
+    let remote = told.remote.as_ref().unwrap();
+    assert_eq!(remote.shutdown, Some(PlannedShutdown { timeout_s: 90.0, force_off: true }));
+    assert!(remote.need().shuts_down);
+    let words = power::in_words(&told).join("\n");
+    assert!(words.contains("SHUT DOWN") && words.contains("CUT if it has not within 90 s"), "{words}");
+    let after = "    after: {annotate: true, rename_suffix: -old}\n";
+    let told = with_power(after, false).unwrap();
+    assert!(!told.remote.as_ref().unwrap().need().shuts_down);
+    let words = power::in_words(&told).join("\n");
+    assert!(words.contains("is noted to have moved, is renamed (`-old` behind its name)"), "{words}");
+    assert!(power::in_words(&with_power("", true).unwrap()).is_empty());
+}
+
+#[test]
+fn what_makes_no_sense_of_a_shutdown_is_refused() {
+    for (said, field) in [
+        ("shutdown_timeout_s: 60", "shutdown_timeout_s"),
+        ("force_off: true", "force_off"),
+        ("mode: clone\n    power: shutdown", "power"),
+        ("mode: clone\n    after: {annotate: true}", "after"),
+        ("power: shutdown\n    shutdown_timeout_s: 0.5", "shutdown_timeout_s"),
+        ("power: shutdown\n    shutdown_timeout_s: 2d", "shutdown_timeout_s"),
+        ("after: {rename_suffix: 0123456789012345678901234567890123456789x}", "after.rename_suffix"),
+    ] {
+        let error = with_power(&format!("    {said}\n"), true).unwrap_err();
+        assert_eq!(error.kind(), Kind::Manifest, "{said}");
+        let details = error.details();
+        assert_eq!(details.place.field.as_deref(), Some(format!("source.vsphere.{field}").as_str()));
+        assert!(details.advice.is_some() && details.place.line.is_some(), "{said}: {details:?}");
     }
 }
 

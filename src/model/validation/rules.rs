@@ -53,6 +53,8 @@ pub const RULES: &[Rule] = &[
     guard("source.consolidation", "files of snapshots are left that no snapshot has any more"),
     guard("source.encrypted", "vSphere encrypts the VM"),
     guard("source.snapshot", "too little room is free for a snapshot, or it stands for too long"),
+    guard("source.shutdown", "the VM does not shut down, or has nobody in it who could be asked to"),
+    guard("source.window", "the window in which the VM may be shut down has closed"),
     guard("source.no_disks", "the VM has no disks"),
     guard("source.changed", "the VM has other disks than its plan was made for"),
     rule("source.not_asked", Info, "the VM is asked for when the job runs, and not before"),

@@ -39,7 +39,7 @@ impl Book for Job<'_> {
 
     fn keep(&mut self) -> Result<()> {
         self.save()?;
-        self.meter.tell(WorkerEvent::Acts(self.checkpoint.acts.clone()));
+        self.meter.tell(WorkerEvent::Acts { acts: self.checkpoint.acts.clone() });
         Ok(())
     }
 }

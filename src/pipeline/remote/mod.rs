@@ -122,6 +122,16 @@ impl Source {
         self.as_of.is_some() || self.is_off()
     }
 
+    /// Whether it is at work.
+    pub(super) fn runs(&self) -> bool {
+        self.machine.power == Power::On
+    }
+
+    /// By which its server knows it.
+    pub(super) fn reference(&self) -> VmRef {
+        VmRef { moref: self.machine.moref.clone() }
+    }
+
     /// These snapshots are ours: what it is, is what it was without them.
     pub(super) fn leave_out(&mut self, ours: &[String]) {
         let all = snapshot::flat(&self.machine.snapshots);

@@ -11,7 +11,7 @@ use crate::model::plan::Plan;
 use crate::model::remote::{CHANGED_RULE, PlannedRemote, PlannedShutdown};
 use crate::sys::time::now_epoch;
 use crate::vsphere::giving_way::{self, Autostart};
-use crate::vsphere::inventory::{Power, VmRef};
+use crate::vsphere::inventory::VmRef;
 use crate::vsphere::machine::{self, Machine};
 use crate::vsphere::power::{self, Shutdown, WentOff};
 use crate::vsphere::{Client, facts};
@@ -22,11 +22,6 @@ const GOES_OFF_LATE_S: f64 = 300.0;
 const GOES_OFF_WITHIN: Duration = Duration::from_secs(5);
 
 impl Source {
-    /// Whether it runs, so that it could be shut down.
-    pub(in crate::pipeline) fn runs(&self) -> bool {
-        self.machine.power == Power::On
-    }
-
     /// Shuts it down.
     pub(in crate::pipeline) fn shut_down(
         &self,
@@ -55,11 +50,6 @@ impl Source {
         }
     }
 
-    /// Which it is.
-    pub(in crate::pipeline) fn reference(&self) -> VmRef {
-        VmRef { moref: self.machine.moref.clone() }
-    }
-
     /// Who is asked.
     pub(in crate::pipeline) fn client(&self) -> &Client {
         &self.client
@@ -73,30 +63,27 @@ pub(in crate::pipeline) fn foreseen(
     act: &ActKind,
     suffix: Option<&str>,
 ) -> Result<Option<ActKind>> {
+    if !act.is_unseen() {
+        return Ok(Some(act.clone()));
+    }
     let now: Machine = machine::machine(client, vm)?;
     Ok(match act {
-        ActKind::NicsDisconnected { keys } if keys.is_empty() => {
+        ActKind::NicsDisconnected { .. } => {
             let keys = giving_way::linked(&now);
             (!keys.is_empty()).then_some(ActKind::NicsDisconnected { keys })
         }
-        ActKind::Annotated { before } if before.is_empty() => {
-            let before = giving_way::notes_before(&now);
-            Some(ActKind::Annotated { before })
+        ActKind::Annotated { .. } => Some(ActKind::Annotated { before: giving_way::notes_before(&now) }),
+        ActKind::AutostartDisabled { .. } => {
+            let known = giving_way::autostart(client, vm)?.map(|known| serde_json::to_string(&known));
+            let before = known.transpose().map_err(|error| {
+                Error::internal(format!("how a machine is started cannot be written down: {error}"))
+            })?;
+            before.map(|before| ActKind::AutostartDisabled { before })
         }
-        ActKind::AutostartDisabled { before } if before.is_empty() => {
-            let known = giving_way::autostart(client, vm)?;
-            known
-                .map(|known| serde_json::to_string(&known))
-                .transpose()
-                .map_err(|error| {
-                    Error::internal(format!("how a machine is started cannot be written down: {error}"))
-                })?
-                .map(|before| ActKind::AutostartDisabled { before })
+        ActKind::Renamed { .. } => {
+            let after = suffix.map(|suffix| format!("{}{suffix}", now.name));
+            after.map(|after| ActKind::Renamed { before: now.name, after })
         }
-        ActKind::Renamed { before, .. } if before.is_empty() => suffix.map(|suffix| ActKind::Renamed {
-            before: now.name.clone(),
-            after: format!("{}{suffix}", now.name),
-        }),
         known => Some(known.clone()),
     })
 }

@@ -27,7 +27,7 @@ impl Book for Told<'_> {
     }
 
     fn keep(&mut self) -> Result<()> {
-        (self.emit)(WorkerEvent::Acts(self.acts.clone()));
+        (self.emit)(WorkerEvent::Acts { acts: self.acts.clone() });
         Ok(())
     }
 }

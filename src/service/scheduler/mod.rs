@@ -320,7 +320,7 @@ impl Scheduler {
             WorkerEvent::StageStarted { stage } => self.core.stage_began(job, stage),
             WorkerEvent::Room { bytes } => self.core.measured(now, job, bytes),
             WorkerEvent::StageFinished { stage: Stage::Load, .. } => self.core.login_works(job),
-            WorkerEvent::Acts(acts) => self.acts_told(job, acts).await,
+            WorkerEvent::Acts { acts } => self.acts_told(job, acts).await,
             WorkerEvent::Passed(pass) => self.pass_told(job, pass).await,
             WorkerEvent::Described(description) => _ = self.described.insert(job, description),
             _ => {}

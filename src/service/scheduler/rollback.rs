@@ -10,7 +10,7 @@ use crate::model::api::{Refusal, RefusalCode, RolledBack};
 use crate::model::error::{Error, Kind};
 use crate::model::job::JobState;
 use crate::model::plan::Plan;
-use crate::service::queue::JobRow;
+use crate::service::queue::{JobRow, released};
 use crate::sys::time::now_epoch;
 
 impl Scheduler {
@@ -35,7 +35,14 @@ impl Scheduler {
                 "a rollback undoes what `power: shutdown` and `after` of a vSphere source have done; stop the machine that was made of it by `hyper2kvm libvirt stop`",
             ));
         }
-        let job = row.job_id;
+        let (job, batch) = (row.job_id, row.batch_key);
+        if self.parts.queue.with(move |db| db.flag(&released(batch))).await?.is_some() {
+            return Err(refused(
+                &row,
+                "its batch was given to another host",
+                "give the source back there, or take the batch over again: `hyper2kvm submit --takeover`",
+            ));
+        }
         let done = row.acts.outstanding().next().is_none();
         let plan = self.parts.queue.with(move |db| db.plan(job)).await?;
         if !dry_run && !done {

@@ -49,6 +49,8 @@ impl Due {
 pub(super) struct Sources {
     settlers: Supervisor,
     due: BTreeMap<JobId, Due>,
+    /// What was told while the queue could not be written.
+    unrecorded: BTreeMap<JobId, Acts>,
     /// Whether the queue was asked what earlier daemons have left.
     is_loaded: bool,
     /// Why it has not worked.
@@ -126,9 +128,32 @@ impl Scheduler {
     /// A worker tells what it has done, or is about to do. It is in the VM's journal already.
     pub(super) async fn acts_told(&mut self, job: JobId, acts: Acts) {
         self.core.source_stands(job, acts.is_shut_down());
-        if let Err(error) = self.parts.queue.with(move |db| db.set_acts(job, &acts)).await {
-            // What follows is told again, and the journal knows.
-            tracing::warn!(job, %error, "what was done at the source was not recorded");
+        let told = acts.clone();
+        match self.parts.queue.with(move |db| db.set_acts(job, &told)).await {
+            Ok(()) => _ = self.sources.unrecorded.remove(&job),
+            Err(error) => {
+                self.sources.unrecorded.insert(job, acts);
+                self.queue_failed(&error);
+            }
+        }
+    }
+
+    /// Writes down what could not be when it was told.
+    async fn record_acts(&mut self, now: f64) {
+        while let Some((job, acts)) = self.sources.unrecorded.pop_first() {
+            let told = acts.clone();
+            let recorded = self.parts.queue.with(move |db| {
+                db.add_acts(job, &told)?;
+                db.job(job)
+            });
+            match recorded.await {
+                Ok(Some(row)) if row.state.is_final() => self.sources.job_ended(&row, now),
+                Ok(_) => {}
+                Err(error) => {
+                    self.sources.unrecorded.insert(job, acts);
+                    return self.queue_failed(&error);
+                }
+            }
         }
     }
 
@@ -137,6 +162,7 @@ impl Scheduler {
         if self.stopping.is_some() || self.queue_rests(now) {
             return;
         }
+        self.record_acts(now).await;
         if !self.sources.is_loaded {
             match self.parts.queue.with(|db| db.jobs_to_settle()).await {
                 Ok(rows) => rows.iter().for_each(|row| self.sources.is_left(row.job_id, now)),
@@ -205,7 +231,7 @@ impl Scheduler {
     /// What a settling worker tells.
     pub(super) async fn hear_settler(&mut self, job: JobId, heard: Heard) {
         match heard {
-            Heard::Event(WorkerEvent::Acts(acts)) => self.acts_told(job, acts).await,
+            Heard::Event(WorkerEvent::Acts { acts }) => self.acts_told(job, acts).await,
             Heard::Event(WorkerEvent::Warning { message, .. }) => tracing::warn!(job, "warning: {message}"),
             Heard::Event(_) => {}
             Heard::Ended { outcome, .. } => {

@@ -106,7 +106,7 @@ impl Live {
             }
             WorkerEvent::Room { .. }
             | WorkerEvent::Described(_)
-            | WorkerEvent::Acts(_)
+            | WorkerEvent::Acts { .. }
             | WorkerEvent::Passed(_)
             | WorkerEvent::Heartbeat
             | WorkerEvent::Warning { .. }

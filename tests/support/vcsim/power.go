@@ -39,6 +39,7 @@ func (e *Estate) behaves(vm *simulator.VirtualMachine, machine *Machine) {
 		NoTools: machine.NoTools, Takes: time.Duration(machine.ShutdownMS) * time.Millisecond, Deaf: machine.Deaf,
 	}
 	guestsLock.Unlock()
+	setTools(vm.Self, types.VirtualMachineToolsRunningStatusGuestToolsNotRunning)
 	if machine.On {
 		toolsBegin(vm.Self)
 	}
@@ -159,6 +160,9 @@ func (e *Estate) switched(order *PowerOrder) error {
 		guest.Takes = time.Duration(*order.ShutdownMS) * time.Millisecond
 	}
 	guestsLock.Unlock()
+	if order.NoTools != nil && *order.NoTools {
+		setTools(vm.Self, types.VirtualMachineToolsRunningStatusGuestToolsNotRunning)
+	}
 	if order.On != nil {
 		return e.power(vm.Self, *order.On)
 	}
