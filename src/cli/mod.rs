@@ -12,6 +12,7 @@ mod check;
 mod client;
 mod completions;
 mod convert;
+mod cutover;
 mod daemon;
 mod doctor;
 mod drain;
@@ -45,6 +46,7 @@ mod release;
 mod remote;
 mod resume;
 mod retry;
+mod rollback;
 mod schema;
 mod show;
 mod status;
@@ -122,6 +124,8 @@ enum Command {
     Cancel(cancel::CancelArgs),
     /// Give batches away: their jobs end here, and another host may go on with them
     Release(release::ReleaseArgs),
+    /// Stop what was made of a source, and give that back: what was changed there is undone, and it is started
+    Rollback(rollback::RollbackArgs),
     /// Try ended jobs again, going on from what is left of them
     Retry(retry::RetryArgs),
     /// Move a job in the queue
@@ -130,6 +134,8 @@ enum Command {
     Pause(pause::StandArgs),
     /// Let paused jobs go on
     Resume(pause::StandArgs),
+    /// Make the next pass of a warm migration the last one
+    Cutover(cutover::CutoverArgs),
     /// Start nothing new, let running jobs end
     Drain(drain::DrainArgs),
     /// Remove what is kept longer than configured
@@ -159,7 +165,7 @@ enum Command {
 }
 
 /// Commands of the manual that a later version brings. They do not exist here; who tries one is told.
-pub const LATER: [&str; 5] = ["live-fix", "azure", "ami", "cutover", "rollback"];
+pub const LATER: [&str; 3] = ["live-fix", "azure", "ami"];
 
 /// Runs the command line of this process.
 #[must_use]
@@ -193,10 +199,12 @@ fn run(cli: &Cli) -> Exit {
         Command::Logs(args) => logs::run(args, &ui),
         Command::Cancel(args) => cancel::run(args, &ui),
         Command::Release(args) => release::run(args, &ui),
+        Command::Rollback(args) => rollback::run(args, &ui),
         Command::Retry(args) => retry::run(args, &ui),
         Command::Priority(args) => priority::run(args, &ui),
         Command::Pause(args) => pause::run(args, &ui),
         Command::Resume(args) => resume::run(args, &ui),
+        Command::Cutover(args) => cutover::run(args, &ui),
         Command::Drain(args) => drain::run(args, &ui),
         Command::Prune(args) => prune::run(args, &ui),
         Command::Status(args) => status::run(args, &ui),

@@ -15,7 +15,7 @@ use crate::model::error::Error;
 use crate::model::hook::HookCall;
 use crate::model::machine::{Firmware, Machine};
 use crate::model::plan::{Plan, PlannedGrowth, PlannedNic};
-use crate::model::planner::{RefusedVm, VmOrigins};
+use crate::model::planner::{RefusedVm, VmOrigins, done_to_its_source};
 use crate::model::units::human_size;
 use crate::model::window::Window;
 use crate::pipeline::described;
@@ -140,6 +140,12 @@ pub(super) fn describe(plan: &Plan, color: bool) -> String {
         let _ = writeln!(text, "\nsource\n  {}", printable(&who));
         for how in remote.ways_shown() {
             let _ = writeln!(text, "  {}", printable(&how));
+        }
+        if let Some(warm) = &remote.warm {
+            let _ = writeln!(text, "  {}", warm.in_words());
+        }
+        for line in done_to_its_source(plan) {
+            let _ = writeln!(text, "  {}", printable(&line));
         }
     }
     let _ = writeln!(text, "\ndisks");

@@ -83,6 +83,9 @@ fn describe(details: &JobDetails, color: bool) -> String {
     if let Some(error) = &job.error {
         line("error", error);
     }
+    for (_, act) in details.acts.outstanding() {
+        line("at source", &act.what.shown());
+    }
     for event in &details.events {
         let _ = writeln!(text, "  {}  [{}] {}", moment(event.at), event.attempt, printable(&event.message));
     }

@@ -89,6 +89,9 @@ fn describe(status: &Status, color: bool) -> String {
     if status.estimated_time_remaining.is_some() {
         line("left", &span(status.estimated_time_remaining));
     }
+    if let Some(at) = status.oldest_snapshot_at {
+        line("snapshot", &format!("the oldest on a source is of {}", moment(at)));
+    }
     for filesystem in &status.filesystems {
         line(
             "space",

@@ -27,6 +27,7 @@ mod node;
 mod open;
 mod overlay;
 mod pace;
+mod patch;
 mod read;
 mod remote;
 mod traces;
@@ -53,6 +54,7 @@ pub(crate) use nbd::{HOSTED_SOCKET, Host, Hosted};
 pub use nbd::{Lent, Served, lent_name, remove_leavings, serves_in};
 pub(crate) use open::refuse_locked;
 pub use open::{OpenPolicy, is_known_whole, open_source};
+pub use patch::Patched;
 pub(crate) use read::{
     Grains, Holds, Plain, Range, Reader, Room, Sender, Sent, Stored, Streamed, follow, in_a_row, stacked,
 };

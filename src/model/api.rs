@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::acts::Acts;
 use super::error::{Error, Kind};
 use super::job::{BatchState, JobState, Stage, WaitReason};
 use super::parse::MAX_COMPLAINTS;
@@ -88,6 +89,9 @@ pub struct JobDetails {
     pub log: Option<String>,
     /// What it failed with, whole.
     pub failure: Option<serde_json::Value>,
+    /// What was done at its source, and what of it was undone.
+    #[serde(default, skip_serializing_if = "Acts::is_empty")]
+    pub acts: Acts,
     /// What happened to it.
     pub events: Vec<JobEvent>,
 }
@@ -186,6 +190,29 @@ impl From<Error> for Refusal {
 pub struct CancelRequest {
     /// Leave partial results that a retry can go on from.
     pub keep_partial: bool,
+}
+
+/// What `rollback` may be told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// Only say what would be done, or is still to be.
+    pub dry_run: bool,
+}
+
+/// How far a source is given back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RolledBack {
+    /// Whose source it is.
+    pub job: JobView,
+    /// Whether nothing was asked for.
+    pub dry_run: bool,
+    /// Whether nothing is left to do.
+    pub done: bool,
+    /// What is left, in the order in which it is done.
+    pub steps: Vec<String>,
+    /// Why it has not worked so far; it is tried again.
+    pub error: Option<String>,
 }
 
 /// What `priority` is told.

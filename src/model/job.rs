@@ -138,7 +138,7 @@ impl WaitReason {
     /// Whether it ends at a time that was set: the work is tried again then.
     #[must_use]
     pub fn is_tried_again(self) -> bool {
-        matches!(self, WaitReason::Retry | WaitReason::Libvirt)
+        matches!(self, WaitReason::Retry | WaitReason::Libvirt | WaitReason::Cutover)
     }
 
     /// The name in files.

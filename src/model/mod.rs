@@ -3,6 +3,7 @@
 //! Pure data and pure functions: nothing here opens a file, asks the clock or keeps a global. What
 //! is not here: how any of it is done.
 
+pub mod acts;
 pub mod address;
 pub mod api;
 pub mod bandwidth;
@@ -50,5 +51,6 @@ pub mod transports;
 pub mod units;
 pub mod validation;
 pub(crate) mod vmware;
+pub mod warm;
 pub mod web_address;
 pub mod window;

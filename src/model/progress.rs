@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::job::{BatchState, JobState, Stage, WaitReason};
 use super::protocol::DiskProgress;
+use super::warm::Pass;
 
 /// The value of `schema` in a progress file.
 pub const PROGRESS_SCHEMA: &str = "hyper2kvm.progress/1";
@@ -94,6 +95,9 @@ pub struct VmProgress {
     pub progress_percentage: f64,
     /// Bytes, by disk id.
     pub disks: BTreeMap<String, DiskProgress>,
+    /// Of a warm migration: its passes so far; of very many the first and the newest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passes: Vec<Pass>,
 }
 
 /// A whole progress file.

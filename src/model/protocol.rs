@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::acts::Acts;
 use super::bandwidth::Rate;
 use super::config::{PreflightSettings, Settings, VcConnectionSettings};
 use super::error::Error;
@@ -18,6 +19,7 @@ use super::remote::Description;
 use super::report::Report;
 use super::retry::Retries;
 use super::selection::SelectedVm;
+use super::warm::Pass;
 
 /// Everything a worker has to know.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +34,27 @@ pub struct WorkOrder {
     pub plan: Plan,
     /// The machine's part of it.
     pub limits: WorkLimits,
+    /// What earlier attempts did at the source, as far as it was heard of.
+    #[serde(default, skip_serializing_if = "Acts::is_empty")]
+    pub acts: Acts,
+    /// Whether its source is to be left alone: all that is to be done is to undo what must not stay there.
+    #[serde(default)]
+    pub settle: Option<Settle>,
+    /// Of a warm migration: its next pass is to be the last one.
+    #[serde(default)]
+    pub cuts_over: bool,
+}
+
+/// An order whose only purpose is to undo what was done at a source. It needs no directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Settle {
+    /// The result has taken the source's place: what belongs to the work alone goes.
+    Succeeded,
+    /// Nothing came of it: all goes.
+    GivenBack,
+    /// Somebody wants it back: what was made of it is stopped, and all goes.
+    RolledBack,
 }
 
 /// What the machine grants one worker.
@@ -91,16 +114,22 @@ pub struct RemoteLimits {
     pub connections: Option<u32>,
     /// Where VMware's library is, unless the credential says so.
     pub vddk_libdir: Option<PathBuf>,
+    /// Whether this host allows that sources are shut down.
+    pub allow_shutdown: bool,
+    /// Until when its window allows it, epoch seconds; none: always.
+    pub shutdown_until: Option<f64>,
 }
 
 impl RemoteLimits {
-    /// As it is configured, for whoever shares no connections with others.
+    /// As a configuration has it, for somebody who shares a server with nobody and has no window.
     #[must_use]
     pub fn of(settings: &Settings) -> RemoteLimits {
         RemoteLimits {
             connection: settings.vc_connection.clone(),
             connections: None,
             vddk_libdir: settings.vddk.libdir.clone(),
+            allow_shutdown: settings.sources.allow_shutdown,
+            shutdown_until: None,
         }
     }
 }
@@ -265,6 +294,13 @@ pub enum WorkerEvent {
         /// They.
         vms: Vec<SelectedVm>,
     },
+    /// What was done at its source by now, told before it is done and after.
+    Acts {
+        /// All of it.
+        acts: Acts,
+    },
+    /// A pass of a warm migration is complete and durable. A worker that ends without a result after one waits for the next.
+    Passed(Pass),
     /// What it will still write where its results go, now that it has looked at its sources.
     Room {
         /// Bytes.

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::facts::{Facts, SourceNote};
-use super::manifest::{VsphereMode, VsphereTransport};
+use super::manifest::{SnapshotQuiesce, VsphereMode, VsphereTransport};
 use super::plan::Plan;
 use super::planner::Submission;
 use super::selection::Selecting;
 use super::thumbprint::Thumbprint;
 use super::transports::{self, Candidate};
+use super::warm::PlannedWarm;
 
 /// Where `https` is spoken if nobody says otherwise.
 pub const HTTPS_PORT: u16 = 443;
@@ -26,11 +27,17 @@ pub const CONNECTIONS: u32 = 4;
 /// What an error breaks that says that a login was refused.
 pub const LOGIN_RULE: &str = "source.login";
 
+/// What an error breaks that says that a snapshot of ours may not stay, or none be made: for lack of room, or because of its age.
+pub const SNAPSHOT_RULE: &str = "source.snapshot";
+
 /// What an error breaks that says that a VM has other disks than its plan was made for.
 pub const CHANGED_RULE: &str = "source.changed";
 
 /// What is told where nobody looked into a guest beforehand.
 pub const NOT_OPENED_RULE: &str = "guest.not_opened";
+
+/// What an error breaks that says that the window closed in which its source could have been shut down.
+pub const WINDOW_RULE: &str = "source.window";
 
 /// A VM of a vCenter or an ESXi host, as a manifest names it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,12 +75,72 @@ pub struct PlannedRemote {
     /// Whether somebody has asked that its guest is looked into before a byte of it is copied.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub looks_first: bool,
+    /// How it is shut down when it runs; none: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shutdown: Option<PlannedShutdown>,
+    /// What is changed there once its result has taken its place.
+    #[serde(default, skip_serializing_if = "PlannedAfter::is_nothing")]
+    pub after: PlannedAfter,
+    /// How snapshots of it are made, if it runs meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<PlannedSnapshot>,
+    /// Whether the result's cards have no link, because its source runs on with the same addresses.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub isolated: bool,
+    /// How it is migrated while it runs, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm: Option<PlannedWarm>,
     /// Which it is there, once it was found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<FoundVm>,
     /// What the plan is made of again when it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draft: Option<Box<Draft>>,
+}
+
+/// How a source is shut down.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PlannedShutdown {
+    /// How long its guest may take.
+    pub timeout_s: f64,
+    /// Whether its power is cut when it does not shut down in time, or cannot be asked.
+    pub force_off: bool,
+}
+
+/// What is changed at a source once its result has taken its place.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlannedAfter {
+    /// Its cards lose their links.
+    pub disconnect_nics: bool,
+    /// Its notes say where it went.
+    pub annotate: bool,
+    /// Its host does not start it any more.
+    pub disable_autostart: bool,
+    /// It is called so behind its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rename_suffix: Option<String>,
+}
+
+impl PlannedAfter {
+    /// Whether it is left as it is.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        *self == PlannedAfter::default()
+    }
+}
+
+/// How snapshots are made.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PlannedSnapshot {
+    /// Whether the guest stands still.
+    pub quiesce: SnapshotQuiesce,
+    /// None is made where less than so many hundredths of a datastore are free.
+    pub min_free: u8,
+    /// The copy is given up where it falls below so many.
+    pub abort_free: u8,
+    /// It is removed after so many seconds.
+    pub max_age_s: f64,
 }
 
 /// Which VM is meant.
@@ -226,6 +293,9 @@ pub struct RemoteNeed {
     /// Its datastores, likewise.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub datastores: BTreeSet<String>,
+    /// Whether its source is shut down.
+    #[serde(default)]
+    pub shuts_down: bool,
 }
 
 impl PlannedRemote {
@@ -261,7 +331,14 @@ impl PlannedRemote {
             .as_ref()
             .map(|found| (found.esxi_host.clone(), found.datastores.clone()))
             .unwrap_or_default();
-        RemoteNeed { server, login, login_file: file, esxi_host, datastores }
+        RemoteNeed {
+            server,
+            login,
+            login_file: file,
+            esxi_host,
+            datastores,
+            shuts_down: self.shutdown.is_some(),
+        }
     }
 
     /// For people: how its bytes come, and why not by the ways before that; one sentence each.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::acts::Acts;
 use super::error::{Error, Kind};
 use super::guest::GuestIdentity;
 use super::handover::HandedOver;
@@ -173,6 +174,9 @@ pub struct Report {
     /// What the pre-flight has found; what was only good to know is in here alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validation>,
+    /// What was done at the source, and what of it was undone.
+    #[serde(default, skip_serializing_if = "Acts::is_empty")]
+    pub acts: Acts,
     /// Stages of the profile that this version lacks.
     pub lacking_stages: Vec<Stage>,
     /// What a person should know.

@@ -61,6 +61,11 @@ pub(crate) fn name_decoded(name: &str) -> String {
     text + rest
 }
 
+/// `a/b` → `a%2fb`: how vSphere takes a name.
+pub(crate) fn name_encoded(name: &str) -> String {
+    name.replace('%', "%25").replace('/', "%2f").replace('\\', "%5c")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +86,13 @@ mod tests {
     fn what_is_no_id_is_none() {
         for text in ["", "56 4d", "zz 4d 0b 8a 11 22 33 44-55 66 77 88 99 aa bb cc", &WRITTEN.repeat(2)] {
             assert_eq!(SystemId::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_written_as_it_is_read() {
+        for name in ["web", "a/b", "50%", "a\\b%2fc", ""] {
+            assert_eq!(name_decoded(&name_encoded(name)), name);
         }
     }
 }

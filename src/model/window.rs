@@ -109,6 +109,18 @@ impl Window {
         self.gates.contains(&Gate::Start)
     }
 
+    /// Whether a source is shut down only while it is open.
+    #[must_use]
+    pub fn gates_shutdown(&self) -> bool {
+        self.gates.contains(&Gate::Shutdown)
+    }
+
+    /// Whether the last pass of a warm migration waits for it: its source is shut down for that.
+    #[must_use]
+    pub fn gates_cutover(&self) -> bool {
+        self.gates.contains(&Gate::Cutover) || self.gates.contains(&Gate::Shutdown)
+    }
+
     /// Whether what runs when it closes waits until it opens again.
     #[must_use]
     pub fn holds_at_close(&self) -> bool {
@@ -186,6 +198,8 @@ impl Window {
             false => format!("opens {opens} {tz}{left}, closes {closes}"),
         };
         text.push_str(match (self.gates_start(), self.at_close) {
+            (false, _) if self.gates_shutdown() => "; sources are shut down only while it is open",
+            (false, _) if self.gates_cutover() => "; only cutovers of warm migrations wait for it",
             (false, _) => "; nothing that this version does waits for it",
             (true, AtClose::Finish) => "; what runs when it closes goes on to its end",
             (true, AtClose::Hold) => "; what runs when it closes stands still until it opens again",

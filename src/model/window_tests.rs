@@ -284,8 +284,12 @@ fn a_window_is_told_in_words() {
         "is open since Sat 22:00 Europe/Berlin, closes Sun 05:00, in 2 h 5 min; \
          what runs when it closes stands still until it opens again"
     );
+    let shutdown = of(&[Gate::Shutdown], AtClose::Hold);
+    assert!(shutdown.in_words(now).ends_with("; sources are shut down only while it is open"));
     let later = of(&[Gate::Cutover], AtClose::Hold);
-    assert!(later.in_words(now).ends_with("; nothing that this version does waits for it"));
+    assert!(later.in_words(now).ends_with("; only cutovers of warm migrations wait for it"));
+    let last = of(&[Gate::Autostart], AtClose::Hold);
+    assert!(last.in_words(now).ends_with("; nothing that this version does waits for it"));
     assert!(!later.gates_start() && !later.holds_at_close());
     assert_eq!(
         finish.opens_in_words(finish.at(now)),

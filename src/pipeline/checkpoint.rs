@@ -5,7 +5,6 @@
 //! publishing has begun, exactly which file gets which name. What it says is believed only as far as the files on the disk agree. What is not here: the renames themselves (see [`super::publish`]).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -13,8 +12,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::directories::Directories;
+pub use super::file_mark::FileMark;
 use super::handover::Handover;
+use super::passes::Passes;
 use crate::disk::FileIdentity;
+use crate::model::acts::Acts;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::guest::GuestIdentity;
 use crate::model::job::Stage;
@@ -24,7 +26,7 @@ use crate::model::protocol::Published;
 use crate::model::report::{FixReport, Notice};
 use crate::model::transports::Candidate;
 use crate::model::validation::Finding;
-use crate::sys::dir::{Dir, Entry};
+use crate::sys::dir::Dir;
 use crate::sys::failpoint;
 use crate::sys::users::effective_uid;
 
@@ -54,32 +56,6 @@ pub fn lock_name(vm_id: &str) -> String {
 #[must_use]
 pub fn vm_of_journal(name: &str) -> Option<&str> {
     name.strip_prefix('.')?.strip_suffix(".journal.json").filter(|id| !id.is_empty())
-}
-
-/// A file, told by what does not change when it is renamed.
-///
-/// The device number is left out: it may be another one after a reboot, and the file is looked for only in the directory of the journal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileMark {
-    /// Inode number.
-    pub inode: u64,
-    /// Bytes.
-    pub size: u64,
-    /// Last change of the content, nanoseconds since the epoch.
-    pub mtime_ns: i128,
-}
-
-impl FileMark {
-    /// Of a plain file; anything else has none.
-    #[must_use]
-    pub fn of(entry: Entry) -> Option<FileMark> {
-        entry.is_file.then_some(FileMark { inode: entry.inode, size: entry.size, mtime_ns: entry.mtime_ns })
-    }
-
-    /// Whether a name is this very file, unchanged.
-    pub fn is_at(self, dir: &Dir, name: &str) -> io::Result<bool> {
-        Ok(dir.entry(name)?.and_then(FileMark::of) == Some(self))
-    }
 }
 
 /// A disk whose bytes are all copied and durable.
@@ -313,6 +289,9 @@ pub struct Checkpoint {
     /// Disks that were looked into before they were copied.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub looked: Vec<FileIdentity>,
+    /// The passes of a warm migration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passes: Option<Passes>,
     /// What the guest work found and made, once all of it is durable.
     pub guest: Option<GuestRecord>,
     /// By which ways its bytes do not come, as was found out too late.
@@ -325,6 +304,9 @@ pub struct Checkpoint {
     pub stage_times: BTreeMap<Stage, (f64, f64)>,
     /// Warnings so far, for the report.
     pub warnings: Vec<Notice>,
+    /// What was done at the source.
+    #[serde(default, skip_serializing_if = "Acts::is_empty")]
+    pub acts: Acts,
     /// Once publishing has begun.
     pub intent: Option<Intent>,
 }
@@ -346,11 +328,13 @@ impl Checkpoint {
             disks: BTreeMap::new(),
             fetched: BTreeMap::new(),
             looked: Vec::new(),
+            passes: None,
             guest: None,
             ways_left: Vec::new(),
             stage_seconds: BTreeMap::new(),
             stage_times: BTreeMap::new(),
             warnings: Vec::new(),
+            acts: Acts::default(),
             intent: None,
         }
     }
@@ -380,10 +364,16 @@ impl Checkpoint {
         self.elsewhere.keys().map(PathBuf::as_path).chain(renames).collect()
     }
 
-    /// Whether more than the VM's own directory depends on what it says.
+    /// Whether more than the VM's own directory depends on what it says: another one, libvirt, the source.
     fn reaches_out(&self) -> bool {
         let is_told = self.intent.as_ref().is_some_and(|intent| intent.handover.is_some());
-        is_told || !self.directories().is_empty()
+        is_told || !self.acts.is_empty() || !self.directories().is_empty()
+    }
+
+    /// The same, with what others know to have been done at the source.
+    #[must_use]
+    pub fn with_acts(self, known: &Acts) -> Checkpoint {
+        Checkpoint { acts: self.acts.merged(known), ..self }
     }
 
     /// The same work, now done by another job; perhaps by another version, which has names for more.
@@ -417,7 +407,7 @@ impl Checkpoint {
             }
         };
         match serde_json::from_slice::<Checkpoint>(&bytes) {
-            // What it says of other directories and of libvirt could do harm there: only whoever may write them anyway is believed.
+            // What it says of other directories, of libvirt and of the source could do harm there: only whoever may write them anyway is believed.
             Ok(checkpoint) if checkpoint.reaches_out() && !is_ours(dir, &name)? => {
                 tracing::warn!("the journal may have been written by others: starting over");
                 Ok(None)

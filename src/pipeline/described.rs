@@ -80,7 +80,7 @@ fn of_entry(entry: &Submission, settings: &Settings, control: &Control) -> Resul
     let plan = entry.plans(batch_id, "", settings)?.pop();
     let plan = plan.ok_or_else(|| Error::internal("an entry has no plan"))?;
     let planned = plan.remote.as_ref().ok_or_else(|| Error::internal("there is nobody to be asked"))?;
-    let limits = RemoteLimits { connection: settings.vc_connection.clone(), connections: None };
+    let limits = RemoteLimits::of(settings);
     let selected = remote::select(&remote::Access::read(planned)?, planned, &limits, control)?;
     planner::expand(&plan, &selected)
 }

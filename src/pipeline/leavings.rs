@@ -13,6 +13,7 @@ use super::host_lock::HostFence;
 use super::publish::{
     Progress, discard, failed, partial_name, partial_names, partial_names_elsewhere, progress,
 };
+use crate::model::acts::Acts;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::manifest::HookStage;
@@ -34,6 +35,14 @@ pub fn forget(plan: &Plan, lock: Option<HeldLock>) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// What a job's worker has written down of what it did at the source, if its journal is there. Some of it may not have been heard of.
+#[must_use]
+pub fn acts(plan: &Plan, job_id: i64) -> Option<Acts> {
+    let dir = Dir::open(&plan.output.directory).ok()?;
+    let journal = Checkpoint::read(&dir, &plan.vm_id).ok()??;
+    (journal.job_id == job_id && !journal.acts.is_empty()).then_some(journal.acts)
 }
 
 /// Removes all that an unfinished VM left in its output directory, and in those of its disks: partial results, journal, lock.

@@ -11,6 +11,7 @@ use super::described;
 use super::publish;
 use super::worker::{self, Bench};
 use crate::disk::{Control, Engine, OpenPolicy, SourceDisk, Target, detect, open_source};
+use crate::model::acts::Acts;
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::FoundDisk;
@@ -83,6 +84,9 @@ impl Migration {
             attempt: 1,
             plan,
             limits: WorkLimits::unbound(work_dir, 600.0),
+            acts: Acts::default(),
+            settle: None,
+            cuts_over: false,
         };
         Migration { order, bench: Bench::default(), control: Control::new() }
     }

@@ -108,6 +108,11 @@ impl<'a> Meter<'a> {
 
     /// A disk's copy is so far.
     pub(super) fn copied(&mut self, disk: usize, id: &str, fraction: f64) {
+        self.moved(disk, id, Pass::Copy, fraction);
+    }
+
+    /// The same of another pass that is shown as the disk's progress.
+    pub(super) fn moved(&mut self, disk: usize, id: &str, pass: Pass, fraction: f64) {
         let now = Instant::now();
         let fraction = fraction.clamp(0.0, 1.0);
         let mut event = None;
@@ -122,7 +127,7 @@ impl<'a> Meter<'a> {
         if let Some(event) = event {
             self.tell(event);
         }
-        self.passed(disk, Pass::Copy, fraction);
+        self.passed(disk, pass, fraction);
     }
 
     /// A pass is so far.

@@ -83,12 +83,12 @@ pub(super) fn fetch_journal_name(disk_id: &str) -> String {
 }
 
 /// Whether a disk elsewhere has to be fetched whole before its result is written: where that cannot be changed later and the guest is opened,
-/// and where QEMU writes it, which does not go on with what was cut.
+/// where QEMU writes it, which does not go on with what was cut, and where it changes while it is copied.
 pub(super) fn fetches(plan: &Plan, disk: &PlannedDisk) -> bool {
     let is_stream = plan.opens_guest() && plan.copying_stage() == Stage::Convert;
     let is_qemus =
         plan.preallocation_of(disk) != Preallocation::Off && plan.format_of(disk) != OutputFormat::Raw;
-    is_stream || is_qemus
+    is_stream || is_qemus || plan.warm().is_some()
 }
 
 /// All names that a VM's unfinished work has in its own directory.

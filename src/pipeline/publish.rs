@@ -22,7 +22,7 @@ use crate::model::protocol::Published;
 use crate::sys::dir::Dir;
 use crate::sys::failpoint;
 
-pub use super::leavings::{abandon, forget, partials, rewind};
+pub use super::leavings::{abandon, acts, forget, partials, rewind};
 pub use super::names::{
     Named, Names, copy_journal_name, extents_name, grown_name, overlay_name, partial_name, partial_names,
     partial_names_elsewhere,

@@ -81,6 +81,7 @@ pub(super) fn compose(
         fixes: checkpoint.guest.as_ref().map(|guest| guest.fixes.clone()).unwrap_or_default(),
         hooks,
         validation: Some(validation),
+        acts: checkpoint.acts.clone(),
         lacking_stages: plan.lacking.clone(),
         warnings,
         errors: Vec::new(),

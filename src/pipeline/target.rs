@@ -32,7 +32,11 @@ pub(super) fn machine(plan: &Plan, checkpoint: &Checkpoint, images: &[PathBuf]) 
         Firmware::Uefi => Machine { firmware_files: firmware::undescribed(machine.secure_boot), ..machine },
         Firmware::Bios => machine,
     };
-    Some(if guest.is_some_and(|guest| guest.emulated) { machine.emulated() } else { machine })
+    let mut machine = if guest.is_some_and(|guest| guest.emulated) { machine.emulated() } else { machine };
+    if plan.remote.as_ref().is_some_and(|remote| remote.isolated) {
+        machine.nics.iter_mut().for_each(|nic| nic.is_unplugged = true);
+    }
+    Some(machine)
 }
 
 #[cfg(test)]

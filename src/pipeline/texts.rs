@@ -70,6 +70,16 @@ pub(super) fn is_reported(dir: &Dir, intent: &Intent) -> Result<bool> {
     intent.report.as_ref().map_or(Ok(true), |(name, content)| is_there(dir, intent, name, content))
 }
 
+/// Whether one of them is there already.
+pub(super) fn have_begun(dir: &Dir, intent: &Intent) -> Result<bool> {
+    for (name, content) in before_report(intent) {
+        if is_there(dir, intent, name, content)? {
+            return Ok(true);
+        }
+    }
+    Ok(intent.report.is_some() && is_reported(dir, intent)?)
+}
+
 /// Whether all of them are.
 pub(super) fn are_there(dir: &Dir, intent: &Intent) -> Result<bool> {
     for (name, content) in before_report(intent) {

@@ -7,7 +7,7 @@
 use tokio::sync::{mpsc, oneshot};
 
 use crate::model::api::{
-    Acted, JobDetails, JobFilter, JobList, Pruned, Refusal, RetryRequest, SubmitRequest,
+    Acted, JobDetails, JobFilter, JobList, Pruned, Refusal, RetryRequest, RolledBack, SubmitRequest,
 };
 use crate::model::error::{Error, Kind};
 use crate::model::progress::{BatchProgress, Status};
@@ -42,6 +42,15 @@ pub enum Command {
         /// Answer, when that is durable.
         reply: Reply<Acted>,
     },
+    /// Give the source of a job back.
+    Rollback {
+        /// Which.
+        target: String,
+        /// Only say what would be done.
+        dry_run: bool,
+        /// Answer; it is durable that this was asked for, and not yet done.
+        reply: Reply<RolledBack>,
+    },
     /// Try an ended job again.
     Retry {
         /// Which.
@@ -60,6 +69,8 @@ pub enum Command {
         /// Answer.
         reply: Reply<Acted>,
     },
+    /// Make the next pass of a warm migration the last one.
+    Cutover(String, Reply<Acted>),
     /// Let a job stand still; without one, all of them, running ones too.
     Pause(Option<String>, Reply<Acted>),
     /// Let it go on.

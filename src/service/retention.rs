@@ -64,14 +64,15 @@ async fn prune_partials(
         let removed = off_thread(move || {
             let found = partials(&plan);
             if dry_run {
-                return Some(found);
+                return Some((found, None));
             }
             let abandon = || publish::abandon(&plan, Some(holds.who().id()));
+            let acts = publish::acts(&plan, job);
             match where_it_lies(&holds, (&batch_id, &above), &plan, abandon) {
-                Ok(()) => Some(found),
+                Ok(()) => Some((found, acts)),
                 Err(error) if error.kind() == Kind::Exists => {
                     tracing::info!(job, batch = batch_id, vm = plan.vm_id, %error, "its partial results stay");
-                    Some((0, 0))
+                    Some(((0, 0), None))
                 }
                 Err(error) => {
                     let (batch, vm) = (&batch_id, &plan.vm_id);
@@ -81,11 +82,17 @@ async fn prune_partials(
             }
         })
         .await?;
-        let Some((count, bytes)) = removed else { continue };
+        let Some(((count, bytes), acts)) = removed else { continue };
         pruned.partials += count;
         pruned.bytes += bytes;
         if !dry_run {
-            queue.with(move |db| db.partials_removed(job)).await?;
+            // The journal is gone: from here on only the queue knows.
+            queue
+                .with(move |db| {
+                    acts.map_or(Ok(()), |acts| db.add_acts(job, &acts))?;
+                    db.partials_removed(job)
+                })
+                .await?;
         }
     }
     Ok(())

@@ -72,6 +72,13 @@ pub const HANDOVER: &[&str] = &[
 pub const IMPORT: &[&str] =
     &["import.placing", "import.placed", "import.marked", "import.sending", "import.sent"];
 
+/// Those that only a job meets that does something at its source, or undoes it.
+pub const ACTS: &[&str] =
+    &["acts.intended", "acts.did", "acts.done", "acts.undoing", "acts.undid", "acts.undone"];
+
+/// Those that only a warm migration meets.
+pub const WARM: &[&str] = &["warm.patched", "warm.passed", "warm.over"];
+
 /// Those that only notifications meet.
 pub const NOTICES: &[&str] = &["notice.before-send", "notice.after-send"];
 
@@ -126,7 +133,15 @@ mod armed {
     }
 
     pub(super) fn hit(name: &'static str) {
-        let further = [super::IN_PLACE, super::HOOKS, super::HANDOVER, super::IMPORT, super::NOTICES];
+        let further = [
+            super::IN_PLACE,
+            super::HOOKS,
+            super::HANDOVER,
+            super::IMPORT,
+            super::ACTS,
+            super::WARM,
+            super::NOTICES,
+        ];
         let mut listed = super::ALL.iter().chain(further.into_iter().flatten());
         assert!(listed.any(|listed| *listed == name), "failpoint `{name}` is not listed in sys::failpoint");
         let Some(armed) = ARMED.get_or_init(from_environment) else { return };
@@ -167,9 +182,17 @@ mod armed {
 mod tests {
     #[test]
     fn names_are_listed_once() {
-        let mut names =
-            [super::ALL, super::IN_PLACE, super::HOOKS, super::HANDOVER, super::IMPORT, super::NOTICES]
-                .concat();
+        let mut names = [
+            super::ALL,
+            super::IN_PLACE,
+            super::HOOKS,
+            super::HANDOVER,
+            super::IMPORT,
+            super::ACTS,
+            super::WARM,
+            super::NOTICES,
+        ]
+        .concat();
         let all = names.len();
         names.sort_unstable();
         names.dedup();

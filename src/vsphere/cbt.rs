@@ -63,6 +63,20 @@ pub fn enable(client: &Client, vm: &VmRef, told: &mut dyn FnMut(u8)) -> Result<b
     }
 }
 
+/// Switches change tracking off.
+pub fn disable(client: &Client, vm: &VmRef, told: &mut dyn FnMut(u8)) -> Result<()> {
+    let what = format!("cannot switch off change tracking of {} of {}", vm.moref, client.host());
+    if !machine(client, vm)?.change_tracking {
+        return Ok(());
+    }
+    let spec = Element::new("spec").child(Element::text("changeTrackingEnabled", false));
+    client
+        .call(&Call::changes("ReconfigVM_Task", &vm.object(), vec![spec]), soap::returned_object)
+        .and_then(|task| task::wait(client, &task, told))
+        .map(drop)
+        .map_err(|failure| failure::told(&what, failure))
+}
+
 /// The areas of a disk that have changed since `change_id`, as of a snapshot; [`ALL_IN_USE`]: those that are in use.
 pub fn changed(
     client: &Client,

@@ -208,11 +208,6 @@ impl Client {
         (&self.0.channel.endpoint, &self.0.channel.tls)
     }
 
-    /// As whom, for a program that logs in by itself.
-    pub(super) fn login(&self) -> &Login {
-        &self.0.login
-    }
-
     /// Does something with objects that end with the session, and once more if it ended meanwhile.
     pub(super) fn in_one_session<T>(
         &self,

@@ -19,7 +19,7 @@ use crate::model::machine::Firmware;
 use crate::model::vmware::name_decoded;
 
 /// No tree of snapshots is deeper.
-const MOST_DEPTH: usize = 64;
+pub(super) const MOST_DEPTH: usize = 64;
 
 const MACHINE: Wanted = Wanted {
     kind: "VirtualMachine",
@@ -261,7 +261,7 @@ fn boot_disks(boot: Node<'_, '_>) -> Vec<i32> {
     soap::children(boot, "bootOrder").filter_map(|entry| soap::number(entry, "deviceKey")).collect()
 }
 
-fn snapshots(node: Node<'_, '_>, name: &str, left: usize) -> Vec<Snapshot> {
+pub(super) fn snapshots(node: Node<'_, '_>, name: &str, left: usize) -> Vec<Snapshot> {
     if left == 0 {
         return Vec::new();
     }

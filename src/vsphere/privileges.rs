@@ -26,6 +26,10 @@ pub enum Purpose {
     Snapshot,
     /// To have changes tracked.
     Tracking,
+    /// To shut it down, and to start it again.
+    Power,
+    /// To change it when it has moved elsewhere.
+    GiveWay,
 }
 
 impl Purpose {
@@ -38,6 +42,8 @@ impl Purpose {
             Purpose::Export => "export it",
             Purpose::Snapshot => "make and remove snapshots",
             Purpose::Tracking => "track changes",
+            Purpose::Power => "shut it down and start it",
+            Purpose::GiveWay => "change it when it has moved",
         }
     }
 }
@@ -52,6 +58,20 @@ const ON_MACHINE: [(&str, Purpose); 7] = [
     ("VirtualMachine.State.RemoveSnapshot", Purpose::Snapshot),
     ("VirtualMachine.Config.ChangeTracking", Purpose::Tracking),
 ];
+/// Where it is to be shut down (`power: shutdown`).
+const FOR_POWER: [(&str, Purpose); 2] = [
+    ("VirtualMachine.Interact.PowerOff", Purpose::Power),
+    ("VirtualMachine.Interact.PowerOn", Purpose::Power),
+];
+/// Where it is to be changed afterwards (`after`).
+const FOR_AFTER: [(&str, Purpose); 4] = [
+    ("VirtualMachine.Config.EditDevice", Purpose::GiveWay),
+    ("VirtualMachine.Interact.DeviceConnection", Purpose::GiveWay),
+    ("VirtualMachine.Config.Annotation", Purpose::GiveWay),
+    ("VirtualMachine.Config.Rename", Purpose::GiveWay),
+];
+/// And there, on its host.
+const ON_HOST: [(&str, Purpose); 1] = [("Host.Config.AutoStart", Purpose::GiveWay)];
 /// And on each of its datastores.
 const ON_DATASTORE: [(&str, Purpose); 2] =
     [("Datastore.Browse", Purpose::Read), ("Datastore.FileManagement", Purpose::Read)];
@@ -69,8 +89,17 @@ pub struct Checked {
     pub granted: bool,
 }
 
+/// What is to be done with a machine besides reading it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Further {
+    /// It is to be shut down.
+    pub power: bool,
+    /// It is to be changed when it has moved.
+    pub after: bool,
+}
+
 /// Looks which privileges the account has; without a machine, on the whole inventory.
-pub fn check(client: &Client, vm: Option<&VmRef>) -> Result<Vec<Checked>> {
+pub fn check(client: &Client, vm: Option<&VmRef>, further: Further) -> Result<Vec<Checked>> {
     let what = format!("cannot ask {} for privileges", client.host());
     let told = |failure| failure::told(&what, failure);
     let manager = client.service().authorization_manager.clone();
@@ -81,11 +110,29 @@ pub fn check(client: &Client, vm: Option<&VmRef>) -> Result<Vec<Checked>> {
     let root = client.service().root_folder.clone();
     let (machine, stores) = match vm {
         Some(vm) => (vm.object(), datastores(client, vm).map_err(told)?),
-        None => (root.clone(), vec![root]),
+        None => (root.clone(), vec![root.clone()]),
     };
-    let mut checked = has(client, &manager, &[machine], &ON_MACHINE).map_err(told)?;
+    let power = if further.power { &FOR_POWER[..] } else { &[] };
+    let after = if further.after { &FOR_AFTER[..] } else { &[] };
+    let wanted = [&ON_MACHINE[..], power, after].concat();
+    let mut checked = has(client, &manager, &[machine], &wanted).map_err(told)?;
+    if further.after {
+        let host = vm.map(|vm| host(client, vm)).transpose().map_err(told)?.flatten().unwrap_or(root);
+        checked.extend(has(client, &manager, &[host], &ON_HOST).map_err(told)?);
+    }
     checked.extend(has(client, &manager, &stores, &ON_DATASTORE).map_err(told)?);
     Ok(checked)
+}
+
+/// On which it is.
+pub(super) fn host(client: &Client, vm: &VmRef) -> Result<Option<MoRef>, Failure> {
+    const HOST: Wanted = Wanted { kind: "VirtualMachine", paths: &["runtime.host"] };
+    let mut host = None;
+    property::of_objects(client, &[vm.object()], &[HOST], |found| {
+        host = found.object_at("runtime.host");
+        Ok(())
+    })?;
+    Ok(host)
 }
 
 fn datastores(client: &Client, vm: &VmRef) -> Result<Vec<MoRef>, Failure> {

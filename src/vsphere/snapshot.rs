@@ -140,6 +140,25 @@ pub fn disks(client: &Client, snapshot: &str) -> Result<Vec<VmDisk>> {
     })
 }
 
+/// Removes every snapshot of this name from a machine, also one that another task is still making or removing.
+pub fn remove_all_called(client: &Client, vm: &VmRef, name: &str, told: &mut dyn FnMut(u8)) -> Result<()> {
+    let is_called = |machine: &Machine| -> Vec<String> {
+        let all = flat(&machine.snapshots).into_iter().filter(|(_, one)| one.name == name);
+        all.map(|(_, one)| one.moref.clone()).collect()
+    };
+    task::none_goes_on(client, vm)?;
+    for moref in is_called(&machine(client, vm)?) {
+        if let Err(error) = remove(client, &moref, false, told) {
+            // Somebody else may have done it meanwhile.
+            let is_there = is_called(&machine(client, vm)?).contains(&moref);
+            if is_there {
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// All of a tree, each with how deep it hangs.
 #[must_use]
 pub fn flat(snapshots: &[Snapshot]) -> Vec<(usize, &Snapshot)> {

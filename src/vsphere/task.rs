@@ -5,14 +5,20 @@
 
 use std::time::Duration;
 
+use roxmltree::Node;
+
 use super::client::Client;
+use super::failure;
+use super::inventory::VmRef;
 use super::property::{self, Wanted, filter};
 use super::soap::{self, Call, Failure, Fault, MoRef};
 use crate::model::element::Element;
-use crate::model::error::Error;
+use crate::model::error::{Error, Result};
 
 /// So long the server keeps a question open for which it has no news.
 const OPEN: Duration = Duration::from_secs(10);
+/// What a machine says of its tasks.
+const RECENT: Wanted = Wanted { kind: "VirtualMachine", paths: &["recentTask"] };
 const TASK: Wanted = Wanted { kind: "Task", paths: &["info"] };
 
 /// How a task stands.
@@ -20,6 +26,26 @@ enum Stand {
     Goes { percent: Option<u8> },
     Done(Option<MoRef>),
     Failed(Box<Fault>),
+}
+
+/// Waits until nothing goes on any more at a machine: whoever began it may be gone, and what comes of it is to be known.
+pub fn none_goes_on(client: &Client, vm: &VmRef) -> Result<()> {
+    let what = format!("cannot see what is done with {} of {}", vm.moref, client.host());
+    let mut tasks = Vec::new();
+    let asked = property::of_objects(client, &[vm.object()], &[RECENT], |found| {
+        let all = found.get("recentTask").into_iter();
+        tasks.extend(all.flat_map(|tasks| tasks.children().filter(Node::is_element)).map(soap::moref));
+        Ok(())
+    });
+    asked.map_err(|failure| failure::told(&what, failure))?;
+    for task in tasks {
+        match wait(client, &task, &mut |_| {}) {
+            // How it ended is seen at the machine; one that is forgotten has ended.
+            Ok(_) | Err(Failure::Fault(_)) => {}
+            Err(failure) => return Err(failure::told(&what, failure)),
+        }
+    }
+    Ok(())
 }
 
 /// Waits until a task is done; what it made, if that is an object. `told` hears how far it is.

@@ -5,7 +5,7 @@ use hyper2kvm::cli::LATER;
 use crate::run::{run, run_at};
 
 /// The commands that this version has.
-const COMMANDS: [&str; 29] = [
+const COMMANDS: [&str; 30] = [
     "daemon",
     "convert",
     "boot-test",
@@ -21,6 +21,7 @@ const COMMANDS: [&str; 29] = [
     "logs",
     "cancel",
     "release",
+    "rollback",
     "retry",
     "priority",
     "pause",

@@ -255,6 +255,7 @@ const ELSEWHERE: [&str; 42] = [
     "source.no_disks",
     "source.transport",
     "source.changed",
+    "source.snapshot",
     "source.not_asked",
 ];
 

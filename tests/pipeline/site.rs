@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hyper2kvm::model::acts::Acts;
 use hyper2kvm::model::boot::BootOptions;
 use hyper2kvm::model::config::PreflightSettings;
 use hyper2kvm::model::error::Error;
@@ -81,6 +82,9 @@ impl Site {
                 remote: RemoteLimits::default(),
                 lock: None,
             },
+            acts: Acts::default(),
+            settle: None,
+            cuts_over: false,
         };
         Site { temp, order }
     }

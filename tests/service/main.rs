@@ -25,6 +25,7 @@ mod notifications;
 mod once_broken;
 mod profiles;
 mod queue;
+mod queue_acts;
 mod queue_admission;
 mod queue_expanding;
 mod queue_opening;

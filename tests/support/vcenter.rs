@@ -243,6 +243,23 @@ impl Vcenter {
         self.done(&json!({ "areas": answers }));
     }
 
+    /// A guest behaves otherwise, or its machine's power is switched: `PowerOrder` in tests/support/vcsim/power.go.
+    pub fn power(&self, order: &Value) {
+        self.done(&json!({ "power": order }));
+    }
+
+    /// How a machine is now, asked beside everything that is written down: power, notes, cards, autostart.
+    #[track_caller]
+    pub fn look(&self, vm: &str) -> Value {
+        let told = self.order(&json!({ "look": vm }));
+        serde_json::from_str(&told).unwrap_or_else(|_| panic!("{vm}: {told}"))
+    }
+
+    /// So many hundredths of a datastore are free from now on.
+    pub fn free(&self, datastore: &str, percent: u8) {
+        self.done(&json!({ "room": { "datastore": datastore, "percent": percent } }));
+    }
+
     /// What was asked so far.
     pub fn requests(&self) -> Vec<Request> {
         let text = fs::read_to_string(self.ready["log"].as_str().unwrap()).unwrap();

@@ -121,7 +121,7 @@ pub(super) fn add(
     };
     all.refused.extend(self::refused(std::mem::take(&mut submission.refused), written.ok(), &file.filename));
     all.fail_fast |= submission.fail_fast;
-    let gating = submission.window.as_ref().filter(|window| window.gates_start());
+    let gating = submission.window.as_ref().filter(|window| window.gates_start() || window.gates_shutdown());
     all.notes.extend(gating.map(|window| {
         let stands = window.in_words(now_epoch());
         format!("{}: its window is not waited for here: it {stands}", file.given.display())

@@ -16,6 +16,7 @@ use crate::cli::given::{
 use crate::cli::input::Input;
 use crate::cli::remote;
 use crate::disk::Control;
+use crate::model::acts::Acts;
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::Facts;
@@ -291,12 +292,15 @@ pub(super) fn of_plan(
                 remote: RemoteLimits::of(settings),
                 ..WorkLimits::unbound(work_dir, settings.stall_timeout_s)
             },
+            acts: Acts::default(),
+            settle: None,
+            cuts_over: false,
         },
     }
 }
 
 /// What binds a person: permissions alone, and of the configuration what a manifest is read with: which profiles and stored
-/// credentials there are, how long a server is waited for, where VMware's library is, which libvirt is meant, and what may be run for somebody else's manifest.
+/// credentials there are, how long a server is waited for, whether sources may be shut down, where VMware's library is, which libvirt is meant, and what may be run for somebody else's manifest.
 pub(super) fn settings(base: &Path, args: &ConvertArgs) -> Result<Settings> {
     let configured = args.state.settings_or_defaults().map_err(|failure| {
         failure.error.unwrap_or_else(|| Error::internal("the configuration is not known"))
@@ -308,6 +312,7 @@ pub(super) fn settings(base: &Path, args: &ConvertArgs) -> Result<Settings> {
     settings.credentials.dir = configured.credentials.dir;
     settings.vc_connection = configured.vc_connection;
     settings.vddk = configured.vddk;
+    settings.sources = configured.sources;
     Ok(settings)
 }
 

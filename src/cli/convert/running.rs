@@ -372,6 +372,8 @@ impl Party {
             WorkerEvent::Room { .. }
             | WorkerEvent::Described(_)
             | WorkerEvent::Selected { .. }
+            | WorkerEvent::Acts { .. }
+            | WorkerEvent::Passed(_)
             | WorkerEvent::Heartbeat
             | WorkerEvent::Paused
             | WorkerEvent::Resumed
@@ -475,6 +477,7 @@ fn begin_progress(works: &[Work]) -> BatchProgress {
                 stages_completed: Vec::new(),
                 progress_percentage: 0.0,
                 disks: BTreeMap::new(),
+                passes: Vec::new(),
             };
             (vm_id, vm)
         })

@@ -7,7 +7,7 @@ use crate::cli::table::{Paint, Table, cell};
 use crate::cli::{Exit, Failure, Ui};
 use crate::vsphere::Client;
 use crate::vsphere::client::About;
-use crate::vsphere::privileges::{self, Checked};
+use crate::vsphere::privileges::{self, Checked, Further};
 
 /// Arguments of `vsphere check`.
 #[derive(Debug, clap::Args)]
@@ -15,6 +15,12 @@ pub(super) struct CheckArgs {
     /// The machine [default: the whole inventory]
     #[arg(value_name = "VM")]
     vm: Option<String>,
+    /// Also what shutting it down needs (`power: shutdown`)
+    #[arg(long)]
+    shutdown: bool,
+    /// Also what changing it afterwards needs (`after`)
+    #[arg(long)]
+    after: bool,
     #[command(flatten)]
     filters: FilterArgs,
 }
@@ -30,7 +36,8 @@ struct Document<'c> {
 pub(super) fn run(args: &CheckArgs, client: &Client, ui: &Ui) -> Result<Exit, Failure> {
     let which = args.vm.clone().map(|vm| WhichArgs { vm, filters: args.filters.clone() });
     let vm = which.map(|which| which.find(client)).transpose()?.map(|vm| vm.reference());
-    let checks = privileges::check(client, vm.as_ref())?;
+    let further = Further { power: args.shutdown, after: args.after };
+    let checks = privileges::check(client, vm.as_ref(), further)?;
     let ok = checks.iter().all(|check| check.granted);
     if ui.json {
         ui.print_json(&Document { server: client.about(), ok, checks })?;

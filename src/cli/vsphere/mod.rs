@@ -8,6 +8,7 @@ mod check;
 mod datastores;
 mod export;
 mod list;
+mod orphans;
 mod show;
 mod snapshots;
 mod tracking;
@@ -105,7 +106,7 @@ pub(super) fn run(args: &VsphereArgs, ui: &Ui) -> Result<Exit, Failure> {
         Task::Tree(args) => list::tree(args, &client, ui),
         Task::Show(args) => show::show(args, &client, ui),
         Task::Disks(args) => show::disks(args, &client, ui),
-        Task::Snapshot(task) => snapshots::run(task, &client, ui),
+        Task::Snapshot(task) => snapshots::run(task, &args.state, &client, ui),
         Task::Cbt(task) => tracking::run(task, &client, ui),
         Task::DatastoreLs(args) => datastores::ls(args, &client, ui),
         Task::Download(args) => datastores::save(args, &client, ui),

@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 
-use super::{WhichArgs, progress};
+use super::orphans::{self, OrphanArgs};
+use super::{FilterArgs, WhichArgs, progress};
 use crate::cli::table::{Table, cell, printable};
-use crate::cli::{Exit, Failure, Ui};
+use crate::cli::{Exit, Failure, StateArgs, Ui};
 use crate::vsphere::Client;
 use crate::vsphere::machine::{self, Snapshot};
 use crate::vsphere::snapshot::{self, Quiesce};
@@ -12,8 +13,13 @@ use crate::vsphere::snapshot::{self, Quiesce};
 /// Tasks with snapshots.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Task {
-    /// List the snapshots of a machine
-    List(WhichArgs),
+    /// List the snapshots of a machine, or those that hyper2kvm left on any
+    List {
+        #[command(flatten)]
+        which: MaybeWhichArgs,
+        #[command(flatten)]
+        orphans: OrphanArgs,
+    },
     /// Make a snapshot, without memory
     Create {
         #[command(flatten)]
@@ -31,10 +37,12 @@ pub(super) enum Task {
     /// Remove a snapshot; what it holds stays in the machine
     Remove {
         #[command(flatten)]
-        which: WhichArgs,
+        which: MaybeWhichArgs,
         /// The snapshot: its name, or the server's own name for it (`snapshot-7`)
-        #[arg(value_name = "SNAPSHOT")]
-        snapshot: String,
+        #[arg(value_name = "SNAPSHOT", required_unless_present = "orphans", conflicts_with = "orphans")]
+        snapshot: Option<String>,
+        #[command(flatten)]
+        orphans: OrphanArgs,
         /// With those that came after it
         #[arg(long)]
         children: bool,
@@ -42,6 +50,22 @@ pub(super) enum Task {
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+/// Which machine is meant, where one is.
+#[derive(Debug, clap::Args)]
+pub(super) struct MaybeWhichArgs {
+    /// The machine: its name, its path (`/DC0/vm/web01`), its UUID or the server's own name for it (`vm-42`)
+    #[arg(value_name = "VM", required_unless_present = "orphans", conflicts_with = "orphans")]
+    vm: Option<String>,
+    #[command(flatten)]
+    filters: FilterArgs,
+}
+
+impl MaybeWhichArgs {
+    fn which(&self) -> WhichArgs {
+        WhichArgs { vm: self.vm.clone().unwrap_or_default(), filters: self.filters.clone() }
+    }
 }
 
 /// Whether a guest stands still.
@@ -79,9 +103,10 @@ struct Removed<'n> {
     removed: Vec<&'n str>,
 }
 
-pub(super) fn run(task: &Task, client: &Client, ui: &Ui) -> Result<Exit, Failure> {
+pub(super) fn run(task: &Task, state: &StateArgs, client: &Client, ui: &Ui) -> Result<Exit, Failure> {
     match task {
-        Task::List(which) => list(which, client, ui),
+        Task::List { orphans, .. } if orphans.orphans => orphans::list(orphans, state, client, ui),
+        Task::List { which, .. } => list(&which.which(), client, ui),
         Task::Create { which, name, description, quiesce } => {
             let quiesce = match quiesce {
                 Still::Try => Quiesce::Try,
@@ -90,8 +115,12 @@ pub(super) fn run(task: &Task, client: &Client, ui: &Ui) -> Result<Exit, Failure
             };
             create(which, (name, description), quiesce, client, ui)
         }
-        Task::Remove { which, snapshot, children, dry_run } => {
-            remove(which, snapshot, (*children, *dry_run), client, ui)
+        Task::Remove { orphans, dry_run, .. } if orphans.orphans => {
+            orphans::remove((orphans, *dry_run), state, client, ui)
+        }
+        Task::Remove { which, snapshot, children, dry_run, .. } => {
+            let snapshot = snapshot.as_deref().unwrap_or_default();
+            remove(&which.which(), snapshot, (*children, *dry_run), client, ui)
         }
     }
 }

@@ -20,6 +20,7 @@ use std::os::unix::fs::FileExt;
 use crate::disk::copy::Target;
 use crate::model::plan::{Compression, OutputFormat, Preallocation};
 
+pub(crate) use raw::HOLE_BYTES;
 pub(crate) use vhd::MOST_BYTES as VHD_MOST_BYTES;
 
 /// Some blocks of the disk that lie one behind the other in the target, and where.
@@ -134,7 +135,7 @@ fn read_or_zeros(file: &File, mut buffer: &mut [u8], mut at: u64) -> io::Result<
 }
 
 /// Runs of blocks that hold something, as byte ranges of the data.
-fn filled(data: &[u8], block: usize) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+pub(crate) fn filled(data: &[u8], block: usize) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
     let mut at = 0;
     std::iter::from_fn(move || {
         while at < data.len() && is_zero(&data[at..data.len().min(at + block)]) {

@@ -10,7 +10,7 @@ use super::{Placed, Writer, filled};
 use crate::model::plan::Preallocation;
 
 /// What file systems allocate.
-const HOLE_BYTES: usize = 4 << 10;
+pub(crate) const HOLE_BYTES: usize = 4 << 10;
 
 /// A raw disk.
 #[derive(Debug)]

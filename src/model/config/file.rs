@@ -40,6 +40,8 @@ pub struct ConfigFile {
     pub paths: Option<PathsFile>,
     /// Which secrets drops may name.
     pub credentials: Option<CredentialsFile>,
+    /// What drops may have done to their sources.
+    pub sources: Option<SourcesFile>,
     /// What drops may have run.
     pub hooks: Option<HooksFile>,
     /// What is looked at before bytes move.
@@ -132,6 +134,14 @@ pub struct CredentialsFile {
 pub struct VddkFile {
     /// Where VMware's library is unpacked, owned by root: `vmware-vix-disklib-distrib`. Default: nowhere, it is not used.
     pub libdir: Option<AbsolutePath>,
+}
+
+/// `sources`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SourcesFile {
+    /// Whether a manifest may have its source shut down (`source.vsphere.power: shutdown`). Default false.
+    pub allow_shutdown: Option<bool>,
 }
 
 /// `hooks`

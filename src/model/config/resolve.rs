@@ -128,6 +128,9 @@ fn apply(file: &ConfigFile, settings: &mut Settings) {
     if let Some(credentials) = &file.credentials {
         apply_credentials(credentials, &mut settings.credentials);
     }
+    if let Some(sources) = &file.sources {
+        put(&mut settings.sources.allow_shutdown, sources.allow_shutdown);
+    }
     if let Some(hooks) = &file.hooks {
         settings.hooks.allowed_dirs =
             hooks.allowed_dirs.iter().flatten().map(AbsolutePath::to_path).collect();

@@ -37,6 +37,9 @@ pub struct Settings {
     /// Which secrets drops may name.
     #[serde(default)]
     pub credentials: CredentialSettings,
+    /// What drops may have done to their sources.
+    #[serde(default)]
+    pub sources: SourceSettings,
     /// What drops may have run.
     #[serde(default)]
     pub hooks: HookSettings,
@@ -135,6 +138,13 @@ impl Default for CredentialSettings {
 pub struct VddkSettings {
     /// Where VMware's library is unpacked; none: a credential says so, or it is not used.
     pub libdir: Option<PathBuf>,
+}
+
+/// `sources.*`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceSettings {
+    /// Whether a manifest may have its source shut down.
+    pub allow_shutdown: bool,
 }
 
 /// `hooks.*`
@@ -325,6 +335,7 @@ impl Settings {
             },
             paths: PathSettings::default(),
             credentials: CredentialSettings::default(),
+            sources: SourceSettings::default(),
             hooks: HookSettings::default(),
             preflight: PreflightSettings::default(),
             retry: RetrySettings {

@@ -238,7 +238,7 @@ pub struct VsphereSnapshot {
 }
 
 /// Whether the guest holds still for a snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SnapshotQuiesce {
     /// If it can.

@@ -50,6 +50,7 @@ pub(super) fn plan(
     warnings.extend(super::firmware::warnings(manifest));
     warnings.extend(super::growth::warnings(tree, manifest));
     warnings.extend(super::handover::warnings(tree, manifest));
+    warnings.extend(super::snapshots::warning(manifest));
     warnings.extend(vm.warnings.iter().cloned());
     let name = vm_name(manifest, &submission.filename);
     let mut disks = disks(manifest.disks.as_deref().unwrap_or_default());

@@ -42,6 +42,7 @@ pub(super) fn all(tree: &Tree, manifest: &Manifest, settings: &Settings, looks: 
     let disks = manifest.disks.as_deref().unwrap_or_default();
     [
         super::remote::check_secrets(tree, manifest, settings),
+        super::power::check(tree, manifest, settings),
         manifest.source.as_ref().map_or(Ok(()), |source| super::esxi::check_secrets(tree, source)),
         check_origin(tree, manifest, looks.selects),
         check_features(tree, manifest),

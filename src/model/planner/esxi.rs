@@ -8,7 +8,7 @@ use crate::model::error::{Error, Kind, Result};
 use crate::model::manifest::values::Line;
 use crate::model::manifest::{EsxiSource, Source, VsphereMode, VsphereTransport};
 use crate::model::parse::Tree;
-use crate::model::remote::{CONNECTIONS, PlannedLogin, PlannedRemote, SSH_PORT, WantedVm};
+use crate::model::remote::{CONNECTIONS, PlannedAfter, PlannedLogin, PlannedRemote, SSH_PORT, WantedVm};
 
 /// Where an ESXi host has its datastores.
 const VOLUMES: &str = "/vmfs/volumes/";
@@ -79,6 +79,11 @@ pub(super) fn planned(esxi: &EsxiSource, settings: &CredentialSettings) -> Optio
         ways: Vec::new(),
         connections: CONNECTIONS,
         looks_first: false,
+        shutdown: None,
+        after: PlannedAfter::default(),
+        snapshot: None,
+        isolated: false,
+        warm: None,
         found: None,
         draft: None,
     })

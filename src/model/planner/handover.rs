@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{build, check, mapping, pool};
+use super::{build, check, mapping, pool, remote};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::handover::{PlannedLibvirt, SNAPSHOT};
 use crate::model::job::Stage;
 use crate::model::libvirt_uri::{Reach, check_form};
-use crate::model::manifest::{LibvirtIntegration, Manifest};
+use crate::model::manifest::{LibvirtIntegration, Manifest, VsphereMode};
 use crate::model::parse::Tree;
 use crate::model::plan::PlannedDisk;
 
@@ -137,7 +137,10 @@ pub(super) fn check(tree: &Tree, manifest: &Manifest, settings: &Settings) -> Re
 /// Says what has no effect.
 pub(super) fn warnings(tree: &Tree, manifest: &Manifest) -> Vec<String> {
     let Some(said) = wanted(tree, manifest) else {
-        let clone = (manifest.allow_live_clone == Some(true))
+        // Of a VM that runs on, it decides about the cards, too.
+        let is_clone =
+            remote::asked_for(manifest).is_some_and(|vsphere| vsphere.mode == Some(VsphereMode::Clone));
+        let clone = (manifest.allow_live_clone == Some(true) && !is_clone)
             .then(|| "allow_live_clone has no effect: libvirt is told nothing".to_owned());
         return clone.into_iter().collect();
     };

@@ -27,10 +27,13 @@ mod nics;
 mod origin;
 mod output;
 mod pool;
+mod power;
 mod profiles;
 mod remote;
 mod selected;
 mod setup;
+mod snapshots;
+mod warm;
 mod written;
 
 use std::collections::BTreeMap;
@@ -56,6 +59,7 @@ use batch::{Batch, Given, Member};
 use effective::Effective;
 pub use effective::origin_words;
 pub use origin::Origin;
+pub use power::in_words as done_to_its_source;
 pub use profiles::{
     NoFiles, ProfileFile, ProfileFiles, ProfileLevel, ResolvedProfile, complaints as profile_complaints,
     resolve as resolve_profile,

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use super::check::{self, Looks, refuse_fixed, unsupported};
 use super::effective::{DEFAULT, Effective, MANIFEST, SOURCE, forget_other_unit, is_written, layers};
-use super::{Submission, VmSubmission, build, mapping};
+use super::{Submission, VmSubmission, build, mapping, power, snapshots, warm};
 use crate::model::config::{CredentialSettings, Settings};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::{Facts, FoundDisk, SourceNote};
 use crate::model::job::Stage;
 use crate::model::manifest::values::Line;
-use crate::model::manifest::{Manifest, VsphereMode, VspherePower, VsphereSource, VsphereTransport};
+use crate::model::manifest::{Manifest, VsphereMode, VsphereSource, VsphereTransport};
 use crate::model::parse::{Node, Tree, merge};
 use crate::model::plan::{Plan, PlannedStage, Preflight};
 use crate::model::remote::{
@@ -24,7 +24,13 @@ use crate::model::thumbprint::Thumbprint;
 /// In `credentials.allowed_env`: any variable.
 const ANY_VARIABLE: &str = "*";
 
-/// Whether a manifest wants a server to be asked; not where it names disks.
+/// What a manifest wants a server's API to be asked for; none where it names disks.
+pub(super) fn asked_for(manifest: &Manifest) -> Option<&VsphereSource> {
+    let source = manifest.source.as_ref().filter(|_| manifest.disks.is_none())?;
+    source.vsphere.as_deref()
+}
+
+/// Whether a manifest wants a server, or a host's shell, to be asked; not where it names disks.
 pub(super) fn is_asked_for(manifest: &Manifest) -> bool {
     let source = manifest.source.as_ref().filter(|_| manifest.disks.is_none());
     source.is_some_and(|source| source.vsphere.is_some() || source.esxi.is_some())
@@ -74,6 +80,7 @@ pub(super) fn planned(
         return Some(PlannedRemote { looks_first: asked.looks_first, found, draft, ..planned });
     }
     let vsphere = source.vsphere.as_deref()?;
+    let mode = vsphere.mode.unwrap_or(VsphereMode::Cold);
     Some(PlannedRemote {
         host: vsphere.host.as_ref().map(|host| host.as_str().to_owned()),
         port: whole(vsphere.port.map(|port| port.get())).unwrap_or(HTTPS_PORT),
@@ -83,11 +90,16 @@ pub(super) fn planned(
         datacenter: text(&vsphere.datacenter),
         datastore: text(&vsphere.datastore),
         folder: text(&vsphere.folder),
-        mode: VsphereMode::Cold,
-        transport: vsphere.transport.unwrap_or(VsphereTransport::Auto),
+        mode,
+        transport: transport(vsphere.transport, mode),
         ways: Vec::new(),
         connections: whole(vsphere.connections.map(|number| number.get())).map_or(CONNECTIONS, u32::from),
         looks_first: asked.looks_first,
+        shutdown: power::shutdown(vsphere),
+        after: power::after(vsphere),
+        snapshot: snapshots::planned(vsphere),
+        isolated: vsphere.mode == Some(VsphereMode::Clone) && manifest.allow_live_clone != Some(true),
+        warm: warm::planned(vsphere),
         found,
         draft,
     })
@@ -109,6 +121,14 @@ fn wanted(vsphere: &VsphereSource) -> Option<WantedVm> {
     let uuid = || vsphere.vm_uuid.as_ref().map(|uuid| WantedVm::Uuid(uuid.as_str().to_owned()));
     let path = || vsphere.vm_path.as_ref().map(text).map(WantedVm::Path);
     name.or_else(uuid).or_else(path).or_else(|| vsphere.moref.as_ref().map(text).map(WantedVm::Moref))
+}
+
+/// A VM that runs is read from its files, of which it is known what has changed.
+fn transport(said: Option<VsphereTransport>, mode: VsphereMode) -> VsphereTransport {
+    match (said.unwrap_or(VsphereTransport::Auto), mode) {
+        (VsphereTransport::Auto, VsphereMode::Warm | VsphereMode::Clone) => VsphereTransport::Https,
+        (said, _) => said,
+    }
 }
 
 /// Where the login is; none where that is not said, which is refused elsewhere.
@@ -182,6 +202,8 @@ pub(super) fn check(tree: &Tree, vsphere: &VsphereSource, selects: bool) -> Resu
             "give the SHA-256 of the certificate: `openssl x509 -noout -fingerprint -sha256` prints it",
         ));
     }
+    snapshots::check(tree, vsphere)?;
+    warm::check(tree, vsphere)?;
     check_features(tree, vsphere)
 }
 
@@ -260,17 +282,17 @@ fn check_login(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
 
 /// Keys whose feature does not exist yet.
 fn check_features(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
-    let off = "switch the VM off first, and leave this out";
     let refuse = |key: &str, what: &str, advice: &str| {
         Err(unsupported(tree, &format!("source.vsphere.{key}"), what).advice(advice))
     };
-    match vsphere.mode.unwrap_or(VsphereMode::Cold) {
-        VsphereMode::Cold => {}
-        VsphereMode::Warm => return refuse("mode", "warm migration", off),
-        VsphereMode::Clone => return refuse("mode", "copies of VMs that run", off),
-    }
-    if vsphere.power == Some(VspherePower::Shutdown) {
-        return refuse("power", "shutting down of sources", off);
+    let reads_files =
+        matches!(vsphere.transport, None | Some(VsphereTransport::Auto | VsphereTransport::Https));
+    if vsphere.mode == Some(VsphereMode::Clone) && !reads_files {
+        return refuse(
+            "transport",
+            "copies of VMs that run but over `https`",
+            "leave it out: a copy of a VM that runs comes over `https`",
+        );
     }
     match vsphere.transport.unwrap_or(VsphereTransport::Auto) {
         VsphereTransport::Auto | VsphereTransport::Https | VsphereTransport::Nfc | VsphereTransport::Vddk => {
@@ -285,25 +307,6 @@ fn check_features(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
                 )
                 .advice("name a `credential` with `identity` and `known_hosts`"));
         }
-    }
-    let shutdown = "shutting down of sources, to which this belongs";
-    let after = vsphere.after.as_ref().is_some_and(|after| {
-        [after.disconnect_nics, after.annotate, after.disable_autostart].contains(&Some(true))
-            || after.rename_suffix.is_some()
-    });
-    for (key, asks, what) in [
-        ("shutdown_timeout_s", vsphere.shutdown_timeout_s.is_some(), shutdown),
-        ("force_off", vsphere.force_off == Some(true), shutdown),
-        ("snapshot", vsphere.snapshot.is_some(), "snapshots on the source"),
-        ("warm", vsphere.warm.is_some(), "warm migration"),
-        ("after", after, "way to change the source afterwards"),
-    ] {
-        let node = tree.node(&format!("source.vsphere.{key}")).filter(|node| asks && node.says_something());
-        let Some(node) = node else { continue };
-        let inner =
-            node.entries().iter().find(|(_, value)| value.says_something() && value.canonical() != false);
-        let field = inner.map_or_else(|| key.to_owned(), |(inner, _)| format!("{key}.{}", inner.name));
-        return refuse(&field, what, "remove it");
     }
     Ok(())
 }

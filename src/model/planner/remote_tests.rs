@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::model::facts::{Controller, FoundNic};
 use crate::model::machine::Firmware;
+use crate::model::manifest::SnapshotQuiesce;
 use crate::model::plan::SourceFormat;
 use crate::model::planner::{BatchName, Nowhere};
-use crate::model::remote::{FoundVm, NOT_OPENED_RULE};
+use crate::model::remote::{FoundVm, NOT_OPENED_RULE, PlannedShutdown, PlannedSnapshot};
 
 const HEAD: &str =
     "manifest_version: \"1.0\"\nsource:\n  vsphere:\n    host: vc.example.com\n    credential: prod\n";
@@ -184,18 +185,40 @@ fn the_draft_is_neither_shown_nor_given_to_workers() {
 }
 
 #[test]
-fn what_this_version_lacks_is_refused_by_its_name() {
-    for (said, field) in [
-        ("mode: warm", "mode"),
-        ("mode: clone", "mode"),
-        ("power: shutdown", "power"),
-        ("shutdown_timeout_s: 60", "shutdown_timeout_s"),
-        ("force_off: true", "force_off"),
-        ("snapshot: {quiesce: try}", "snapshot.quiesce"),
-        ("warm: {max_delta_mb: 64}", "warm.max_delta_mb"),
-        ("after: {annotate: false, disconnect_nics: true}", "after.disconnect_nics"),
-        ("after: {rename_suffix: -old}", "after.rename_suffix"),
+fn a_copy_of_a_vm_that_runs_has_snapshots_as_said_and_no_link() {
+    let read = |said: &str| plan(&format!("{HEAD}    vm_name: web\n{said}")).remote.unwrap();
+    let remote = read("    mode: clone\n");
+    let PlannedSnapshot { quiesce, min_free, abort_free, max_age_s } = remote.snapshot.unwrap();
+    assert_eq!((quiesce, min_free, abort_free, max_age_s), (SnapshotQuiesce::Try, 20, 10, 43_200.0));
+    assert!(remote.isolated && remote.mode == VsphereMode::Clone);
+    let said =
+        "    mode: clone\n    snapshot: {quiesce: yes, min_free: 30%, abort_free: 5%, max_age_s: 60}\n";
+    let PlannedSnapshot { quiesce, min_free, abort_free, max_age_s } = read(said).snapshot.unwrap();
+    assert_eq!((quiesce, min_free, abort_free, max_age_s), (SnapshotQuiesce::Yes, 30, 5, 60.0));
+    assert!(!read("    mode: clone\nallow_live_clone: true\n").isolated);
+    let cold = read("");
+    assert!(cold.snapshot.is_none() && !cold.isolated);
+}
+
+#[test]
+fn what_makes_no_sense_of_a_snapshot_is_refused_where_it_stands() {
+    for (said, field, kind) in [
+        ("snapshot: {quiesce: try}", "source.vsphere.snapshot", Kind::Manifest),
+        (
+            "mode: clone\n    snapshot: {abort_free: 30%}",
+            "source.vsphere.snapshot.abort_free",
+            Kind::Manifest,
+        ),
+        ("mode: clone\n    transport: nfc", "source.vsphere.transport", Kind::Unsupported),
     ] {
+        let error = read(&format!("{HEAD}    vm_name: web\n    {said}\n")).unwrap_err();
+        assert_eq!((error.kind(), error.details().place.field.as_deref()), (kind, Some(field)), "{said}");
+    }
+}
+
+#[test]
+fn what_this_version_lacks_is_refused_by_its_name() {
+    for (said, field) in [("transport: ssh", "transport"), ("transport: vddk", "transport")] {
         let error = read(&format!("{HEAD}    vm_name: web\n    {said}\n")).unwrap_err();
         assert_eq!(error.kind(), Kind::Unsupported, "{said}");
         let details = error.details();
@@ -204,15 +227,107 @@ fn what_this_version_lacks_is_refused_by_its_name() {
     }
     for said in [
         "mode: cold",
+        "mode: warm",
         "power: require_off",
         "transport: auto",
         "transport: nfc",
         "transport: vddk",
         "force_off: false",
         "after: {annotate: false}",
+        "after: {rename_suffix: -old}",
     ] {
         read(&format!("{HEAD}    vm_name: web\n    {said}\n")).unwrap();
     }
+}
+
+fn with_power(said: &str, allow_shutdown: bool) -> Result<Plan> {
+    let mut settings = settings();
+    settings.sources.allow_shutdown = allow_shutdown;
+    let text = format!("{HEAD}    vm_name: web\n{said}");
+    let submission =
+        Submission::read_with(text.as_bytes(), "web.yaml", Path::new("/in"), &settings, &mut Nowhere)?;
+    Ok(submission.plans("web", "", &settings)?.remove(0))
+}
+
+#[test]
+fn a_source_is_shut_down_where_manifest_and_host_say_so_and_its_plan_tells() {
+    let off = "    power: shutdown\n    shutdown_timeout_s: 90\n    force_off: true\n";
+    let error = with_power(off, false).unwrap_err();
+    assert_eq!(error.details().place.field.as_deref(), Some("source.vsphere.power"));
+    let told = with_power(off, true).unwrap();
+    let remote = told.remote.as_ref().unwrap();
+    assert_eq!(remote.shutdown, Some(PlannedShutdown { timeout_s: 90.0, force_off: true }));
+    assert!(remote.need().shuts_down);
+    let words = power::in_words(&told).join("\n");
+    assert!(words.contains("SHUT DOWN") && words.contains("CUT if it has not within 90 s"), "{words}");
+    let after = "    after: {annotate: true, rename_suffix: -old}\n";
+    let told = with_power(after, false).unwrap();
+    assert!(!told.remote.as_ref().unwrap().need().shuts_down);
+    let words = power::in_words(&told).join("\n");
+    assert!(words.contains("is noted to have moved, is renamed (`-old` behind its name)"), "{words}");
+    assert!(power::in_words(&with_power("", true).unwrap()).is_empty());
+}
+
+#[test]
+fn what_makes_no_sense_of_a_shutdown_is_refused() {
+    for (said, field) in [
+        ("shutdown_timeout_s: 60", "shutdown_timeout_s"),
+        ("force_off: true", "force_off"),
+        ("mode: clone\n    power: shutdown", "power"),
+        ("mode: clone\n    after: {annotate: true}", "after"),
+        ("power: shutdown\n    shutdown_timeout_s: 0.5", "shutdown_timeout_s"),
+        ("power: shutdown\n    shutdown_timeout_s: 2d", "shutdown_timeout_s"),
+        ("after: {rename_suffix: 0123456789012345678901234567890123456789x}", "after.rename_suffix"),
+    ] {
+        let error = with_power(&format!("    {said}\n"), true).unwrap_err();
+        assert_eq!(error.kind(), Kind::Manifest, "{said}");
+        let details = error.details();
+        assert_eq!(details.place.field.as_deref(), Some(format!("source.vsphere.{field}").as_str()));
+        assert!(details.advice.is_some() && details.place.line.is_some(), "{said}: {details:?}");
+    }
+}
+
+#[test]
+fn a_warm_migration_says_when_its_last_pass_is_made() {
+    use crate::model::warm::{Cutover, INTERVAL_S, MAX_DELTA_BYTES, PlannedWarm};
+    let with = |warm: &str| {
+        let text = format!("{HEAD}    vm_name: web\n    mode: warm\n    warm: {{{warm}}}\n");
+        let mut plans = read(&text)?.plans("web", "", &settings())?;
+        Ok::<_, Error>(plans.remove(0).remote.unwrap().warm.unwrap())
+    };
+    let by = |cutover, interval_s| PlannedWarm { cutover, interval_s };
+    assert_eq!(with("").unwrap(), by(Cutover::Manual, INTERVAL_S));
+    assert_eq!(with("interval_s: 5m").unwrap(), by(Cutover::Manual, 300.0));
+    let auto = |max_delta_bytes| by(Cutover::Auto { max_delta_bytes }, INTERVAL_S);
+    assert_eq!(with("cutover: auto").unwrap(), auto(MAX_DELTA_BYTES));
+    assert_eq!(with("cutover: auto, max_delta_mb: 3").unwrap(), auto(3 << 20));
+    let at = with("cutover: at, at: \"1970-01-01T02:00:01.5+02:00\"").unwrap();
+    assert_eq!(at, by(Cutover::At { at: 1.5 }, INTERVAL_S));
+    for (said, field) in [
+        ("cutover: at", "warm.cutover"),
+        ("at: \"2026-11-28T22:00:00Z\"", "warm.at"),
+        ("cutover: at, at: \"Saturday night\"", "warm.at"),
+        ("cutover: at, at: \"2026-11-28T22:00:00\"", "warm.at"),
+        ("cutover: at, at: \"2026-11-28T22:00:00Z\", max_delta_mb: 3", "warm.max_delta_mb"),
+        ("max_delta_mb: 3", "warm.max_delta_mb"),
+    ] {
+        let error = with(said).unwrap_err();
+        assert_eq!(error.kind(), Kind::Manifest, "{said}");
+        let details = error.details();
+        assert_eq!(
+            details.place.field.as_deref(),
+            Some(format!("source.vsphere.{field}").as_str()),
+            "{said}"
+        );
+        assert!(details.advice.is_some() && details.place.line.is_some(), "{said}: {details:?}");
+    }
+    let alone = read(&format!("{HEAD}    vm_name: web\n    warm: {{cutover: auto}}\n")).unwrap_err();
+    assert_eq!(alone.kind(), Kind::Manifest);
+    let exported =
+        read(&format!("{HEAD}    vm_name: web\n    mode: warm\n    transport: nfc\n")).unwrap_err();
+    assert_eq!(exported.details().place.field.as_deref(), Some("source.vsphere.transport"));
+    let described = described(&format!("{HEAD}    vm_name: web\n    mode: warm\n")).unwrap();
+    assert_eq!(described.warm(), Some(&by(Cutover::Manual, INTERVAL_S)));
 }
 
 #[test]

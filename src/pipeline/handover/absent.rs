@@ -2,6 +2,7 @@
 
 use super::record::{Handover, Step};
 use crate::model::error::{Error, Kind, Result};
+use crate::model::handover::PlannedLibvirt;
 use crate::pipeline::worker::Job;
 
 /// Nobody tells libvirt anything.
@@ -29,6 +30,16 @@ pub(super) fn undo(_: &Handover) -> Result<()> {
 
 /// Nor can it be had to look again.
 pub(super) fn hide(_: &Handover) -> Result<()> {
+    Err(not_built())
+}
+
+/// Nor can it be asked which machines there are.
+pub(in crate::pipeline) fn is_there(_: &PlannedLibvirt, _: (&str, &str)) -> Result<bool> {
+    Err(not_built())
+}
+
+/// Nor can one be stopped.
+pub(in crate::pipeline) fn stop(_: &PlannedLibvirt, _: (&str, &str)) -> Result<Option<String>> {
     Err(not_built())
 }
 

@@ -47,12 +47,22 @@ use crate::model::protocol::Published;
 use crate::model::report::{Report, WrittenFile};
 use crate::sys::failpoint;
 use steps::Teller;
+pub(in crate::pipeline) use steps::{is_there, stop};
 
 /// What is to be handed over of a result with this report; none where libvirt is told nothing.
 pub(super) fn due(plan: &Plan, report: &Report) -> Option<Handover> {
     let planned = plan.libvirt.clone()?;
-    let held_back = not_proved(&planned, report);
+    let held_back = runs_on(plan, &planned).or_else(|| not_proved(&planned, report));
     Some(Handover::new(planned, held_back))
+}
+
+/// Why a machine that is wanted to run may not: what it is a copy of runs on, with the same addresses.
+fn runs_on(plan: &Plan, planned: &PlannedLibvirt) -> Option<String> {
+    let is_isolated = plan.remote.as_ref().is_some_and(|remote| remote.isolated);
+    ((planned.start || planned.autostart) && is_isolated).then(|| {
+        "the machine is defined with its cards unplugged, and neither started nor set to start with the host: it is a copy of one that runs (`allow_live_clone: true` says that both may)"
+            .to_owned()
+    })
 }
 
 /// Why a machine that is wanted to run may not: its boot test ended without an answer. One that is off was switched off by somebody.
@@ -157,6 +167,14 @@ pub(super) fn refuse_what_was_started(found: &Checkpoint) -> Result<()> {
         .advice("`hyper2kvm retry` finishes what is left to do; or undefine the machine yourself and remove the VM's directory"))
 }
 
+/// Whether the machine that was made of the result has run, or may have: its source stays off.
+pub(super) fn target_has_run(job: &Job<'_>) -> bool {
+    let Some(handover) = handover(&job.checkpoint) else { return false };
+    let of = (job.order.batch_id.as_str(), job.plan.vm_id.as_str());
+    // What was not started was taken back; and a libvirt that cannot be asked may run it.
+    handover.is_past_undoing() || steps::is_there(&handover.planned, of).unwrap_or(true)
+}
+
 fn handover(checkpoint: &Checkpoint) -> Option<&Handover> {
     checkpoint.intent.as_ref().and_then(|intent| intent.handover.as_ref())
 }
@@ -234,6 +252,22 @@ fn conclude(job: &mut Job<'_>) -> Result<()> {
         report.libvirt = Some(told);
         let texts = Written::of(&report)?;
         put_texts(&mut intent, texts);
+        intent.outcome.content = Some(report);
+    }
+    job.checkpoint.intent = Some(intent);
+    job.save()
+}
+
+/// The report says also what was done at the source since it was composed; its texts are not written yet.
+pub(super) fn tell_of_source(job: &mut Job<'_>) -> Result<()> {
+    let Some(mut intent) = job.checkpoint.intent.clone() else { return Ok(()) };
+    if let Some(mut report) = intent.outcome.content.take() {
+        let news = job.checkpoint.warnings.iter().filter(|notice| !report.warnings.contains(notice));
+        let news: Vec<_> = news.cloned().collect();
+        report.warnings.extend(news);
+        report.summary.total_warnings = report.warnings.len() as u64;
+        report.acts = job.checkpoint.acts.clone();
+        put_texts(&mut intent, Written::of(&report)?);
         intent.outcome.content = Some(report);
     }
     job.checkpoint.intent = Some(intent);

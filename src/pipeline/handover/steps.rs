@@ -13,7 +13,7 @@ use super::made;
 use super::record::{DefinedDomain, Handover, Stand, Step};
 use super::{guard, handover, record};
 use crate::libvirt::connections::{Connections, Limits};
-use crate::libvirt::domains::{self, Overwrite, Replaced, Settled, Shared, State, Undefine};
+use crate::libvirt::domains::{self, Found, Overwrite, Replaced, Settled, Shared, State, Stopped, Undefine};
 use crate::libvirt::link::{Access, Link};
 use crate::libvirt::snapshots::{self, Disks, NewSnapshot};
 use crate::libvirt::xml::domain_xml;
@@ -190,6 +190,41 @@ pub(super) fn was_started(handover: &Handover) -> Result<bool> {
     let (name, uuid) = (defined.name.clone(), defined.uuid.clone());
     let found = Teller::new(handover.planned.clone()).ask(move |link| domains::find(link, &name))?;
     Ok(found.is_some_and(|found| found.uuid == uuid && found.stand.state != State::Off))
+}
+
+/// How long a machine may take to shut down that gives its place back.
+const GOES_DOWN_WITHIN: Duration = Duration::from_secs(60);
+
+/// Whether there is a machine that was made of this VM.
+pub(in crate::pipeline) fn is_there(planned: &PlannedLibvirt, of: (&str, &str)) -> Result<bool> {
+    Ok(made_of(planned, of)?.is_some())
+}
+
+/// Has it stop, and not start with its host any more. It stays defined. What was done, in words; none: there is no such machine.
+pub(in crate::pipeline) fn stop(planned: &PlannedLibvirt, of: (&str, &str)) -> Result<Option<String>> {
+    let Some(found) = made_of(planned, of)? else { return Ok(None) };
+    let name = found.name.clone();
+    let stopped = Teller::new(planned.clone()).ask_within(WITHIN + GOES_DOWN_WITHIN, move |link| {
+        if found.autostart {
+            domains::set_autostart(link, &found.name, false)?;
+        }
+        domains::shutdown(link, &found.name, GOES_DOWN_WITHIN, true)
+    })?;
+    let how = match stopped {
+        Stopped::WasOff => "was off",
+        Stopped::ByItself => "was shut down",
+        Stopped::Destroyed => "was switched off",
+    };
+    Ok(Some(format!("the machine {name} {how}; it stays defined, and does not start with its host")))
+}
+
+/// The machine of that name, if it says itself that it was made of this VM.
+fn made_of(planned: &PlannedLibvirt, (batch_id, vm_id): (&str, &str)) -> Result<Option<Found>> {
+    let name = planned.name.clone();
+    let found = Teller::new(planned.clone()).ask(move |link| domains::find(link, &name))?;
+    Ok(found.filter(|found| {
+        found.provenance.as_ref().is_some_and(|made| made.batch_id == batch_id && made.vm_id == vm_id)
+    }))
 }
 
 /// Takes back what was done, the last first. What is not there any more was taken back before.

@@ -121,7 +121,7 @@ pub(super) fn failed(job: &mut Job<'_>, error: &Error) {
 }
 
 /// Whether nobody will try it again: what only waits for somebody or something is no end.
-fn is_the_end(error: &Error, gives_up: bool) -> bool {
+pub(super) fn is_the_end(error: &Error, gives_up: bool) -> bool {
     match (error.disposition(), error.kind()) {
         (Disposition::Permanent, _) => true,
         (Disposition::NeedsOperator, kind) => kind != Kind::Auth,

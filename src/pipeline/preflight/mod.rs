@@ -112,6 +112,11 @@ pub(super) fn run(scene: &Scene<'_>, findings: &mut Findings) {
     run_all(&VALIDATORS, scene, findings);
 }
 
+/// What can be known before anything is done at the source: whether that is whole, and whether there is room for the result.
+pub(super) fn before_acts(scene: &Scene<'_>, findings: &mut Findings) {
+    run_all(&[&source::Source, &target::Target], scene, findings);
+}
+
 fn run_all(validators: &[&dyn Validator], scene: &Scene<'_>, findings: &mut Findings) {
     for validator in validators {
         if validator.applies(scene) {

@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
     use crate::model::manifest::VsphereMode;
-    use crate::model::remote::WantedVm;
+    use crate::model::remote::{PlannedAfter, WantedVm};
     use crate::model::thumbprint::Thumbprint;
 
     const PRINT: &str = "abababababababababababababababababababababababababababababababab";
@@ -177,6 +177,11 @@ mod tests {
             ways: Vec::new(),
             looks_first: false,
             connections: 4,
+            shutdown: None,
+            after: PlannedAfter::default(),
+            snapshot: None,
+            isolated: false,
+            warm: None,
             found: None,
             draft: None,
         }

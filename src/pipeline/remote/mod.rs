@@ -7,18 +7,24 @@
 //!
 //! What is not here: the protocol (the room `vsphere`), and what a plan makes of a description.
 
+pub(super) mod acts;
 mod esxi;
 mod login;
+mod moment;
+pub(super) mod power;
 mod selecting;
+pub(super) mod snapshots;
 mod ways;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 pub(super) use login::Access;
+pub(super) use moment::{Changes, Moment};
 pub(super) use selecting::select;
 pub(super) use ways::Ways;
 
+use self::snapshots::Standing;
 use crate::disk::{Control, Remote, SourceDisk};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::Facts;
@@ -27,11 +33,13 @@ use crate::model::plan::{Plan, PlannedDisk};
 use crate::model::protocol::{RemoteLimits, WorkLimits};
 use crate::model::remote::{CHANGED_RULE, Description, FoundVm, PlannedRemote, WantedVm};
 use crate::sys::process::Launcher;
+use crate::vsphere::devices::{Layer, VmDisk};
+use crate::vsphere::folder::AsOf;
 use crate::vsphere::inventory::{self, Filters, Power, VmRef, Wanted};
 use crate::vsphere::machine::{self, Machine};
 use crate::vsphere::nfc::Export;
 use crate::vsphere::vddk::{self, Library, Means};
-use crate::vsphere::{Client, Patience, facts, folder, ssh};
+use crate::vsphere::{Client, Patience, facts, folder, snapshot, ssh};
 
 /// A VM that was found.
 #[derive(Debug)]
@@ -42,6 +50,10 @@ pub(super) struct Source {
     host: String,
     /// All that is known of it there.
     pub(super) machine: Machine,
+    /// The same, as it was before we did anything there.
+    pub(super) untouched: Machine,
+    /// The snapshot as of which it is read.
+    as_of: Option<String>,
     facts: Facts,
     /// By which ways its disks can come.
     pub(super) ways: Ways,
@@ -79,7 +91,9 @@ pub(super) fn ask(
         return Ok(Source {
             client: None,
             host: key.host.clone(),
+            untouched: found.machine.clone(),
             machine: found.machine,
+            as_of: None,
             facts: found.facts,
             ways: Ways::only(remote.transport),
             library,
@@ -94,12 +108,14 @@ pub(super) fn ask(
     }
     let client = Client::connect(&access.endpoint, &access.login, &patience, control)?;
     let machine = find(&client, remote)?;
-    let ways = Ways::of(&client, &machine, remote.transport, (access.key.as_ref(), library.as_ref().err()))?;
+    let ways = Ways::of(&client, &machine, remote, (access.key.as_ref(), library.as_ref().err()))?;
     Ok(Source {
         facts: facts::facts(&machine),
         host: client.host().to_owned(),
         client: Some(client),
+        untouched: machine.clone(),
         machine,
+        as_of: None,
         ways,
         library,
         means: None,
@@ -174,9 +190,71 @@ impl Source {
         })
     }
 
-    /// Whether its disks hold still; else none is opened, because that is why it would fail.
+    /// Whether it is off.
     pub(super) fn is_off(&self) -> bool {
         self.machine.power == Power::Off
+    }
+
+    /// Whether its disks hold still; else none is opened, because that is why it would fail.
+    pub(super) fn holds_still(&self) -> bool {
+        self.as_of.is_some() || self.is_off()
+    }
+
+    /// Whether it is at work.
+    pub(super) fn runs(&self) -> bool {
+        self.machine.power == Power::On
+    }
+
+    /// By which its server knows it.
+    pub(super) fn reference(&self) -> VmRef {
+        VmRef { moref: self.machine.moref.clone() }
+    }
+
+    /// These snapshots are ours: what it is, is what it was without them.
+    pub(super) fn leave_out(&mut self, ours: &[String]) {
+        let all = snapshot::flat(&self.machine.snapshots);
+        if all.is_empty() || !all.iter().all(|(_, one)| ours.contains(&one.name)) {
+            return;
+        }
+        let mut untouched = self.machine.clone();
+        for disk in &mut untouched.disks {
+            for _ in &all {
+                let Some(below) = disk.parent.take() else { break };
+                let Layer { backing, datastore, path, change_id, content_id, parent } = *below;
+                *disk = VmDisk { backing, datastore, path, change_id, content_id, parent, ..disk.clone() };
+            }
+        }
+        untouched.snapshots.clear();
+        untouched.current_snapshot = None;
+        self.facts = facts::facts(&untouched);
+        self.untouched = untouched;
+    }
+
+    /// Nothing of ours is there any more.
+    fn is_read_as_it_is(&mut self, machine: Machine) {
+        self.facts = facts::facts(&machine);
+        self.untouched = machine.clone();
+        self.machine = machine;
+        self.as_of = None;
+    }
+
+    /// From now on its disks are read as they were then.
+    fn is_read_as_of(&mut self, machine: Machine, standing: &Standing) {
+        self.machine = machine;
+        self.as_of = Some(standing.moref.clone());
+    }
+
+    /// A disk as of the snapshot.
+    fn open_as_of(&self, snapshot: &str, disk: &VmDisk, connections: usize) -> Result<SourceDisk> {
+        let areas = folder::in_use(self.client()?, &self.machine, disk, Some(snapshot))?;
+        let as_of = AsOf { snapshot: Some(snapshot.to_owned()), areas };
+        SourceDisk::remote(folder::open_as_of(self.client()?, &self.machine, disk, as_of, connections)?)
+    }
+
+    /// Bytes that the guest sees of one of its disks; 0 where it has no such disk.
+    pub(super) fn capacity(&self, disk: &PlannedDisk) -> u64 {
+        let called = self.facts.disks.iter().find(|found| found.path == disk.source);
+        called.and_then(|found| found.capacity_bytes).or(disk.bytes).unwrap_or_default()
     }
 
     /// One of its disks, to be read where it is.
@@ -185,12 +263,16 @@ impl Source {
             return SourceDisk::remote(Arc::clone(opened));
         }
         let path = disk.source.to_string_lossy();
-        let Some(found) = self.machine.disks.iter().find(|found| found.path == path) else {
+        let Some(found) = self.untouched.disks.iter().find(|found| found.path == path) else {
             return Err(Error::new(Kind::Source, format!("the VM has no disk {path}"))
                 .rule(CHANGED_RULE)
                 .advice("see what it has: `hyper2kvm vsphere disks`"));
         };
         let connections = usize::try_from(connections).unwrap_or(1);
+        if let Some(snapshot) = &self.as_of {
+            let now = self.machine.disks.iter().find(|disk| disk.key == found.key);
+            return self.open_as_of(snapshot, now.unwrap_or(found), connections);
+        }
         SourceDisk::remote(match self.ways.chosen() {
             VsphereTransport::Nfc => self.export()?.disk(found),
             VsphereTransport::Vddk => vddk::open(self.client()?, &self.machine, found, None, self.means()?)?,
@@ -223,7 +305,8 @@ impl Source {
         library.and_then(|_| self.means.clone().ok_or_else(nowhere))
     }
 
-    fn client(&self) -> Result<&Client> {
+    /// Who is asked.
+    pub(super) fn client(&self) -> Result<&Client> {
         self.client.as_ref().ok_or_else(|| Error::internal("a host's shell has no API"))
     }
 

@@ -6,12 +6,13 @@
 
 use crate::model::error::{Error, Kind, Result};
 use crate::model::manifest::VsphereTransport;
+use crate::model::remote::PlannedRemote;
 use crate::model::transports::{self, Candidate, Known};
 use crate::vsphere::Client;
 use crate::vsphere::devices::{BackingKind, VmDisk};
 use crate::vsphere::inventory::{Power, VmRef};
 use crate::vsphere::machine::Machine;
-use crate::vsphere::privileges::{self, Checked, Purpose};
+use crate::vsphere::privileges::{self, Checked, Further, Purpose};
 use crate::vsphere::ssh::Account;
 
 /// The ways of a VM, as far as they are known by now.
@@ -33,13 +34,16 @@ impl Ways {
     pub(super) fn of(
         client: &Client,
         machine: &Machine,
-        asked: VsphereTransport,
+        planned: &PlannedRemote,
         (key, no_vddk): (Option<&Account>, Option<&Error>),
     ) -> Result<Ways> {
+        // One that is shut down is off before its first byte is read.
+        let is_off = machine.power == Power::Off || planned.shutdown.is_some();
+        let asked = planned.transport;
         let mut known = Known {
             not_flat: not_flat(machine),
-            not_exported: not_exported(machine),
-            no_ssh: no_shell(machine, key),
+            not_exported: not_exported(machine, is_off),
+            no_ssh: no_shell(key, is_off),
             no_vddk: no_vddk.map(|error| error.details().cause.clone()),
             ..Known::default()
         };
@@ -97,8 +101,8 @@ fn not_flat(machine: &Machine) -> Option<String> {
     Some(format!("{} stands on another disk", above.label))
 }
 
-fn not_exported(machine: &Machine) -> Option<String> {
-    if machine.power != Power::Off {
+fn not_exported(machine: &Machine, is_off: bool) -> Option<String> {
+    if !is_off {
         return Some("the VM is exported only when it is off".to_owned());
     }
     let is_device = |disk: &&VmDisk| matches!(disk.backing, BackingKind::Rdm | BackingKind::Raw);
@@ -107,19 +111,17 @@ fn not_exported(machine: &Machine) -> Option<String> {
 }
 
 /// Why it is not read through the shell of its host.
-fn no_shell(machine: &Machine, key: Option<&Account>) -> Option<String> {
+fn no_shell(key: Option<&Account>, is_off: bool) -> Option<String> {
     match key {
         None => Some("the login has no key for a host's shell".to_owned()),
-        Some(_) if machine.power != Power::Off => {
-            Some("the VM is read on its host only when it is off".to_owned())
-        }
+        Some(_) if !is_off => Some("the VM is read on its host only when it is off".to_owned()),
         Some(_) => None,
     }
 }
 
 /// Which privileges the account has; none where the server does not tell.
 fn privileges(client: &Client, machine: &Machine) -> Result<Vec<Checked>> {
-    match privileges::check(client, Some(&VmRef { moref: machine.moref.clone() })) {
+    match privileges::check(client, Some(&VmRef { moref: machine.moref.clone() }), Further::default()) {
         Err(error) if matches!(error.kind(), Kind::Unsupported | Kind::Source) => {
             tracing::info!(%error, "which privileges there are is not known");
             Ok(Vec::new())
@@ -183,9 +185,9 @@ mod tests {
         assert!(not_flat(&with(VmDisk { backing: BackingKind::Sesparse, ..disk.clone() })).is_some());
         let snapshots = Machine { snapshots: vec![Snapshot::default()], ..with(disk.clone()) };
         assert!(not_flat(&snapshots).is_some());
-        assert_eq!(not_exported(&with(disk.clone())), None);
+        assert_eq!(not_exported(&with(disk.clone()), true), None);
         let lun = with(VmDisk { backing: BackingKind::Rdm, ..disk.clone() });
-        assert!(not_flat(&lun).is_none() && not_exported(&lun).is_some());
-        assert!(not_exported(&Machine { power: Power::On, ..with(disk) }).is_some());
+        assert!(not_flat(&lun).is_none() && not_exported(&lun, true).is_some());
+        assert!(not_exported(&with(disk), false).is_some());
     }
 }

@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use super::copying::{changed, copy_all};
-use super::{fetching, guest};
+use super::{fetching, guest, warm};
 use crate::model::error::Result;
 use crate::model::job::Stage;
 use crate::pipeline::worker::Job;
@@ -20,6 +20,9 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     let mut told = json!({});
     if !fetched.is_empty() {
         told["fetched"] = json!(fetched);
+    }
+    if let Some(passes) = warm::told(job) {
+        told["passes"] = passes;
     }
     if job.plan.copying_stage() == Stage::Extraction {
         told["disks"] = copy_all(job, Stage::Extraction)?["disks"].take();

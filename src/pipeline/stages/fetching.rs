@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::copying::changed;
 use super::load::same_files;
 use super::{growth, position};
-use crate::disk::{Engine, OpenPolicy, SourceDisk, Target, open_source};
+use crate::disk::{CopyOutcome, Engine, OpenPolicy, SourceDisk, Target, open_source};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
 use crate::model::plan::{Compression, OutputFormat, PlannedDisk, Preallocation, SourceFormat};
@@ -96,12 +96,41 @@ fn is_wanted(job: &Job<'_>, number: usize, disk: &PlannedDisk) -> bool {
 }
 
 fn fetch(job: &mut Job<'_>, number: usize, disk: &PlannedDisk) -> Result<(FetchedDisk, Value)> {
-    let target = target(job, disk);
-    let engine = job.engine.as_ref().ok_or_else(|| Error::internal("nothing was loaded"))?;
+    let engine = job.engine.clone().ok_or_else(|| Error::internal("nothing was loaded"))?;
     let opened = job.sources.get(number).ok_or_else(|| Error::internal("a disk was not loaded"))?;
-    let measure = engine.measure(&opened.source, &target, job.control)?;
+    let source = opened.source.clone();
+    let (outcome, bytes) = copy(job, &engine, number, disk, &source)?;
+    let file = mark(job, disk)?;
+    let mut told = json!({ "bytes": bytes, "seconds": (outcome.seconds * 1000.0).round() / 1000.0 });
+    if outcome.kept_bytes > 0 {
+        told["kept_bytes"] = json!(outcome.kept_bytes);
+    }
+    Ok((FetchedDisk { source: source.identity().to_vec(), file }, told))
+}
+
+/// Copies all of a disk that is to be changed here afterwards; the bytes that came.
+pub(super) fn bring(
+    job: &mut Job<'_>,
+    engine: &Engine,
+    number: usize,
+    disk: &PlannedDisk,
+    source: &SourceDisk,
+) -> Result<u64> {
+    let (outcome, bytes) = copy(job, engine, number, disk, source)?;
+    Ok(bytes.saturating_sub(outcome.kept_bytes))
+}
+
+fn copy(
+    job: &mut Job<'_>,
+    engine: &Engine,
+    number: usize,
+    disk: &PlannedDisk,
+    source: &SourceDisk,
+) -> Result<(CopyOutcome, u64)> {
+    let target = target(job, disk);
+    let measure = engine.measure(source, &target, job.control)?;
     let meter = &mut job.meter;
-    let outcome = engine.copy(&opened.source, &target, &measure, job.control, &mut |progress| {
+    let outcome = engine.copy(source, &target, &measure, job.control, &mut |progress| {
         let part = progress.bytes_done as f64 / progress.bytes_total.max(1) as f64;
         meter.passed(number, Pass::Fetch, part.min(0.999));
     })?;
@@ -110,21 +139,21 @@ fn fetch(job: &mut Job<'_>, number: usize, disk: &PlannedDisk) -> Result<(Fetche
     if let Some(why) = &outcome.restarted {
         meter.warn(Some(Stage::Extraction), format!("disk {} started over: {why}", disk.id));
     }
-    opened.source.check_unchanged(job.control).map_err(|error| changed(&error, disk))?;
+    source.check_unchanged(job.control).map_err(|error| changed(&error, disk))?;
     meter.passed(number, Pass::Fetch, 1.0);
+    Ok((outcome, measure.bytes_to_copy))
+}
+
+/// What tells the file of what was fetched from any other.
+pub(super) fn mark(job: &Job<'_>, disk: &PlannedDisk) -> Result<FileMark> {
+    let path = job.place.results.path().join(fetched_name(&disk.id));
     let entry = job.place.results.entry(&fetched_name(&disk.id));
-    let entry = entry.map_err(|error| Error::io(Kind::Output, "look at", &target.path, &error))?;
-    let file = entry.and_then(FileMark::of).ok_or_else(|| {
-        Error::new(Kind::Output, format!("{} vanished while it was written", target.path.display()))
-            .output(&target.path)
+    let entry = entry.map_err(|error| Error::io(Kind::Output, "look at", &path, &error))?;
+    entry.and_then(FileMark::of).ok_or_else(|| {
+        Error::new(Kind::Output, format!("{} vanished while it was written", path.display()))
+            .output(&path)
             .advice("something else changes files in the result directory: find it, then try again")
-    })?;
-    let bytes = measure.bytes_to_copy;
-    let mut told = json!({ "bytes": bytes, "seconds": (seconds * 1000.0).round() / 1000.0 });
-    if kept_bytes > 0 {
-        told["kept_bytes"] = json!(kept_bytes);
-    }
-    Ok((FetchedDisk { source: opened.source.identity().to_vec(), file }, told))
+    })
 }
 
 /// What it still takes on this machine, besides the results.
@@ -162,7 +191,7 @@ pub(super) fn clear(job: &Job<'_>) -> Result<()> {
     Ok(())
 }
 
-fn remove(job: &Job<'_>, name: &str) -> Result<()> {
+pub(super) fn remove(job: &Job<'_>, name: &str) -> Result<()> {
     let dir = &job.place.results;
     let removed = dir.remove(name);
     removed.map(drop).map_err(|error| Error::io(Kind::Output, "remove", &dir.path().join(name), &error))
@@ -172,7 +201,8 @@ fn target(job: &Job<'_>, disk: &PlannedDisk) -> Target {
     let path = |name: &str| job.place.results.path().join(name);
     Target {
         path: path(&fetched_name(&disk.id)),
-        format: OutputFormat::Qcow2,
+        // What is changed here afterwards is plain bytes: each has its place.
+        format: if job.plan.warm().is_some() { OutputFormat::Raw } else { OutputFormat::Qcow2 },
         compress: Compression::None,
         level: None,
         preallocation: Preallocation::Off,
@@ -182,5 +212,6 @@ fn target(job: &Job<'_>, disk: &PlannedDisk) -> Target {
 
 fn open(job: &Job<'_>, engine: &Engine, disk: &PlannedDisk) -> Result<SourceDisk> {
     let path = job.place.results.path().join(fetched_name(&disk.id));
-    open_source(path, SourceFormat::Qcow2, &OpenPolicy::default(), engine, job.control)
+    let format = if job.plan.warm().is_some() { SourceFormat::Raw } else { SourceFormat::Qcow2 };
+    open_source(path, format, &OpenPolicy::default(), engine, job.control)
 }

@@ -7,15 +7,17 @@
 use serde_json::{Value, json};
 
 use super::copying::{forget_extents, settle_journal, target};
-use super::{fetching, growth, guest, looking, position, sums};
+use super::{fetching, growth, guest, looking, position, power, sums};
 use crate::disk::{Engine, FileIdentity, OpenPolicy, SourceDisk, open_source};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::Stage;
+use crate::model::manifest::VsphereMode;
 use crate::model::plan::{PlannedDisk, Preallocation};
 use crate::model::protocol::WorkerEvent;
 use crate::model::validation::Findings;
 use crate::pipeline::meter::Pass;
 use crate::pipeline::preflight::{self, Fit, Scene};
+use crate::pipeline::remote::snapshots::{self, Standing, Watch};
 use crate::pipeline::remote::{self, Source};
 use crate::pipeline::worker::{Job, Opened};
 use crate::source;
@@ -30,7 +32,8 @@ const EMULATED_BOOT_BYTES: u64 = 16 << 30;
 pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     let mut findings = Findings::new(preflight::weights(job.plan, &job.order.limits));
     let engine = engine(job);
-    let mut remote = ask(job)?;
+    let mut remote = ask(job)?.map(|source| power::off(job, source)).transpose()?;
+    let standing = remote.as_mut().map_or(Ok(None), |source| hold_still(job, source))?;
     let sources = open_by_any_way(job, engine.as_ref().ok(), &mut remote)?;
     let (sources, memory) = looking::remembered(job, sources);
     let scene = Scene {
@@ -39,7 +42,7 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
         launcher: &job.bench.launcher,
         control: job.control,
         sources: &sources,
-        machine: remote.as_ref().map(|remote| &remote.machine),
+        machine: remote.as_ref().map(|remote| &remote.untouched),
         transport: remote.as_ref().map(|remote| remote.ways.chosen()),
         no_engine: engine.as_ref().err(),
         results: Some(job.place.dirs()),
@@ -98,7 +101,13 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
             "transport": source.ways.chosen(),
             "ways": source.ways.all(),
             "connections": remote::connections(planned, &job.order.limits.remote),
+            "was_shut_down": job.checkpoint.acts.is_shut_down(),
         });
+        if let Some(standing) = standing {
+            told["remote"]["as_of"] = json!(standing.as_of);
+            told["remote"]["quiesced"] = json!(standing.quiesced);
+            told["remote"]["snapshot"] = json!(standing.name);
+        }
     }
     job.ways = remote.map(|remote| remote.ways);
     Ok(told)
@@ -123,13 +132,60 @@ fn open_by_any_way(
     }
 }
 
+/// A VM that runs on is read as of a snapshot, which is made when nothing stands against it but that it runs.
+fn hold_still(job: &mut Job<'_>, source: &mut Source) -> Result<Option<Standing>> {
+    let plan = job.plan;
+    let Some(remote) = plan.remote.as_deref().filter(|remote| remote.mode == VsphereMode::Clone) else {
+        return Ok(None);
+    };
+    let Some(planned) = remote.snapshot.as_ref().filter(|_| source.runs()) else {
+        return snapshots::clear(job, source).map(|()| None);
+    };
+    may_be_acted_on(job, source)?;
+    job.meter.detail(Stage::Load, "makes a snapshot of the VM");
+    let standing = snapshots::stand(job, source, planned)?;
+    job.watch = Some(Watch::over(source, &standing, planned, job.control)?);
+    let how = match standing.quiesced {
+        true => "its guest stood still",
+        false => "as if its power had failed then",
+    };
+    job.warn(Stage::Load, format!("the result is the VM as of {}, {how}: it runs on", standing.as_of));
+    Ok(Some(standing))
+}
+
+/// Whether nothing that can be known before stands against doing something at the source.
+pub(super) fn may_be_acted_on(job: &mut Job<'_>, source: &Source) -> Result<()> {
+    let (plan, place) = (job.plan, job.place);
+    let mut findings = Findings::new(preflight::weights(plan, &job.order.limits));
+    let scene = Scene {
+        plan,
+        limits: &job.order.limits,
+        launcher: &job.bench.launcher,
+        control: job.control,
+        sources: &[],
+        machine: Some(&source.untouched),
+        transport: Some(source.ways.chosen()),
+        no_engine: None,
+        results: Some(place.dirs()),
+        programs: None,
+        kvm: &|| job.kvm().clone(),
+    };
+    preflight::before_acts(&scene, &mut findings);
+    match findings.failure() {
+        Some(_) => tell(job, &findings),
+        None => Ok(()),
+    }
+}
+
 /// Opens every source, also behind one that cannot be opened: all that is wrong is told together.
 fn open_all(
     job: &mut Job<'_>,
     engine: Option<&Engine>,
     remote: Option<&Source>,
 ) -> Result<Vec<Result<SourceDisk>>> {
-    let Some(engine) = engine.filter(|_| remote.is_none_or(Source::is_off)) else { return Ok(Vec::new()) };
+    let Some(engine) = engine.filter(|_| remote.is_none_or(Source::holds_still)) else {
+        return Ok(Vec::new());
+    };
     let mut sources = Vec::new();
     for (number, disk) in job.plan.disks.iter().enumerate() {
         job.control.checkpoint()?;
@@ -143,7 +199,7 @@ fn open_all(
 }
 
 /// What was found so far: told, and kept for the report.
-fn tell(job: &mut Job<'_>, findings: &Findings) -> Result<()> {
+pub(super) fn tell(job: &mut Job<'_>, findings: &Findings) -> Result<()> {
     job.findings = findings.told().cloned().collect();
     job.tell(Stage::Load, findings)
 }
@@ -169,7 +225,7 @@ fn needs_qemu(job: &Job<'_>, disk: &PlannedDisk) -> bool {
     job.plan.opens_guest() || disk.resize.is_some() || is_laid_out
 }
 
-fn engine(job: &Job<'_>) -> Result<Engine> {
+pub(super) fn engine(job: &Job<'_>) -> Result<Engine> {
     let limits = &job.order.limits;
     let mut engine = Engine::find(job.bench.launcher.clone())?;
     engine.memory_bytes = limits.child_memory_bytes;
@@ -180,13 +236,14 @@ fn engine(job: &Job<'_>) -> Result<Engine> {
 }
 
 /// Looks for the VM, if it is elsewhere. One that has become another one since its plan was made is told, so that it gets another plan.
-fn ask(job: &mut Job<'_>) -> Result<Option<Source>> {
+pub(super) fn ask(job: &mut Job<'_>) -> Result<Option<Source>> {
     let (Some(planned), Some(access)) = (&job.plan.remote, &job.place.access) else { return Ok(None) };
     job.meter.detail(Stage::Load, format!("looks for {}", planned.shown()));
     let mut source = remote::ask(access, planned, &job.order.limits.remote, job.control)?;
     source.equip(access, &job.bench.launcher, &job.order.limits);
     source.ways.leave(&job.checkpoint.ways_left);
     job.meter.detail(Stage::Load, format!("reads over {}", source.ways.chosen().words()));
+    source.leave_out(&snapshots::ours(job));
     match source.changed(job.plan) {
         None => Ok(Some(source)),
         Some(error) => {

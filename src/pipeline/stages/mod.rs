@@ -16,8 +16,10 @@ mod guest;
 mod inspect;
 mod load;
 mod looking;
+mod power;
 mod sums;
 mod validate;
+pub(super) mod warm;
 
 use serde_json::Value;
 

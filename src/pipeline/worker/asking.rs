@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use crate::disk::{Control, Interruption};
+use crate::libvirt;
 use crate::model::error::{Error, Result};
 use crate::model::job::Stage;
 use crate::model::protocol::{WorkOrder, WorkerEvent, WorkerOutcome};
@@ -24,13 +25,11 @@ pub(super) fn prepare(order: &WorkOrder) -> Result<Access> {
 pub(super) fn rules(order: &WorkOrder, access: &Access) -> Rules {
     // What every child starts as is this very program.
     let execute = if access.runs_ssh() { vec![PathBuf::from("/proc/self/exe")] } else { Vec::new() };
-    Rules {
-        read: access.readable(),
-        execute,
-        required: order.limits.sandbox_required,
-        network: true,
-        ..Rules::default()
+    let mut read = access.readable();
+    if order.settle.is_some() && order.plan.libvirt.is_some() {
+        read.extend(libvirt::needed());
     }
+    Rules { read, execute, required: order.limits.sandbox_required, network: true, ..Rules::default() }
 }
 
 /// Asks.

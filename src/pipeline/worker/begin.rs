@@ -2,6 +2,7 @@
 //!
 //! What is not here: how far a single copy is (see [`crate::disk`]), and what is removed when a job ends.
 
+use crate::model::acts::Acts;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::protocol::{Published, WorkOrder, WorkerEvent};
 use crate::pipeline::checkpoint::{Checkpoint, Digests, Intent};
@@ -45,9 +46,9 @@ pub(super) fn begin(
             .transient());
         }
         let checkpoint = match found {
-            None => fresh,
+            None => fresh.with_acts(&order.acts),
             Some(found) => match go_on_from(place.dirs(), found, &fresh, hooks::are_due(plan, ledger))? {
-                Begun::At(checkpoint) => *checkpoint,
+                Begun::At(checkpoint) => checkpoint.with_acts(&order.acts),
                 published @ Begun::Published(_) => return Ok(published),
             },
         };
@@ -91,7 +92,8 @@ fn go_on_from(dirs: Directories<'_>, found: Checkpoint, fresh: &Checkpoint, due:
         }
         _ => {
             publish::discard(dirs, &found)?;
-            Ok(Begun::At(Box::new(fresh.clone())))
+            let acts = if same_job { found.acts } else { Acts::default() };
+            Ok(Begun::At(Box::new(fresh.clone().with_acts(&acts))))
         }
     }
 }

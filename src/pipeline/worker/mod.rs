@@ -15,8 +15,10 @@
 mod another_way;
 mod asking;
 mod begin;
+mod leaving;
 mod places;
 mod process;
+mod settling;
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -29,12 +31,14 @@ pub use process::process_main;
 
 use super::checkpoint::{Checkpoint, GuestRecord, Intent, hex_sha256};
 use super::digests;
+use super::giving_way;
 use super::guest_child::GuestChild;
 use super::handover;
 use super::hooks::{self, Beside, Ledger};
 use super::meter::Meter;
 use super::publish::{self, Names, Publication};
 use super::remote::Ways;
+use super::remote::snapshots::Watch;
 use super::report::{self, StageResults, Written};
 use super::stages;
 use super::target;
@@ -149,9 +153,15 @@ fn work_unless_lost(
         beside: Vec::new(),
         reached: None,
         findings: Vec::new(),
+        watch: None,
         kvm: OnceCell::new(),
         results: StageResults::new(),
     };
+    match stages::warm::run(&mut job) {
+        Ok(stages::warm::Run::GoesOn) => {}
+        Ok(stages::warm::Run::Waits) => return WorkerOutcome::Stopped,
+        Err(error) => return job.end(error),
+    }
     loop {
         match job.all_stages().and_then(|()| job.publish()) {
             Ok(published) => return WorkerOutcome::Succeeded(published),
@@ -227,6 +237,8 @@ pub(super) struct Job<'a> {
     pub(super) reached: Option<Stage>,
     /// What the pre-flight has found, but for the guest.
     pub(super) findings: Vec<Finding>,
+    /// While the source is read as of a snapshot.
+    pub(super) watch: Option<Watch>,
     kvm: OnceCell<KvmProbe>,
     results: StageResults,
 }
@@ -310,6 +322,7 @@ impl Job<'_> {
             let due = outcome.content.as_deref().and_then(|report| handover::due(self.plan, report));
             publication.declare(&mut self.checkpoint, names, domain, written, outcome, due)?;
         }
+        self.leave_a_success()?;
         let intent = self.intent()?;
         if is_over(publish::progress(dirs, &intent)?, &intent) {
             return hooks::succeeded(self, intent.outcome);
@@ -319,6 +332,7 @@ impl Job<'_> {
             self.read_again(&intent, digests::before_handover)?;
             handover::hand_over(self)?;
         }
+        giving_way::give_way(self)?;
         let intent = self.intent()?;
         texts::put(dirs, &intent).map_err(|error| self.not_published(&intent, error))?;
         let published = self.read_again(&intent, digests::finish)?;
@@ -434,10 +448,16 @@ impl Job<'_> {
         }
         match self.control.interruption() {
             Some(Interruption::Stop) => {
+                self.leave_for_now();
                 self.save_quietly();
                 WorkerOutcome::Stopped
             }
             Some(Interruption::Cancel { keep_partial }) => {
+                match keep_partial {
+                    // Perhaps for another host.
+                    true => self.leave_for_now(),
+                    false => self.leave_source(false),
+                }
                 if keep_partial || self.order.limits.keep_partial {
                     self.keep(Cut::Stays);
                 } else if let Err(error) = self.remove_everything() {
@@ -448,6 +468,7 @@ impl Job<'_> {
             None => {
                 tracing::error!(kind = %error.kind(), %error, "failed");
                 hooks::failed(&mut self, &error);
+                self.leave_a_failure(&error);
                 self.keep(Cut::after(&error));
                 failed(error)
             }

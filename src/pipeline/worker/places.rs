@@ -86,7 +86,8 @@ impl Job<'_> {
                 tracing::warn!(name, %error, "a partial result that is of no use stays");
             }
         }
-        if !kept.is_empty() || self.checkpoint.intent.is_some() {
+        let has_acts = self.checkpoint.acts.outstanding().next().is_some();
+        if !kept.is_empty() || has_acts || self.checkpoint.intent.is_some() {
             self.save_quietly();
         } else if let Err(error) = Checkpoint::remove(&self.place.results, &self.plan.vm_id) {
             tracing::warn!(%error, "the journal stays");
@@ -102,7 +103,10 @@ impl Job<'_> {
     /// Whether what was fetched of a disk elsewhere is of use, or can be gone on with.
     fn is_fetched(&self, disk: &PlannedDisk, cut: Cut) -> bool {
         let is_there = |name: String| matches!(self.place.results.entry(&name), Ok(Some(_)));
-        self.checkpoint.fetched.contains_key(&disk.id)
+        let is_warm =
+            self.checkpoint.passes.as_ref().is_some_and(|passes| passes.copies.contains_key(&disk.id));
+        is_warm
+            || self.checkpoint.fetched.contains_key(&disk.id)
             || (cut == Cut::Stays
                 && is_there(fetched_name(&disk.id))
                 && is_there(fetch_journal_name(&disk.id)))

@@ -21,12 +21,13 @@ use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use super::{Bench, asking, failed, work};
+use super::{Bench, asking, failed, settling, work};
 use crate::disk::{Control, Fence as _};
 use crate::model::error::{Error, Result};
 use crate::model::protocol::{WorkOrder, WorkerCommand, WorkerEvent, WorkerOutcome};
 use crate::pipeline::host_lock::HostFence;
 use crate::pipeline::publish;
+use crate::pipeline::remote::Access;
 use crate::pipeline::workplace::Workplace;
 use crate::sys::failpoint;
 use crate::sys::lines;
@@ -73,8 +74,15 @@ pub fn process_main() -> ExitCode {
 
 fn carry_out(order: &WorkOrder, input: BufReader<Stdin>) -> ExitCode {
     let events = EventLine::new();
+    if let Some(settle) = order.settle {
+        return alone(order, input, &events, &|access, control, emit| {
+            settling::settle(order, settle, access, control, emit)
+        });
+    }
     if order.plan.is_to_be_described() {
-        return ask(order, input, &events);
+        return alone(order, input, &events, &|access, control, emit| {
+            asking::ask(order, access, control, emit)
+        });
     }
     let (recorded, outcome) = match prepare(order, &events) {
         Err(error) => (None, failed(error)),
@@ -114,8 +122,11 @@ fn carry_out(order: &WorkOrder, input: BufReader<Stdin>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The plan says only who is to be asked: that is all the work.
-fn ask(order: &WorkOrder, input: BufReader<Stdin>, events: &EventLine) -> ExitCode {
+/// Work with a server alone, for which nothing is written here.
+type Lone<'w> = &'w dyn Fn(&Access, &Control, &mut dyn FnMut(WorkerEvent)) -> WorkerOutcome;
+
+/// Nobody but a server is needed: that is all the work.
+fn alone(order: &WorkOrder, input: BufReader<Stdin>, events: &EventLine, work: Lone<'_>) -> ExitCode {
     let prepared = asking::prepare(order).and_then(|access| {
         confine(&asking::rules(order, &access), events)?;
         Ok(access)
@@ -133,7 +144,7 @@ fn ask(order: &WorkOrder, input: BufReader<Stdin>, events: &EventLine) -> ExitCo
                     control.stop();
                 }
             };
-            asking::ask(order, &access, &control, &mut emit)
+            work(&access, &control, &mut emit)
         }
     };
     match events.tell(&WorkerEvent::Finished(outcome)) {

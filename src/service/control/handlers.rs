@@ -14,7 +14,7 @@ use super::ControlContext;
 use super::answer::{Answer, Refused, read_body, within};
 use crate::model::api::{
     Acted, CancelRequest, Checked, DrainRequest, JobDetails, JobFilter, JobList, JobView, PriorityRequest,
-    PruneRequest, Pruned, RetryRequest, Said, Stats, SubmitRequest,
+    PruneRequest, Pruned, RetryRequest, RollbackRequest, RolledBack, Said, Stats, SubmitRequest,
 };
 use crate::model::job::JobState;
 use crate::model::progress::{BatchProgress, Status};
@@ -148,6 +148,15 @@ pub(super) async fn release(State(context): State<ControlContext>, Target(target
     within(context.scheduler.ask(|reply| Command::Release { target, reply })).await.map(Json)
 }
 
+pub(super) async fn rollback(
+    State(context): State<ControlContext>,
+    Target(target): Target,
+    body: Bytes,
+) -> Answer<RolledBack> {
+    let RollbackRequest { dry_run } = read_body(&body)?;
+    within(context.scheduler.ask(|reply| Command::Rollback { target, dry_run, reply })).await.map(Json)
+}
+
 pub(super) async fn retry(
     State(context): State<ControlContext>,
     Target(target): Target,
@@ -172,6 +181,10 @@ pub(super) async fn pause(State(context): State<ControlContext>, Target(target):
 
 pub(super) async fn resume(State(context): State<ControlContext>, Target(target): Target) -> Answer<Acted> {
     within(context.scheduler.ask(|reply| Command::Resume(Some(target), reply))).await.map(Json)
+}
+
+pub(super) async fn cutover(State(context): State<ControlContext>, Target(target): Target) -> Answer<Acted> {
+    within(context.scheduler.ask(|reply| Command::Cutover(target, reply))).await.map(Json)
 }
 
 pub(super) async fn pause_all(State(context): State<ControlContext>) -> Answer<Acted> {

@@ -1,6 +1,6 @@
 //! What happened, how much there is, what may go; and the flags that outlive the daemon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::params;
 
@@ -136,7 +136,9 @@ impl Db {
     /// `dry_run` only says which.
     pub fn prune(&mut self, settled_before: f64, dry_run: bool) -> Result<Vec<PrunedBatch>> {
         self.atomically(|db| {
-            let pruned = db.rows(
+            // What has to be undone at a source is known to nobody else.
+            let kept: BTreeSet<i64> = db.jobs_to_settle()?.into_iter().map(|row| row.batch_key).collect();
+            let mut pruned = db.rows(
                 "SELECT batch_key, batch_id, NOT EXISTS (
                      SELECT 1 FROM batch AS other WHERE other.batch_id = batch.batch_id
                          AND (other.settled_at IS NULL OR other.settled_at >= ?1))
@@ -150,6 +152,7 @@ impl Db {
                     })
                 },
             )?;
+            pruned.retain(|batch| !kept.contains(&batch.batch_key));
             if !dry_run {
                 db.forget_given_up(settled_before)?;
                 for batch in &pruned {

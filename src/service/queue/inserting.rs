@@ -8,6 +8,7 @@ use super::elsewhere::Done;
 use super::jobs::{Change, encode};
 use crate::model::error::Result;
 use crate::model::planner::{BatchName, RefusedVm, Submission};
+use crate::model::warm::WarmJob;
 
 impl Db {
     pub(super) fn insert_drop(
@@ -74,8 +75,8 @@ impl Db {
         let plan = &one.plan;
         let job_id = self.insert(
             "INSERT INTO job (batch_key, vm_id, vm_name, state, priority, submitted_at, needs_network, depends_on,
-                 content_sha256, output_directory, plan, remote)
-             VALUES (?1, ?2, ?3, 'queued', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                 content_sha256, output_directory, plan, remote, warm)
+             VALUES (?1, ?2, ?3, 'queued', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
             params![
                 batch_key,
                 one.vm.vm_id,
@@ -88,6 +89,7 @@ impl Db {
                 plan.output.directory.to_string_lossy(),
                 encode(plan)?,
                 plan.remote.as_ref().map(|remote| encode(&remote.need())).transpose()?,
+                plan.warm().map(|planned| encode(&WarmJob::new(*planned))).transpose()?,
             ],
         )?;
         match &one.done_by {

@@ -15,6 +15,7 @@
 //! job runs in the scheduler.
 
 mod accept;
+mod acts;
 mod batches;
 mod db;
 mod deliveries;
@@ -31,6 +32,7 @@ mod place;
 mod rivals;
 mod rows;
 mod schema;
+mod warm;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;

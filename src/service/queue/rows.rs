@@ -11,10 +11,12 @@ use rusqlite::{Error as SqliteError, Row};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::model::acts::Acts;
 use crate::model::api::JobView;
 use crate::model::error::Error;
 use crate::model::job::{BatchState, JobState, Stage, WaitReason};
 use crate::model::remote::RemoteNeed;
+use crate::model::warm::WarmJob;
 use crate::model::window::Window;
 
 /// What makes a file the same file: it is not enough that the name is the same.
@@ -265,6 +267,10 @@ pub struct JobRow {
     pub progress_percentage: f64,
     /// What it last failed with.
     pub error: Option<Error>,
+    /// What was done at its source.
+    pub acts: Acts,
+    /// How its VM is migrated while it runs, if it is, and how far that is.
+    pub warm: Option<WarmJob>,
 }
 
 /// The columns of a job; the query joins `job` with `batch`.
@@ -273,7 +279,7 @@ pub(super) const JOB_COLUMNS: &str = "job.job_id, job.batch_key, batch.batch_id,
      job.attempt, job.cut_short, job.failures, job.first_failure_at, job.submitted_at, job.started_at, job.completed_at, \
      job.owner, job.lease_until, job.need_bytes, job.needs_network, job.remote, job.depends_on, job.refused, job.content_sha256, \
      job.output_directory, job.outputs, job.report, job.resumed, job.current_stage, job.stage_detail, \
-     job.stage_started_at, job.stages_completed, job.progress_percentage, job.error";
+     job.stage_started_at, job.stages_completed, job.progress_percentage, job.error, job.acts, job.warm";
 
 impl JobRow {
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<JobRow> {
@@ -325,6 +331,14 @@ impl JobRow {
             error: match row.get::<_, Option<String>>("error")? {
                 None => None,
                 Some(_) => json(row, "error")?,
+            },
+            acts: match row.get::<_, Option<String>>("acts")? {
+                None => Acts::default(),
+                Some(_) => json(row, "acts")?,
+            },
+            warm: match row.get::<_, Option<String>>("warm")? {
+                None => None,
+                Some(_) => json(row, "warm")?,
             },
         })
     }

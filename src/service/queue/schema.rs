@@ -17,7 +17,7 @@ use crate::model::error::{Error, Kind, Result};
 pub const APPLICATION_ID: i32 = 0x6832_6b76;
 
 /// All migrations, oldest first; the version is how many have run.
-const MIGRATIONS: [&str; 9] = [
+const MIGRATIONS: [&str; 11] = [
     include_str!("migrations/0001_init.sql"),
     include_str!("migrations/0002_cut_short.sql"),
     include_str!("migrations/0003_disks_as_drops.sql"),
@@ -27,6 +27,8 @@ const MIGRATIONS: [&str; 9] = [
     include_str!("migrations/0007_windows.sql"),
     include_str!("migrations/0008_states_of_a_batch.sql"),
     include_str!("migrations/0009_remote_sources.sql"),
+    include_str!("migrations/0010_acts.sql"),
+    include_str!("migrations/0011_warm.sql"),
 ];
 
 /// The version that this program reads and writes.

@@ -5,17 +5,16 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::core::{Action, BatchKey, Counters, JobId, WorkerEnd};
+use super::core::{Action, Counters, JobId, WorkerEnd};
 use super::{Report, Scheduler};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::job::{JobState, WaitReason};
 use crate::model::plan::Plan;
 use crate::model::protocol::{CHILD_MEMORY_BYTES, WorkLimits, WorkOrder, WorkerCommand};
-use crate::pipeline::publish;
 use crate::service::queue::{Change, Db, JobRow, StageMark, Tries};
 use crate::service::view::live::Live;
-use crate::service::{places, space, watchdog};
+use crate::service::{space, watchdog};
 use crate::sys::failpoint;
 use crate::sys::time::now_epoch;
 
@@ -122,6 +121,7 @@ impl Scheduler {
             }
             Action::Succeed { job, .. } | Action::Fail { job, .. } | Action::Cancel { job, .. } => {
                 self.worker_may_go(*job);
+                self.sources.job_ended(row, now_epoch());
                 self.outlook.job_ended(row);
                 tracing::info!(
                     job, batch = %row.batch_id, vm = %row.vm_id,
@@ -220,14 +220,17 @@ impl Scheduler {
     async fn start_worker(&mut self, job: JobId, counters: &Counters, room: (u64, u64)) -> Result<()> {
         let claim = self.claim(counters);
         let message = format!("attempt {} starts", counters.attempt);
-        let claimed = self
-            .parts
-            .queue
-            .with(move |db| db.atomically(|db| Ok((db.transition(job, claim, &message)?, db.plan(job)?))));
+        let claimed = self.parts.queue.with(move |db| {
+            db.atomically(|db| {
+                db.set_rolled_back(job, false)?;
+                Ok((db.transition(job, claim, &message)?, db.plan(job)?))
+            })
+        });
         let (row, plan) = claimed.await?;
         failpoint::hit("scheduler.before-spawn");
         self.live.insert(job, Live::starting(&row, &plan));
         self.outlook.changed(row.batch_key, now_epoch());
+        self.sources.stop(job);
         let log = self.settings.layout().job_log(&row.batch_id, &row.vm_id, counters.attempt);
         let order = self.order(&row, plan, counters, room);
         tracing::info!(job, batch = %row.batch_id, vm = %row.vm_id, attempt = counters.attempt, "running");
@@ -281,6 +284,9 @@ impl Scheduler {
                 remote,
                 lock,
             },
+            acts: row.acts.clone(),
+            settle: None,
+            cuts_over: self.core.cuts_over(now_epoch(), row.job_id),
         }
     }
 
@@ -307,39 +313,6 @@ impl Scheduler {
         self.supervisor.tell(job, WorkerCommand::Resume);
         self.outlook.changed(row.batch_key, now_epoch());
         Ok(())
-    }
-
-    /// Removes what a cancelled job left behind, elsewhere; its end is recorded after that.
-    async fn discard(&mut self, job: JobId, error: Option<Error>) -> Result<()> {
-        let (plan, run) = self.parts.queue.with(move |db| Ok((db.plan(job)?, db.run_of(job)?))).await?;
-        let Some(run) = run else { return Ok(()) };
-        let (batch, above) = (run.batch_key, self.output_directory(&run));
-        self.discarding.insert(job);
-        let (reports, leftovers) = (self.reports.0.clone(), self.parts.leftovers.clone());
-        let holds = self.parts.holds.clone();
-        let (batch_id, vm) = (run.batch_id.clone(), plan.vm_id.clone());
-        tokio::spawn(async move {
-            leftovers.gone().await;
-            let removed = tokio::task::spawn_blocking(move || {
-                let abandon = || publish::abandon(&plan, Some(holds.who().id()));
-                places::where_it_lies(&holds, (&run.batch_id, &above), &plan, abandon)
-            });
-            let removed = removed.await;
-            if let Ok(Err(error)) = removed {
-                tracing::warn!(job, batch = batch_id, vm, %error, "its partial results could not be removed");
-            }
-            let _ = reports.send(Report::Discarded { job, batch, error }).await;
-        });
-        Ok(())
-    }
-
-    /// What it left behind is gone: now its end may be recorded, and so may its batch's.
-    pub(super) fn discarded(&mut self, job: JobId, batch: BatchKey, error: Option<Error>) {
-        self.discarding.remove(&job);
-        self.line.push_back(Action::Cancel { job, error, clean: false });
-        if !self.core.knows_batch(batch) {
-            self.line.push_back(Action::BatchEnded { batch });
-        }
     }
 
     /// Removes what is older than the settings keep, elsewhere.

@@ -51,6 +51,9 @@ impl Scheduler {
                 self.cancel(&target, keep_partial, reply).await;
             }
             Command::Release { target, reply } => self.release(&target, reply).await,
+            Command::Rollback { target, dry_run, reply } => {
+                drop(reply.send(self.rollback(&target, dry_run).await));
+            }
             Command::Retry { target, request, reply } => {
                 self.retry(&target, &request, reply).await;
             }
@@ -59,6 +62,7 @@ impl Scheduler {
             }
             Command::Pause(target, reply) => drop(reply.send(self.pause(target, true).await)),
             Command::Resume(target, reply) => drop(reply.send(self.pause(target, false).await)),
+            Command::Cutover(target, reply) => drop(reply.send(self.cutover(&target).await)),
             Command::Drain(on, reply) => drop(reply.send(Ok(self.drain(on)))),
             Command::Prune { dry_run, reply } => {
                 let (queue, settings) = (self.parts.queue.clone(), self.settings.clone());
@@ -139,6 +143,7 @@ impl Scheduler {
             outputs: row.outputs.keys().map(|path| path.to_string_lossy().into_owned()).collect(),
             log: log.map(|path| path.to_string_lossy().into_owned()),
             failure: row.error.as_ref().and_then(|error| serde_json::to_value(error).ok()),
+            acts: row.acts,
             events,
         })
     }
@@ -379,13 +384,13 @@ impl Scheduler {
     }
 }
 
-fn unknown(target: &str) -> Refusal {
+pub(super) fn unknown(target: &str) -> Refusal {
     let error = Error::new(Kind::Manifest, format!("there is no job `{target}`"))
         .advice("name a job's number, `batch/vm`, a batch or a VM; `hyper2kvm list` shows them");
     Refusal { code: RefusalCode::NoSuchJob, error }
 }
 
-fn ambiguous(target: &str, rows: &[JobRow]) -> Refusal {
+pub(super) fn ambiguous(target: &str, rows: &[JobRow]) -> Refusal {
     const SHOWN: usize = 10;
     let candidates = rows.iter().take(SHOWN).map(|row| format!("{}/{}", row.batch_id, row.vm_id));
     let error = Error::new(Kind::Manifest, format!("`{target}` is the name of {} jobs", rows.len()))

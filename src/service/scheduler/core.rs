@@ -113,6 +113,7 @@ impl Core {
                     phase: Phase::Idle,
                     percentage: 0.0,
                     tells_libvirt: false,
+                    has_passed: false,
                     file_system: None,
                     lacked_at: None,
                     timer: None,
@@ -168,7 +169,7 @@ impl Core {
         self.set_phase(id, Phase::Working);
         let job = self.job(id);
         job.facts.counters.begin_attempt();
-        (job.percentage, job.tells_libvirt) = (0.0, false);
+        (job.percentage, job.tells_libvirt, job.has_passed) = (0.0, false, false);
         job.facts.state = JobState::Running;
         job.facts.waiting = None;
         let counters = job.facts.counters.clone();
@@ -238,6 +239,9 @@ impl Core {
             }
             (Some(Ending::Stop), _) => self.cut_short(id),
             (None, WorkerEnd::Planned { plan, changed }) => self.planned(now, id, plan, changed),
+            (None, WorkerEnd::Finished(WorkerOutcome::Stopped)) if self.job(id).has_passed => {
+                self.await_pass(now, id)
+            }
             (None, WorkerEnd::Finished(WorkerOutcome::Stopped)) => {
                 // Somebody else told it to. At once again would be a fast circle if they go on.
                 self.job(id).facts.counters.take_back();

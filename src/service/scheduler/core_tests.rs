@@ -20,6 +20,8 @@ mod pause;
 mod servers;
 #[path = "space_tests.rs"]
 mod space;
+#[path = "warm_tests.rs"]
+mod warm;
 #[path = "windows_tests.rs"]
 mod windows;
 
@@ -49,6 +51,8 @@ pub(in crate::service::scheduler) fn job(id: JobId) -> JobFacts {
         priority: 100,
         needs_network: false,
         remote: None,
+        is_shut_down: false,
+        warm: None,
         depends_on: Vec::new(),
         counters: Counters::default(),
     }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::core::{ALL_PAUSED, BatchKey, JobId};
 use crate::model::job::{JobState, WaitReason};
 use crate::model::remote::RemoteNeed;
+use crate::model::warm::WarmJob;
 use crate::model::window::Window;
 
 /// What has been tried, as it is kept with the job so that a restart does not forget it.
@@ -67,10 +68,21 @@ pub struct JobFacts {
     pub needs_network: bool,
     /// Which server has its source, and who logs in there, if that is remote.
     pub remote: Option<RemoteNeed>,
+    /// Whether its source was shut down, and nobody has started it since.
+    pub is_shut_down: bool,
+    /// How its VM is migrated while it runs, if it is.
+    pub warm: Option<WarmJob>,
     /// VMs of its batch that have to succeed first.
     pub depends_on: Vec<String>,
     /// What was tried.
     pub counters: Counters,
+}
+
+impl JobFacts {
+    /// Whether its source is shut down on the way. Of a warm migration only the last pass does that, and is held back by itself.
+    pub(super) fn shuts_down(&self) -> bool {
+        self.warm.is_none() && self.remote.as_ref().is_some_and(|remote| remote.shuts_down)
+    }
 }
 
 /// A batch as it comes from the queue.
@@ -125,6 +137,8 @@ pub(super) struct Job {
     pub(super) percentage: f64,
     /// Whether this attempt hands its result to libvirt.
     pub(super) tells_libvirt: bool,
+    /// Whether this worker has completed a pass of a warm migration.
+    pub(super) has_passed: bool,
     /// The file system that its results go to, once that was looked at.
     pub(super) file_system: Option<u64>,
     /// Where a worker of it lacked room.

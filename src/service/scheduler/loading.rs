@@ -132,7 +132,9 @@ fn facts_of(used_before: u32, row: JobRow) -> JobFacts {
         waiting_detail: waiting.map(|waiting| waiting.detail).unwrap_or_default(),
         priority: row.priority,
         needs_network: row.needs_network,
+        is_shut_down: row.acts.is_shut_down(),
         remote: row.remote,
+        warm: row.warm,
         depends_on: row.depends_on,
         counters: Counters {
             attempt: row.attempt,

@@ -5,6 +5,7 @@ use crate::model::remote::{LOGIN_RULE, RemoteNeed};
 
 fn remote(id: JobId, login: &str) -> JobFacts {
     let need = RemoteNeed {
+        shuts_down: false,
         server: "vc.example.com:443".to_owned(),
         login: login.to_owned(),
         login_file: Some(login.into()),

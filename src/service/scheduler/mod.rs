@@ -18,6 +18,7 @@ mod bandwidth;
 mod claim;
 mod commands;
 pub mod core;
+mod discard;
 mod expanding;
 mod holding;
 mod job;
@@ -30,9 +31,12 @@ mod outlook;
 mod policy;
 mod remote;
 mod retry;
+mod rollback;
 mod servers;
 mod settling;
+mod sources;
 mod stall;
+mod warm;
 mod windows;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
@@ -51,6 +55,7 @@ use self::outlook::Outlook;
 pub(in crate::service) use self::policy::Policy;
 use self::remote::{FileMark, LoginFiles};
 use self::settling::Settling;
+use self::sources::Sources;
 use self::stall::StallWatch;
 use super::admission::Results;
 use super::command::{Command, Reply};
@@ -164,6 +169,7 @@ pub struct Scheduler {
     unsettled: Settling,
     bandwidth: Bandwidth,
     logins: LoginFiles,
+    sources: Sources,
     /// What workers that are about to end have found.
     described: HashMap<JobId, Box<Description>>,
     selected: HashMap<JobId, Vec<SelectedVm>>,
@@ -206,6 +212,7 @@ impl Scheduler {
             unsettled: Settling::default(),
             bandwidth: Bandwidth::default(),
             logins: LoginFiles::default(),
+            sources: Sources::default(),
             described: HashMap::new(),
             selected: HashMap::new(),
             stall: StallWatch::since(now_epoch()),
@@ -228,6 +235,7 @@ impl Scheduler {
             self.carry_out().await;
             self.share_bandwidth();
             self.look_at_logins(now_epoch());
+            self.settle_sources(now_epoch()).await;
             self.tell_stall().await;
             self.settle_due().await;
             self.answer_pending().await;
@@ -245,6 +253,7 @@ impl Scheduler {
                     None => self.begin_stop(None),
                 },
                 (job, heard) = self.supervisor.next() => self.hear(job, heard).await,
+                (job, heard) = self.sources.next() => self.hear_settler(job, heard).await,
                 Some(report) = self.reports.1.recv() => self.take_report(report).await,
                 () = self.parts.accepted.notified() => self.more_rows = true,
                 changed = self.network.changed() => {
@@ -323,6 +332,8 @@ impl Scheduler {
             WorkerEvent::StageStarted { stage } => self.core.stage_began(job, stage),
             WorkerEvent::Room { bytes } => self.core.measured(now, job, bytes),
             WorkerEvent::StageFinished { stage: Stage::Load, .. } => self.core.let_in(job),
+            WorkerEvent::Acts { acts } => self.acts_told(job, acts).await,
+            WorkerEvent::Passed(pass) => self.pass_told(job, pass).await,
             WorkerEvent::Described(description) => _ = self.described.insert(job, description),
             WorkerEvent::Selected { vms } => _ = self.selected.insert(job, vms),
             _ => {}
@@ -403,6 +414,7 @@ impl Scheduler {
             Some(self.bandwidth.next_due()),
             self.stall_due(),
             self.logins_due(),
+            self.sources.next_due(),
         ];
         let due = due.into_iter().flatten().reduce(f64::min).map_or(LONG, |at| {
             Duration::from_secs_f64((at - now).clamp(0.0, 3600.0)).max(Duration::from_millis(1))
@@ -443,6 +455,7 @@ impl Scheduler {
         if first {
             tracing::info!("stopping: running jobs are checkpointed and go on after the next start");
             self.outlook.ready = false;
+            self.sources.stop_all();
             self.core.stop(now_epoch());
         }
     }

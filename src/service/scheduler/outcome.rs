@@ -8,6 +8,7 @@ use super::policy::SPACE_RECHECK_S;
 use crate::model::config::OnNetworkTimeout;
 use crate::model::error::{Disposition, Error, Kind};
 use crate::model::job::{JobState, WaitReason};
+use crate::model::remote::WINDOW_RULE;
 
 impl Core {
     pub(super) fn network_wait_failed(&mut self, now: f64, id: JobId) {
@@ -26,6 +27,9 @@ impl Core {
 
     /// A failure: what now?
     pub(super) fn failed(&mut self, now: f64, id: JobId, error: Error) {
+        if error.details().rule.as_deref() == Some(WINDOW_RULE) {
+            return self.came_too_late(id);
+        }
         let network_is_down = self.network_blocks(id);
         let stopping = self.stopping;
         let job = self.job(id);

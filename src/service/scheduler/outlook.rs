@@ -297,8 +297,8 @@ impl Scheduler {
 
     /// How it stands.
     pub(super) async fn status(&self) -> Result<Status> {
-        let asked = self.parts.queue.with(|db| Ok((db.counts()?, db.outbox()?)));
-        let (Counts { states, waiting }, notifications) = asked.await?;
+        let asked = self.parts.queue.with(|db| Ok((db.counts()?, db.outbox()?, db.oldest_snapshot_at()?)));
+        let (Counts { states, waiting }, notifications, oldest_snapshot_at) = asked.await?;
         let outlook = &self.outlook;
         let bytes_per_second = self.live.values().map(|live| live.bytes_per_second()).sum();
         let bytes_left = self.live.values().map(|live| live.bytes_left()).sum();
@@ -325,7 +325,7 @@ impl Scheduler {
             counts: states,
             waiting,
             bytes_per_second,
-            oldest_snapshot_at: None,
+            oldest_snapshot_at,
             filesystems: self.file_systems(),
             notifications,
             profiles: source::profiles::statistics(),

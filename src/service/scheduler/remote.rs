@@ -14,6 +14,7 @@ use crate::model::plan::Plan;
 use crate::model::planner;
 use crate::model::protocol::{RemoteLimits, WorkerOutcome};
 use crate::model::remote::CHANGED_RULE;
+use crate::sys::time::now_epoch;
 
 /// How often the files of logins that were refused are looked at.
 const LOOK_S: f64 = 5.0;
@@ -65,6 +66,7 @@ impl Scheduler {
             others.iter().filter_map(|other| self.live.get(other)).map(|live| live.connections).sum();
         RemoteLimits {
             connections: Some(all.saturating_sub(taken).clamp(1, remote.connections.max(1))),
+            shutdown_until: self.core.may_shut_down_until(job, now_epoch()),
             ..RemoteLimits::of(&self.settings)
         }
     }

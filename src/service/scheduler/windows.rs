@@ -2,7 +2,8 @@
 //!
 //! A window gates the start of a job. With `at_close: hold` it gates its work too: what runs stands still, as in a pause, until it opens
 //! again. With `finish`, what has begun goes on outside it, also behind a pause, an outage or a restart of the service; a new attempt after a failure
-//! is a start. What is not here: when a window opens and closes (the model's).
+//! is a start, unless its source is shut down already: that is not kept waiting. A window that gates `shutdown` holds a job whose source is to be shut
+//! down. What is not here: when a window opens and closes (the model's).
 
 use std::collections::BTreeMap;
 
@@ -30,9 +31,11 @@ struct Watched {
 }
 
 impl Windows {
-    /// A batch is there; what its window gates is nothing of ours unless it is the start of jobs.
+    /// A batch is there; what its window gates is nothing of ours unless it is the start of jobs or that sources are shut down.
     pub(super) fn watch(&mut self, now: f64, batch: BatchKey, window: Option<&Window>) {
-        let Some(window) = window.filter(|window| window.gates_start()) else { return };
+        let Some(window) = window.filter(|window| window.gates_start() || window.gates_shutdown()) else {
+            return;
+        };
         // One that is known is looked at with the others, so that its jobs hear of what has changed.
         if !self.of.contains_key(&batch) {
             let mut watched = Watched { window: window.clone(), closed: None };
@@ -118,8 +121,36 @@ impl Core {
     pub(super) fn window_blocks(&self, id: JobId) -> Option<String> {
         let job = self.jobs.get(&id)?;
         let watched = self.windows.of.get(&job.facts.batch)?;
-        let has_begun = job.has_worker() || job.facts.counters.cut_short;
-        let may_go_on = has_begun && !watched.window.holds_at_close();
-        watched.closed.clone().filter(|_| !may_go_on)
+        let window = &watched.window;
+        let is_under_way = job.has_worker() || job.facts.is_shut_down;
+        let has_begun = is_under_way || job.facts.counters.cut_short;
+        let waits_to_start = window.gates_start() && (!has_begun || window.holds_at_close());
+        // A worker that came so far that it would shut its source down looks at the time itself.
+        let waits_to_shut_down = window.gates_shutdown() && job.facts.shuts_down() && !is_under_way;
+        watched.closed.clone().filter(|_| waits_to_start || waits_to_shut_down)
+    }
+
+    /// Until when a job may shut its source down, in epoch seconds; none: whenever it comes to that.
+    #[must_use]
+    pub fn may_shut_down_until(&self, id: JobId, now: f64) -> Option<f64> {
+        let watched = self.windows.of.get(&self.jobs.get(&id)?.facts.batch)?;
+        let standing = watched.window.gates_shutdown().then(|| watched.window.at(now))?;
+        match (standing.is_open, standing.until) {
+            (true, until) => until.map(|at| at as f64),
+            (false, _) => Some(now),
+        }
+    }
+
+    /// Whether a job's source is off because it was shut down.
+    pub fn source_stands(&mut self, id: JobId, is_shut_down: bool) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.facts.is_shut_down = is_shut_down;
+        }
+    }
+
+    /// A worker came too late to shut its source down: that was no attempt, and the next one is when the window opens.
+    pub(super) fn came_too_late(&mut self, id: JobId) {
+        self.job(id).facts.counters.take_back();
+        self.requeue(id);
     }
 }

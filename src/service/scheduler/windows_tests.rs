@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::manifest::{AtClose, Gate};
+use crate::model::remote::{RemoteNeed, WINDOW_RULE};
 use crate::model::window::Window;
 
 /// Thursday 1970-01-01 was the first day: the window below is open from 01:00 to 02:00 of that day, and again a week later.
@@ -253,4 +254,41 @@ fn a_window_that_gates_only_what_this_version_does_not_do_holds_nothing_up() {
     core.load(0.0, BatchFacts { window: gates, ..batch(1, &facts) }, facts);
     assert_eq!(started(&run(&mut core, 0.0)), [(1, 1)]);
     assert_eq!(waits(&run(&mut core, CLOSES)), []);
+}
+
+/// A job that shuts its source down, in a batch whose window gates only that.
+fn shuts_down(is_shut_down: bool) -> Core {
+    let need = RemoteNeed {
+        server: "vc:443".to_owned(),
+        login: "/c/a".to_owned(),
+        login_file: None,
+        shuts_down: true,
+    };
+    let mut facts = vec![JobFacts { remote: Some(need), is_shut_down, ..job(1) }];
+    facts[0].batch = 1;
+    let mut core = core(1);
+    let gates = window(AtClose::Finish, &[Gate::Shutdown]);
+    core.load(0.0, BatchFacts { window: gates, ..batch(1, &facts) }, facts);
+    core
+}
+
+#[test]
+fn a_job_waits_for_the_window_in_which_it_may_shut_its_source_down_and_only_as_long_as_that_runs() {
+    let mut core = shuts_down(false);
+    assert_eq!(waits(&run(&mut core, 0.0)), window_waits(&[1], false));
+    assert_eq!(core.may_shut_down_until(1, 0.0), Some(0.0));
+    assert_eq!(started(&run(&mut core, OPENS)), [(1, 1)]);
+    assert_eq!(core.may_shut_down_until(1, OPENS), Some(CLOSES));
+    // Its worker comes to it too late: no attempt is lost.
+    let error = Error::new(Kind::Source, "closed").rule(WINDOW_RULE).transient();
+    core.worker_ended(CLOSES + 1.0, 1, WorkerEnd::Finished(WorkerOutcome::Failed { error }));
+    assert_eq!(waits(&run(&mut core, CLOSES + 1.0)), window_waits(&[1], false));
+    assert_eq!(started(&run(&mut core, WEEK + OPENS)), [(1, 1)]);
+    // It has shut it down, and fails after that: the source is not kept waiting.
+    core.source_stands(1, true);
+    let error = Error::new(Kind::Network, "away").transient();
+    core.worker_ended(WEEK + CLOSES, 1, WorkerEnd::Finished(WorkerOutcome::Failed { error }));
+    run(&mut core, WEEK + CLOSES);
+    assert_eq!(started(&run(&mut core, WEEK + CLOSES + 100.0)), [(1, 2)]);
+    assert_eq!(started(&run(&mut shuts_down(true), 0.0)), [(1, 1)]);
 }

@@ -107,6 +107,8 @@ impl Live {
             WorkerEvent::Room { .. }
             | WorkerEvent::Described(_)
             | WorkerEvent::Selected { .. }
+            | WorkerEvent::Acts { .. }
+            | WorkerEvent::Passed(_)
             | WorkerEvent::Heartbeat
             | WorkerEvent::Warning { .. }
             | WorkerEvent::Paused

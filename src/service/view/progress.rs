@@ -80,6 +80,7 @@ fn vm_progress(row: &JobRow, live: Option<&Live>, now: f64) -> VmProgress {
         stages_completed: row.stages_completed.clone(),
         progress_percentage: rounded(row.progress_percentage),
         disks: live.map(|live| live.disks.clone()).unwrap_or_default(),
+        passes: row.warm.as_ref().map(|warm| warm.passes.clone()).unwrap_or_default(),
     }
 }
 
@@ -163,6 +164,7 @@ fn rounded(percentage: f64) -> f64 {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::model::acts::Acts;
     use crate::model::error::{Error, Kind};
     use crate::model::job::Stage;
     use crate::model::protocol::DiskProgress;
@@ -205,6 +207,8 @@ pub(super) mod tests {
             stages_completed: Vec::new(),
             progress_percentage: if state == JobState::Succeeded { 100.0 } else { 0.0 },
             error: None,
+            acts: Acts::default(),
+            warm: None,
         }
     }
 

@@ -160,6 +160,13 @@ func (f *Front) call(w *answer, r *http.Request, entry *Entry) {
 				f.changedAreas(w, asked)
 				return
 			}
+		case *types.ShutdownGuest:
+			if f.alive(r) {
+				f.shutDown(w, asked)
+				return
+			}
+		case *types.PowerOnVM_Task:
+			defer toolsBegin(asked.This)
 		case *types.Logout:
 			f.forget(r)
 		}

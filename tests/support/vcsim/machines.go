@@ -37,6 +37,11 @@ type Machine struct {
 	Tags               []string `json:"tags"`
 	Disks              []Disk   `json:"disks"`
 	NICs               []NIC    `json:"nics"`
+	// Of its guest: see power.go.
+	NoTools    bool  `json:"no_tools"`
+	ShutdownMS int64 `json:"shutdown_ms"`
+	Deaf       bool  `json:"deaf"`
+	Autostart  bool  `json:"autostart"`
 }
 
 // Disk is one of its disks.
@@ -87,6 +92,10 @@ func populate(service *simulator.Service, wanted *Description) (*Estate, error) 
 				break
 			}
 		}
+	}
+	// Not what is free on the machine that the tests run on.
+	if err = (&Room{Percent: 50}).tell(); err != nil {
+		return nil, err
 	}
 	for number := 0; number < wanted.Fillers; number++ {
 		filler := Machine{
@@ -200,6 +209,7 @@ func (e *Estate) add(wanted *Description, machine *Machine) error {
 		}
 	}
 	e.life.during(reference, func() { disguise(known, machine) })
+	e.behaves(known, machine)
 	return nil
 }
 

@@ -88,6 +88,7 @@ func serve() error {
 	model.Service.RegisterEndpoints = true
 	model.Service.NewServer().Server.Listener.Close()
 
+	addAutostart()
 	estate, err := populate(model.Service, &wanted)
 	if err != nil {
 		return err

@@ -35,6 +35,12 @@ type Order struct {
 	ResetTracking string `json:"reset_tracking"`
 	// How questions for areas in use are answered: see Life.
 	Areas *string `json:"areas"`
+	// A machine's guest behaves otherwise, or its power is switched.
+	Power *PowerOrder `json:"power"`
+	// How this machine is now: only to be told.
+	Look string `json:"look"`
+	// How much of a datastore is free.
+	Room *Room `json:"room"`
 }
 
 // Part is one of a disk of a machine; disks are counted from 0.
@@ -77,6 +83,10 @@ func obey(orders *bufio.Reader, front *Front, certificates *Authority) {
 			case order.Thumbprint:
 				digest := sha256.Sum256(certificates.leaf())
 				answer = hex.EncodeToString(digest[:])
+			case order.Power != nil:
+				err = front.estate.switched(order.Power)
+			case order.Look != "":
+				answer, err = looked(order.Look)
 			case order.Throttle != nil:
 				front.lock.Lock()
 				front.throttle = *order.Throttle
@@ -87,6 +97,8 @@ func obey(orders *bufio.Reader, front *Front, certificates *Authority) {
 				err = front.estate.life.tell(order.Now)
 			case order.ResetTracking != "":
 				err = front.estate.life.reset(order.ResetTracking)
+			case order.Room != nil:
+				err = order.Room.tell()
 			case order.Areas != nil:
 				front.estate.life.lock.Lock()
 				front.estate.life.answers = *order.Areas

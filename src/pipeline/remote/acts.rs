@@ -1,0 +1,146 @@
+//! What is done at a source, and undone: written down before it is done, and again after.
+//!
+//! ```text
+//!   intend ─▶ journal, durable ─▶ told ─▶ done at the source ─▶ journal, durable ─▶ told
+//!                 └── dies here: the next one looks at the source whether it was done, and goes on from there
+//! ```
+//!
+//! Undoing is the same row: what is undone twice is undone. What is not here: when what is done (see the stages), and the transitions
+//! ([`crate::model::acts`]).
+
+use super::{Access, find, power};
+use crate::disk::Control;
+use crate::model::acts::{Act, ActKind, Acts};
+use crate::model::error::Result;
+use crate::model::protocol::{RemoteLimits, WorkerEvent};
+use crate::model::remote::PlannedRemote;
+use crate::pipeline::handover;
+use crate::pipeline::worker::Job;
+use crate::sys::failpoint;
+use crate::sys::time::now_epoch;
+use crate::vsphere::inventory::VmRef;
+use crate::vsphere::{Client, Patience, cbt, snapshot};
+
+/// Whoever undoes something when work has ended does not wait long for a server that is away: it is tried again by others.
+const RETRIES: u32 = 1;
+
+/// Where acts are written down.
+pub(in crate::pipeline) trait Book {
+    /// What is written.
+    fn acts(&mut self) -> &mut Acts;
+    /// Makes it durable, and tells it.
+    fn keep(&mut self) -> Result<()>;
+}
+
+impl Book for Job<'_> {
+    fn acts(&mut self) -> &mut Acts {
+        &mut self.checkpoint.acts
+    }
+
+    fn keep(&mut self) -> Result<()> {
+        self.save()?;
+        self.meter.tell(WorkerEvent::Acts { acts: self.checkpoint.acts.clone() });
+        Ok(())
+    }
+}
+
+/// Writes down what is about to be done.
+pub(in crate::pipeline) fn intend(book: &mut dyn Book, what: ActKind) -> Result<usize> {
+    let number = book.acts().intend(what, now_epoch());
+    book.keep()?;
+    failpoint::hit("acts.intended");
+    Ok(number)
+}
+
+/// It was done, and this is how it is known now.
+pub(in crate::pipeline) fn done(book: &mut dyn Book, number: usize, what: ActKind) -> Result<()> {
+    failpoint::hit("acts.did");
+    book.acts().done(number, what, now_epoch())?;
+    book.keep()?;
+    failpoint::hit("acts.done");
+    Ok(())
+}
+
+/// It was undone, or turns out never to have been done.
+pub(in crate::pipeline) fn undone(book: &mut dyn Book, number: usize) -> Result<()> {
+    failpoint::hit("acts.undid");
+    book.acts().undone(number, now_epoch())?;
+    book.keep()?;
+    failpoint::hit("acts.undone");
+    Ok(())
+}
+
+/// Undoes what must not stay, the newest first. What cannot be undone keeps nothing older from being tried; why it cannot is told.
+pub(in crate::pipeline) fn undo(
+    client: &Client,
+    vm: &VmRef,
+    remote: &PlannedRemote,
+    book: &mut dyn Book,
+    succeeded: bool,
+) -> Result<()> {
+    let due: Vec<(usize, Act)> =
+        book.acts().to_undo(succeeded).map(|(number, act)| (number, act.clone())).collect();
+    let mut failed = None;
+    for (number, act) in due {
+        let what = &act.what;
+        failpoint::hit("acts.undoing");
+        match undo_one(client, vm, &act, remote).and_then(|()| undone(book, number)) {
+            Ok(()) => tracing::info!(vm = vm.moref, act = what.shown(), "undone at the source"),
+            Err(error) => {
+                tracing::warn!(vm = vm.moref, act = what.shown(), %error, "cannot be undone at the source");
+                failed.get_or_insert(error);
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// Makes the source as if it had not been done; that it was not, or is undone already, is no matter.
+fn undo_one(client: &Client, vm: &VmRef, act: &Act, remote: &PlannedRemote) -> Result<()> {
+    match &act.what {
+        ActKind::Snapshot { name, .. } => snapshot::remove_all_called(client, vm, name, &mut |_| {}),
+        ActKind::ChangeTracking => cbt::disable(client, vm, &mut |_| {}),
+        ActKind::ShutDown { .. } => power::start_again(client, vm, act, remote),
+        given_way => power::take_back(client, vm, given_way),
+    }
+}
+
+/// The same for whoever is not logged in. The hand that ended the work does not end this.
+pub(in crate::pipeline) fn undo_by(
+    (access, remote, limits): (&Access, &PlannedRemote, &RemoteLimits),
+    control: &Control,
+    book: &mut dyn Book,
+    succeeded: bool,
+) -> Result<()> {
+    if book.acts().to_undo(succeeded).next().is_none() {
+        return Ok(());
+    }
+    let patience = Patience::of(&limits.connection);
+    let patience = Patience { max_retries: patience.max_retries.min(RETRIES), ..patience };
+    let client = Client::connect(&access.endpoint, &access.login, &patience, control)?;
+    let vm = VmRef { moref: find(&client, remote)?.moref };
+    undo(&client, &vm, remote, book, succeeded)
+}
+
+impl Job<'_> {
+    /// The work is over, or begins anew: what must not stay at the source is undone. What cannot be stays written down, for whoever tries it
+    /// again.
+    pub(in crate::pipeline) fn leave_source(&mut self, succeeded: bool) {
+        let (place, plan, order) = (self.place, self.plan, self.order);
+        let (Some(access), Some(remote)) = (&place.access, plan.remote.as_deref()) else { return };
+        let from = (access, remote, &order.limits.remote);
+        // It would see that the snapshot is gone.
+        self.watch = None;
+        // Where the machine that was made of it may run, there would be two.
+        let is_off = self.checkpoint.acts.is_shut_down();
+        let succeeded = succeeded || (is_off && handover::target_has_run(self));
+        if let Err(error) = undo_by(from, &Control::new(), self, succeeded) {
+            let left: Vec<String> =
+                self.checkpoint.acts.to_undo(succeeded).map(|(_, act)| act.what.shown()).collect();
+            if !left.is_empty() {
+                let message = format!("not undone at the source: {} ({error})", left.join(", "));
+                self.meter.warn(self.reached, message);
+            }
+        }
+    }
+}
