@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper2kvm::libvirt::LibvirtHealth;
+use hyper2kvm::model::acts::Acts;
 use hyper2kvm::model::api::{
     Acted, JobDetails, JobEvent, JobFilter, JobList, JobView, Pruned, Refusal, RefusalCode,
 };
@@ -253,6 +254,7 @@ impl Jobs {
             outputs: Vec::new(),
             log: Some(log.to_string_lossy().into_owned()),
             failure: None,
+            acts: Acts::default(),
             events: vec![JobEvent { at: job.submitted_at, attempt: 0, message: "accepted".to_owned() }],
             job,
         })
