@@ -153,6 +153,7 @@ fn work_unless_lost(
         kvm: OnceCell::new(),
         results: StageResults::new(),
     };
+    job.tell_acts();
     match job.all_stages().and_then(|()| job.publish()) {
         Ok(published) => WorkerOutcome::Succeeded(published),
         Err(error) => job.end(error),
