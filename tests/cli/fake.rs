@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use hyper2kvm::libvirt::LibvirtHealth;
 use hyper2kvm::model::acts::Acts;
 use hyper2kvm::model::api::{
-    Acted, JobDetails, JobEvent, JobFilter, JobList, JobView, Pruned, Refusal, RefusalCode,
+    Acted, JobDetails, JobEvent, JobFilter, JobList, JobView, Pruned, Refusal, RefusalCode, RolledBack,
 };
 use hyper2kvm::model::config::Settings;
 use hyper2kvm::model::error::{Error, Kind};
@@ -185,6 +185,9 @@ impl Jobs {
             Command::Prune { dry_run, reply } => {
                 drop(reply.send(Ok(Pruned { dry_run, batches: 1, logs: 2, partials: 3, bytes: 4096 })));
             }
+            Command::Rollback { target, dry_run, reply } => {
+                drop(reply.send(self.rollback(&target, dry_run)));
+            }
             Command::Reload(reply) => drop(reply.send(Ok("nothing changed".to_owned()))),
             Command::Stop(reply) => {
                 drop(reply.send(Ok("stopping".to_owned())));
@@ -243,6 +246,13 @@ impl Jobs {
             error: Error::new(Kind::Manifest, format!("there is no job `{target}`"))
                 .advice("see `hyper2kvm list`"),
         })
+    }
+
+    /// It takes one look.
+    fn rollback(&self, target: &str, dry_run: bool) -> Result<RolledBack, Refusal> {
+        let job = self.jobs[self.find(target)?].clone();
+        let steps = if dry_run { vec!["the source is started".to_owned()] } else { Vec::new() };
+        Ok(RolledBack { job, dry_run, done: !dry_run, steps, error: None })
     }
 
     fn show(&self, target: &str, settings: &Settings) -> Result<JobDetails, Refusal> {
