@@ -35,7 +35,7 @@ pub enum ActKind {
     ChangeTracking,
     /// A snapshot of it was made.
     Snapshot {
-        /// What it is called: see [`snapshot_name`].
+        /// What it is called: `hyper2kvm/<host>/<batch>/<vm>`.
         name: String,
         /// What the server calls it, once it is there.
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -77,6 +77,7 @@ fn answers_have_the_keys_that_the_document_promises() {
         (vec!["show", "1", "--json"], "JobDetails"),
         (vec!["prune", "--dry-run", "--json"], "Pruned"),
         (vec!["pause", "1", "--json"], "Acted"),
+        (vec!["rollback", "1", "--dry-run", "--json"], "RolledBack"),
     ] {
         let answer = crate::run::run_at(fake.state(), &words).json();
         let keys: BTreeSet<&String> = answer.as_object().unwrap().keys().collect();

@@ -7,8 +7,9 @@ use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper2kvm::libvirt::LibvirtHealth;
+use hyper2kvm::model::acts::Acts;
 use hyper2kvm::model::api::{
-    Acted, JobDetails, JobEvent, JobFilter, JobList, JobView, Pruned, Refusal, RefusalCode,
+    Acted, JobDetails, JobEvent, JobFilter, JobList, JobView, Pruned, Refusal, RefusalCode, RolledBack,
 };
 use hyper2kvm::model::config::Settings;
 use hyper2kvm::model::error::{Error, Kind};
@@ -178,11 +179,17 @@ impl Jobs {
             Command::Resume(Some(target), reply) => {
                 drop(reply.send(self.act(&target, JobState::Running, "goes on")));
             }
+            Command::Cutover(target, reply) => {
+                drop(reply.send(self.act(&target, JobState::Running, "the cutover is asked for")));
+            }
             Command::Pause(None, reply) => drop(reply.send(self.mode(true, self.draining, "paused"))),
             Command::Resume(None, reply) => drop(reply.send(self.mode(false, self.draining, "goes on"))),
             Command::Drain(on, reply) => drop(reply.send(self.mode(self.paused, on, "draining"))),
             Command::Prune { dry_run, reply } => {
                 drop(reply.send(Ok(Pruned { dry_run, batches: 1, logs: 2, partials: 3, bytes: 4096 })));
+            }
+            Command::Rollback { target, dry_run, reply } => {
+                drop(reply.send(self.rollback(&target, dry_run)));
             }
             Command::Reload(reply) => drop(reply.send(Ok("nothing changed".to_owned()))),
             Command::Stop(reply) => {
@@ -243,6 +250,13 @@ impl Jobs {
         })
     }
 
+    /// It takes one look.
+    fn rollback(&self, target: &str, dry_run: bool) -> Result<RolledBack, Refusal> {
+        let job = self.jobs[self.find(target)?].clone();
+        let steps = if dry_run { vec!["the source is started".to_owned()] } else { Vec::new() };
+        Ok(RolledBack { job, dry_run, done: !dry_run, steps, error: None })
+    }
+
     fn show(&self, target: &str, settings: &Settings) -> Result<JobDetails, Refusal> {
         let job = self.jobs[self.find(target)?].clone();
         let log = settings.layout().job_log(&job.batch_id, &job.vm_id, job.attempt);
@@ -252,6 +266,7 @@ impl Jobs {
             outputs: Vec::new(),
             log: Some(log.to_string_lossy().into_owned()),
             failure: None,
+            acts: Acts::default(),
             events: vec![JobEvent { at: job.submitted_at, attempt: 0, message: "accepted".to_owned() }],
             job,
         })
@@ -341,5 +356,6 @@ fn vm_progress(job: &JobView) -> VmProgress {
         stages_completed: vec![Stage::Load],
         progress_percentage: job.progress_percentage,
         disks: BTreeMap::from([("boot".to_owned(), disk)]),
+        passes: Vec::new(),
     }
 }

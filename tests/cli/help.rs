@@ -26,6 +26,7 @@ const COMMANDS: [&str; 30] = [
     "priority",
     "pause",
     "resume",
+    "cutover",
     "drain",
     "prune",
     "status",

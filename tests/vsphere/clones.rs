@@ -47,6 +47,12 @@ fn calls(vcenter: &Vcenter, call: &str) -> usize {
     vcenter.requests().iter().filter(|request| request.call == call).count()
 }
 
+/// Waits until its disks are read.
+fn wait_for_the_copy(vcenter: &Vcenter) {
+    let is_read = || vcenter.requests().iter().any(|request| request.path.starts_with("/folder/"));
+    wait_for("the disk to be read", || is_read().then_some(()));
+}
+
 fn acts(daemon: &Daemon, job: &str) -> Vec<String> {
     let shown = daemon.client(&["show", job]);
     let acts = shown["acts"].as_array().cloned().unwrap_or_default();
@@ -57,10 +63,10 @@ fn acts(daemon: &Daemon, job: &str) -> Vec<String> {
 fn a_vm_that_runs_is_copied_as_it_was_while_its_guest_goes_on_writing() {
     let mut daemon = prepared("");
     let (vcenter, content) = vcenter(&daemon);
-    vcenter.throttle(MIB);
+    vcenter.throttle(MIB / 8);
     daemon.start();
     daemon.drop_file("busy.yaml", manifest(&vcenter));
-    wait_for("some of the disk to be sent", || (vcenter.sent_of("-flat") > MIB).then_some(()));
+    wait_for_the_copy(&vcenter);
     let made = snapshots(&daemon, &vcenter);
     let name = made[0]["name"].as_str().unwrap();
     assert!(name.starts_with("hyper2kvm/") && name.ends_with("/busy/busy"), "{made:?}");
@@ -162,10 +168,10 @@ fn a_server_that_was_away_when_the_job_ended_is_asked_again() {
 fn a_cancelled_copy_leaves_no_snapshot() {
     let mut daemon = prepared("");
     let (vcenter, _) = vcenter(&daemon);
-    vcenter.throttle(MIB / 2);
+    vcenter.throttle(MIB / 8);
     daemon.start();
     daemon.drop_file("busy.yaml", manifest(&vcenter));
-    wait_for("some of the disk to be sent", || (vcenter.sent_of("-flat") > 0).then_some(()));
+    wait_for_the_copy(&vcenter);
     daemon.client(&["cancel", "busy/busy"]);
     assert_eq!(daemon.wait_batch("busy")["state"], "cancelled");
     wait_for("the snapshot to be gone", || snapshots(&daemon, &vcenter).is_empty().then_some(()));
@@ -183,9 +189,9 @@ fn no_snapshot_is_made_where_little_is_free_and_a_copy_is_given_up_before_nothin
     assert!(error["error"].as_str().unwrap().contains("datastore ds1"), "{error}");
     assert_eq!((&error["kind"], calls(&vcenter, "CreateSnapshot_Task")), (&json!("source"), 0));
     vcenter.free("ds1", 25);
-    vcenter.throttle(MIB);
+    vcenter.throttle(MIB / 8);
     daemon.drop_file("again.yaml", manifest(&vcenter));
-    wait_for("some of the disk to be sent", || (vcenter.sent_of("-flat") > 0).then_some(()));
+    wait_for_the_copy(&vcenter);
     vcenter.free("ds1", 5);
     let error = daemon.wait_settled("failed", "again.yaml.error.json");
     let error: Value = serde_json::from_slice(&fs::read(error).unwrap()).unwrap();

@@ -16,9 +16,7 @@ use crate::vsphere::machine::{self, Machine};
 use crate::vsphere::power::{self, Shutdown, WentOff};
 use crate::vsphere::{Client, facts};
 
-/// So long behind the time that it was given a guest that was asked to may still shut down.
-const GOES_OFF_LATE_S: f64 = 300.0;
-/// Whoever starts it again waits for that so long, and comes back later.
+/// Whoever starts it again waits so long for it to go off, and comes back later.
 const GOES_OFF_WITHIN: Duration = Duration::from_secs(5);
 
 impl Source {
@@ -115,11 +113,12 @@ pub(in crate::pipeline) fn start_again(
     act: &Act,
     remote: &PlannedRemote,
 ) -> Result<()> {
-    let given = remote.shutdown.map_or(0.0, |planned| planned.timeout_s) + GOES_OFF_LATE_S;
+    // Behind its time it is left alone: whoever shuts it down then means it.
+    let given = remote.shutdown.map_or(0.0, |planned| planned.timeout_s);
     let may_go_off = act.state == ActState::Intended && now_epoch() < act.intended_at + given;
     if may_go_off && !power::is_off_within(client, vm, GOES_OFF_WITHIN)? {
         return Err(Error::new(Kind::Source, "its guest was asked to shut down, and may still do so")
-            .advice("nothing is wrong: it is started when it has gone off, or left alone when it has not for some minutes")
+            .advice("nothing is wrong: it is started when it has gone off, or left alone when its time has passed")
             .transient());
     }
     let started = power::start(client, vm)?;

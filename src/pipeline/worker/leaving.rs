@@ -4,6 +4,7 @@
 
 use super::Job;
 use crate::model::error::{Error, Result};
+use crate::model::protocol::WorkerEvent;
 use crate::model::remote::SNAPSHOT_RULE;
 use crate::pipeline::checkpoint::Digests;
 use crate::pipeline::hooks;
@@ -14,6 +15,13 @@ use crate::pipeline::report::Written;
 const ONE_SHOT: i64 = 0;
 
 impl Job<'_> {
+    /// What earlier attempts did at the source, perhaps of another host, has to be known to whoever undoes it after this one.
+    pub(super) fn tell_acts(&mut self) {
+        if !self.checkpoint.acts.is_empty() {
+            self.meter.tell(WorkerEvent::Acts { acts: self.checkpoint.acts.clone() });
+        }
+    }
+
     /// The result is complete, and its source is needed no more. The report that is about to be published says what was undone.
     pub(super) fn leave_a_success(&mut self) -> Result<()> {
         if self.checkpoint.acts.is_empty() {

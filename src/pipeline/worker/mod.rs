@@ -153,6 +153,7 @@ fn work_unless_lost(
         kvm: OnceCell::new(),
         results: StageResults::new(),
     };
+    job.tell_acts();
     match stages::warm::run(&mut job) {
         Ok(stages::warm::Run::GoesOn) => {}
         Ok(stages::warm::Run::Waits) => return WorkerOutcome::Stopped,
