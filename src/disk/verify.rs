@@ -2,6 +2,8 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread;
 
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
@@ -14,6 +16,8 @@ use crate::sys::fs::open_nofollow;
 
 /// Read at a time: large enough to keep a disk busy, small enough to obey at once.
 const BLOCK_BYTES: usize = 1 << 20;
+/// So many blocks are read while one is hashed.
+const AHEAD: usize = 2;
 
 /// The SHA-256 of a file as 64 lower-case hex digits. `progress` hears how many bytes are done.
 pub fn sha256_file(path: &Path, control: &Control, progress: &mut dyn FnMut(u64)) -> Result<String> {
@@ -70,32 +74,62 @@ fn read_through<D: Digest>(
     }
     let lengths = || window.files().map(|file| Ok(file.metadata()?.len())).collect::<io::Result<Vec<u64>>>();
     let before = lengths().map_err(fail)?;
-    let mut hash = D::new();
-    let mut block = vec![0; BLOCK_BYTES];
-    let (mut done, mut stored) = (0, 0..0);
-    while done < window.len() {
-        control.checkpoint()?;
-        let left = usize::try_from(window.len() - done).unwrap_or(usize::MAX);
-        let now = &mut block[..left.min(BLOCK_BYTES)];
-        if stored.end <= done {
-            let next = window.stored_from(done).map_err(fail)?;
-            stored = next.map_or(window.len()..window.len(), |(begin, end)| begin..end);
+    let hash = hashed_beside::<D>(&mut |blocks| {
+        let (mut done, mut stored) = (0, 0..0);
+        while done < window.len() {
+            control.checkpoint()?;
+            let left = usize::try_from(window.len() - done).unwrap_or(usize::MAX);
+            let mut now = blocks.used.try_recv().unwrap_or_default();
+            now.resize(left.min(BLOCK_BYTES), 0);
+            if stored.end <= done {
+                let next = window.stored_from(done).map_err(fail)?;
+                stored = next.map_or(window.len()..window.len(), |(begin, end)| begin..end);
+            }
+            if stored.start >= done + now.len() as u64 {
+                // A hole. To read it would have the kernel make pages of zeros, and keep them.
+                now.fill(0);
+            } else {
+                window.read_exact_at(&mut now, done).map_err(fail)?;
+            }
+            done += now.len() as u64;
+            // Who takes them ends badly only with this thread.
+            let _ = blocks.read.send(now);
+            turn(done)?;
         }
-        if stored.start >= done + now.len() as u64 {
-            // A hole. To read it would have the kernel make pages of zeros, and keep them.
-            now.fill(0);
-        } else {
-            window.read_exact_at(now, done).map_err(fail)?;
-        }
-        hash.update(&*now);
-        done += now.len() as u64;
-        turn(done)?;
-    }
+        Ok(())
+    })?;
     // What was cut off meanwhile looked like a hole.
     if lengths().map_err(fail)?.iter().zip(&before).any(|(now, before)| now < before) {
         return Err(fail(io::ErrorKind::UnexpectedEof.into()));
     }
-    Ok(hex(&hash.finalize()))
+    Ok(hex(&hash))
+}
+
+/// Blocks on their way to whoever hashes them, and back.
+struct Blocks {
+    read: SyncSender<Vec<u8>>,
+    used: Receiver<Vec<u8>>,
+}
+
+/// The hash of the blocks that `read` sends, made by a thread of its own while the next are read. Blocks that were hashed come back to be used again.
+fn hashed_beside<D: Digest>(read: &mut dyn FnMut(&Blocks) -> Result<()>) -> Result<Vec<u8>> {
+    thread::scope(|scope| {
+        let (read_ones, coming) = mpsc::sync_channel::<Vec<u8>>(AHEAD);
+        let (give_back, used) = mpsc::channel();
+        let blocks = Blocks { read: read_ones, used };
+        let hasher = scope.spawn(move || {
+            let mut hash = D::new();
+            for block in coming {
+                hash.update(&block);
+                let _ = give_back.send(block);
+            }
+            hash.finalize().to_vec()
+        });
+        let is_read = read(&blocks);
+        drop(blocks);
+        let hash = hasher.join().map_err(|_| Error::internal("a thread that made a checksum ended badly"))?;
+        is_read.map(|()| hash)
+    })
 }
 
 fn hex(bytes: &[u8]) -> String {

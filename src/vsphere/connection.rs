@@ -12,7 +12,7 @@ use hyper::header::{COOKIE, HeaderValue, RANGE};
 use hyper::{HeaderMap, Method, StatusCode};
 
 use super::client::Client;
-use super::wire::Wire;
+use super::wire::{Filled, Wire};
 use crate::model::error::{Error, Result};
 use crate::web::Said;
 
@@ -98,6 +98,16 @@ impl Connection {
 }
 
 impl Body<'_> {
+    /// Takes all that is still to come into a buffer, and tells each part as it comes.
+    pub(super) fn fill(&mut self, buffer: &mut [u8], came: &mut dyn FnMut(usize)) -> Result<Filled> {
+        let Some(wire) = &mut self.connection.wire else { return Ok(Filled::Ended(0)) };
+        let filled = wire.fill(&mut self.said, buffer, self.limit, came);
+        if filled.is_err() {
+            self.connection.wire = None;
+        }
+        filled
+    }
+
     /// The next piece; none at the end.
     pub(super) fn next(&mut self) -> Result<Option<Bytes>> {
         let Some(wire) = &mut self.connection.wire else { return Ok(None) };

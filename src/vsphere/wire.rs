@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hyper::body::Bytes;
 use hyper::{HeaderMap, Method};
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::endpoint::Endpoint;
 use super::failure;
@@ -19,6 +19,15 @@ use crate::web::{Kept, NoAnswer, Said, Tls};
 
 /// So often it is looked whether the work was ended meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What came of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Filled {
+    /// All of it, which is so much.
+    Ended(usize),
+    /// More than there was room for.
+    TooMuch,
+}
 
 /// An open connection.
 #[derive(Debug)]
@@ -57,6 +66,43 @@ impl Wire {
     /// The next piece of an answer; none at its end.
     pub(super) fn next(&mut self, said: &mut Said, limit: Duration) -> Result<Option<Bytes>> {
         wait(&self.runtime, &self.control, limit, &self.host, said.next())
+    }
+
+    /// Takes all of an answer into a buffer, and tells each part as it comes. What came already is waited for once: an answer of many pieces costs no timer for each.
+    pub(super) fn fill(
+        &mut self,
+        said: &mut Said,
+        buffer: &mut [u8],
+        limit: Duration,
+        came: &mut dyn FnMut(usize),
+    ) -> Result<Filled> {
+        let (host, control) = (&self.host, &self.control);
+        self.runtime.block_on(async {
+            let mut look = pin!(sleep(LOOK_EVERY));
+            let (mut done, mut heard) = (0, Instant::now());
+            control.ended()?;
+            loop {
+                let mut next = pin!(said.next());
+                let next = loop {
+                    tokio::select! {
+                        biased;
+                        next = &mut next => break next.map_err(|none| failure::unreached(host, none))?,
+                        () = &mut look => {}
+                    }
+                    control.ended()?;
+                    if heard.elapsed() >= limit {
+                        return Err(failure::silent(host, limit));
+                    }
+                    look.set(sleep(LOOK_EVERY));
+                };
+                let Some(bytes) = next else { return Ok(Filled::Ended(done)) };
+                let Some(room) = buffer.get_mut(done..done + bytes.len()) else { return Ok(Filled::TooMuch) };
+                room.copy_from_slice(&bytes);
+                done += bytes.len();
+                heard = Instant::now();
+                came(bytes.len());
+            }
+        })
     }
 
     /// From now on it is somebody else who ends the waiting.

@@ -19,11 +19,15 @@ use rustls::{
 };
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
+use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::{NoAnswer, Stream};
 use crate::model::thumbprint::Thumbprint;
+
+/// So much is taken from a connection at once, if it is there.
+const READ_AT_ONCE: usize = 64 << 10;
 
 /// How a server's certificate is trusted.
 #[derive(Debug, Clone, Copy)]
@@ -128,6 +132,8 @@ impl Tls {
     pub(crate) async fn over(&self, stream: TcpStream, host: &str) -> Result<Box<dyn Stream>, NoAnswer> {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| NoAnswer::Refused(format!("{host} is no name that a certificate could be for")))?;
+        // Of itself TLS reads 4 KiB at a time, a quarter of one of its records.
+        let stream = BufReader::with_capacity(READ_AT_ONCE, stream);
         match TlsConnector::from(Arc::clone(&self.0)).connect(name, stream).await {
             Ok(encrypted) => Ok(Box::new(encrypted)),
             Err(error) => Err(match refused(&error) {

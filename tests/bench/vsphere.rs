@@ -1,4 +1,5 @@
-//! vSphere: how fast a disk comes over several connections beside `curl`, and how soon thousands of machines are listed beside pyvmomi.
+//! vSphere: how fast a disk comes over several connections or as a stream beside `curl`, how little of one that is mostly empty, and how soon
+//! thousands of machines are listed beside pyvmomi.
 //!
 //! The server is the simulator of the tests, whose TLS takes processors of this machine, too.
 
@@ -51,6 +52,8 @@ const PEAK: &str = "import resource, subprocess, sys\n\
 /// All of it.
 pub fn measure(figures: &mut Figures) {
     transfers(figures);
+    holes(figures);
+    streams(figures);
     inventory(figures);
 }
 
@@ -96,6 +99,71 @@ impl Site {
         let time = run(&command, None);
         fs::remove_dir_all(out).unwrap();
         time
+    }
+
+    /// Converts it by the stream of an export; nothing of it stays.
+    fn convert_by_stream(&self) -> f64 {
+        let (out, manifest) = (self.at.path().join("out"), self.at.path().join("web.yaml"));
+        let text = format!(
+            "manifest_version: \"1.0\"\nprofile: none\nsource:\n  vsphere: {{credential: lab, port: {}, vm_name: web, transport: nfc}}\n",
+            self.vcenter.port()
+        );
+        fs::write(&manifest, text).unwrap();
+        let words = ["convert", manifest.to_str().unwrap(), "-o", out.to_str().unwrap()];
+        let time = run(&self.hyper2kvm(&words), None);
+        fs::remove_dir_all(out).unwrap();
+        time
+    }
+
+    /// Says a call for `curl`, which is logged in; gives the answer.
+    fn call(&self, jar: &str, call: &str) -> String {
+        let envelope = format!(
+            "<soapenv:Envelope xmlns:soapenv=\"http://schemas.xmlsoap.org/soap/envelope/\"><soapenv:Body>{call}</soapenv:Body></soapenv:Envelope>"
+        );
+        let body = self.at.path().join("call.xml");
+        fs::write(&body, envelope).unwrap();
+        let url = format!("https://{}/sdk", self.vcenter.address());
+        let output = Command::new("curl")
+            .args(["-sfk", "-b", jar, "-d", &format!("@{}", body.display()), &url])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{call}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Has the machine exported, takes its disk into a file with `curl`, and converts that with `qemu-img`, made durable.
+    fn curl_and_convert(&self, jar: &str, moref: &str) -> f64 {
+        let begun = Instant::now();
+        let call = format!(
+            "<ExportVm xmlns=\"urn:vim25\"><_this type=\"VirtualMachine\">{moref}</_this></ExportVm>"
+        );
+        let answer = self.call(jar, &call);
+        let (_, rest) = answer.split_once("<returnval type=\"HttpNfcLease\">").unwrap();
+        let lease = rest.split_once('<').unwrap().0;
+        let (stream, result) = (self.at.path().join("disk.vmdk"), self.at.path().join("disk.qcow2"));
+        let (stream_name, result_name) = (stream.to_str().unwrap(), result.to_str().unwrap());
+        let url = format!("https://{}/nfc/{lease}/disk-0.vmdk", self.vcenter.address());
+        run(&words(&["curl", "-sfkg", "--http1.1", "-b", jar, "-o", stream_name, &url]), None);
+        let convert =
+            ["qemu-img", "convert", "-W", "-m", "16", "-f", "vmdk", "-O", "qcow2", stream_name, result_name];
+        run(&words(&convert), None);
+        fs::File::open(&result).unwrap().sync_all().unwrap();
+        let time = ms(begun.elapsed());
+        let end = format!(
+            "<HttpNfcLeaseComplete xmlns=\"urn:vim25\"><_this type=\"HttpNfcLease\">{lease}</_this></HttpNfcLeaseComplete>"
+        );
+        self.call(jar, &end);
+        fs::remove_file(stream).unwrap();
+        fs::remove_file(result).unwrap();
+        time
+    }
+
+    /// What the server calls the machine `web`.
+    fn moref(&self) -> String {
+        let output = Command::new(&self.list()[0]).args(&self.list()[1..]).output().unwrap();
+        let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let web = listed["vms"].as_array().unwrap().iter().find(|vm| vm["name"] == "web");
+        web.unwrap()["moref"].as_str().unwrap().to_owned()
     }
 
     /// Logs in for `curl`; gives the file of cookies.
@@ -189,6 +257,49 @@ fn transfers(figures: &mut Figures) {
         "times",
     );
     figures.note("the same", seconds(theirs, mine));
+}
+
+/// A disk of which a fifth is in use, and its server knows which.
+fn holes(figures: &mut Figures) {
+    use std::os::unix::fs::MetadataExt as _;
+    let at = tempfile::tempdir().unwrap();
+    let content = disks::disk(at.path(), "system", "raw", DISK_MIB, DISK_MIB / 5, 7);
+    let machine = json!({ "name": "web", "change_tracking": true, "disks": [disk(&content)] });
+    let site = Site::new(at, Options::vcenter().machine(machine));
+    let flat = site.vcenter.datastore("ds1").join("web/web-flat.vmdk");
+    let allocated = (flat.metadata().unwrap().blocks() * 512) as f64;
+    let time = site.convert();
+    let fetched = site.vcenter.sent_of("-flat.vmdk") as f64;
+    figures.at_most(
+        "a disk of 2 GiB, a fifth allocated: what is fetched, of that fifth",
+        fetched / allocated * 100.0,
+        105.0,
+        "%",
+    );
+    figures.note("the same", format!("{:.0} MiB in {:.2} s", fetched / f64::from(1 << 20), time / 1000.0));
+}
+
+/// A disk that its host exports as a stream, half of it in use. The stream was packed before: the simulator packs slowly, on a processor of ours.
+fn streams(figures: &mut Figures) {
+    let at = tempfile::tempdir().unwrap();
+    let content = disks::disk(at.path(), "system", "raw", DISK_MIB, DISK_MIB / 2, 7);
+    let machine = json!({ "name": "web", "disks": [disk(&content)] });
+    let site = Site::new(at, Options::vcenter().with("packed_before", true).machine(machine));
+    let (jar, moref) = (site.cookies().display().to_string(), site.moref());
+    site.curl_and_convert(&jar, &moref);
+    let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        theirs.push(site.curl_and_convert(&jar, &moref));
+        ours.push(site.convert_by_stream());
+    }
+    let (theirs, ours) = (median(&theirs), median(&ours));
+    figures.at_least(
+        "an exported disk of 2 GiB, half of it in use, to qcow2: the time of `curl` into a file and `qemu-img convert` over ours",
+        theirs / ours,
+        2.5,
+        "times",
+    );
+    figures.note("the same", seconds(theirs, ours));
 }
 
 fn inventory(figures: &mut Figures) {

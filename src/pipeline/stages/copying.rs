@@ -48,12 +48,25 @@ pub(super) fn copy_all(job: &mut Job<'_>, stage: Stage) -> Result<Value> {
             kept => copied["kept_bytes"] = json!(kept),
         }
         told.push(copied);
+        let file = finished.file;
         job.checkpoint.disks.insert(disk.id.clone(), finished);
         job.save()?;
         settle_journal(job, disk)?;
+        if may_be_hashed(job, number, disk) {
+            let path = job.partial_path(disk);
+            job.early.begin(&disk.id, &path, file, job.control);
+        }
         failpoint::hit("partial.done");
     }
     Ok(json!({ "disks": told }))
+}
+
+/// Whether the digest of a disk that was just finished is begun at once: nothing changes it any more, and storage has nobody else to serve. So not
+/// of one that will be read back from the medium, nor while other disks are copied from files.
+fn may_be_hashed(job: &Job<'_>, number: usize, disk: &PlannedDisk) -> bool {
+    let is_proved_by_tables = !job.plan.output.read_back && job.copied.contains(&disk.id);
+    let is_alone = job.plan.remote.is_some() || number + 1 == job.plan.disks.len();
+    job.plan.runs(Stage::Validate) && !job.plan.opens_guest() && is_proved_by_tables && is_alone
 }
 
 /// A copy that is recorded as finished is not gone on with: its journal becomes what the result is held against.

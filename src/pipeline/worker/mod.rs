@@ -145,6 +145,7 @@ fn work_unless_lost(
         sources: Vec::new(),
         guest: None,
         copied: BTreeSet::new(),
+        early: digests::Early::default(),
         ledger,
         beside: Vec::new(),
         reached: None,
@@ -219,6 +220,8 @@ pub(super) struct Job<'a> {
     pub(super) guest: Option<GuestWork>,
     /// Disks that this very run has copied from their beginning to their end.
     pub(super) copied: BTreeSet<String>,
+    /// Digests of files that are finished.
+    pub(super) early: digests::Early,
     /// Which hooks have run.
     pub(super) ledger: Ledger,
     /// Hooks that run while the next stage does.

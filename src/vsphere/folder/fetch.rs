@@ -22,6 +22,7 @@ use super::location::DatastorePath;
 use super::pool::Pool;
 use crate::disk::Control;
 use crate::model::error::{Disposition, Error, Kind, Result};
+use crate::vsphere::wire::Filled;
 use crate::vsphere::{Client, Connection, Response};
 
 /// A server is not left alone for longer, whatever it says.
@@ -202,15 +203,11 @@ impl Files {
             return Err(self.no_ranges(place, &what).into());
         }
         let promised = usize::try_from(told.end - told.start).unwrap_or(usize::MAX);
-        let mut done = 0;
-        while let Some(bytes) = answer.body.next()? {
-            let Some(room) = into.get_mut(done..promised).and_then(|room| room.get_mut(..bytes.len())) else {
-                return Err(self.no_ranges(place, "answered with more than it had announced").into());
-            };
-            room.copy_from_slice(&bytes);
-            done += bytes.len();
-            came(bytes.len());
-        }
+        let room =
+            into.get_mut(..promised).ok_or_else(|| Error::internal("an answer is larger than its place"))?;
+        let Filled::Ended(done) = answer.body.fill(room, came)? else {
+            return Err(self.no_ranges(place, "answered with more than it had announced").into());
+        };
         if done < promised {
             let why = format!("{} broke off after {done} of {promised} bytes", self.name(place));
             return Err(Error::new(Kind::Network, why)

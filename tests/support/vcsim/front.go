@@ -43,8 +43,10 @@ type Front struct {
 
 	lock     sync.Mutex
 	sessions map[string]bool
-	faults   []*Fault
-	journal  *os.File
+	// By the other end of a connection.
+	overslept map[string]time.Duration
+	faults    []*Fault
+	journal   *os.File
 }
 
 // Entry is a request as it is written down.
@@ -66,6 +68,8 @@ type answer struct {
 	sent   int64
 	pace   int64
 	began  time.Time
+	// How much longer than it should it has slept last.
+	over time.Duration
 }
 
 func (a *answer) WriteHeader(status int) {
@@ -85,6 +89,7 @@ func (a *answer) Write(data []byte) (int, error) {
 		due := time.Duration(float64(a.sent) / float64(a.pace) * float64(time.Second))
 		if early := due - time.Since(a.began); early > 0 {
 			time.Sleep(early)
+			a.over = time.Since(a.began) - due
 		}
 	}
 	return written, err
@@ -100,20 +105,30 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.write(&entry)
 	}()
 	if strings.HasPrefix(r.URL.Path, folderPrefix) {
-		f.lock.Lock()
-		reply.pace = f.throttle
-		f.lock.Unlock()
-		f.folder(reply, r)
+		f.paced(reply, r, f.folder)
 		return
 	}
 	if strings.HasPrefix(r.URL.Path, nfcPrefix) {
-		f.lock.Lock()
-		reply.pace = f.throttle
-		f.lock.Unlock()
-		f.stream(reply, r)
+		f.paced(reply, r, f.stream)
 		return
 	}
 	f.call(reply, r, &entry)
+}
+
+// paced sends no faster than is ordered. A connection that was made to wait too long, as clocks are, may make up for that with its next answer.
+func (f *Front) paced(reply *answer, r *http.Request, send func(*answer, *http.Request)) {
+	f.lock.Lock()
+	reply.pace = f.throttle
+	if reply.pace > 0 {
+		reply.began = reply.began.Add(-f.overslept[r.RemoteAddr])
+	}
+	f.lock.Unlock()
+	send(reply, r)
+	if reply.pace > 0 {
+		f.lock.Lock()
+		f.overslept[r.RemoteAddr] = reply.over
+		f.lock.Unlock()
+	}
 }
 
 // call hands a call on to the simulator, unless it is one of those that it lacks.

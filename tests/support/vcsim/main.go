@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/vmware/govmomi/simulator"
 )
@@ -37,6 +38,7 @@ type Description struct {
 	LeaseTimeout   int32 `json:"lease_timeout"`
 	NamedLeases    bool  `json:"named_leases"`
 	WrongChecksums bool  `json:"wrong_checksums"`
+	PackedBefore   bool  `json:"packed_before"`
 	// Of the hosts' certificates.
 	WrongThumbprints bool `json:"wrong_thumbprints"`
 }
@@ -104,15 +106,16 @@ func serve() error {
 		return err
 	}
 	front := &Front{
-		inner:    model.Service.ServeMux,
-		estate:   estate,
-		sessions: map[string]bool{},
-		journal:  journal,
-		throttle: wanted.Throttle,
-		noETag:   wanted.NoETag,
+		inner:     model.Service.ServeMux,
+		estate:    estate,
+		sessions:  map[string]bool{},
+		overslept: map[string]time.Duration{},
+		journal:   journal,
+		throttle:  wanted.Throttle,
+		noETag:    wanted.NoETag,
 		leases: Leases{
 			known: map[string]*Lease{}, timeout: wanted.LeaseTimeout, named: wanted.NamedLeases, wrong: wanted.WrongChecksums,
-			mistaken: wanted.WrongThumbprints,
+			mistaken: wanted.WrongThumbprints, before: wanted.PackedBefore,
 		},
 
 		certificates: certificates,
