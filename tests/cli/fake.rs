@@ -179,6 +179,9 @@ impl Jobs {
             Command::Resume(Some(target), reply) => {
                 drop(reply.send(self.act(&target, JobState::Running, "goes on")));
             }
+            Command::Cutover(target, reply) => {
+                drop(reply.send(self.act(&target, JobState::Running, "the cutover is asked for")));
+            }
             Command::Pause(None, reply) => drop(reply.send(self.mode(true, self.draining, "paused"))),
             Command::Resume(None, reply) => drop(reply.send(self.mode(false, self.draining, "goes on"))),
             Command::Drain(on, reply) => drop(reply.send(self.mode(self.paused, on, "draining"))),
@@ -354,5 +357,6 @@ fn vm_progress(job: &JobView) -> VmProgress {
         stages_completed: vec![Stage::Load],
         progress_percentage: job.progress_percentage,
         disks: BTreeMap::from([("boot".to_owned(), disk)]),
+        passes: Vec::new(),
     }
 }

@@ -56,21 +56,10 @@ fn is_migrated(daemon: &Daemon, vcenter: &Vcenter) -> Vec<Value> {
         std::fs::write(&now, vcenter.disk_now("web", number)).unwrap();
         assert_eq!(disks::content_sha256(&result, "qcow2"), disks::content_sha256(&now, "raw"), "{name}");
     }
-    let shown = daemon.run_client(&[
-        "vsphere",
-        "--credential",
-        "vc",
-        "--port",
-        &vcenter.port().to_string(),
-        "show",
-        "web",
-        "--json",
-    ]);
-    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap_or_default();
-    if shown.is_object() {
-        assert_eq!(shown["snapshots"], json!([]), "{shown}");
-        assert_eq!(shown["change_tracking"], false, "{shown}");
-    }
+    let (port, config) = (vcenter.port().to_string(), daemon.config());
+    let access = ["vsphere", "--credential", "vc", "--port", &port, "--config", config.to_str().unwrap()];
+    let shown = daemon.client(&[&access[..], &["show", "web"]].concat());
+    assert_eq!((&shown["snapshots"], &shown["change_tracking"]), (&json!([]), &json!(false)), "{shown}");
     let left = Daemon::files_below(&daemon.state().join("output"), |name| name.contains("partial"));
     assert!(left.is_empty(), "{left:?}");
     passes(daemon)
@@ -106,7 +95,7 @@ fn what_a_guest_goes_on_writing_is_in_the_result_and_passes_become_smaller() {
         is_over.store(true, Ordering::SeqCst);
     });
     let before = passes(&daemon).len();
-    let acted = daemon.client(&["cutover", "web", "--json"]);
+    let acted = daemon.client(&["cutover", "web"]);
     assert_eq!(acted["jobs"][0]["vm_id"], "web", "{acted}");
     let passes = is_migrated(&daemon, &vcenter);
     for pass in &passes {
@@ -148,7 +137,7 @@ fn a_service_that_is_killed_in_mid_pass_goes_on_from_the_last_one() {
     assert_eq!(passes(&daemon).len(), 1, "killed too late");
     vcenter.guest_writes("web", 0, 30 * MIB, &[10; 5000]);
     daemon.start();
-    daemon.client(&["cutover", "web", "--json"]);
+    daemon.client(&["cutover", "web"]);
     let passes = is_migrated(&daemon, &vcenter);
     assert_eq!(passes.iter().filter(|pass| pass["kind"] == "full").count(), 1, "{passes:?}");
 }
@@ -165,7 +154,7 @@ fn changes_that_the_server_has_forgotten_cost_another_full_pass_and_are_told() {
     wait_for("another full pass", || {
         (passes(&daemon).iter().filter(|pass| pass["kind"] == "full").count() == 2).then_some(())
     });
-    daemon.client(&["cutover", "web", "--json"]);
+    daemon.client(&["cutover", "web"]);
     is_migrated(&daemon, &vcenter);
     assert!(daemon.log().contains("is copied whole again"), "{}", daemon.log());
 }
@@ -188,9 +177,9 @@ fn one_that_may_not_be_shut_down_is_waited_for_and_an_ended_job_cannot_be_cut_ov
     daemon.start();
     daemon.drop_file("web.yaml", manifest(&vcenter, "warm: {interval_s: 1}"));
     wait_for_pass(&daemon, 1);
-    daemon.client(&["cutover", "web", "--json"]);
+    daemon.client(&["cutover", "web"]);
     let waits = wait_for("the VM to be waited for", || {
-        let job = daemon.client(&["show", "web", "--json"]);
+        let job = daemon.client(&["show", "web"]);
         job["waiting_detail"].as_str().filter(|detail| detail.contains("still runs")).map(str::to_owned)
     });
     assert!(waits.contains("has to be off"), "{waits}");
