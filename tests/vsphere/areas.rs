@@ -96,7 +96,7 @@ fn holes_of_a_disk_are_not_fetched_where_its_server_knows_them() {
     let original = fs::read(site.path("original")).unwrap();
     let (measure, result, sent) = site.fetched(&site.cold());
     assert!(result == original, "the result is another one than what lies on the datastore");
-    assert!(sent >= USED && sent <= USED + USED / 20, "{sent} bytes for {USED}");
+    assert!((USED..=USED + USED / 20).contains(&sent), "{sent} bytes for {USED}");
     assert_eq!(measure.bytes_to_copy, USED);
     // A datastore that does not know says that all is in use, and a server may say nothing.
     for answers in ["whole", "refused"] {
