@@ -5,7 +5,7 @@ use hyper2kvm::cli::LATER;
 use crate::run::{run, run_at};
 
 /// The commands that this version has.
-const COMMANDS: [&str; 30] = [
+const COMMANDS: [&str; 31] = [
     "daemon",
     "convert",
     "boot-test",
