@@ -1,7 +1,6 @@
 //! Running the workers, some at a time, showing how they get on, and obeying an interrupt.
 //!
-//! The first interrupt tells every worker to stop, which keeps what can be gone on from; the second
-//! ends them at once. What is not here: how it is told in the end.
+//! The first interrupt tells every worker to stop, which keeps what can be gone on from; the second ends them at once. What is not here: how it is told in the end.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;

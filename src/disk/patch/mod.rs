@@ -72,7 +72,7 @@ impl Engine {
             is_over: AtomicBool::new(false),
             error: Mutex::new(None),
         };
-        let bytes = run(Arc::new(patch), self.stall_timeout_s, control, on_progress)?;
+        let bytes = run(&Arc::new(patch), self.stall_timeout_s, control, on_progress)?;
         Ok(Patched { bytes, seconds: begun.elapsed().as_secs_f64() })
     }
 }
@@ -118,7 +118,7 @@ fn open(target: &Path, size: u64) -> Result<File> {
 
 /// Lets all threads work; the bytes that were put in.
 fn run(
-    patch: Arc<Patch>,
+    patch: &Arc<Patch>,
     stall_timeout_s: f64,
     control: &Control,
     on_progress: &mut dyn FnMut(u64),
@@ -126,7 +126,7 @@ fn run(
     let (alive, ended) = mpsc::channel::<()>();
     let mut threads = Vec::with_capacity(THREADS);
     for number in 0..THREADS {
-        let (patch, alive) = (Arc::clone(&patch), alive.clone());
+        let (patch, alive) = (Arc::clone(patch), alive.clone());
         let thread = thread::Builder::new().name(format!("patch {number}")).spawn(move || {
             patch.work();
             drop(alive);

@@ -128,6 +128,10 @@ fn what_has_changed_is_in_the_copy_and_nothing_else_is_touched() {
     assert_eq!((patched.bytes, told), (4 * MIB - 7 + 1 + 1024, patched.bytes));
 }
 
+fn one(area: Range<u64>) -> [Range<u64>; 1] {
+    [area]
+}
+
 #[test]
 fn what_is_empty_now_takes_no_room_any_more() {
     use std::os::unix::fs::MetadataExt;
@@ -135,7 +139,9 @@ fn what_is_empty_now_takes_no_room_any_more() {
     let path = copy(&scratch, &content(1));
     let before = std::fs::metadata(&path).unwrap().blocks();
     let empty = vec![0; SIZE as usize];
-    engine().patch(&far(empty.clone(), u64::MAX), &[0..SIZE], &path, &Control::new(), &mut |_| {}).unwrap();
+    engine()
+        .patch(&far(empty.clone(), u64::MAX), &one(0..SIZE), &path, &Control::new(), &mut |_| {})
+        .unwrap();
     assert!(std::fs::read(&path).unwrap() == empty);
     assert!(std::fs::metadata(&path).unwrap().blocks() < before / 8);
 }
@@ -145,7 +151,7 @@ fn a_pass_that_was_cut_is_made_again_and_gives_the_same() {
     let scratch = tempfile::tempdir().unwrap();
     let (old, new) = (content(1), content(3));
     let path = copy(&scratch, &old);
-    let areas = [MIB..20 * MIB];
+    let areas = one(MIB..20 * MIB);
     let cut = engine().patch(&far(new.clone(), 7 * MIB), &areas, &path, &Control::new(), &mut |_| {});
     assert_eq!(cut.unwrap_err().kind(), Kind::Network);
     let newer = content(4);
@@ -172,7 +178,7 @@ fn areas_that_cannot_be_and_copies_that_are_none_are_refused_before_anything_is_
     std::fs::write(&short, b"short").unwrap();
     for target in [link, short, scratch.path().to_owned(), scratch.path().join("absent")] {
         let patched =
-            engine().patch(&far(new.clone(), u64::MAX), &[0..512], &target, &Control::new(), &mut |_| {});
+            engine().patch(&far(new.clone(), u64::MAX), &one(0..512), &target, &Control::new(), &mut |_| {});
         assert_eq!(patched.unwrap_err().kind(), Kind::Output, "{}", target.display());
     }
 }
@@ -185,7 +191,7 @@ fn who_puts_changes_in_obeys() {
     control.limit_reading(NonZeroU64::new(MIB));
     let work = thread::spawn({
         let control = control.clone();
-        move || engine().patch(&far(content(2), u64::MAX), &[0..SIZE], &path, &control, &mut |_| {})
+        move || engine().patch(&far(content(2), u64::MAX), &one(0..SIZE), &path, &control, &mut |_| {})
     });
     while !control.stands_still() {
         assert!(!work.is_finished());

@@ -240,7 +240,7 @@ impl Core {
             (Some(Ending::Stop), _) => self.cut_short(id),
             (None, WorkerEnd::Planned { plan, changed }) => self.planned(now, id, plan, changed),
             (None, WorkerEnd::Finished(WorkerOutcome::Stopped)) if self.job(id).has_passed => {
-                self.await_pass(now, id)
+                self.await_pass(now, id);
             }
             (None, WorkerEnd::Finished(WorkerOutcome::Stopped)) => {
                 // Somebody else told it to. At once again would be a fast circle if they go on.
@@ -322,12 +322,6 @@ impl Core {
                 self.look_at_dependencies(now, batch);
             }
         }
-    }
-
-    /// Jobs that were paused by their own names.
-    #[must_use]
-    pub fn held(&self) -> BTreeSet<JobId> {
-        self.jobs.iter().filter(|(_, job)| job.is_held()).map(|(id, _)| *id).collect()
     }
 
     /// One job stands still.
@@ -432,48 +426,6 @@ impl Core {
                 Phase::Idle | Phase::Probing => {}
             }
         }
-    }
-
-    /// Whether no worker is left.
-    #[must_use]
-    pub fn is_quiet(&self) -> bool {
-        !self.jobs.values().any(Job::has_worker)
-    }
-
-    /// Whether everything is paused.
-    #[must_use]
-    pub fn is_paused(&self) -> bool {
-        self.paused
-    }
-
-    /// Whether nothing new is started.
-    #[must_use]
-    pub fn is_draining(&self) -> bool {
-        self.draining
-    }
-
-    /// Whether a job is known and has not ended.
-    #[must_use]
-    pub fn knows(&self, id: JobId) -> bool {
-        self.jobs.contains_key(&id)
-    }
-
-    /// Whether a job has a worker that works: it neither stands still nor was told to end.
-    #[must_use]
-    pub fn is_at_work(&self, id: JobId) -> bool {
-        self.jobs.get(&id).is_some_and(|job| job.phase == Phase::Working)
-    }
-
-    /// Whether a batch has jobs that have not ended.
-    #[must_use]
-    pub fn knows_batch(&self, batch: BatchKey) -> bool {
-        self.batches.contains_key(&batch)
-    }
-
-    /// Who has reserved what.
-    #[must_use]
-    pub fn ledger(&self) -> &Ledger {
-        &self.ledger
     }
 
     /// Claims what can be claimed and hands out everything that has to be done.

@@ -13,6 +13,7 @@
 //! (a file system that is away) happens on other threads.
 
 mod action;
+mod answers;
 mod apply;
 mod bandwidth;
 mod claim;

@@ -261,8 +261,8 @@ fn shuts_down(is_shut_down: bool) -> Core {
     let need = RemoteNeed {
         server: "vc:443".to_owned(),
         login: "/c/a".to_owned(),
-        login_file: None,
         shuts_down: true,
+        ..RemoteNeed::default()
     };
     let mut facts = vec![JobFacts { remote: Some(need), is_shut_down, ..job(1) }];
     facts[0].batch = 1;
