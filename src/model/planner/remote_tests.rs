@@ -218,11 +218,15 @@ fn what_makes_no_sense_of_a_snapshot_is_refused_where_it_stands() {
 
 #[test]
 fn what_this_version_lacks_is_refused_by_its_name() {
-    for (said, field) in [("transport: ssh", "transport"), ("transport: vddk", "transport")] {
+    for said in [
+        "transport: nfc\n    mode: warm",
+        "transport: vddk\n    mode: clone",
+        "transport: ssh\n    mode: warm",
+    ] {
         let error = read(&format!("{HEAD}    vm_name: web\n    {said}\n")).unwrap_err();
         assert_eq!(error.kind(), Kind::Unsupported, "{said}");
         let details = error.details();
-        assert_eq!(details.place.field.as_deref(), Some(format!("source.vsphere.{field}").as_str()));
+        assert_eq!(details.place.field.as_deref(), Some("source.vsphere.transport"));
         assert!(details.advice.is_some() && details.place.line == Some(7), "{said}: {details:?}");
     }
     for said in [
@@ -232,6 +236,7 @@ fn what_this_version_lacks_is_refused_by_its_name() {
         "transport: auto",
         "transport: nfc",
         "transport: vddk",
+        "transport: ssh",
         "force_off: false",
         "after: {annotate: false}",
         "after: {rename_suffix: -old}",
