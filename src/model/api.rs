@@ -90,7 +90,7 @@ pub struct JobDetails {
     /// What it failed with, whole.
     pub failure: Option<serde_json::Value>,
     /// What was done at its source, and what of it was undone.
-    #[serde(default, skip_serializing_if = "Acts::is_empty")]
+    #[serde(default)]
     pub acts: Acts,
     /// What happened to it.
     pub events: Vec<JobEvent>,

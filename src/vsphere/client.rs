@@ -192,7 +192,7 @@ impl Client {
         }
     }
 
-    /// Says something that has to be said though the work may have been ended: once, and not waiting long for the answer.
+    /// Says something that has to be said though the work may have been ended, not waiting long for the answer. It has to be such that saying it twice does no harm.
     pub(super) fn last_word(&self, call: &Call, limit: Duration) -> Result<(), Failure> {
         let text = self.0.channel.last_word(call, limit)?;
         soap::answered(&text, self.host(), |_| Ok(()))
@@ -344,12 +344,17 @@ impl Channel {
         Ok(text)
     }
 
-    /// Says something though the work may have been ended, once.
+    /// Says something though the work may have been ended: over an open connection, and over a new one if that was dead and did not look it.
     fn last_word(&self, call: &Call, limit: Duration) -> Result<String> {
         let open = self.idle().pop().filter(|wire| !wire.is_closed());
-        let opened = || Wire::open(&self.endpoint, &self.tls, limit, &Control::new());
-        let mut wire = open.map_or_else(opened, Ok)?;
-        wire.obey(Control::new());
+        if let Some(mut wire) = open {
+            wire.obey(Control::new());
+            match self.exchange_over(&mut wire, call, limit) {
+                Err(error) if error.kind() == Kind::Network => {}
+                said => return said,
+            }
+        }
+        let mut wire = Wire::open(&self.endpoint, &self.tls, limit, &Control::new())?;
         self.exchange_over(&mut wire, call, limit)
     }
 

@@ -47,10 +47,10 @@ fn source(site: &Site, address: &str) -> SourceDisk {
     site.source_at(address, &Control::new()).unwrap()
 }
 
-/// So many at most are still logged in.
+/// Nobody is logged in any more.
 #[track_caller]
-fn are_left(site: &Site, most: usize, case: &str) {
-    let gone = within(Duration::from_secs(10), || (site.vcenter.sessions() <= most).then_some(()));
+fn are_left(site: &Site, case: &str) {
+    let gone = within(Duration::from_secs(10), || (site.vcenter.sessions() == 0).then_some(()));
     assert!(gone.is_some(), "{case}: {} are still logged in", site.vcenter.sessions());
 }
 
@@ -79,7 +79,7 @@ fn answers(fault: &Value, dice: &mut Dice) -> Vec<Result<()>> {
     };
     let ended = (0..POINTS).map(one).collect();
     drop(source);
-    are_left(&site, 0, &fault.to_string());
+    are_left(&site, &fault.to_string());
     ended
 }
 
@@ -145,8 +145,7 @@ fn connections_that_fail_anywhere_change_nothing() {
             }
             relay.calm();
             drop(source);
-            // Ten transfers were one session; a good-bye over a connection that was cut is not said again.
-            are_left(&site, 1, "connections");
+            are_left(&site, "connections");
         }
     };
     thread::scope(|scope| {
@@ -190,7 +189,7 @@ fn a_certificate_that_changes_anywhere_ends_the_transfer_until_it_is_right_again
                 }
                 assert!(refused > 0, "{kind}: never in time");
                 drop(source);
-                are_left(&site, 1, kind);
+                are_left(&site, kind);
             });
         }
     });

@@ -111,9 +111,9 @@ fn without_the_hosts_consent_nobody_is_even_asked() {
 fn a_job_that_fails_for_good_starts_its_source_again_and_one_that_is_tried_again_does_not() {
     let (mut daemon, vcenter, _) = site(ALLOWED, &json!({}));
     daemon.start();
-    // No range is answered: that is the end.
+    // No range is answered: that is the end where no other way is open.
     vcenter.fault(&json!({ "on": "folder", "named": "-flat", "times": 1000, "kind": "whole" }));
-    daemon.drop_file("web.yaml", manifest(&vcenter, ""));
+    daemon.drop_file("web.yaml", manifest(&vcenter, ", transport: https"));
     let error = error_of(&daemon);
     assert_eq!(error["stage"], "load", "{error}");
     assert!(asked(&vcenter, "ShutdownGuest") == 1 && asked(&vcenter, "PowerOnVM_Task") == 1, "{error}");
