@@ -122,6 +122,7 @@ fn a_job_that_fails_for_good_starts_its_source_again_and_one_that_is_tried_again
     vcenter.calm();
     vcenter.fault(&json!({ "on": "folder", "named": "-flat", "times": 2, "skip": 3, "kind": "truncated" }));
     daemon.client(&["retry", "web"]);
+    wait_for("it to be tried again", || (daemon.progress("web")?["state"] != "failed").then_some(()));
     let progress = completed(&daemon);
     assert!(progress["vms"]["web"]["attempt"].as_u64().unwrap() > 2, "{progress}");
     assert_eq!((asked(&vcenter, "ShutdownGuest"), asked(&vcenter, "PowerOnVM_Task")), (2, 1));
