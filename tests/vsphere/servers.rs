@@ -1,6 +1,6 @@
 //! A server that goes away while the network is up, and comes back: its jobs wait, and one at a time tries.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -65,10 +65,10 @@ fn a_server_that_goes_away_is_tried_by_one_job_at_a_time_and_all_go_on_when_it_i
     let before: Vec<u64> = all(&daemon).iter().map(|job| job["attempt"].as_u64().unwrap()).collect();
 
     // One a second, and each of them tries once.
-    let asked = relay.connections();
+    let (asked, begun) = (relay.connections(), Instant::now());
     std::thread::sleep(Duration::from_secs(4));
-    let tried = relay.connections() - asked;
-    assert!((1..=6).contains(&tried), "{tried} in four seconds");
+    let (tried, most) = (relay.connections() - asked, 2 + begun.elapsed().as_secs());
+    assert!(tried >= 1 && tried <= most, "{tried} in {:?}", begun.elapsed());
     let after: Vec<u64> = all(&daemon).iter().map(|job| job["attempt"].as_u64().unwrap()).collect();
     // The attempt in which one tries is gone on with when it tries again.
     assert!(after.iter().zip(&before).all(|(after, before)| *after <= before + 1), "{before:?} {after:?}");
@@ -76,9 +76,14 @@ fn a_server_that_goes_away_is_tried_by_one_job_at_a_time_and_all_go_on_when_it_i
     // A service that is killed meanwhile does not begin anew with all of them.
     daemon.kill9();
     daemon.start();
-    let asked = relay.connections();
-    std::thread::sleep(Duration::from_secs(2));
-    assert!(relay.connections() - asked <= 4, "{}", relay.connections() - asked);
+    let (asked, begun) = (relay.connections(), Instant::now());
+    while begun.elapsed() < Duration::from_secs(2) {
+        let at_work = all(&daemon).iter().filter(|job| job["state"] == "running").count();
+        assert!(at_work <= 1, "{at_work} at a time\n{}", daemon.log());
+    }
+    // One that was cut off, one that is chosen, and then one a second.
+    let (tried, most) = (relay.connections() - asked, 3 + begun.elapsed().as_secs());
+    assert!(tried <= most, "{tried} in {:?}\n{}", begun.elapsed(), daemon.log());
 
     relay.down(false);
     for (name, content) in VMS.into_iter().zip(&content) {
