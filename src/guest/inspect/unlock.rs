@@ -4,7 +4,7 @@
 //! keys come from.
 
 use super::storage::{Storage, scan};
-use crate::guest::appliance::Appliance;
+use crate::guest::appliance::{Appliance, Failure};
 use crate::guest::facts::Volume;
 use crate::guest::tree::shown;
 use crate::guest::work::Key;
@@ -14,6 +14,9 @@ pub(super) const LUKS: &str = "crypto_LUKS";
 const LVM: &str = "LVM2_member";
 /// Encryption below a volume group below encryption: deeper is nothing that anybody runs.
 const MOST_LAYERS: usize = 3;
+
+/// What the appliance says of a try.
+type Answered = std::result::Result<(), Failure>;
 
 /// Opens whatever the keys open, activates what then appears, and says what there is now.
 pub(super) fn unlock(appliance: &Appliance, keys: &[Key], mut storage: Storage) -> Result<Storage> {
@@ -53,8 +56,10 @@ fn open(appliance: &Appliance, keys: &[Key], volume: &Volume) -> Result<bool> {
     let name = mapped_name(volume);
     let mut why = None;
     for key in meant_for(keys, volume) {
-        match appliance.unlock(&volume.device, &key.passphrase, &name) {
+        let tried = patiently(|| appliance.unlock(&volume.device, &key.passphrase, &name));
+        match tried {
             Ok(()) => return Ok(true),
+            Err(said) if is_late(&said) => return Err(late(volume, &said)),
             Err(said) if names(key, volume) => why = Some(said),
             Err(_) => {}
         }
@@ -66,6 +71,32 @@ fn open(appliance: &Appliance, keys: &[Key], volume: &Volume) -> Result<bool> {
     )
     .field("luks")
     .advice("give its passphrase (a line end after it counts unless it is the last of the file)"))
+}
+
+/// Tries once more what was only too slow: its ciphers are loaded by then.
+fn patiently(unlock: impl Fn() -> Answered) -> Answered {
+    match unlock() {
+        Err(said) if is_late(&said) => {
+            tracing::warn!(why = shown(&said), "an encrypted volume is opened once more");
+            unlock()
+        }
+        answered => answered,
+    }
+}
+
+/// The appliance's kernel waits a minute for a cipher to be loaded and to test itself. Emulated on a host that has much else to do, that is not
+/// always enough; it says nothing of the key.
+fn is_late(said: &str) -> bool {
+    said.to_ascii_lowercase().contains("timed out")
+}
+
+fn late(volume: &Volume, said: &str) -> Error {
+    Error::new(
+        Kind::Guest,
+        format!("the encrypted volume {} could not be opened in time: {}", called(volume), shown(said)),
+    )
+    .advice("this machine has too much else to do; try again, or run fewer jobs at once (`workers`)")
+    .transient()
 }
 
 /// Keys that may open it: first those that name it, then those that name nothing.
@@ -129,6 +160,24 @@ mod tests {
         ];
         let tried: Vec<&str> = meant_for(&keys, &volume).iter().map(|key| key.passphrase.as_str()).collect();
         assert_eq!(tried, ["by uuid", "by device", "any"]);
+    }
+
+    #[test]
+    fn what_was_only_too_slow_is_tried_once_more_and_says_nothing_of_the_key() {
+        let slow = "cryptsetup_open: device-mapper: reload ioctl on luks failed: Connection timed out";
+        let tries = std::cell::Cell::new(0);
+        let answer = |said: [Answered; 2]| {
+            tries.set(0);
+            patiently(|| {
+                tries.set(tries.get() + 1);
+                said[tries.get() - 1].clone()
+            })
+        };
+        assert_eq!((answer([Err(slow.to_owned()), Ok(())]), tries.get()), (Ok(()), 2));
+        let wrong = Err("No key available with this passphrase.".to_owned());
+        assert_eq!((answer([wrong.clone(), Ok(())]), tries.get()), (wrong, 1));
+        let error = late(&Volume::default(), slow);
+        assert_eq!(error.disposition(), crate::model::error::Disposition::Transient);
     }
 
     #[test]
