@@ -5,11 +5,11 @@
 use hyper::body::{Buf as _, Bytes};
 use hyper::header::COOKIE;
 use hyper::{HeaderMap, Method};
-use sha1::{Digest as _, Sha1};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::lease::Lease;
+use super::tally::Tally;
 use crate::disk::{Control, Sent};
 use crate::model::error::{Error, Kind, Result};
 use crate::vsphere::wire::Wire;
@@ -27,8 +27,7 @@ pub(crate) struct Download {
     said: Said,
     piece: Bytes,
     limit: Duration,
-    digest: Sha1,
-    bytes: u64,
+    tally: Tally,
 }
 
 impl Download {
@@ -56,7 +55,7 @@ impl Download {
                     .transient()
             }));
         }
-        Ok(Download { lease, number, wire, said, piece: Bytes::new(), limit, digest: Sha1::new(), bytes: 0 })
+        Ok(Download { lease, number, wire, said, piece: Bytes::new(), limit, tally: Tally::begin()? })
     }
 }
 
@@ -70,12 +69,12 @@ impl Sent for Download {
                 _ => error,
             });
             self.piece = next?.unwrap_or_default();
+            if !self.piece.is_empty() {
+                self.tally.add(self.piece.clone())?;
+            }
         }
         let count = self.piece.len().min(buffer.len());
-        let filled = &mut buffer[..count];
-        self.piece.copy_to_slice(filled);
-        self.digest.update(&*filled);
-        self.bytes += count as u64;
+        self.piece.copy_to_slice(&mut buffer[..count]);
         Ok(count)
     }
 
@@ -85,12 +84,12 @@ impl Sent for Download {
 
     fn finish(self: Box<Self>) -> Result<()> {
         if let Some((bytes, digest)) = self.lease.account(self.number) {
-            let ours: String = self.digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-            if bytes != self.bytes || digest.is_some_and(|digest| digest != ours) {
+            let ours = self.tally.total()?;
+            if bytes != ours.bytes || digest.is_some_and(|digest| digest != ours.sha1) {
                 let key = &self.lease.device(self.number).key;
                 return Err(Error::new(
                     Kind::Network,
-                    format!("what came of {key} is not what the server says that it has sent ({} bytes of {bytes}, SHA-1 {ours})", self.bytes),
+                    format!("what came of {key} is not what the server says that it has sent ({} bytes of {bytes}, SHA-1 {})", ours.bytes, ours.sha1),
                 )
                 .advice("it is fetched again; if it repeats, see what changes it on its way")
                 .transient());

@@ -14,6 +14,7 @@ mod device;
 mod disk;
 mod download;
 mod lease;
+mod tally;
 
 pub use disk::Export;
 pub(super) use disk::{check_unchanged, identity};

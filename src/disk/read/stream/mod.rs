@@ -197,7 +197,7 @@ fn take_in(sender: &dyn Sender, window: &Window, (from, size): (u64, u64), contr
         match parser.next(from)? {
             Item::Grain { at, length, packed } => {
                 skips = None;
-                let slot = Slot { at, length, grain: parser.grain_bytes(), packed: packed.into() };
+                let slot = Slot { at, length, grain: parser.grain_bytes(), packed: Arc::new(packed) };
                 if !window.put(slot) {
                     return Ok(());
                 }

@@ -63,7 +63,8 @@ struct Head {
 
 impl Parser {
     pub(super) fn begin(sent: Box<dyn Sent>, name: &str) -> Result<Parser> {
-        let mut input = Input { sent, name: name.to_owned(), at: 0, buffer: Vec::new(), used: 0 };
+        let mut input =
+            Input { sent, name: name.to_owned(), at: 0, buffer: vec![0; INPUT_BYTES], filled: 0, used: 0 };
         let sector = input.sector("the header")?;
         if !sector.starts_with(MAGIC) {
             return Err(input.broken("it is no VMDK"));
@@ -255,7 +256,9 @@ struct Input {
     name: String,
     /// How much was taken of it.
     at: u64,
+    /// Of a fixed size; `filled` of it came, of which `used` were taken.
     buffer: Vec<u8>,
+    filled: usize,
     used: usize,
 }
 
@@ -294,7 +297,7 @@ impl Input {
             return Err(cut_off(&self.name, self.at, &format!("{what} is not whole")));
         }
         let begin = self.used;
-        self.used = self.buffer.len().min(begin.saturating_add(most));
+        self.used = self.filled.min(begin.saturating_add(most));
         self.at += (self.used - begin) as u64;
         Ok(begin..self.used)
     }
@@ -309,14 +312,12 @@ impl Input {
     }
 
     fn has_more(&mut self) -> Result<bool> {
-        if self.used < self.buffer.len() {
+        if self.used < self.filled {
             return Ok(true);
         }
-        self.buffer.resize(INPUT_BYTES, 0);
-        let count = self.sent.read(&mut self.buffer);
-        self.buffer.truncate(count.as_ref().map_or(0, |count| *count));
-        self.used = 0;
-        Ok(count? > 0)
+        (self.filled, self.used) = (0, 0);
+        self.filled = self.sent.read(&mut self.buffer)?;
+        Ok(self.filled > 0)
     }
 
     fn broken(&self, why: &str) -> Error {

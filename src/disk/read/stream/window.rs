@@ -27,7 +27,7 @@ pub(super) struct Slot {
     pub(super) length: u64,
     /// What it unpacks to.
     pub(super) grain: u64,
-    pub(super) packed: Arc<[u8]>,
+    pub(super) packed: Arc<Vec<u8>>,
 }
 
 impl Slot {
