@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::figures::{Figures, median};
+use crate::published::{self, Waited};
 use crate::support::appliances::{pack, vmware};
 
 const DISK_BYTES: u64 = 2 << 30;
@@ -78,15 +79,15 @@ pub fn measure(figures: &mut Figures) {
                 prepare(&source, is_cold);
                 let peer_s = peer(&source, case, scratch.path());
                 prepare(&source, is_cold);
-                let (published_s, digest_s) = ours(&source, case, scratch.path(), true);
+                let waited = ours(&source, case, scratch.path(), true);
                 prepare(&source, is_cold);
-                let (without_s, _) = ours(&source, case, scratch.path(), false);
+                let without = ours(&source, case, scratch.path(), false);
                 // The first one is without a clock: binaries loaded, caches as they will be.
                 if round > 0 {
                     peers.push(peer_s);
-                    proved.push(published_s);
-                    unproved.push(without_s);
-                    digests.push(digest_s);
+                    proved.push(waited.published_s);
+                    unproved.push(without.published_s);
+                    digests.push(waited.digest_s);
                 }
             }
             let (peer, ours, without) = (median(&peers), median(&proved), median(&unproved));
@@ -242,7 +243,7 @@ fn peer(source: &Path, case: &Case, scratch: &Path) -> f64 {
 }
 
 /// How long it takes from the start of the program until the result is published, and how much longer until it has its digest.
-fn ours(source: &Path, case: &Case, scratch: &Path, is_proved: bool) -> (f64, f64) {
+fn ours(source: &Path, case: &Case, scratch: &Path, is_proved: bool) -> Waited {
     let (results, manifest) = (scratch.join("ours"), scratch.join("ours.json"));
     let packing = case.packed.map_or("none", |(method, _)| method);
     let mut wanted = json!({
@@ -259,23 +260,11 @@ fn ours(source: &Path, case: &Case, scratch: &Path, is_proved: bool) -> (f64, f6
         }
     }
     fs::write(&manifest, wanted.to_string()).unwrap();
-    let report = results.join("report.json");
-    let begun = Instant::now();
-    let mut child = convert(&manifest).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let mut published_s = None;
-    while child.try_wait().unwrap().is_none() {
-        if published_s.is_none() && report.exists() {
-            published_s = Some(begun.elapsed().as_secs_f64());
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let ended_s = begun.elapsed().as_secs_f64();
-    assert!(child.wait().unwrap().success() && report.exists());
-    let published_s = published_s.unwrap_or(ended_s);
-    let said: Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+    let waited = published::run(&mut convert(&manifest), &results);
+    let said: Value = serde_json::from_slice(&fs::read(results.join("report.json")).unwrap()).unwrap();
     assert_eq!(said["artifacts"][0]["sha256"].is_string(), is_proved, "{said}");
     fs::remove_dir_all(&results).unwrap();
-    (published_s, ended_s - published_s)
+    waited
 }
 
 fn convert(input: &Path) -> Command {
@@ -295,7 +284,7 @@ fn shared_s(scratch: &Path) -> f64 {
     fs::copy(scratch.join("flat.raw"), &source).unwrap();
     // Who shares blocks has them written first.
     File::open(&source).unwrap().sync_all().unwrap();
-    let (took, _) = ours(&source, &Case { to: "raw", ..RAW }, &at, true);
+    let took = ours(&source, &Case { to: "raw", ..RAW }, &at, true).published_s;
     assert!(Command::new("umount").arg(&at).status().unwrap().success());
     fs::remove_file(&image).unwrap();
     took

@@ -23,6 +23,7 @@ mod latency;
 #[cfg(feature = "libvirt")]
 mod libvirt;
 mod profiles;
+mod published;
 #[path = "../support/mod.rs"]
 mod support;
 mod vsphere;
