@@ -76,6 +76,7 @@ fn what_the_shipped_file_shows_as_defaults_are_the_defaults() {
     assert_eq!(settings.limits.disk_reserve_bytes.take(), Some(20 << 30));
     assert_eq!(settings.limits.per_vcenter.take(), Some(2));
     assert_eq!(settings.limits.per_datastore.take(), Some(4));
+    assert_eq!(settings.limits.per_target_fs.take(), Some(4));
     assert!(settings.metrics.textfile.take().is_some() && settings.log.file.take().is_some());
     assert!(settings.vddk.libdir.take().is_some());
     assert_eq!(settings.control.socket.take(), Some(defaults.socket()));

@@ -210,6 +210,8 @@ pub struct LimitsFile {
     pub per_esxi_host: Option<Whole<1, 1024>>,
     /// How many jobs have disks on one datastore at a time. Default: as many as run.
     pub per_datastore: Option<Whole<1, 1024>>,
+    /// How many jobs write their results to one file system at a time. Default: as many as run.
+    pub per_target_fs: Option<Whole<1, 1024>>,
     /// On how many connections all jobs together read from one such server; each job has at least one. Default 4.
     pub connections_per_host: Option<Whole<1, 64>>,
 }

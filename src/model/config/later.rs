@@ -4,8 +4,7 @@ use crate::model::error::{Error, Kind};
 use crate::model::parse::{Tree, Value};
 
 /// A key (or all keys below it) and what it belongs to.
-const LATER: [(&str, &str); 2] =
-    [("limits.per_target_fs", "limits per file system"), ("guest", "guest repair")];
+const LATER: [(&str, &str); 1] = [("guest", "guest repair")];
 
 /// Keys of the Python program, and what they are called here.
 const RENAMED: [(&str, &str); 10] = [

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::model::bandwidth::{Caps, Limit, Window};
 use crate::model::error::{Error, Kind, Result};
-use crate::model::manifest::values::{AbsolutePath, Seconds};
+use crate::model::manifest::values::{AbsolutePath, Seconds, Whole};
 use crate::model::parse::{Layer, Node, Tree, Value, merge, only_comments, parse};
 
 /// One configuration file, read.
@@ -228,9 +228,11 @@ fn apply_limits(file: &LimitsFile, settings: &mut LimitSettings) {
         when: entry.when.clone().unwrap_or_else(Window::always),
         caps: Caps { total: entry.rate.0, per_job: entry.per_job.and_then(|rate| rate.0) },
     };
-    settings.per_vcenter = file.per_vcenter.and_then(|number| u32::try_from(number.get()).ok());
+    let some = |number: Option<Whole<1, 1024>>| number.and_then(|number| u32::try_from(number.get()).ok());
+    settings.per_vcenter = some(file.per_vcenter);
     put_u32(&mut settings.per_esxi_host, file.per_esxi_host.map(|number| number.get()));
-    settings.per_datastore = file.per_datastore.and_then(|number| u32::try_from(number.get()).ok());
+    settings.per_datastore = some(file.per_datastore);
+    settings.per_target_fs = some(file.per_target_fs);
     put_u32(&mut settings.connections_per_host, file.connections_per_host.map(|number| number.get()));
     settings.bandwidth = file.bandwidth.iter().flatten().map(limit).collect();
 }

@@ -212,6 +212,8 @@ pub struct LimitSettings {
     pub per_esxi_host: u32,
     /// How many have disks on one datastore; none: as many as run.
     pub per_datastore: Option<u32>,
+    /// How many write to one file system; none: as many as run.
+    pub per_target_fs: Option<u32>,
     /// On how many connections all jobs together read from one server, as far as each has one.
     pub connections_per_host: u32,
 }
@@ -224,6 +226,7 @@ impl Default for LimitSettings {
             per_vcenter: None,
             per_esxi_host: 2,
             per_datastore: None,
+            per_target_fs: None,
             connections_per_host: 4,
         }
     }

@@ -6,6 +6,7 @@ use std::ops::Bound;
 use super::action::{Action, Network};
 use super::core::{ALL_PAUSED, Core, JobId, millis};
 use super::job::{Ending, Phase};
+use super::ledger::SpaceProbe;
 use super::policy::{SPACE_RECHECK_S, SPACE_WAITERS_MAX};
 use crate::model::config::PauseScope;
 use crate::model::job::{JobState, WaitReason};
@@ -29,6 +30,7 @@ impl Core {
             if self.start_is_blocked(id)
                 || self.batch_is_full(id)
                 || self.source_is_full(id)
+                || self.job(id).file_system.is_some_and(|file_system| self.target_is_full(id, file_system))
                 || self.login_is_on_trial(id)
             {
                 continue;
@@ -65,6 +67,19 @@ impl Core {
             .filter(|(_, count)| *count >= SPACE_WAITERS_MAX)
             .map(|(file_system, _)| file_system)
             .collect()
+    }
+
+    /// Whether as many other jobs as may be write to a file system.
+    fn target_is_full(&self, id: JobId, file_system: u64) -> bool {
+        self.policy.per_target_fs.is_some_and(|limit| {
+            let others = self.slots.iter().filter(|other| **other != id);
+            others.filter(|other| self.ledger.is_on(**other, file_system)).count() >= limit
+        })
+    }
+
+    /// The first file system that a job would write to where as many others do as may.
+    pub(super) fn full_target(&self, id: JobId, probe: &SpaceProbe) -> Option<u64> {
+        probe.file_systems().find(|file_system| self.target_is_full(id, *file_system))
     }
 
     /// Whether a job for which there is no room stays queued behind all those that wait for some.

@@ -148,7 +148,11 @@ impl Core {
         }
         let (mut reserved_by_others, mut kept_free) = (0, 0);
         if let Some(probe) = probe {
-            self.job(id).file_system = Some(probe.file_system);
+            let full = self.full_target(id, &probe);
+            self.job(id).file_system = Some(full.unwrap_or(probe.file_system));
+            if full.is_some() {
+                return self.release(id);
+            }
             let exact = exact.map(|need| (need, lacked_at.as_deref()));
             match self.ledger.reserve(id, &probe, exact, &self.policy) {
                 Verdict::Fits { reserved_by_others: bytes } => {

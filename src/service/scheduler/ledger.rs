@@ -35,6 +35,11 @@ impl SpaceProbe {
         }
     }
 
+    /// The file systems, that of most results first.
+    pub(super) fn file_systems(&self) -> impl Iterator<Item = u64> {
+        std::iter::once(self.file_system).chain(self.beside.iter().map(|share| share.file_system))
+    }
+
     /// The share on each file system, and what is needed there: what a worker found where it lacked room takes the place of the estimate.
     fn shares(&self, exact: Option<(u64, Option<&Path>)>) -> Vec<(&SpaceProbe, u64)> {
         let all = std::iter::once(self).chain(&self.beside);
@@ -180,6 +185,13 @@ impl Ledger {
     /// Gives a job's share back; tells whether there was one.
     pub fn release(&mut self, job: JobId) -> bool {
         self.by_job.remove(&job).is_some()
+    }
+
+    /// Whether a job has reserved room on a file system.
+    pub(super) fn is_on(&self, job: JobId, file_system: u64) -> bool {
+        self.by_job
+            .get(&job)
+            .is_some_and(|shares| shares.iter().any(|share| share.file_system == file_system))
     }
 
     /// Bytes that jobs may still write on a file system.

@@ -42,6 +42,8 @@ pub struct Policy {
     pub per_esxi_host: Option<usize>,
     /// Jobs at a time with disks on one datastore.
     pub per_datastore: Option<usize>,
+    /// Jobs at a time that write to one file system.
+    pub per_target_fs: Option<usize>,
     /// Stays free; `None`: the default rule.
     pub disk_reserve_bytes: Option<u64>,
 }
@@ -61,6 +63,7 @@ impl Policy {
             per_vcenter: settings.limits.per_vcenter.map(|limit| limit as usize),
             per_esxi_host: Some(settings.limits.per_esxi_host as usize),
             per_datastore: settings.limits.per_datastore.map(|limit| limit as usize),
+            per_target_fs: settings.limits.per_target_fs.map(|limit| limit as usize),
             disk_reserve_bytes: settings.limits.disk_reserve_bytes,
         }
     }

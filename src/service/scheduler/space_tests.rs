@@ -93,3 +93,23 @@ fn what_a_worker_measures_holds_others_back_or_lets_them_in() {
     core.measured(2.0, 1, 3 * GIB);
     assert_eq!(started(&run_with(&mut core, 2.0, |_| probe(6 * GIB, 10 * GIB))), [(2, 1)]);
 }
+
+#[test]
+fn a_file_system_bears_so_many_jobs_and_those_of_others_go_past() {
+    let mut core = core(9);
+    core.policy.per_target_fs = Some(2);
+    load_each(&mut core, (1..=6).map(job).collect());
+    let on = |file_system| probe(GIB, 90 * GIB).map(|probe| SpaceProbe { file_system, ..probe });
+    // The fifth writes to both, the sixth to another alone.
+    let room = |id| match id {
+        5 => on(2).map(|both| SpaceProbe { beside: on(1).into_iter().collect(), ..both }),
+        6 => on(2),
+        _ => on(1),
+    };
+    assert_eq!(started(&run_with(&mut core, 0.0, room)), [(1, 1), (2, 1), (6, 1)]);
+    core.worker_ended(1.0, 2, success());
+    assert_eq!(started(&run_with(&mut core, 1.0, room)), [(3, 1)]);
+    core.worker_ended(2.0, 1, success());
+    core.worker_ended(2.0, 3, success());
+    assert_eq!(started(&run_with(&mut core, 2.0, room)), [(4, 1), (5, 1)]);
+}
