@@ -47,9 +47,15 @@ fn drop_web(daemon: &mut Daemon, vcenter: &Vcenter) {
 /// What `load` says of it, once the result holds what the VM did.
 #[track_caller]
 fn loaded(daemon: &Daemon, content: &std::path::Path) -> Value {
+    loaded_by(daemon, content, 1)
+}
+
+/// The same of this attempt.
+#[track_caller]
+fn loaded_by(daemon: &Daemon, content: &std::path::Path, attempt: u32) -> Value {
     let progress = daemon.wait_batch("web");
     assert_eq!(progress["state"], "completed", "{progress}\n{}", daemon.log());
-    assert_eq!(progress["vms"]["web"]["attempt"], 1, "{progress}\n{}", daemon.log());
+    assert_eq!(progress["vms"]["web"]["attempt"], attempt, "{progress}\n{}", daemon.log());
     let results = daemon.state().join("output/web/web");
     let result = results.join("disk-0.qcow2");
     assert_eq!(disks::content_sha256(&result, "qcow2"), disks::content_sha256(content, "raw"));
@@ -104,6 +110,23 @@ fn a_way_that_ends_in_mid_copy_is_left_for_the_next_and_the_disk_begins_anew() {
     assert!(vcenter.sent_of("-flat") >= MIB, "some of it had come: {}", vcenter.sent_of("-flat"));
     // All of it once more: nothing of the two is mixed.
     assert_eq!(calls(&vcenter, "ExportVm"), calls(&vcenter, "HttpNfcLeaseComplete"));
+}
+
+#[test]
+fn a_worker_that_is_killed_when_a_way_was_left_is_followed_by_one_that_takes_the_next() {
+    let (mut daemon, vcenter, content) = site();
+    refuse_files(&vcenter, &status(403), 7);
+    daemon.env("HYPER2KVM_FAILPOINT", "ways.left");
+    daemon.env("HYPER2KVM_FAILPOINT_ONCE", daemon.scratch().join("once").to_str().unwrap());
+    drop_web(&mut daemon, &vcenter);
+    let remote = loaded_by(&daemon, &content, 2);
+    assert_eq!(fs::read(daemon.scratch().join("once")).unwrap(), b"x", "nobody died there");
+    assert_eq!(remote["transport"], "nfc", "{remote}");
+    assert!(remote["ways"][0]["left"].as_str().unwrap().contains("403"), "{remote}");
+    let asked = vcenter.requests();
+    let begun = asked.iter().position(|request| request.call == "ExportVm").unwrap();
+    let again = asked[begun..].iter().find(|request| request.path.starts_with("/folder/"));
+    assert!(again.is_none(), "the first way was tried once more: {again:?}");
 }
 
 /// What `convert` ends with.
