@@ -87,6 +87,19 @@ fn files_that_are_refused_leave_a_vm_that_runs_to_an_export_and_that_is_told() {
 }
 
 #[test]
+fn files_that_end_in_mid_copy_leave_the_rest_to_an_export_of_the_same_snapshot() {
+    let (mut daemon, vcenter, content) = site(&json!({}), |options| options);
+    vcenter.fault(
+        &json!({ "on": "folder", "named": "busy", "skip": 5, "times": 1000, "kind": "status", "status": 403 }),
+    );
+    drop_busy(&mut daemon, &vcenter, "");
+    let (remote, _) = copied(&daemon, &content);
+    assert!(remote["ways"][0]["left"].as_str().unwrap().contains("403"), "{remote}");
+    assert!(vcenter.sent_of("-flat") >= MIB, "some of it had come: {}", vcenter.sent_of("-flat"));
+    assert_eq!((calls(&vcenter, "CreateSnapshot_Task"), snapshots(&daemon, &vcenter).len()), (1, 0));
+}
+
+#[test]
 fn snapshots_of_somebody_else_are_read_through_and_stay() {
     let (mut daemon, vcenter, _) = site(&json!({ "snapshots": ["before the update"] }), |options| options);
     vcenter.guest_writes("busy", 0, 5 * MIB, &[7; 70_000]);
