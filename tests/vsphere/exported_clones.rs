@@ -121,7 +121,7 @@ fn snapshots_of_somebody_else_are_read_through_and_stay() {
 
 #[test]
 fn a_worker_that_is_killed_in_mid_export_leaves_neither_lease_nor_snapshot() {
-    let (mut daemon, vcenter, content) = site(&json!({}), |options| options.with("lease_timeout", 1));
+    let (mut daemon, vcenter, content) = site(&json!({}), |options| options.with("lease_timeout", 3));
     vcenter.throttle(4 * MIB);
     daemon.env("HYPER2KVM_FAILPOINT", "copy.after-journal");
     daemon.env("HYPER2KVM_FAILPOINT_ONCE", daemon.scratch().join("once").to_str().unwrap());
