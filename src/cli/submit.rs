@@ -108,23 +108,28 @@ fn print_jobs(ui: &Ui, jobs: &[JobView]) -> Result<(), Failure> {
     }
 }
 
-/// Waits until every batch has ended and gives the jobs as they are then.
+/// Waits until every batch has ended and gives the jobs as they are then, with those that an entry of it has become meanwhile.
 fn wait(client: &Client, ui: &Ui, jobs: &[JobView]) -> Result<Vec<JobView>, Failure> {
     let batches: BTreeMap<String, i64> = jobs.iter().map(|job| (job.batch_id.clone(), job.job_id)).collect();
     let mut view = ProgressView::beside_the_result(ui);
+    let mut further = Vec::new();
     for job_id in batches.values() {
-        let mut ended = false;
+        let mut ended = None;
         client.watch(&job_path(&job_id.to_string(), "watch"), |progress: BatchProgress| {
             view.show(&progress)?;
-            ended = progress.state.is_final();
-            Ok(if ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            Ok(match progress.state.is_final() {
+                true => {
+                    ended = Some(progress);
+                    ControlFlow::Break(())
+                }
+                false => ControlFlow::Continue(()),
+            })
         })?;
-        if !ended {
-            return Err(client.ended_first());
-        }
+        let Some(BatchProgress { batch_id, vms, .. }) = ended else { return Err(client.ended_first()) };
+        let is_known = |vm: &str| jobs.iter().any(|job| job.batch_id == batch_id && job.vm_id == vm);
+        further.extend(vms.keys().filter(|vm| !is_known(vm)).map(|vm| format!("{batch_id}/{vm}")));
     }
     view.finish();
-    jobs.iter()
-        .map(|job| client.get::<JobDetails>(&job_path(&job.job_id.to_string(), "")).map(|now| now.job))
-        .collect()
+    let all = jobs.iter().map(|job| job.job_id.to_string()).chain(further);
+    all.map(|job| client.get::<JobDetails>(&job_path(&job, "")).map(|now| now.job)).collect()
 }

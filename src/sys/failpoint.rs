@@ -79,6 +79,9 @@ pub const ACTS: &[&str] =
 /// Those that only a warm migration meets.
 pub const WARM: &[&str] = &["warm.patched", "warm.passed", "warm.over"];
 
+/// Those that only a job meets that leaves one way to its source for another.
+pub const WAYS: &[&str] = &["ways.left"];
+
 /// Those that only notifications meet.
 pub const NOTICES: &[&str] = &["notice.before-send", "notice.after-send"];
 
@@ -140,6 +143,7 @@ mod armed {
             super::IMPORT,
             super::ACTS,
             super::WARM,
+            super::WAYS,
             super::NOTICES,
         ];
         let mut listed = super::ALL.iter().chain(further.into_iter().flatten());
@@ -190,6 +194,7 @@ mod tests {
             super::IMPORT,
             super::ACTS,
             super::WARM,
+            super::WAYS,
             super::NOTICES,
         ]
         .concat();

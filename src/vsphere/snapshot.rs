@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::client::Client;
-use super::devices::{self, VmDisk};
+use super::devices::{self, Layer, VmDisk};
 use super::failure;
 use super::inventory::{Power, VmRef};
 use super::machine::{Machine, Snapshot, machine};
@@ -159,6 +159,35 @@ pub fn remove_all_called(client: &Client, vm: &VmRef, name: &str, told: &mut dyn
     Ok(())
 }
 
+/// A machine as it was before its newest snapshots were made, those that are called so; none where the newest is not.
+#[must_use]
+pub fn without(machine: &Machine, names: &[String]) -> Option<Machine> {
+    let mut before = machine.clone();
+    while let Some(newest) = before.current_snapshot.clone() {
+        let Some(parent) = cut(&mut before.snapshots, &newest, names) else { break };
+        before.current_snapshot = parent;
+        for disk in &mut before.disks {
+            let Some(below) = disk.parent.take() else { continue };
+            let Layer { backing, datastore, path, change_id, content_id, parent } = *below;
+            *disk = VmDisk { backing, datastore, path, change_id, content_id, parent, ..disk.clone() };
+        }
+    }
+    (before.current_snapshot != machine.current_snapshot).then_some(before)
+}
+
+/// Takes a snapshot out of a tree, if it is called so and none came after it; the one before it then.
+fn cut(snapshots: &mut Vec<Snapshot>, moref: &str, names: &[String]) -> Option<Option<String>> {
+    let is_it = |one: &Snapshot| one.moref == moref && one.children.is_empty() && names.contains(&one.name);
+    if let Some(place) = snapshots.iter().position(is_it) {
+        snapshots.remove(place);
+        return Some(None);
+    }
+    snapshots.iter_mut().find_map(|one| {
+        let parent = cut(&mut one.children, moref, names)?;
+        Some(parent.or_else(|| Some(one.moref.clone())))
+    })
+}
+
 /// All of a tree, each with how deep it hangs.
 #[must_use]
 pub fn flat(snapshots: &[Snapshot]) -> Vec<(usize, &Snapshot)> {
@@ -215,6 +244,35 @@ mod tests {
         assert_eq!(find(&machine, "snapshot-3").unwrap().name, "a");
         assert_eq!(find(&machine, "a").unwrap_err().details().place.allowed, ["snapshot-1", "snapshot-3"]);
         assert!(find(&machine, "d").is_err());
+    }
+
+    #[test]
+    fn a_machine_is_what_it_was_before_the_newest_snapshots_of_a_name() {
+        let layer =
+            |number: u32, parent| Layer { path: format!("web-{number}.vmdk"), parent, ..Layer::default() };
+        let base = Box::new(layer(0, None));
+        let disk = VmDisk {
+            path: "web-2.vmdk".to_owned(),
+            parent: Some(Box::new(layer(1, Some(base.clone())))),
+            ..VmDisk::default()
+        };
+        let tree = vec![snapshot("theirs", "snapshot-1", vec![snapshot("ours", "snapshot-2", Vec::new())])];
+        let machine = Machine {
+            disks: vec![disk],
+            snapshots: tree,
+            current_snapshot: Some("snapshot-2".to_owned()),
+            ..Machine::default()
+        };
+        let before = without(&machine, &["ours".to_owned()]).unwrap();
+        assert_eq!(before.snapshots, [snapshot("theirs", "snapshot-1", Vec::new())]);
+        assert_eq!(before.current_snapshot.as_deref(), Some("snapshot-1"));
+        assert_eq!((before.disks[0].path.as_str(), &before.disks[0].parent), ("web-1.vmdk", &Some(base)));
+        // One that others came after, and such of others, are part of what it is.
+        assert!(without(&machine, &["theirs".to_owned()]).is_none());
+        assert!(without(&before, &["ours".to_owned()]).is_none());
+        let alone = without(&machine, &["ours".to_owned(), "theirs".to_owned()]).unwrap();
+        assert!(alone.snapshots.is_empty() && alone.current_snapshot.is_none());
+        assert_eq!(alone.disks[0].path, "web-0.vmdk");
     }
 
     #[test]

@@ -193,10 +193,7 @@ impl Vcenter {
 
     /// How many exports are under way.
     pub fn leases(&self) -> usize {
-        let asked = self.requests();
-        let calls =
-            |name: &str| asked.iter().filter(|request| request.call == name && request.status == 200).count();
-        calls("ExportVm") - calls("HttpNfcLeaseComplete") - calls("HttpNfcLeaseAbort")
+        self.order(&json!({ "leases": true })).parse().unwrap()
     }
 
     /// From now on the account lacks these privileges, and no others.

@@ -13,6 +13,7 @@ mod client;
 mod clones;
 mod commands;
 mod download;
+mod exported_clones;
 mod exports;
 mod folder;
 mod jobs;

@@ -74,6 +74,37 @@ fn a_batch_asks_for_its_machines_when_it_runs_and_each_becomes_a_job_of_it() {
 }
 
 #[test]
+fn another_host_that_takes_a_batch_over_leaves_out_the_machines_that_the_first_has_made() {
+    let shared = tempfile::tempdir().unwrap();
+    let output = shared.path().join("output");
+    let host = || prepared(&format!("output_dir: {}\n", output.display()));
+    let (mut one, mut two) = (host(), host());
+    let vcenter = vcenter(&one);
+    store(&two, &vcenter, PASSWORD);
+    let file = written(&one, &batch(&vcenter, "folder: prod, names: [\"web*\"]"));
+    let file = file.to_str().unwrap();
+    one.start();
+    let done = one.run_client(&["submit", file, "--wait"]);
+    assert!(!done.status.success() && one.wait_batch("weekend")["state"] == "failed", "web-busy runs");
+    let lock = output.join("weekend/.hyper2kvm-lock");
+    wait_for("the first host to give it up", || (!lock.exists()).then_some(()));
+    vcenter.power(&json!({ "vm": "web-busy", "on": false }));
+    let before = vcenter.sent_of("web 2/");
+    two.start();
+    let done = two.run_client(&["submit", file, "--takeover", "--wait"]);
+    assert!(done.status.success(), "{}\n{}", String::from_utf8_lossy(&done.stderr), two.log());
+    let of = |vm: &str| two.client(&["show", &format!("weekend/{vm}")]);
+    for vm in ["db", "web-1", "web-2"] {
+        let shown = of(vm);
+        assert_eq!(shown["state"], "skipped", "{shown:#}");
+        assert!(shown["events"].to_string().contains("another host made this result"), "{shown:#}");
+    }
+    assert_eq!(of("web-busy")["state"], "succeeded");
+    assert_eq!(vcenter.sent_of("web 2/"), before, "it was fetched again");
+    assert!(output.join("weekend/web-busy/disk-0.qcow2").exists());
+}
+
+#[test]
 fn what_is_not_there_fails_the_entry_alone_with_what_is_and_can_be_tried_again() {
     let mut daemon = prepared("");
     let vcenter = vcenter(&daemon);

@@ -47,11 +47,17 @@ struct Site {
 
 impl Site {
     fn new() -> Site {
+        Site::with(&json!({}))
+    }
+
+    /// The same, of which something else is said, too.
+    fn with(more: &Value) -> Site {
         let mut daemon = Daemon::prepare();
         let scratch = daemon.scratch().canonicalize().unwrap();
         let content = disks::disk(&scratch, "system", "raw", DISK_MIB, DISK_MIB / 2, 1);
-        let vcenter =
-            Vcenter::start(Options::vcenter().machine(json!({ "name": "web", "disks": [disk(&content)] })));
+        let mut machine = json!({ "name": "web", "disks": [disk(&content)] });
+        machine.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let vcenter = Vcenter::start(Options::vcenter().machine(machine));
         let (bin, libdir) = (scratch.join("bin"), scratch.join("vddk"));
         fs::create_dir(&bin).unwrap();
         fs::create_dir_all(libdir.join("lib64")).unwrap();
@@ -101,11 +107,15 @@ impl Site {
     }
 
     fn drop_manifest(&mut self) {
+        self.drop_with("");
+    }
+
+    fn drop_with(&mut self, further: &str) {
         self.daemon.start();
         let port = self.vcenter.port();
         self.daemon.drop_file(
             "web.yaml",
-            format!("manifest_version: \"1.0\"\nprofile: none\nsource:\n  vsphere: {{credential: vc, port: {port}, vm_name: web, transport: vddk}}\n"),
+            format!("manifest_version: \"1.0\"\nprofile: none\nsource:\n  vsphere: {{credential: vc, port: {port}, vm_name: web, transport: vddk{further}}}\n"),
         );
     }
 
@@ -171,6 +181,17 @@ fn an_nbdkit_that_is_killed_in_mid_transfer_is_started_again() {
     fs::remove_file(site.libdir.join("pace")).unwrap();
     let progress = site.is_done();
     assert_eq!(progress["vms"]["web"]["attempt"], 1, "{progress}");
+}
+
+#[test]
+fn a_vm_that_runs_is_read_by_the_library_as_of_its_snapshot() {
+    let mut site = Site::with(&json!({ "on": true })).configured(false);
+    // The stand-in reads no disk of a machine that runs then.
+    fs::write(site.libdir.join("running"), "").unwrap();
+    site.drop_with(", mode: clone");
+    site.is_done();
+    let calls = |call: &str| site.vcenter.requests().iter().filter(|request| request.call == call).count();
+    assert_eq!((calls("CreateSnapshot_Task"), calls("RemoveSnapshot_Task")), (1, 1));
 }
 
 #[test]

@@ -12,12 +12,16 @@ use crate::support::{Daemon, disks};
 const MIB: u64 = 1 << 20;
 
 fn site() -> (Daemon, Vcenter, PathBuf) {
+    site_with(|options| options)
+}
+
+fn site_with(change: impl FnOnce(Options) -> Options) -> (Daemon, Vcenter, PathBuf) {
     let daemon = prepared("");
     let content = disks::disk(daemon.scratch(), "system", "raw", 24, 24, 1);
     let options = Options::vcenter()
         .machine(json!({ "name": "web", "disks": [disk(&content)] }))
         .machine(json!({ "name": "kept", "disks": [{ "capacity": MIB }], "snapshots": ["before"] }));
-    let vcenter = Vcenter::start(options);
+    let vcenter = Vcenter::start(change(options));
     store(&daemon, &vcenter, PASSWORD);
     (daemon, vcenter, content)
 }
@@ -47,9 +51,15 @@ fn drop_web(daemon: &mut Daemon, vcenter: &Vcenter) {
 /// What `load` says of it, once the result holds what the VM did.
 #[track_caller]
 fn loaded(daemon: &Daemon, content: &std::path::Path) -> Value {
+    loaded_by(daemon, content, 1)
+}
+
+/// The same of this attempt.
+#[track_caller]
+fn loaded_by(daemon: &Daemon, content: &std::path::Path, attempt: u32) -> Value {
     let progress = daemon.wait_batch("web");
     assert_eq!(progress["state"], "completed", "{progress}\n{}", daemon.log());
-    assert_eq!(progress["vms"]["web"]["attempt"], 1, "{progress}\n{}", daemon.log());
+    assert_eq!(progress["vms"]["web"]["attempt"], attempt, "{progress}\n{}", daemon.log());
     let results = daemon.state().join("output/web/web");
     let result = results.join("disk-0.qcow2");
     assert_eq!(disks::content_sha256(&result, "qcow2"), disks::content_sha256(content, "raw"));
@@ -104,6 +114,41 @@ fn a_way_that_ends_in_mid_copy_is_left_for_the_next_and_the_disk_begins_anew() {
     assert!(vcenter.sent_of("-flat") >= MIB, "some of it had come: {}", vcenter.sent_of("-flat"));
     // All of it once more: nothing of the two is mixed.
     assert_eq!(calls(&vcenter, "ExportVm"), calls(&vcenter, "HttpNfcLeaseComplete"));
+}
+
+#[test]
+fn a_worker_that_is_killed_when_a_way_was_left_is_followed_by_one_that_takes_the_next() {
+    let (mut daemon, vcenter, content) = site();
+    refuse_files(&vcenter, &status(403), 7);
+    daemon.env("HYPER2KVM_FAILPOINT", "ways.left");
+    daemon.env("HYPER2KVM_FAILPOINT_ONCE", daemon.scratch().join("once").to_str().unwrap());
+    drop_web(&mut daemon, &vcenter);
+    let remote = loaded_by(&daemon, &content, 2);
+    assert_eq!(fs::read(daemon.scratch().join("once")).unwrap(), b"x", "nobody died there");
+    assert_eq!(remote["transport"], "nfc", "{remote}");
+    assert!(remote["ways"][0]["left"].as_str().unwrap().contains("403"), "{remote}");
+    let asked = vcenter.requests();
+    let begun = asked.iter().position(|request| request.call == "ExportVm").unwrap();
+    let again = asked[begun..].iter().find(|request| request.path.starts_with("/folder/"));
+    assert!(again.is_none(), "the first way was tried once more: {again:?}");
+}
+
+#[test]
+fn a_worker_that_is_killed_on_the_second_way_is_followed_by_one_that_goes_on_there_or_begins_anew() {
+    for (refused, transport) in [(1000, "nfc"), (1, "https")] {
+        let (mut daemon, vcenter, content) = site_with(|options| options.with("lease_timeout", 3));
+        vcenter.fault(
+            &json!({ "on": "folder", "named": "web", "times": refused, "kind": "status", "status": 405 }),
+        );
+        daemon.env("HYPER2KVM_FAILPOINT", "copy.after-journal");
+        daemon.env("HYPER2KVM_FAILPOINT_ONCE", daemon.scratch().join("once").to_str().unwrap());
+        drop_web(&mut daemon, &vcenter);
+        let remote = loaded_by(&daemon, &content, 2);
+        assert_eq!(fs::read(daemon.scratch().join("once")).unwrap(), b"x", "nobody died there");
+        assert_eq!(remote["transport"], transport, "{remote}");
+        let report = fs::read_to_string(daemon.state().join("output/web/web/report.json")).unwrap();
+        assert_eq!(report.contains("\"kept_bytes\""), transport == "nfc", "{report}");
+    }
 }
 
 /// What `convert` ends with.

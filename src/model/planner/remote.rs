@@ -123,10 +123,10 @@ fn wanted(vsphere: &VsphereSource) -> Option<WantedVm> {
     name.or_else(uuid).or_else(path).or_else(|| vsphere.moref.as_ref().map(text).map(WantedVm::Moref))
 }
 
-/// A VM that runs is read from its files, of which it is known what has changed.
+/// What has changed is known of files.
 fn transport(said: Option<VsphereTransport>, mode: VsphereMode) -> VsphereTransport {
     match (said.unwrap_or(VsphereTransport::Auto), mode) {
-        (VsphereTransport::Auto, VsphereMode::Warm | VsphereMode::Clone) => VsphereTransport::Https,
+        (VsphereTransport::Auto, VsphereMode::Warm) => VsphereTransport::Https,
         (said, _) => said,
     }
 }
@@ -285,13 +285,11 @@ fn check_features(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
     let refuse = |key: &str, what: &str, advice: &str| {
         Err(unsupported(tree, &format!("source.vsphere.{key}"), what).advice(advice))
     };
-    let reads_files =
-        matches!(vsphere.transport, None | Some(VsphereTransport::Auto | VsphereTransport::Https));
-    if vsphere.mode == Some(VsphereMode::Clone) && !reads_files {
+    if vsphere.mode == Some(VsphereMode::Clone) && vsphere.transport == Some(VsphereTransport::Ssh) {
         return refuse(
             "transport",
-            "copies of VMs that run but over `https`",
-            "leave it out: a copy of a VM that runs comes over `https`",
+            "copies over `ssh` of VMs that run",
+            "leave it out: a copy of a VM that runs comes over `https`, `nfc` or `vddk`",
         );
     }
     match vsphere.transport.unwrap_or(VsphereTransport::Auto) {

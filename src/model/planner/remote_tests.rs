@@ -191,6 +191,10 @@ fn a_copy_of_a_vm_that_runs_has_snapshots_as_said_and_no_link() {
     let PlannedSnapshot { quiesce, min_free, abort_free, max_age_s } = remote.snapshot.unwrap();
     assert_eq!((quiesce, min_free, abort_free, max_age_s), (SnapshotQuiesce::Try, 20, 10, 43_200.0));
     assert!(remote.isolated && remote.mode == VsphereMode::Clone);
+    assert_eq!(remote.transport, VsphereTransport::Auto);
+    for (said, transport) in [("nfc", VsphereTransport::Nfc), ("vddk", VsphereTransport::Vddk)] {
+        assert_eq!(read(&format!("    mode: clone\n    transport: {said}\n")).transport, transport);
+    }
     let said =
         "    mode: clone\n    snapshot: {quiesce: yes, min_free: 30%, abort_free: 5%, max_age_s: 60}\n";
     let PlannedSnapshot { quiesce, min_free, abort_free, max_age_s } = read(said).snapshot.unwrap();
@@ -209,7 +213,7 @@ fn what_makes_no_sense_of_a_snapshot_is_refused_where_it_stands() {
             "source.vsphere.snapshot.abort_free",
             Kind::Manifest,
         ),
-        ("mode: clone\n    transport: nfc", "source.vsphere.transport", Kind::Unsupported),
+        ("mode: clone\n    transport: ssh", "source.vsphere.transport", Kind::Unsupported),
     ] {
         let error = read(&format!("{HEAD}    vm_name: web\n    {said}\n")).unwrap_err();
         assert_eq!((error.kind(), error.details().place.field.as_deref()), (kind, Some(field)), "{said}");
@@ -220,7 +224,7 @@ fn what_makes_no_sense_of_a_snapshot_is_refused_where_it_stands() {
 fn what_this_version_lacks_is_refused_by_its_name() {
     for said in [
         "transport: nfc\n    mode: warm",
-        "transport: vddk\n    mode: clone",
+        "transport: ssh\n    mode: clone",
         "transport: ssh\n    mode: warm",
     ] {
         let error = read(&format!("{HEAD}    vm_name: web\n    {said}\n")).unwrap_err();

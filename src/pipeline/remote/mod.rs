@@ -33,7 +33,7 @@ use crate::model::plan::{Plan, PlannedDisk};
 use crate::model::protocol::{RemoteLimits, WorkLimits};
 use crate::model::remote::{CHANGED_RULE, Description, FoundVm, PlannedRemote, WantedVm};
 use crate::sys::process::Launcher;
-use crate::vsphere::devices::{Layer, VmDisk};
+use crate::vsphere::devices::VmDisk;
 use crate::vsphere::folder::AsOf;
 use crate::vsphere::inventory::{self, Filters, Power, VmRef, Wanted};
 use crate::vsphere::machine::{self, Machine};
@@ -212,21 +212,9 @@ impl Source {
 
     /// These snapshots are ours: what it is, is what it was without them.
     pub(super) fn leave_out(&mut self, ours: &[String]) {
-        let all = snapshot::flat(&self.machine.snapshots);
-        if all.is_empty() || !all.iter().all(|(_, one)| ours.contains(&one.name)) {
-            return;
-        }
-        let mut untouched = self.machine.clone();
-        for disk in &mut untouched.disks {
-            for _ in &all {
-                let Some(below) = disk.parent.take() else { break };
-                let Layer { backing, datastore, path, change_id, content_id, parent } = *below;
-                *disk = VmDisk { backing, datastore, path, change_id, content_id, parent, ..disk.clone() };
-            }
-        }
-        untouched.snapshots.clear();
-        untouched.current_snapshot = None;
+        let Some(untouched) = snapshot::without(&self.machine, ours) else { return };
         self.facts = facts::facts(&untouched);
+        self.ways.are_of(&untouched);
         self.untouched = untouched;
     }
 
@@ -236,19 +224,25 @@ impl Source {
         self.untouched = machine.clone();
         self.machine = machine;
         self.as_of = None;
+        self.export = OnceLock::new();
     }
 
     /// From now on its disks are read as they were then.
     fn is_read_as_of(&mut self, machine: Machine, standing: &Standing) {
         self.machine = machine;
         self.as_of = Some(standing.moref.clone());
+        self.export = OnceLock::new();
     }
 
-    /// A disk as of the snapshot.
-    fn open_as_of(&self, snapshot: &str, disk: &VmDisk, connections: usize) -> Result<SourceDisk> {
-        let areas = folder::in_use(self.client()?, &self.machine, disk, Some(snapshot))?;
-        let as_of = AsOf { snapshot: Some(snapshot.to_owned()), areas };
-        SourceDisk::remote(folder::open_as_of(self.client()?, &self.machine, disk, as_of, connections)?)
+    /// A disk as its files hold it: as of the snapshot, if there is one.
+    fn open_files(&self, disk: &VmDisk, connections: usize) -> Result<Arc<dyn Remote>> {
+        let Some(snapshot) = &self.as_of else {
+            return folder::open(self.client()?, &self.machine, disk, connections);
+        };
+        let now = self.machine.disks.iter().find(|now| now.key == disk.key).unwrap_or(disk);
+        let areas = folder::in_use(self.client()?, &self.machine, now, Some(snapshot))?;
+        let as_of = AsOf { snapshot: Some(snapshot.clone()), areas };
+        folder::open_as_of(self.client()?, &self.machine, now, as_of, connections)
     }
 
     /// Bytes that the guest sees of one of its disks; 0 where it has no such disk.
@@ -269,20 +263,17 @@ impl Source {
                 .advice("see what it has: `hyper2kvm vsphere disks`"));
         };
         let connections = usize::try_from(connections).unwrap_or(1);
-        if let Some(snapshot) = &self.as_of {
-            let now = self.machine.disks.iter().find(|disk| disk.key == found.key);
-            return self.open_as_of(snapshot, now.unwrap_or(found), connections);
-        }
+        let snapshot = self.as_of.as_deref();
         SourceDisk::remote(match self.ways.chosen() {
             VsphereTransport::Nfc => self.export()?.disk(found),
-            VsphereTransport::Vddk => vddk::open(self.client()?, &self.machine, found, None, self.means()?)?,
+            VsphereTransport::Vddk => {
+                vddk::open(self.client()?, &self.machine, found, snapshot, self.means()?)?
+            }
             VsphereTransport::Ssh => {
                 let place = folder::DatastorePath::parse(&found.path)?;
                 self.shells(connections)?.open(&place, &self.control)?
             }
-            VsphereTransport::Auto | VsphereTransport::Https => {
-                folder::open(self.client()?, &self.machine, found, connections)?
-            }
+            VsphereTransport::Auto | VsphereTransport::Https => self.open_files(found, connections)?,
         })
     }
 
@@ -326,7 +317,7 @@ impl Source {
         if let Some(export) = self.export.get() {
             return Ok(export);
         }
-        let export = Arc::new(Export::of(self.client()?, &self.machine)?);
+        let export = Arc::new(Export::as_of(self.client()?, &self.machine, self.as_of.as_deref())?);
         Ok(self.export.get_or_init(|| export))
     }
 }

@@ -37,12 +37,13 @@ impl Ways {
         planned: &PlannedRemote,
         (key, no_vddk): (Option<&Account>, Option<&Error>),
     ) -> Result<Ways> {
-        // One that is shut down is off before its first byte is read.
+        // One that is shut down is off before its first byte is read; one that runs on holds still behind a snapshot.
         let is_off = machine.power == Power::Off || planned.shutdown.is_some();
+        let holds_still = is_off || planned.snapshot.is_some();
         let asked = planned.transport;
         let mut known = Known {
             not_flat: not_flat(machine),
-            not_exported: not_exported(machine, is_off),
+            not_exported: not_exported(machine, holds_still),
             no_ssh: no_shell(key, is_off),
             no_vddk: no_vddk.map(|error| error.details().cause.clone()),
             ..Known::default()
@@ -54,6 +55,12 @@ impl Ways {
         }
         let all = transports::candidates(asked, &known);
         Ok(Ways { asked, known, all })
+    }
+
+    /// The VM turns out to be another one: snapshots of our own are no part of it.
+    pub(super) fn are_of(&mut self, untouched: &Machine) {
+        self.known.not_flat = not_flat(untouched);
+        self.all = transports::candidates(self.asked, &self.known);
     }
 
     /// Leaves those that were tried before, by this attempt or an earlier one.
@@ -101,9 +108,9 @@ fn not_flat(machine: &Machine) -> Option<String> {
     Some(format!("{} stands on another disk", above.label))
 }
 
-fn not_exported(machine: &Machine, is_off: bool) -> Option<String> {
-    if !is_off {
-        return Some("the VM is exported only when it is off".to_owned());
+fn not_exported(machine: &Machine, holds_still: bool) -> Option<String> {
+    if !holds_still {
+        return Some("the VM is exported only when it is off, or as of a snapshot".to_owned());
     }
     let is_device = |disk: &&VmDisk| matches!(disk.backing, BackingKind::Rdm | BackingKind::Raw);
     let device = machine.disks.iter().find(is_device)?;
@@ -189,5 +196,15 @@ mod tests {
         let lun = with(VmDisk { backing: BackingKind::Rdm, ..disk.clone() });
         assert!(not_flat(&lun).is_none() && not_exported(&lun, true).is_some());
         assert!(not_exported(&with(disk), false).is_some());
+    }
+
+    #[test]
+    fn a_snapshot_of_our_own_is_no_reason_against_files() {
+        let snapshots = Machine { snapshots: vec![Snapshot::default()], ..Machine::default() };
+        let mut ways = ways(VsphereTransport::Auto);
+        ways.are_of(&snapshots);
+        assert_eq!(ways.chosen(), VsphereTransport::Nfc);
+        ways.are_of(&Machine::default());
+        assert_eq!(ways.chosen(), VsphereTransport::Https);
     }
 }

@@ -242,8 +242,8 @@ pub(super) fn ask(job: &mut Job<'_>) -> Result<Option<Source>> {
     let mut source = remote::ask(access, planned, &job.order.limits.remote, job.control)?;
     source.equip(access, &job.bench.launcher, &job.order.limits);
     source.ways.leave(&job.checkpoint.ways_left);
-    job.meter.detail(Stage::Load, format!("reads over {}", source.ways.chosen().words()));
     source.leave_out(&snapshots::ours(job));
+    job.meter.detail(Stage::Load, format!("reads over {}", source.ways.chosen().words()));
     match source.changed(job.plan) {
         None => Ok(Some(source)),
         Some(error) => {

@@ -7,6 +7,7 @@
 use super::Job;
 use crate::model::error::Error;
 use crate::model::job::Stage;
+use crate::sys::failpoint;
 
 /// Whether the work goes on by another way after this failure.
 pub(super) fn is_taken(job: &mut Job<'_>, error: &Error) -> bool {
@@ -17,11 +18,13 @@ pub(super) fn is_taken(job: &mut Job<'_>, error: &Error) -> bool {
     let words = left.transport.words();
     let why = left.left.clone().unwrap_or_default();
     job.checkpoint.ways_left.push(left);
+    // Whoever goes on after a death here says it, too.
+    job.warn(Stage::Load, format!("the disks do not come over {words} ({why}): they are read another way"));
     if let Err(error) = job.save() {
         tracing::warn!(%error, "which way was left cannot be written down");
         return false;
     }
-    job.warn(Stage::Load, format!("the disks do not come over {words} ({why}): they are read another way"));
+    failpoint::hit("ways.left");
     job.guest = None;
     job.engine = None;
     job.sources.clear();

@@ -19,6 +19,7 @@ mod results;
 mod submit;
 
 pub use places::Place;
+pub(in crate::service) use places::find_out as find_out_places;
 pub use results::{Known, Results};
 pub(in crate::service) use submit::{MAX_OFFERS, submit, unsteady};
 

@@ -52,7 +52,7 @@ impl Place {
 }
 
 /// Takes the checkpoints out of what is asked, and finds out what there is where they lie.
-pub(super) fn find_out(
+pub(in crate::service) fn find_out(
     asked: &mut BTreeSet<PathBuf>,
     (who, takeover): (&Who, bool),
     known: &mut Known,

@@ -397,7 +397,7 @@ fn rerun_of_all(submission: &Submission) -> Rerun {
 }
 
 /// Refuses what another host works at, and leaves out the VMs that it has finished; gives what has to be known for this.
-fn look_at(
+pub(super) fn look_at(
     decided: &mut [Decided<'_>],
     batch_id: &str,
     claim: Claim,

@@ -1,13 +1,16 @@
 //! An entry of a batch that stands for VMs of a server becomes jobs of the same batch: in one transaction with its own end.
 //!
 //! So a service that dies before has to ask the server again, and one that dies after it has the jobs; there is no in between, and none twice. What
-//! each VM means (done before, changed, new) is decided as at a drop. What is not here: asking, and which machines are meant.
+//! each VM means (done before, changed, new) is decided as at a drop; in a run that takes over what another host has begun, what that host has made is
+//! looked for, too. What is not here: asking, and which machines are meant.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use super::accept::Stop;
+use super::accept::{Stop, look_at};
 use super::db::Db;
+use super::elsewhere::Claim;
+use super::history::taken_over;
 use super::jobs::Change;
 use super::now;
 use crate::model::config::Settings;
@@ -26,7 +29,8 @@ pub enum Expansion {
     Done(i64),
     /// They are refused; nothing was written.
     Refused(Error),
-    /// Nothing was written: first it has to be known which of these results of earlier runs are there.
+    /// Nothing was written: first it has to be known which of these results of earlier runs are there; and of checkpoints, what another
+    /// host has left where they lie.
     Asks(BTreeSet<PathBuf>),
 }
 
@@ -83,8 +87,14 @@ impl Db {
         let plans = |submission: &Submission, batch_id: &str, suffix: &str| {
             submission.plans(batch_id, suffix, settings)
         };
-        let decided = self.decide_vms(&submission, &decision, &plans, known)?;
+        let mut decided = self.decide_vms(&submission, &decision, &plans, known)?;
         self.check_outputs(&decided)?;
+        if self.flag(&taken_over(row.batch_key))?.is_some() {
+            let asked = look_at(&mut decided, &row.batch_id, Claim { takeover: true }, known)?;
+            if !asked.is_empty() {
+                return Err(Stop::Asks(asked));
+            }
+        }
         let at = now();
         for one in &decided {
             self.insert_job(row.batch_key, one, at)?;

@@ -1,7 +1,7 @@
 //! What the task does when a worker has found the VMs that an entry of a batch stands for: they become jobs, and the entry's own job ends.
 //!
-//! The queue does that in one transaction. Before it can, it may have to be known which results of earlier runs are there, and a file system that is
-//! away takes its time to say so: so all of it happens elsewhere, and comes back as a report. What is not here: what each VM means (`admission`).
+//! The queue does that in one transaction. Before it can, it may have to be known which results of earlier runs, or of another host whose work is
+//! taken over, are there, and a file system that is away takes its time to say so: so all of it happens elsewhere, and comes back as a report. What is not here: what each VM means (`admission`).
 
 use std::sync::Arc;
 
@@ -16,7 +16,8 @@ use crate::model::error::{Error, Result};
 use crate::model::job::Stage;
 use crate::model::protocol::WorkerOutcome;
 use crate::model::selection::SelectedVm;
-use crate::service::admission::{Known, MAX_OFFERS, Results, unsteady};
+use crate::pipeline::host_lock::Who;
+use crate::service::admission::{Known, MAX_OFFERS, Results, find_out_places, unsteady};
 use crate::service::queue::{Expansion, QueueHandle};
 use crate::sys::time::now_epoch;
 
@@ -32,9 +33,11 @@ impl Scheduler {
     pub(super) fn expand(&mut self, job: JobId, vms: Vec<SelectedVm>, recorded: oneshot::Sender<()>) {
         let (queue, results, settings) =
             (self.parts.queue.clone(), self.parts.results.clone(), Arc::clone(&self.settings));
+        let who = self.parts.holds.who().clone();
         let reports = self.reports.0.clone();
         tokio::spawn(async move {
-            let made = tokio::task::spawn_blocking(move || expand(job, &vms, &queue, &results, &settings));
+            let work = move || expand(job, &vms, &queue, (&results, &who), &settings);
+            let made = tokio::task::spawn_blocking(work);
             let lost = |error| Err(Error::internal(format!("nobody makes its jobs: {error}")).transient());
             let outcome = made.await.unwrap_or_else(lost);
             let _ = reports.send(Report::Expanded(Expanded { job, recorded, outcome })).await;
@@ -75,7 +78,7 @@ fn expand(
     job: JobId,
     vms: &[SelectedVm],
     queue: &QueueHandle,
-    results: &Results,
+    (results, who): (&Results, &Who),
     settings: &Arc<Settings>,
 ) -> Result<Vec<Run>> {
     let mut known = Known::default();
@@ -92,7 +95,11 @@ fn expand(
         match expansion {
             Expansion::Done(_) => return Ok(runs),
             Expansion::Refused(error) => return Err(error),
-            Expansion::Asks(paths) => results.find_out(&paths, &mut known)?,
+            Expansion::Asks(mut paths) => {
+                // Only whoever takes over asks for what another host has left.
+                find_out_places(&mut paths, (who, true), &mut known)?;
+                results.find_out(&paths, &mut known)?;
+            }
         }
     }
     Err(unsteady())

@@ -1,6 +1,7 @@
 //! Disks of a machine that is exported, as sources: each a stream that is read once.
 //!
-//! All of a machine share one lease: there can be no second one. It is begun when the first disk is read, and again where it was lost.
+//! A machine that is off is exported as it is, one that runs as a snapshot has frozen it. All disks of a machine share one lease: there can be no
+//! second one. It is begun when the first disk is read, and again where it was lost. What is not here: making snapshots.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -18,18 +19,26 @@ use crate::vsphere::machine::{Machine, machine};
 pub struct Export {
     client: Client,
     machine: Machine,
+    /// As of which it is exported; none: as it is.
+    snapshot: Option<String>,
     lease: Mutex<Weak<Lease>>,
 }
 
 impl Export {
-    /// Refuses what no server exports, with what to do.
+    /// Of a machine that is off. Refuses what no server exports, with what to do.
     pub fn of(client: &Client, machine: &Machine) -> Result<Export> {
+        Export::as_of(client, machine, None)
+    }
+
+    /// The same of one that may run, as it was when this snapshot was made.
+    pub(crate) fn as_of(client: &Client, machine: &Machine, snapshot: Option<&str>) -> Result<Export> {
         let refused = |why: &str, advice: &str| {
             let why = format!("{} {why}", machine.name);
             Err(Error::new(Kind::Source, why).advice(advice).source(machine.path.clone()))
         };
         match machine.power {
             Power::Off => {}
+            _ if snapshot.is_some() => {}
             Power::Suspended => {
                 return refused("is suspended", "start it and shut it down from within, then export it");
             }
@@ -52,7 +61,12 @@ impl Export {
         if machine.disks.is_empty() {
             return refused("has no disks", "see whether it is the machine that is meant");
         }
-        Ok(Export { client: client.clone(), machine: machine.clone(), lease: Mutex::default() })
+        Ok(Export {
+            client: client.clone(),
+            machine: machine.clone(),
+            snapshot: snapshot.map(str::to_owned),
+            lease: Mutex::default(),
+        })
     }
 
     /// The machine.
@@ -73,7 +87,7 @@ impl Export {
             let Some(lost) = lease.lost() else { return Ok(lease) };
             tracing::warn!(machine = self.machine.name, error = %lost, "the export is begun anew");
         }
-        let lease = Arc::new(Lease::begin(&self.client, &self.machine, control)?);
+        let lease = Arc::new(Lease::begin(&self.client, &self.machine, self.snapshot.as_deref(), control)?);
         *known = Arc::downgrade(&lease);
         Ok(lease)
     }
@@ -92,6 +106,13 @@ pub(crate) fn identity(machine: &Machine, disk: &VmDisk) -> String {
         disk.capacity_bytes.to_string(),
     ]
     .join("|")
+}
+
+/// The same of a disk as a snapshot holds it: what is written to it since makes it no other one.
+pub(crate) fn identity_as_of(machine: &Machine, disk: &VmDisk, snapshot: Option<&str>) -> String {
+    let Some(snapshot) = snapshot else { return identity(machine, disk) };
+    let then = VmDisk { content_id: None, change_id: None, ..disk.clone() };
+    format!("{}|as of {snapshot}", identity(machine, &then))
 }
 
 /// Asks the server whether a disk of a machine that is off is still what it was.
@@ -137,7 +158,7 @@ impl Remote for ExportedDisk {
     }
 
     fn identity(&self) -> String {
-        identity(&self.export.machine, &self.disk)
+        identity_as_of(&self.export.machine, &self.disk, self.export.snapshot.as_deref())
     }
 
     fn reader(&self, control: &Control) -> Result<Box<dyn Reader>> {
@@ -146,6 +167,10 @@ impl Remote for ExportedDisk {
 
     fn check_unchanged(&self, control: &Control) -> Result<()> {
         control.ended()?;
+        if self.export.snapshot.is_some() {
+            // What a snapshot holds does not change.
+            return Ok(());
+        }
         check_unchanged(&self.export.client, &self.export.machine, &self.disk, &Remote::name(self))
     }
 

@@ -6,8 +6,8 @@
 //!        └─────────────┴─────▶ error       the server gave it up, or was not told of progress for too long
 //! ```
 //!
-//! While it lives, the server changes nothing of the machine and lets nobody start it. So it ends with its last user, in `drop`, and is told
-//! so though the work was ended. What is not here: what is done with what it offers.
+//! While it lives, the server changes nothing of the machine, removes none of its snapshots and lets nobody start it. So it ends with its last
+//! user, in `drop`, and is told so though the work was ended. What is not here: what is done with what it offers.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -27,9 +27,18 @@ use crate::vsphere::machine::Machine;
 use crate::vsphere::property::{self, Wanted};
 use crate::vsphere::soap::{self, Call, Failure, MoRef};
 
+/// What a server says while somebody else exports the machine, or does something else with it.
+const BUSY: &str = "TaskInProgress";
+/// What one says that does not export a machine as it stands.
+const NOT_SO: [&str; 2] = ["InvalidPowerState", "InvalidState"];
+
 const LEASE: Wanted = Wanted { kind: "HttpNfcLease", paths: &["state", "error", "info"] };
 /// A server takes longer for large machines, and for busy hosts.
 const READY_WITHIN: Duration = Duration::from_secs(600);
+/// The one of a worker that was killed is ended by the server within minutes, as long as it lives without a word.
+const LEFT_WITHIN: Duration = Duration::from_secs(360);
+/// How often it is asked whether that has happened.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 /// Between two looks at whether it is ready.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long one lives without a word, where the server does not say.
@@ -84,15 +93,22 @@ struct Seen {
 }
 
 impl Lease {
-    /// Has a machine be exported, and waits until that may begin.
-    pub(crate) fn begin(client: &Client, machine: &Machine, control: &Control) -> Result<Lease> {
+    /// Has a machine be exported, as it is or as of a snapshot, and waits until that may begin.
+    pub(crate) fn begin(
+        client: &Client,
+        machine: &Machine,
+        snapshot: Option<&str>,
+        control: &Control,
+    ) -> Result<Lease> {
         control.ended()?;
-        let vm = MoRef::new("VirtualMachine", &machine.moref);
+        let (method, whole) = match snapshot {
+            Some(snapshot) => ("ExportSnapshot", MoRef::new("VirtualMachineSnapshot", snapshot)),
+            None => ("ExportVm", MoRef::new("VirtualMachine", &machine.moref)),
+        };
         let what = format!("cannot export {}", machine.name);
-        let call = Call::changes("ExportVm", &vm, Vec::new());
-        let object = client
-            .call(&call, soap::returned_object)
-            .map_err(|failure| refused(failure::told(&what, failure)))?;
+        let call = Call::changes(method, &whole, Vec::new());
+        let object =
+            once_free(client, &call, control)?.map_err(|failure| refused(&what, failure, snapshot))?;
         // From here on it is ended, whatever happens.
         let mut lease = Lease {
             client: client.clone(),
@@ -102,7 +118,7 @@ impl Lease {
             shared: Arc::default(),
             _keeper: None,
         };
-        let seen = lease.await_ready(&what, control)?;
+        let seen = lease.await_ready(&what, snapshot, control)?;
         lease.shared = Arc::new(Shared {
             done: seen.devices.iter().map(|_| AtomicU64::new(0)).collect(),
             total: machine.disks.iter().fold(0, |sum: u64, disk| sum.saturating_add(disk.capacity_bytes)),
@@ -115,7 +131,7 @@ impl Lease {
         Ok(lease)
     }
 
-    fn await_ready(&self, what: &str, control: &Control) -> Result<Seen> {
+    fn await_ready(&self, what: &str, snapshot: Option<&str>, control: &Control) -> Result<Seen> {
         let begun = Instant::now();
         loop {
             control.ended()?;
@@ -125,7 +141,7 @@ impl Lease {
                 "initializing" => {}
                 _ => {
                     return Err(match seen.fault {
-                        Some(fault) => failure::told(what, Failure::Fault(Box::new(fault))),
+                        Some(fault) => refused(what, Failure::Fault(Box::new(fault)), snapshot),
                         None => {
                             Error::new(Kind::Network, format!("{what}: the server ended it before it began"))
                                 .advice("see in the server's own events why")
@@ -265,10 +281,35 @@ impl Drop for Lease {
     }
 }
 
-/// What a server does not do for this account or this machine may come another way.
-fn refused(error: Error) -> Error {
-    let is_of_the_way =
-        matches!(error.kind(), Kind::Auth | Kind::Unsupported) && error.details().rule.is_none();
+/// Asks for a lease until nobody else has one of the machine; what it was refused with otherwise.
+fn once_free(client: &Client, call: &Call, control: &Control) -> Result<Result<MoRef, Failure>> {
+    let begun = Instant::now();
+    let mut waits = None;
+    loop {
+        match client.call(call, soap::returned_object) {
+            Err(Failure::Fault(fault)) if fault.kind == BUSY && begun.elapsed() < LEFT_WITHIN => {
+                // Nobody is to take whoever waits for its bytes for hanging.
+                if waits.replace(control.stand_still()).is_none() {
+                    tracing::warn!("another task works on the machine: its end is waited for");
+                }
+            }
+            answered => return Ok(answered),
+        }
+        let asked = Instant::now();
+        while asked.elapsed() < ASK_EVERY {
+            control.ended()?;
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+}
+
+/// What a server does not do for this account or this machine may come another way; of a snapshot also what it does not do while the machine runs.
+fn refused(what: &str, failure: Failure, snapshot: Option<&str>) -> Error {
+    let is_for_its_state = snapshot.is_some()
+        && matches!(&failure, Failure::Fault(fault) if NOT_SO.contains(&fault.kind.as_str()));
+    let error = failure::told(what, failure);
+    let is_of_the_way = is_for_its_state
+        || (matches!(error.kind(), Kind::Auth | Kind::Unsupported) && error.details().rule.is_none());
     if is_of_the_way { error.rule(TRANSPORT_RULE) } else { error }
 }
 

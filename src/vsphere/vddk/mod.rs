@@ -22,7 +22,7 @@ use super::Client;
 use super::devices::VmDisk;
 use super::inventory::Power;
 use super::machine::Machine;
-use super::nfc::{check_unchanged, identity};
+use super::nfc::{check_unchanged, identity_as_of};
 use crate::disk::{Control, HOSTED_SOCKET, Host, Hosted, Range, Reader, Remote, Room};
 use crate::model::error::{Disposition, Error, Kind, Result};
 use crate::model::transports::TRANSPORT_RULE;
@@ -101,8 +101,7 @@ impl Remote for VddkDisk {
     }
 
     fn identity(&self) -> String {
-        let snapshot = self.0.snapshot.as_deref().unwrap_or_default();
-        format!("vddk {}; {snapshot}", identity(&self.0.machine, &self.0.disk))
+        format!("vddk {}", identity_as_of(&self.0.machine, &self.0.disk, self.0.snapshot.as_deref()))
     }
 
     fn reader(&self, control: &Control) -> Result<Box<dyn Reader>> {

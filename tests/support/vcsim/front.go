@@ -153,6 +153,10 @@ func (f *Front) call(w *answer, r *http.Request, entry *Entry) {
 	if err == nil && f.alive(r) && f.refuses(w, method) {
 		return
 	}
+	if err == nil && f.alive(r) && blocked[method.Name] && f.leases.holds(method.This) {
+		busy(w)
+		return
+	}
 	if err == nil && r.Method == http.MethodPost {
 		switch asked := method.Body.(type) {
 		case *types.QueryChangedDiskAreas:

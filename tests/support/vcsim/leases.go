@@ -43,12 +43,17 @@ type Leases struct {
 type Lease struct {
 	mo.HttpNfcLease
 
-	disks    map[string]*types.VirtualDisk
+	disks map[string]*types.VirtualDisk
+	// As of when they are sent; none: as they are.
+	snapshot *types.ManagedObjectReference
 	sent     map[string]types.HttpNfcLeaseManifestEntry
 	keys     map[string]string
 	told     time.Time
 	finished bool
 }
+
+// While a machine is exported nobody does any of these to it.
+var blocked = map[string]bool{"CreateSnapshot_Task": true, "RemoveSnapshot_Task": true}
 
 // export answers ExportVm: for a machine that is off and is not being exported.
 func (f *Front) export(w *answer, vm types.ManagedObjectReference, address string) {
@@ -61,20 +66,71 @@ func (f *Front) export(w *answer, vm types.ManagedObjectReference, address strin
 		fault(w, "InvalidPowerState", "<requestedState>poweredOff</requestedState><existingState>poweredOn</existingState>")
 		return
 	}
+	f.lease(w, "ExportVm", vm, nil, machine.Config.Hardware.Device, address)
+}
+
+// exportSnapshot answers ExportSnapshot: whether the machine runs is no matter.
+func (f *Front) exportSnapshot(w *answer, asked types.ManagedObjectReference, address string) {
+	snapshot, known := simulator.Map.Get(asked).(*simulator.VirtualMachineSnapshot)
+	if !known {
+		fault(w, "ManagedObjectNotFound", fmt.Sprintf(`<obj type="%s">%s</obj>`, asked.Type, asked.Value))
+		return
+	}
+	f.lease(w, "ExportSnapshot", snapshot.Vm, &asked, snapshot.Config.Hardware.Device, address)
+}
+
+// holds says whether this machine, or that of this snapshot, is being exported.
+func (l *Leases) holds(reference types.ManagedObjectReference) bool {
+	if snapshot, ok := simulator.Map.Get(reference).(*simulator.VirtualMachineSnapshot); ok {
+		reference = snapshot.Vm
+	}
+	l.lock.Lock()
+	defer l.lock.Unlock()
+	return l.holding(reference)
+}
+
+func (l *Leases) holding(vm types.ManagedObjectReference) bool {
+	for _, lease := range l.known {
+		if lease.Info.Entity == vm && !lease.finished {
+			return true
+		}
+	}
+	return false
+}
+
+// count tells how many are under way.
+func (l *Leases) count() int {
+	l.lock.Lock()
+	defer l.lock.Unlock()
+	number := 0
+	for _, lease := range l.known {
+		if !lease.finished {
+			number++
+		}
+	}
+	return number
+}
+
+func busy(w *answer) {
+	fault(w, "TaskInProgress", `<task type="Task">task-1</task>`)
+}
+
+// lease begins one of these disks.
+func (f *Front) lease(
+	w *answer, call string, vm types.ManagedObjectReference, snapshot *types.ManagedObjectReference, hardware []types.BaseVirtualDevice, address string,
+) {
 	leases := &f.leases
 	leases.lock.Lock()
 	defer leases.lock.Unlock()
-	for _, lease := range leases.known {
-		if lease.Info.Entity == vm && !lease.finished {
-			fault(w, "TaskInProgress", `<task type="Task">task-1</task>`)
-			return
-		}
+	if leases.holding(vm) {
+		busy(w)
+		return
 	}
 	leases.number++
 	id := fmt.Sprintf("session[52]%d", leases.number)
 	lease := &Lease{
 		disks: map[string]*types.VirtualDisk{}, keys: map[string]string{}, told: time.Now(),
-		sent: map[string]types.HttpNfcLeaseManifestEntry{},
+		sent: map[string]types.HttpNfcLeaseManifestEntry{}, snapshot: snapshot,
 	}
 	lease.Self = types.ManagedObjectReference{Type: "HttpNfcLease", Value: id}
 	lease.State = types.HttpNfcLeaseStateInitializing
@@ -89,7 +145,7 @@ func (f *Front) export(w *answer, vm types.ManagedObjectReference, address strin
 		thumbprint = strings.ToUpper(strings.TrimSuffix(fmt.Sprintf("% x", digest[:]), " "))
 		thumbprint = strings.ReplaceAll(thumbprint, " ", ":")
 	}
-	devices := object.VirtualDeviceList(machine.Config.Hardware.Device)
+	devices := object.VirtualDeviceList(hardware)
 	for _, device := range devices {
 		disk, ok := device.(*types.VirtualDisk)
 		if !ok {
@@ -114,7 +170,7 @@ func (f *Front) export(w *answer, vm types.ManagedObjectReference, address strin
 	leases.known[id] = lease
 	simulator.Map.Put(lease)
 	go leases.live(lease)
-	respond(w, "ExportVm", `<returnval type="HttpNfcLease">`+id+`</returnval>`)
+	respond(w, call, `<returnval type="HttpNfcLease">`+id+`</returnval>`)
 }
 
 // live makes a lease be ready after a moment, and ends it when it was not heard of for too long.
@@ -147,6 +203,8 @@ func (f *Front) leased(w *answer, r *http.Request, asked interface{}) bool {
 	switch asked := asked.(type) {
 	case *types.ExportVm:
 		f.export(w, asked.This, r.Host)
+	case *types.ExportSnapshot:
+		f.exportSnapshot(w, asked.This, r.Host)
 	case *types.CreateDescriptor:
 		f.envelop(w, asked)
 	case *types.HttpNfcLeaseProgress:
@@ -213,7 +271,7 @@ func (f *Front) stream(w *answer, r *http.Request) {
 		w.WriteHeader(http.StatusNotFound)
 		return
 	}
-	bytes, err := f.estate.life.open(lease.Info.Entity, disk.Key, nil)
+	bytes, err := f.estate.life.open(lease.Info.Entity, disk.Key, lease.snapshot)
 	if err != nil {
 		w.WriteHeader(http.StatusNotFound)
 		return
@@ -225,7 +283,11 @@ func (f *Front) stream(w *answer, r *http.Request) {
 		sent.kind, sent.limit = due.Kind, due.After
 	}
 	if f.leases.before {
-		err = sentBefore(sent, lease.Info.Entity.Value+"-"+name, bytes, disk.CapacityInKB*1024)
+		packed := lease.Info.Entity.Value + "-" + name
+		if lease.snapshot != nil {
+			packed = lease.snapshot.Value + "-" + packed
+		}
+		err = sentBefore(sent, packed, bytes, disk.CapacityInKB*1024)
 	} else {
 		err = streamed(sent, bytes, disk.CapacityInKB*1024)
 	}

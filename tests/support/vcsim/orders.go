@@ -19,6 +19,8 @@ type Order struct {
 	Forget bool `json:"forget"`
 	// How many sessions there are: only to be told.
 	Sessions bool `json:"sessions"`
+	// How many exports are under way: only to be told.
+	Leases bool `json:"leases"`
 	// The privileges that the account has not; none is lacked when the list is empty.
 	Lacks *[]string `json:"lacks"`
 	// Another certificate.
@@ -76,6 +78,8 @@ func obey(orders *bufio.Reader, front *Front, certificates *Authority) {
 				front.forgetAll()
 			case order.Sessions:
 				answer = strconv.Itoa(front.count())
+			case order.Leases:
+				answer = strconv.Itoa(front.leases.count())
 			case order.Lacks != nil:
 				front.lack(*order.Lacks)
 			case order.Certificate != "":

@@ -14,6 +14,7 @@ var needed = map[string]string{
 	"RemoveSnapshot_Task":            "VirtualMachine.State.RemoveSnapshot",
 	"ReconfigVM_Task":                "VirtualMachine.Config.ChangeTracking",
 	"ExportVm":                       "VApp.Export",
+	"ExportSnapshot":                 "VApp.Export",
 	"SearchDatastore_Task":           "Datastore.Browse",
 	"SearchDatastoreSubFolders_Task": "Datastore.Browse",
 	"PowerOffVM_Task":                "VirtualMachine.Interact.PowerOff",

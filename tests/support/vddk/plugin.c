@@ -5,7 +5,8 @@
  *
  *     FILE|SERVER|USER|PASSWORD|THUMBPRINT|LOCAL-FILE
  *
- * and, where reading is to take its time, `pace`: microseconds for each request. What is not here: writing, and more than one version.
+ * and, where reading is to take its time, `pace`: microseconds for each request; and where the machine runs, `running`: then a disk is read as of a
+ * snapshot alone. What is not here: writing, and more than one version.
  */
 
 #define NBDKIT_API_VERSION 2
@@ -109,6 +110,11 @@ standin_open (int readonly)
 {
   char path[4096], line[4096];
   const char *local;
+  snprintf (path, sizeof path, "%s/running", libdir);
+  if (access (path, F_OK) == 0 && (!snapshot || strncmp (snapshot, "snapshot-", 9) != 0)) {
+    nbdkit_error ("VixDiskLib_Open: Failed to lock the file");
+    return NULL;
+  }
   snprintf (path, sizeof path, "%s/map", libdir);
   FILE *map = fopen (path, "re");
   if (!map || !readonly) {
