@@ -15,6 +15,7 @@ mod commands;
 mod download;
 mod exports;
 mod folder;
+mod full_disk;
 mod jobs;
 mod links;
 mod power;
