@@ -12,6 +12,7 @@ mod campaign;
 mod client;
 mod clones;
 mod commands;
+mod crowd;
 mod download;
 mod exports;
 mod folder;
