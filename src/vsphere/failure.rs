@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use super::flow::{LEAST_RATE, Late};
 use super::soap::{Failure, Fault};
 use crate::model::error::{Error, Kind};
 use crate::model::remote::LOGIN_RULE;
@@ -25,8 +26,16 @@ pub(super) fn unreached(host: &str, none: NoAnswer) -> Error {
 
 /// Nothing came for so long.
 pub(super) fn silent(host: &str, limit: Duration) -> Error {
-    Error::new(Kind::Network, format!("{host} did not answer for {:.0} s", limit.as_secs_f64().ceil()))
-        .advice("see what keeps it, or the network in between, busy")
+    late(host, Late::Silent, limit)
+}
+
+/// Nothing came for so long, or too little.
+pub(super) fn late(host: &str, late: Late, limit: Duration) -> Error {
+    let why = match late {
+        Late::Silent => format!("{host} did not answer for {:.0} s", limit.as_secs_f64().ceil()),
+        Late::Slow => format!("{host} sends less than {} KiB a second over a connection", LEAST_RATE >> 10),
+    };
+    Error::new(Kind::Network, why).advice("see what keeps it, or the network in between, busy")
 }
 
 /// What comes from a server cannot be kept here, for somebody who has said that it is to be.

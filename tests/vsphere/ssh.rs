@@ -131,13 +131,14 @@ fn a_chain_of_snapshots_is_flattened_over_a_network_that_cuts_and_stalls() {
         Fault::CutAfter(MIB / 2),
         Fault::ResetAfter(2 * MIB),
         Fault::StallAfter(3 * MIB),
+        Fault::DripAfter(3 * MIB),
         Fault::CutAfter(4 * MIB),
         Fault::CutAfter(5 * MIB),
     ]);
     daemon.drop_file("vm.json", manifest(relay.address().port(), &path));
     completed(&daemon);
     is_result(&daemon, "web", &content);
-    assert!(relay.connections() > 7, "{}", relay.connections());
+    assert!(relay.connections() > 8, "{}", relay.connections());
 }
 
 #[test]

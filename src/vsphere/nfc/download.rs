@@ -7,7 +7,6 @@ use hyper::header::COOKIE;
 use hyper::{HeaderMap, Method};
 use sha1::{Digest as _, Sha1};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::lease::Lease;
 use crate::disk::{Control, Sent};
@@ -26,9 +25,10 @@ pub(crate) struct Download {
     wire: Wire,
     said: Said,
     piece: Bytes,
-    limit: Duration,
     digest: Sha1,
     bytes: u64,
+    /// How much of the disk has come.
+    reached: u64,
 }
 
 impl Download {
@@ -56,14 +56,23 @@ impl Download {
                     .transient()
             }));
         }
-        Ok(Download { lease, number, wire, said, piece: Bytes::new(), limit, digest: Sha1::new(), bytes: 0 })
+        Ok(Download {
+            lease,
+            number,
+            wire,
+            said,
+            piece: Bytes::new(),
+            digest: Sha1::new(),
+            bytes: 0,
+            reached: 0,
+        })
     }
 }
 
 impl Sent for Download {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         if self.piece.is_empty() {
-            let next = self.wire.next(&mut self.said, self.limit);
+            let next = self.wire.next(&mut self.said);
             // That nothing more comes is told better by who ended it.
             let next = next.map_err(|error| match (error.kind(), self.lease.lost()) {
                 (Kind::Network, Some(lost)) => lost,
@@ -80,6 +89,9 @@ impl Sent for Download {
     }
 
     fn reached(&mut self, bytes: u64, _: u64) {
+        // A few bytes stand for much that is empty, and that takes the host its time.
+        self.wire.gets_on(bytes.saturating_sub(self.reached));
+        self.reached = self.reached.max(bytes);
         self.lease.reached(self.number, bytes);
     }
 
