@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn a_byte_now_and_then_keeps_nothing_alive_and_the_least_rate_does_for_ever() {
         assert_eq!(given_up_after(1), Some(61));
-        assert_eq!(given_up_after(LEAST_RATE / 2), Some(120));
+        assert_eq!(given_up_after(LEAST_RATE / 2), Some(119));
         assert_eq!(given_up_after(LEAST_RATE), None);
     }
 

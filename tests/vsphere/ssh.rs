@@ -248,6 +248,18 @@ fn what_cannot_be_read_over_ssh_is_told_with_its_kind_and_what_to_do() {
 }
 
 #[test]
+fn a_host_that_sends_a_byte_now_and_then_is_given_up() {
+    let daemon = prepared("vc_connection_max_retries: 0\nvc_connection_timeout_s: 3\n");
+    let esxi = Esxi::start();
+    store(&daemon, &esxi.credential(&[esxi.port()], "key"));
+    let path = esxi.machine("web", &content(&daemon, 1));
+    esxi.drips();
+    let (code, told) = refused(&daemon, &format!("esxi://esx:{}{path}", esxi.port()));
+    assert_eq!((code, &told["kind"]), (Some(1), &json!("network")), "{told}");
+    assert!(told["error"].as_str().unwrap().contains("sends less than 4 KiB a second"), "{told}");
+}
+
+#[test]
 fn commands_take_a_vm_by_its_file_on_a_host() {
     let daemon = prepared("");
     let esxi = Esxi::start();
