@@ -374,7 +374,7 @@ impl Channel {
             return Err(too_long());
         }
         let mut bytes = Vec::with_capacity(length.unwrap_or(0));
-        while let Some(piece) = wire.next(&mut said, limit)? {
+        while let Some(piece) = wire.next(&mut said)? {
             if bytes.len() + piece.len() > MOST_BYTES {
                 return Err(too_long());
             }

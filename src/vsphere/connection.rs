@@ -34,13 +34,12 @@ pub struct Response<'c> {
     pub body: Body<'c>,
 }
 
-/// What an answer holds, as it comes. An end that came too early is an error, and so is a silence that takes too long.
+/// What an answer holds, as it comes. An end that came too early is an error, and so is a silence that takes too long, or a trickle.
 #[derive(Debug)]
 pub struct Body<'c> {
     connection: &'c mut Connection,
     said: Said,
     piece: Bytes,
-    limit: Duration,
 }
 
 impl Connection {
@@ -62,7 +61,7 @@ impl Connection {
             said = self.ask(path_and_query, range.as_deref(), cookie, limit)?;
         }
         let (status, headers) = (said.status, said.headers.clone());
-        Ok(Response { status, headers, body: Body { connection: self, said, piece: Bytes::new(), limit } })
+        Ok(Response { status, headers, body: Body { connection: self, said, piece: Bytes::new() } })
     }
 
     fn ask(
@@ -101,7 +100,7 @@ impl Body<'_> {
     /// Takes all that is still to come into a buffer, and tells each part as it comes.
     pub(super) fn fill(&mut self, buffer: &mut [u8], came: &mut dyn FnMut(usize)) -> Result<Filled> {
         let Some(wire) = &mut self.connection.wire else { return Ok(Filled::Ended(0)) };
-        let filled = wire.fill(&mut self.said, buffer, self.limit, came);
+        let filled = wire.fill(&mut self.said, buffer, came);
         if filled.is_err() {
             self.connection.wire = None;
         }
@@ -111,7 +110,7 @@ impl Body<'_> {
     /// The next piece; none at the end.
     pub(super) fn next(&mut self) -> Result<Option<Bytes>> {
         let Some(wire) = &mut self.connection.wire else { return Ok(None) };
-        let next = wire.next(&mut self.said, self.limit);
+        let next = wire.next(&mut self.said);
         if next.is_err() {
             self.connection.wire = None;
         }

@@ -2,8 +2,11 @@
 //!
 //! What may be better a moment later is told apart from what stays as it is (see [`crate::model::error::Disposition`]): that is what decides about trying again.
 
+use std::io;
+use std::path::Path;
 use std::time::Duration;
 
+use super::flow::{LEAST_RATE, Late};
 use super::soap::{Failure, Fault};
 use crate::model::error::{Error, Kind};
 use crate::model::remote::LOGIN_RULE;
@@ -23,8 +26,26 @@ pub(super) fn unreached(host: &str, none: NoAnswer) -> Error {
 
 /// Nothing came for so long.
 pub(super) fn silent(host: &str, limit: Duration) -> Error {
-    Error::new(Kind::Network, format!("{host} did not answer for {:.0} s", limit.as_secs_f64().ceil()))
-        .advice("see what keeps it, or the network in between, busy")
+    late(host, Late::Silent, limit)
+}
+
+/// Nothing came for so long, or too little.
+pub(super) fn late(host: &str, late: Late, limit: Duration) -> Error {
+    let why = match late {
+        Late::Silent => format!("{host} did not answer for {:.0} s", limit.as_secs_f64().ceil()),
+        Late::Slow => format!("{host} sends less than {} KiB a second over a connection", LEAST_RATE >> 10),
+    };
+    Error::new(Kind::Network, why).advice("see what keeps it, or the network in between, busy")
+}
+
+/// What comes from a server cannot be kept here, for somebody who has said that it is to be.
+pub(super) fn not_kept(what: &str, path: &Path, error: &io::Error) -> Error {
+    let failed = Error::io(Kind::Output, what, path, error).output(path);
+    match failed.kind() {
+        Kind::DiskSpace => failed
+            .advice("free some space there, then give the same command again: it goes on from what is there"),
+        _ => failed.advice("see whether the directory can be written to, and what else works in it"),
+    }
 }
 
 fn untrusted(whom: &Untrusted) -> Error {

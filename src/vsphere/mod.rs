@@ -18,6 +18,7 @@ pub mod endpoint;
 pub mod export;
 pub mod facts;
 mod failure;
+mod flow;
 pub mod folder;
 pub mod giving_way;
 pub mod inventory;

@@ -183,7 +183,7 @@ fn ask(
     let mut said = wire.ask(method, target, headers, body, limit)?;
     let status = said.status;
     let mut bytes = Vec::new();
-    while let Some(piece) = wire.next(&mut said, limit)? {
+    while let Some(piece) = wire.next(&mut said)? {
         if bytes.len() + piece.len() > MOST_BYTES {
             return Err(soap::odd(client.host(), &format!("more than {} MiB", MOST_BYTES >> 20)));
         }

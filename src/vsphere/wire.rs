@@ -2,11 +2,11 @@
 //!
 //! The caller's thread drives the connection itself, so that a piece of an answer goes through no second thread. While the work stands still,
 //! because the network is down for one, time stands still too: nothing is given up, and nobody asks anew. When it goes on, a connection that
-//! says nothing has little time: after an outage its other end may try again only after minutes, or be gone. What is not here: what is asked,
-//! sessions, and trying again.
+//! says nothing has little time: after an outage its other end may try again only after minutes, or be gone. The head of an answer has one
+//! limit, however its bytes come. What is not here: how long a body is waited for ([`super::flow`]), what is asked, sessions, and trying again.
 
 use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::body::Bytes;
 use hyper::{HeaderMap, Method};
@@ -15,15 +15,13 @@ use tokio::time::{sleep, timeout};
 
 use super::endpoint::Endpoint;
 use super::failure;
+use super::flow::{AFTER_A_REST, Flow};
 use crate::disk::Control;
 use crate::model::error::{Error, Result};
 use crate::web::{Kept, NoAnswer, Said, Tls};
 
 /// So often it is looked whether the work was ended meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-
-/// So long a connection may say nothing that the work has stood still over; what is asked over it is better asked anew.
-const AFTER_A_REST: Duration = Duration::from_secs(5);
 
 /// What came of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +40,8 @@ pub(super) struct Wire {
     control: Control,
     runtime: Runtime,
     after_a_rest: Duration,
+    /// How the answer comes that was asked for last.
+    flow: Flow,
 }
 
 impl Wire {
@@ -52,13 +52,15 @@ impl Wire {
             .build()
             .map_err(|error| Error::internal(format!("cannot prepare for waiting: {error}")))?;
         let opened = Kept::open(endpoint.address(), tls);
-        let kept = wait(&runtime, control, (limit, AFTER_A_REST), &endpoint.host, opened)?;
+        let mut flow = Flow::new(limit, AFTER_A_REST);
+        let kept = wait(&runtime, control, &mut flow, &endpoint.host, opened)?;
         Ok(Wire {
             kept,
             host: endpoint.host.clone(),
             control: control.clone(),
             runtime,
             after_a_rest: AFTER_A_REST,
+            flow,
         })
     }
 
@@ -68,7 +70,7 @@ impl Wire {
         self
     }
 
-    /// Asks, and waits so long until an answer begins.
+    /// Asks, and waits so long until an answer begins; what follows of it may be silent so long.
     pub(super) fn ask(
         &mut self,
         method: Method,
@@ -77,14 +79,26 @@ impl Wire {
         body: String,
         limit: Duration,
     ) -> Result<Said> {
-        let limits = (limit, self.after_a_rest);
         let asked = self.kept.ask(method, target, headers, body);
-        wait(&self.runtime, &self.control, limits, &self.host, asked)
+        let mut head = Flow::new(limit, self.after_a_rest);
+        let said = wait(&self.runtime, &self.control, &mut head, &self.host, asked)?;
+        self.flow = Flow::new(limit, self.after_a_rest);
+        Ok(said)
     }
 
     /// The next piece of an answer; none at its end.
-    pub(super) fn next(&mut self, said: &mut Said, limit: Duration) -> Result<Option<Bytes>> {
-        wait(&self.runtime, &self.control, (limit, self.after_a_rest), &self.host, said.next())
+    pub(super) fn next(&mut self, said: &mut Said) -> Result<Option<Bytes>> {
+        let next = wait(&self.runtime, &self.control, &mut self.flow, &self.host, said.next())?;
+        if let Some(bytes) = &next {
+            let came = self.flow.came(bytes.len() as u64);
+            came.map_err(|late| failure::late(&self.host, late, self.flow.limit()))?;
+        }
+        Ok(next)
+    }
+
+    /// What is asked for gets on by so many bytes, however few it takes to say so.
+    pub(super) fn gets_on(&mut self, bytes: u64) {
+        self.flow.earn(bytes);
     }
 
     /// Takes all of an answer into a buffer, and tells each part as it comes. What came already is waited for once: an answer of many pieces costs no timer for each.
@@ -92,13 +106,15 @@ impl Wire {
         &mut self,
         said: &mut Said,
         buffer: &mut [u8],
-        limit: Duration,
         came: &mut dyn FnMut(usize),
     ) -> Result<Filled> {
-        let (host, control, limits) = (&self.host, &self.control, (limit, self.after_a_rest));
+        let (host, control, flow) = (&self.host, &self.control, &mut self.flow);
+        let limit = flow.limit();
+        let late = |late| failure::late(host, late, limit);
+        flow.waits();
         self.runtime.block_on(async {
             let mut look = pin!(sleep(LOOK_EVERY));
-            let (mut done, mut left) = (0, Left::of(limits));
+            let mut done = 0;
             control.ended()?;
             loop {
                 let mut next = pin!(said.next());
@@ -109,15 +125,15 @@ impl Wire {
                         () = &mut look => {}
                     }
                     control.ended()?;
-                    left.look(control, host)?;
+                    flow.look(control).map_err(late)?;
                     look.set(sleep(LOOK_EVERY));
                 };
                 let Some(bytes) = next else { return Ok(Filled::Ended(done)) };
                 let Some(room) = buffer.get_mut(done..done + bytes.len()) else { return Ok(Filled::TooMuch) };
                 room.copy_from_slice(&bytes);
                 done += bytes.len();
-                left = Left::of(limits);
                 came(bytes.len());
+                flow.came(bytes.len() as u64).map_err(late)?;
             }
         })
     }
@@ -134,49 +150,23 @@ impl Wire {
     }
 }
 
-/// Waits for something, but not longer than this, or than this after the work has stood still; and not once it was ended.
+/// Waits for something as long as it flows, and not once the work was ended.
 fn wait<T>(
     runtime: &Runtime,
     control: &Control,
-    limits: (Duration, Duration),
+    flow: &mut Flow,
     host: &str,
     what: impl Future<Output = Result<T, NoAnswer>>,
 ) -> Result<T> {
-    let mut left = Left::of(limits);
+    flow.waits();
     runtime.block_on(async {
         let mut what = pin!(what);
         loop {
             control.ended()?;
-            if let Ok(done) = timeout(left.left.min(LOOK_EVERY), &mut what).await {
+            if let Ok(done) = timeout(flow.at_most(LOOK_EVERY), &mut what).await {
                 return done.map_err(|none| failure::unreached(host, none));
             }
-            left.look(control, host)?;
+            flow.look(control).map_err(|late| failure::late(host, late, flow.limit()))?;
         }
     })
-}
-
-/// How long is still waited.
-struct Left {
-    limit: Duration,
-    after_a_rest: Duration,
-    left: Duration,
-    looked: Instant,
-}
-
-impl Left {
-    fn of((limit, after_a_rest): (Duration, Duration)) -> Left {
-        Left { limit, after_a_rest, left: limit, looked: Instant::now() }
-    }
-
-    /// Takes off what has passed since it was looked at last; an error once nothing is left.
-    fn look(&mut self, control: &Control, host: &str) -> Result<()> {
-        let passed = self.looked.elapsed();
-        self.looked = Instant::now();
-        if control.is_paused() {
-            self.left = self.left.min(self.after_a_rest);
-            return Ok(());
-        }
-        self.left = self.left.saturating_sub(passed);
-        if self.left.is_zero() { Err(failure::silent(host, self.limit)) } else { Ok(()) }
-    }
 }

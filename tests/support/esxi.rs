@@ -79,6 +79,14 @@ impl Esxi {
         esxi
     }
 
+    /// From now on files come a byte a second.
+    pub fn drips(&self) {
+        let dd = self.at.path().join("root/bin/dd");
+        fs::remove_file(&dd).unwrap();
+        fs::write(&dd, "#!/bin/sh\nwhile echo -n x; do busybox sleep 1; done\n").unwrap();
+        fs::set_permissions(&dd, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
     /// The server and everybody who is logged in are gone at once.
     pub fn kill(&mut self) {
         if let Some(mut server) = self.server.take() {

@@ -1,4 +1,4 @@
-//! A network that fails: a relay of TCP connections that cuts, resets, stalls and slows them as a test says.
+//! A network that fails: a relay of TCP connections that cuts, resets, stalls and slows them, to a byte now and then, as a test says.
 //!
 //! It knows nothing of what passes through; what goes wrong in HTTP itself is ordered of the server (`Vcenter::fault`).
 
@@ -19,6 +19,8 @@ pub enum Fault {
     ResetAfter(u64),
     /// Nothing passes any more after the server has sent this many bytes; it stays open.
     StallAfter(u64),
+    /// A byte now and then after the server has sent this many bytes.
+    DripAfter(u64),
     /// So many bytes a second, at most.
     Slow(u64),
     /// It is closed before anything has passed.
@@ -138,6 +140,7 @@ fn pump(
             Some(Fault::CutAfter(limit) | Fault::ResetAfter(limit) | Fault::StallAfter(limit)) => {
                 limit - sent
             }
+            Some(Fault::DripAfter(limit)) => limit.saturating_sub(sent).max(1),
             Some(Fault::Slow(rate)) => (rate / 20).max(1),
             Some(Fault::Refuse) | None => u64::MAX,
         };
@@ -151,8 +154,12 @@ fn pump(
         }
         sent += read as u64;
         passed.fetch_add(read as u64, Ordering::SeqCst);
-        if matches!(fault, Some(Fault::Slow(_))) {
-            std::thread::sleep(Duration::from_millis(50));
+        match fault {
+            Some(Fault::Slow(_)) => std::thread::sleep(Duration::from_millis(50)),
+            Some(Fault::DripAfter(limit)) if sent > limit => {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            _ => {}
         }
     }
     match fault {

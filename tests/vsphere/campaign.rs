@@ -47,6 +47,9 @@ fn source(site: &Site, address: &str) -> SourceDisk {
     site.source_at(address, &Control::new()).unwrap()
 }
 
+/// So long is waited for somebody who says nothing, and twice as long for somebody who says too little.
+const HASTY: Duration = Duration::from_secs(1);
+
 /// Nobody is logged in any more.
 #[track_caller]
 fn are_left(site: &Site, case: &str) {
@@ -57,7 +60,11 @@ fn are_left(site: &Site, case: &str) {
 /// Answers with this fault at random points; gives what the transfers ended with.
 fn answers(fault: &Value, dice: &mut Dice) -> Vec<Result<()>> {
     let site = small();
-    let source = source(&site, &site.vcenter.address());
+    let drips = fault["kind"].as_str().unwrap().starts_with("dripping");
+    let source = match drips {
+        true => site.source_within(&site.vcenter.address(), HASTY).unwrap(),
+        false => source(&site, &site.vcenter.address()),
+    };
     let one = |_| {
         site.begin_anew();
         let mut fault = fault.clone();
@@ -92,6 +99,8 @@ fn answers_that_go_wrong_anywhere_arrive_whole_or_are_told() {
             ("short", json!({})),
             ("stalled", json!({})),
             ("silent", json!({})),
+            ("dripping", json!({})),
+            ("dripping-head", json!({})),
             ("forget", json!({})),
             ("slow", json!({ "rate": 2 * MIB })),
             ("status", json!({ "status": 503 })),
@@ -152,6 +161,7 @@ fn connections_that_fail_anywhere_change_nothing() {
         scope.spawn(of(Fault::CutAfter));
         scope.spawn(of(Fault::ResetAfter));
         scope.spawn(of(Fault::StallAfter));
+        scope.spawn(of(Fault::DripAfter));
         scope.spawn(of(|_| Fault::Refuse));
     });
 }

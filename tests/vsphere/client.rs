@@ -156,20 +156,50 @@ fn nobody_at_home_is_tried_again_and_told_and_an_end_from_outside_ends_the_waiti
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
+/// Somebody who is logged in, waits for nobody who is silent for this long, and tries nothing again.
+fn hasty(vcenter: &Vcenter) -> Client {
+    let endpoint = Endpoint { host: "localhost".to_owned(), port: vcenter.port(), trust: signed(vcenter) };
+    let login = Login { username: USER.to_owned(), password: Secret::made(PASSWORD) };
+    let patience = Patience { max_retries: 0, timeout: HASTY, ..QUICK };
+    Client::connect(&endpoint, &login, &patience, &Control::new()).unwrap()
+}
+
+const HASTY: Duration = Duration::from_millis(700);
+
 #[test]
-fn a_server_that_says_nothing_is_given_up_by_its_time_limit() {
+fn a_server_that_says_nothing_or_a_byte_now_and_then_is_given_up_by_its_time_limit() {
     let vcenter = Vcenter::start(Options::vcenter());
-    let client = {
-        let endpoint =
-            Endpoint { host: "localhost".to_owned(), port: vcenter.port(), trust: signed(&vcenter) };
-        let login = Login { username: USER.to_owned(), password: Secret::made(PASSWORD) };
-        let patience = Patience { max_retries: 0, timeout: Duration::from_millis(700), ..QUICK };
-        Client::connect(&endpoint, &login, &patience, &Control::new()).unwrap()
-    };
-    vcenter.fault(&json!({ "on": "sdk", "named": "CreateContainerView", "times": 9, "kind": "silent" }));
-    let error = inventory::list(&client, &Filters::default()).unwrap_err();
-    assert!(error.to_string().contains("did not answer"), "{error}");
-    assert_eq!(error.disposition(), Disposition::Transient);
+    let client = hasty(&vcenter);
+    for (kind, told) in [
+        ("silent", "did not answer"),
+        ("dripping-head", "did not answer"),
+        ("dripping", "sends less than 4 KiB a second"),
+    ] {
+        vcenter.fault(&json!({ "on": "sdk", "named": "CreateContainerView", "times": 9, "kind": kind }));
+        let begun = Instant::now();
+        let error = inventory::list(&client, &Filters::default()).unwrap_err();
+        vcenter.calm();
+        assert!(error.to_string().contains(told), "{kind}: {error}");
+        assert_eq!(error.disposition(), Disposition::Transient);
+        assert!(begun.elapsed() < Duration::from_secs(15), "{kind}: {:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn who_reads_slowly_is_not_taken_for_a_server_that_is_slow() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("content"), vec![7; 16 << 20]).unwrap();
+    let machine = json!({ "name": "web", "disks": [disk(&dir.path().join("content"))] });
+    let vcenter = Vcenter::start(Options::vcenter().machine(machine));
+    let mut connection = hasty(&vcenter).open_connection().unwrap();
+    let mut response = connection.get("/folder/web/web-flat.vmdk?dcPath=DC0&dsName=ds1", None).unwrap();
+    let mut piece = vec![0; 1 << 20];
+    for _ in 0..2 {
+        response.body.read_exact(&mut piece).unwrap();
+        std::thread::sleep(3 * HASTY);
+    }
+    let rest = std::io::copy(&mut response.body, &mut std::io::sink()).unwrap();
+    assert_eq!(rest, 14 << 20);
 }
 
 /// What a GET of a range answers: its status, and its bytes or that they did not come.

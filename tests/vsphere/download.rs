@@ -11,7 +11,7 @@ use crate::support::disks;
 use crate::support::vcenter::{Options, PASSWORD, USER, Vcenter, disk};
 
 /// The program, as somebody who may log in.
-fn vsphere(vcenter: &Vcenter, arguments: &[&str]) -> Output {
+pub fn vsphere(vcenter: &Vcenter, arguments: &[&str]) -> Output {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_hyper2kvm"));
     command.args([

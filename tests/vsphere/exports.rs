@@ -213,7 +213,11 @@ fn streams_that_fail_at_random_points_end_whole_or_are_told_and_leave_no_lease()
     let mut dice = crate::campaign::Dice::of("streams");
     for point in 0..10 {
         let kind = ["cut", "truncated", "damaged", "reset"][point % 4];
-        let kind = if point == 9 { "stalled" } else { kind };
+        let kind = match point {
+            8 => "dripping",
+            9 => "stalled",
+            _ => kind,
+        };
         let fault = json!({
             "on": "nfc", "named": "disk-0", "times": 1, "kind": kind, "after": dice.below(2 << 20),
         });

@@ -58,9 +58,12 @@ impl Site {
 
     /// Its disk, over this address.
     pub fn source_at(&self, address: &str, control: &Control) -> Result<SourceDisk> {
-        let client = self.client(address, control);
-        let machine = machine_of(&client);
-        folder::source(&client, &machine, &machine.disks[0], 4)
+        disk_of(&self.client(address, control))
+    }
+
+    /// The same for somebody who waits for nobody who is silent for so long.
+    pub fn source_within(&self, address: &str, timeout: Duration) -> Result<SourceDisk> {
+        disk_of(&connect_within(address, &self.vcenter, &Control::new(), timeout)?)
     }
 
     fn source(&self) -> SourceDisk {
@@ -109,7 +112,16 @@ impl Site {
     }
 }
 
+fn disk_of(client: &Client) -> Result<SourceDisk> {
+    let machine = machine_of(client);
+    folder::source(client, &machine, &machine.disks[0], 4)
+}
+
 pub(super) fn connect(address: &str, vcenter: &Vcenter, control: &Control) -> Result<Client> {
+    connect_within(address, vcenter, control, Duration::from_secs(2))
+}
+
+fn connect_within(address: &str, vcenter: &Vcenter, control: &Control, timeout: Duration) -> Result<Client> {
     let (host, port) = address.rsplit_once(':').unwrap();
     let endpoint = Endpoint {
         host: host.to_owned(),
@@ -121,7 +133,7 @@ pub(super) fn connect(address: &str, vcenter: &Vcenter, control: &Control) -> Re
     let patience = Patience {
         base_backoff: Duration::from_millis(100),
         max_backoff: Duration::from_secs(1),
-        timeout: Duration::from_secs(2),
+        timeout,
         ..Patience::default()
     };
     Client::connect(&endpoint, &login, &patience, control)

@@ -1,5 +1,6 @@
 //! A server that goes away while the network is up, and comes back: its jobs wait, and one at a time tries.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -94,6 +95,26 @@ fn a_server_that_goes_away_is_tried_by_one_job_at_a_time_and_all_go_on_when_it_i
     }
     assert_eq!(daemon.client(&["status"])["servers_away"], json!([]));
     assert!(daemon.log().contains("it is back"), "{}", daemon.log());
+}
+
+#[test]
+fn a_server_that_sends_a_byte_now_and_then_costs_attempts_until_there_are_no_more() {
+    let further = "vc_connection_timeout_s: 1\nretry: {base_delay_s: 0.2, max_delay_s: 1, max_attempts: 2}\n";
+    let (mut daemon, vcenter, _) = site(further);
+    store(&daemon, &vcenter, PASSWORD);
+    vcenter.fault(&json!({ "on": "folder", "named": "-flat", "kind": "dripping", "times": 100_000 }));
+    daemon.start();
+    let port = vcenter.port();
+    daemon.drop_file(
+        "a.yaml",
+        format!("manifest_version: \"1.0\"\nprofile: none\nsource:\n  vsphere: {{credential: vc, port: {port}, vm_name: a}}\n"),
+    );
+    let error = fs::read(daemon.wait_settled("failed", "a.yaml.error.json")).unwrap();
+    let error: Value = serde_json::from_slice(&error).unwrap();
+    assert_eq!((&error["kind"], &error["attempts"]), (&json!("network"), &json!(2)), "{error}");
+    assert!(error["error"].as_str().unwrap().contains("less than 4 KiB a second"), "{error}");
+    assert!(!daemon.state().join("output/a/a/disk-0.qcow2").exists());
+    wait_for("nobody to be logged in", || (vcenter.sessions() == 0).then_some(()));
 }
 
 #[test]

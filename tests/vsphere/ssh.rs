@@ -131,13 +131,14 @@ fn a_chain_of_snapshots_is_flattened_over_a_network_that_cuts_and_stalls() {
         Fault::CutAfter(MIB / 2),
         Fault::ResetAfter(2 * MIB),
         Fault::StallAfter(3 * MIB),
+        Fault::DripAfter(3 * MIB),
         Fault::CutAfter(4 * MIB),
         Fault::CutAfter(5 * MIB),
     ]);
     daemon.drop_file("vm.json", manifest(relay.address().port(), &path));
     completed(&daemon);
     is_result(&daemon, "web", &content);
-    assert!(relay.connections() > 7, "{}", relay.connections());
+    assert!(relay.connections() > 8, "{}", relay.connections());
 }
 
 #[test]
@@ -244,6 +245,18 @@ fn what_cannot_be_read_over_ssh_is_told_with_its_kind_and_what_to_do() {
     esxi.start_again();
     told(&path, "network", 1, "another key");
     assert!(!fs::exists(daemon.scratch().join("out/disk-0.qcow2")).unwrap());
+}
+
+#[test]
+fn a_host_that_sends_a_byte_now_and_then_is_given_up() {
+    let daemon = prepared("vc_connection_max_retries: 0\nvc_connection_timeout_s: 3\n");
+    let esxi = Esxi::start();
+    store(&daemon, &esxi.credential(&[esxi.port()], "key"));
+    let path = esxi.machine("web", &content(&daemon, 1));
+    esxi.drips();
+    let (code, told) = refused(&daemon, &format!("esxi://esx:{}{path}", esxi.port()));
+    assert_eq!((code, &told["kind"]), (Some(1), &json!("network")), "{told}");
+    assert!(told["error"].as_str().unwrap().contains("sends less than 4 KiB a second"), "{told}");
 }
 
 #[test]

@@ -135,6 +135,15 @@ impl Site {
         progress
     }
 
+    /// How many have the disk open, each over a connection of its own.
+    fn readers(&self) -> usize {
+        let disk = self.libdir.join("disk");
+        let ours = self.daemon.processes();
+        let nbdkits = ours.iter().filter(|(_, command)| command.starts_with(NBDKIT));
+        let open = nbdkits.flat_map(|(pid, _)| fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten());
+        open.flatten().filter(|file| fs::read_link(file.path()).is_ok_and(|to| to == disk)).count()
+    }
+
     fn nbdkit(&self) -> Option<u32> {
         let ours = self.daemon.processes();
         ours.iter().find(|(_, command)| command.starts_with(NBDKIT)).map(|(pid, _)| *pid)
@@ -162,6 +171,20 @@ fn a_disk_comes_through_vmwares_library_and_its_password_is_shown_nowhere() {
         assert!(!is_in, "{} holds the password", file.display());
     }
     wait_for("nbdkit to end", || site.nbdkit().is_none().then_some(()));
+}
+
+#[test]
+fn no_more_read_at_a_time_than_there_may_be_connections() {
+    let mut site = Site::new().configured(true);
+    fs::write(site.libdir.join("pace"), "150000").unwrap();
+    site.drop_with(", connections: 3");
+    let mut most = 0;
+    wait_for("the batch to end", || {
+        most = most.max(site.readers());
+        site.daemon.progress("web").filter(|progress| progress["state"] == "completed")
+    });
+    assert_eq!(most, 3);
+    site.is_done();
 }
 
 #[test]

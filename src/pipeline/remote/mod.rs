@@ -38,7 +38,7 @@ use crate::vsphere::folder::AsOf;
 use crate::vsphere::inventory::{self, Filters, Power, VmRef, Wanted};
 use crate::vsphere::machine::{self, Machine};
 use crate::vsphere::nfc::Export;
-use crate::vsphere::vddk::{self, Library, Means};
+use crate::vsphere::vddk::{self, Library, Means, Turns};
 use crate::vsphere::{Client, Patience, facts, folder, snapshot, ssh};
 
 /// A VM that was found.
@@ -60,6 +60,8 @@ pub(super) struct Source {
     /// What VMware's library reads with, if that is there, and whoever opens disks here may start programs.
     library: Result<Library>,
     means: Option<Means>,
+    /// How many read through that at a time, once one does.
+    turns: OnceLock<Arc<Turns>>,
     /// What it is exported through, once one of its disks was opened so.
     export: OnceLock<Arc<Export>>,
     /// Through which shells its disks are read, once one was.
@@ -98,6 +100,7 @@ pub(super) fn ask(
             ways: Ways::only(remote.transport),
             library,
             means: None,
+            turns: OnceLock::new(),
             export: OnceLock::new(),
             shells: OnceLock::from(host),
             key: None,
@@ -119,6 +122,7 @@ pub(super) fn ask(
         ways,
         library,
         means: None,
+        turns: OnceLock::new(),
         export: OnceLock::new(),
         shells: OnceLock::new(),
         key: access.key.clone(),
@@ -267,7 +271,8 @@ impl Source {
         SourceDisk::remote(match self.ways.chosen() {
             VsphereTransport::Nfc => self.export()?.disk(found),
             VsphereTransport::Vddk => {
-                vddk::open(self.client()?, &self.machine, found, snapshot, self.means()?)?
+                let turns = self.turns.get_or_init(|| Turns::of(connections));
+                vddk::open(self.client()?, &self.machine, found, snapshot, self.means()?, turns)?
             }
             VsphereTransport::Ssh => {
                 let place = folder::DatastorePath::parse(&found.path)?;

@@ -25,10 +25,11 @@ use sha2::{Digest as _, Sha256};
 use self::package::{Done, Package};
 use super::client::Client;
 use super::devices::VmDisk;
+use super::failure::not_kept;
 use super::machine::Machine;
 use super::nfc::{Download, Export, Lease, identity};
 use crate::disk::{Control, Sent, follow};
-use crate::model::error::{Disposition, Error, Kind, Result};
+use crate::model::error::{Disposition, Error, Result};
 
 /// In what a machine is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -171,7 +172,10 @@ pub fn export(
                     tracing::warn!(%error, disk = disk.label, "the export of this disk is begun anew in {:.1} s", wait.as_secs_f64());
                     rest(wait, control)?;
                 }
-                None => return Err(error),
+                None => {
+                    package.let_go();
+                    return Err(error);
+                }
             }
         };
         package.keep(done)?;
@@ -258,7 +262,7 @@ struct Keeping {
 
 impl Keeping {
     fn failed(&self, what: &str, error: &std::io::Error) -> Error {
-        Error::io(Kind::Output, what, &self.path, error).output(&self.path)
+        not_kept(what, &self.path, error)
     }
 }
 

@@ -22,6 +22,7 @@ use super::{ExportedFile, Format, Wanted, hex};
 use crate::disk::Control;
 use crate::model::error::{Error, Kind, Result};
 use crate::sys::fs::{atomic_write, rename_noreplace, sync_dir};
+use crate::vsphere::failure::not_kept;
 
 const STATE: &str = "state.json";
 const VERSION: u32 = 1;
@@ -79,7 +80,7 @@ impl Package {
         let work = wanted.directory.join(format!(".{}.{}.partial", wanted.name, wanted.format.name()));
         let failed = |what: &'static str| {
             let work = work.clone();
-            move |error: io::Error| Error::io(Kind::Output, what, &work, &error).output(&work)
+            move |error: io::Error| not_kept(what, &work, &error)
         };
         fs::create_dir_all(&wanted.directory).map_err(failed("make"))?;
         match fs::DirBuilder::new().mode(0o700).create(&work) {
@@ -176,6 +177,13 @@ impl Package {
         };
         let opened = open(&path).and_then(|file| file.set_len(at).map(|()| file));
         opened.map(|file| (file, at)).map_err(|error| self.failed("make", &error))
+    }
+
+    /// What there is of the next disk is of no use to anybody: it takes no more room.
+    pub(super) fn let_go(&self) {
+        if let Err(error) = self.place() {
+            tracing::debug!(%error, "what there is of a disk stays until it is begun anew");
+        }
     }
 
     /// Where in an archive the next file's header is.
@@ -295,7 +303,7 @@ impl Package {
     }
 
     fn failed(&self, what: &str, error: &io::Error) -> Error {
-        Error::io(Kind::Output, what, &self.work, error).output(&self.work)
+        not_kept(what, &self.work, error)
     }
 }
 

@@ -11,7 +11,6 @@
 use std::fs::File as LocalFile;
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -23,6 +22,7 @@ use super::fetch::{File, Files};
 use crate::disk::Control;
 use crate::model::error::{Error, Kind, Result};
 use crate::sys::dir::Dir;
+use crate::vsphere::failure::not_kept;
 
 const PIECE: u64 = 4 << 20;
 /// So much is fetched again at most after a cut.
@@ -61,7 +61,7 @@ pub(crate) fn save(
     told: &(dyn Fn(u64) + Sync),
 ) -> Result<Saved> {
     let (partial, note_name) = (format!("{name}.partial"), format!("{name}.partial.json"));
-    let failed = |what: &str, error: &io::Error| failed_at(what, &dir.path().join(name), error);
+    let failed = |what: &str, error: &io::Error| not_kept(what, &dir.path().join(name), error);
     if dir.entry(name).map_err(|error| failed("look at", &error))?.is_some() {
         return Err(Error::new(
             Kind::Exists,
@@ -197,12 +197,4 @@ fn digest(local: &LocalFile, size: u64, control: &Control) -> Result<String, Tro
         at += part.len() as u64;
     }
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-fn failed_at(what: &str, path: &Path, error: &io::Error) -> Error {
-    let failed = Error::io(Kind::Output, what, path, error).output(path);
-    match failed.kind() {
-        Kind::DiskSpace => failed,
-        _ => failed.advice("see whether the directory can be written to, and what else works in it"),
-    }
 }

@@ -6,7 +6,6 @@ use hyper::body::{Buf as _, Bytes};
 use hyper::header::COOKIE;
 use hyper::{HeaderMap, Method};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::lease::Lease;
 use super::tally::Tally;
@@ -26,8 +25,9 @@ pub(crate) struct Download {
     wire: Wire,
     said: Said,
     piece: Bytes,
-    limit: Duration,
     tally: Tally,
+    /// How much of the disk has come.
+    reached: u64,
 }
 
 impl Download {
@@ -55,14 +55,15 @@ impl Download {
                     .transient()
             }));
         }
-        Ok(Download { lease, number, wire, said, piece: Bytes::new(), limit, tally: Tally::begin()? })
+        let tally = Tally::begin()?;
+        Ok(Download { lease, number, wire, said, piece: Bytes::new(), tally, reached: 0 })
     }
 }
 
 impl Sent for Download {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         if self.piece.is_empty() {
-            let next = self.wire.next(&mut self.said, self.limit);
+            let next = self.wire.next(&mut self.said);
             // That nothing more comes is told better by who ended it.
             let next = next.map_err(|error| match (error.kind(), self.lease.lost()) {
                 (Kind::Network, Some(lost)) => lost,
@@ -79,6 +80,9 @@ impl Sent for Download {
     }
 
     fn reached(&mut self, bytes: u64, _: u64) {
+        // A few bytes stand for much that is empty, and that takes the host its time.
+        self.wire.gets_on(bytes.saturating_sub(self.reached));
+        self.reached = self.reached.max(bytes);
         self.lease.reached(self.number, bytes);
     }
 

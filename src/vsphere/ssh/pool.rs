@@ -62,7 +62,13 @@ impl Pool {
         let mut failures = 0;
         loop {
             let (mut came, mut was_kept) = (false, false);
-            let error = match self.with(control, &mut was_kept, |shell| work(shell, &mut came)) {
+            let worked = self.with(control, &mut was_kept, |shell| {
+                let done = work(shell, &mut came);
+                // What comes too slowly is no getting on.
+                came &= !shell.is_slow();
+                done
+            });
+            let error = match worked {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };

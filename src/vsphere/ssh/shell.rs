@@ -7,13 +7,15 @@
 //!
 //! The token is random, so that nothing that lies in a disk is taken for it. What is not here: what is asked, and asking again.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::account::Account;
 use super::command;
 use crate::disk::Control;
 use crate::model::error::{Error, Kind, Result};
 use crate::sys::process::Conversation;
+use crate::vsphere::failure;
+use crate::vsphere::flow::{AFTER_A_REST, Flow, Late};
 
 /// Who waits looks this often whether its work was ended.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -33,6 +35,8 @@ pub(super) struct Shell {
     timeout: Duration,
     /// Whether the last answer came to its end: then another question may follow.
     is_at_rest: bool,
+    /// Whether it was given up because it came too slowly.
+    is_slow: bool,
 }
 
 /// What came of a question.
@@ -56,8 +60,15 @@ impl Shell {
         getrandom::fill(&mut random)
             .map_err(|error| Error::internal(format!("no random number: {error}")))?;
         let token = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut shell =
-            Shell { conversation, account: account.clone(), token, asked: 0, timeout, is_at_rest: true };
+        let mut shell = Shell {
+            conversation,
+            account: account.clone(),
+            token,
+            asked: 0,
+            timeout,
+            is_at_rest: true,
+            is_slow: false,
+        };
         shell.ask("LC_ALL=C; export LC_ALL", &mut [], &mut 0, control)?;
         Ok(shell)
     }
@@ -65,6 +76,11 @@ impl Shell {
     /// Whether another question may follow.
     pub(super) fn is_at_rest(&self) -> bool {
         self.is_at_rest
+    }
+
+    /// Whether it was given up because an answer came too slowly.
+    pub(super) fn is_slow(&self) -> bool {
+        self.is_slow
     }
 
     /// Has something done and fills the buffer with what that prints. `sure`: so many of its bytes are good, also where the answer breaks off.
@@ -84,18 +100,19 @@ impl Shell {
         }
         let (mut total, mut beyond, mut tail) = (0, Vec::new(), Vec::with_capacity(2 * END_BYTES));
         let mut aside = vec![0; 4096];
-        let mut heard = Instant::now();
+        let mut flow = Flow::new(self.timeout, AFTER_A_REST);
         loop {
-            control.checkpoint()?;
+            control.ended()?;
             let filled = total.min(into.len());
             let room = if filled < into.len() { &mut into[filled..] } else { &mut aside[..] };
             let count = match self.conversation.hear(room, LOOK_EVERY) {
                 Ok(Some(0)) | Err(_) => return Err(self.ended()),
                 Ok(Some(count)) => count,
-                Ok(None) if heard.elapsed() < self.timeout => continue,
-                Ok(None) => return Err(self.silent()),
+                Ok(None) => {
+                    flow.look(control).map_err(|late| self.late(late))?;
+                    continue;
+                }
             };
-            heard = Instant::now();
             let bytes = &room[..count];
             let last = &bytes[count.saturating_sub(END_BYTES)..];
             tail.extend_from_slice(last);
@@ -114,6 +131,7 @@ impl Shell {
                 let words = String::from_utf8_lossy(&beyond).into_owned();
                 return Ok(Answer { words, code });
             }
+            flow.came(count as u64).map_err(|late| self.late(late))?;
             if beyond.len() > MOST_WORDS {
                 let host = &self.account.host;
                 return Err(Error::new(Kind::Source, format!("{host} says more than it was asked for"))
@@ -127,10 +145,9 @@ impl Shell {
         command::ended(&self.account, &complaint)
     }
 
-    fn silent(&self) -> Error {
-        let (host, seconds) = (&self.account.host, self.timeout.as_secs_f64().ceil());
-        Error::new(Kind::Network, format!("{host} did not answer over SSH for {seconds:.0} s"))
-            .advice("see what keeps it, or the network in between, busy")
+    fn late(&mut self, late: Late) -> Error {
+        self.is_slow = late == Late::Slow;
+        failure::late(&format!("the SSH of {}", self.account.host), late, self.timeout)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Disks read by VMware's own library (VDDK), where somebody has put it on this machine: nbdkit loads it, confined, and serves each disk to us.
 //!
 //! ```text
-//!   ESXi ══NBD over TLS, port 902══▶ library ─ nbdkit ══socket══▶ Hosted ─▶ Served ─▶ readers, a connection for each thread
+//!   ESXi ══NBD over TLS, port 902══▶ library ─ nbdkit ══socket══▶ Hosted ─▶ Served ─▶ readers, a connection for each at a time
 //!                                       └──── started again when it ends, as the client's patience says ◀─┘
 //! ```
 //!
@@ -10,6 +10,7 @@
 //! ([`Library`]), and any of it itself.
 
 mod library;
+mod turns;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -17,6 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use library::Library;
+pub(crate) use turns::Turns;
 
 use super::Client;
 use super::devices::VmDisk;
@@ -51,13 +53,14 @@ pub(crate) struct Means {
     pub(crate) stall_timeout_s: f64,
 }
 
-/// A disk of a machine that is off, as the library reads it; as of a snapshot, if one is named.
+/// A disk of a machine that is off, as the library reads it; as of a snapshot, if one is named. All disks of a machine share its turns.
 pub(crate) fn open(
     client: &Client,
     machine: &Machine,
     disk: &VmDisk,
     snapshot: Option<&str>,
     means: Means,
+    turns: &Arc<Turns>,
 ) -> Result<Arc<dyn Remote>> {
     if machine.power != Power::Off && snapshot.is_none() {
         let why = format!("{} is not off: what its disks hold changes while they are read", machine.name);
@@ -72,6 +75,7 @@ pub(crate) fn open(
         disk: disk.clone(),
         snapshot: snapshot.map(str::to_owned),
         means,
+        turns: Arc::clone(turns),
         served: Mutex::default(),
     }))))
 }
@@ -84,6 +88,7 @@ struct Asked {
     disk: VmDisk,
     snapshot: Option<String>,
     means: Means,
+    turns: Arc<Turns>,
     /// All that read it share one nbdkit, as long as one of them does.
     served: Mutex<Weak<Served>>,
 }
@@ -267,10 +272,12 @@ impl Served {
     fn patiently<T>(&self, control: &Control, work: &mut dyn FnMut(&Hosted) -> Result<T>) -> Result<T> {
         let mut failures = 0;
         loop {
+            let turn = self.asked.turns.take(control)?;
             let tried = self.hosted(control).and_then(|hosted| {
                 let done = work(&hosted);
                 done.map_err(|error| self.failed(&hosted, &error))
             });
+            drop(turn);
             let error = match tried {
                 Ok(done) => return Ok(done),
                 Err(error) => error,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net/http"
@@ -57,6 +58,16 @@ func (fault *Fault) instead(w *answer) bool {
 		reset(w.ResponseWriter)
 	case "silent":
 		hang(w)
+	case "dripping-head":
+		dripHead(w)
+	case "dripping":
+		if fault.On != "sdk" {
+			return false
+		}
+		w.Header().Set("Content-Type", "text/xml; charset=utf-8")
+		w.Header().Set("Content-Length", strconv.Itoa(dripBytes))
+		w.WriteHeader(http.StatusOK)
+		_ = drip(w, bytes.Repeat([]byte(" "), dripBytes))
 	case "slow":
 		w.pace = fault.Rate
 		return false
@@ -85,7 +96,7 @@ func (f *Front) broken(w *answer, r *http.Request, fault *Fault) bool {
 	length, told, offset := end-start, end-start, start
 	status := http.StatusPartialContent
 	switch fault.Kind {
-	case "truncated", "stalled":
+	case "truncated", "stalled", "dripping":
 		// All is announced, half is sent.
 		length /= 2
 	case "short":
@@ -115,8 +126,52 @@ func (f *Front) broken(w *answer, r *http.Request, fault *Fault) bool {
 		reset(w.ResponseWriter)
 	case "stalled":
 		hang(w)
+	case "dripping":
+		rest := make([]byte, told-length)
+		_, _ = file.ReadAt(rest, start+length)
+		_ = drip(w, rest)
 	}
 	return true
+}
+
+// How long such an answer is, of which nothing is served.
+const dripBytes = 100000
+
+// A byte comes so often.
+const dripEvery = 100 * time.Millisecond
+
+// drip sends a byte now and then, until the other end has gone.
+func drip(w *answer, data []byte) error {
+	flusher, ok := w.ResponseWriter.(http.Flusher)
+	for at := range data {
+		if _, err := w.Write(data[at : at+1]); err != nil {
+			return err
+		}
+		if ok {
+			flusher.Flush()
+		}
+		time.Sleep(dripEvery)
+	}
+	return nil
+}
+
+// dripHead never comes to the end of the head of an answer.
+func dripHead(w *answer) {
+	hijacker, ok := w.ResponseWriter.(http.Hijacker)
+	if !ok {
+		return
+	}
+	connection, _, err := hijacker.Hijack()
+	if err != nil {
+		return
+	}
+	defer connection.Close()
+	for _, data := range []byte("HTTP/1.1 200 OK\r\nX-Much: " + strings.Repeat("x", dripBytes)) {
+		if _, err := connection.Write([]byte{data}); err != nil {
+			return
+		}
+		time.Sleep(dripEvery)
+	}
 }
 
 // hang keeps the connection and says nothing until the other end has gone, or for longer than any test waits.

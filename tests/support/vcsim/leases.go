@@ -341,6 +341,12 @@ func (c *counted) Write(data []byte) (int, error) {
 			}
 			hang(c.to)
 			return 0, os.ErrClosed
+		case "dripping":
+			if err := drip(c.to, data); err != nil {
+				return 0, err
+			}
+			// A disk is longer than what anybody waits for.
+			return len(data), nil
 		default:
 			reset(c.to.ResponseWriter)
 			return 0, os.ErrClosed
