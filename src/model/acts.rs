@@ -4,6 +4,8 @@
 //! is intended, and only the source can tell whether it was done. It lies in the VM's journal, in the queue's row, and in the report. All of it is
 //! undone, but for what a result needs that has taken its source's place. What is not here: doing and undoing (`pipeline::remote::acts`).
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +27,16 @@ pub struct Act {
     /// When it was undone, or was found not to have happened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undone_at: Option<f64>,
+    /// So many between the one before it and this one are not told any more: they belonged to the work, and are undone.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub left_out: usize,
+}
+
+/// So many that are undone and belonged to the work are told, the newest. A migration that waits for weeks makes a snapshot for each of its passes.
+pub(super) const MOST_UNDONE: usize = 8;
+
+fn is_none(left_out: &usize) -> bool {
+    *left_out == 0
 }
 
 /// What can be done at a source.
@@ -110,6 +122,12 @@ impl ActKind {
         matches!(self, ActKind::ChangeTracking | ActKind::Snapshot { .. })
     }
 
+    /// Whether it goes also while the work only waits, and nobody knows for how long. Account of changes is kept on, for the work goes on from there.
+    #[must_use]
+    pub fn goes_meanwhile(&self) -> bool {
+        !matches!(self, ActKind::ChangeTracking)
+    }
+
     /// Whether it makes room for the result that has taken its source's place.
     #[must_use]
     pub fn is_for_the_result(&self) -> bool {
@@ -168,7 +186,7 @@ impl ActKind {
     }
 }
 
-/// All that was done at one source.
+/// All that was done at one source, in order. An act is spoken of by its number, which stays the same when older ones are left out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Acts(Vec<Act>);
@@ -176,8 +194,32 @@ pub struct Acts(Vec<Act>);
 impl Acts {
     /// Writes down what is about to be done; the number by which it is spoken of comes back.
     pub fn intend(&mut self, what: ActKind, at: f64) -> usize {
-        self.0.push(Act { what, state: ActState::Intended, intended_at: at, done_at: None, undone_at: None });
-        self.0.len() - 1
+        self.leave_out();
+        let number = self.next();
+        let state = ActState::Intended;
+        self.0.push(Act { what, state, intended_at: at, done_at: None, undone_at: None, left_out: 0 });
+        number
+    }
+
+    /// Of what is undone and belonged to the work only the newest is told on. The newest act of all is never among what is left out.
+    fn leave_out(&mut self) {
+        let is_spent = |act: &Act| act.state == ActState::Undone && act.what.is_for_the_work();
+        let mut spent = self.0.iter().filter(|act| is_spent(act)).count();
+        let mut left_out: usize = 0;
+        self.0.retain_mut(|act| {
+            act.left_out = act.left_out.saturating_add(std::mem::take(&mut left_out));
+            if spent <= MOST_UNDONE || !is_spent(act) {
+                return true;
+            }
+            spent -= 1;
+            left_out = act.left_out.saturating_add(1);
+            false
+        });
+    }
+
+    /// The number of the next one.
+    fn next(&self) -> usize {
+        self.all().next_back().map_or(0, |(newest, _)| newest.saturating_add(1))
     }
 
     /// It was done, and this is how it is known now.
@@ -190,7 +232,7 @@ impl Acts {
 
     /// What it will change is known better, before it is done.
     pub fn specify(&mut self, number: usize, what: ActKind) -> Result<()> {
-        let act = self.0.get_mut(number).filter(|act| act.state == ActState::Intended);
+        let act = self.get_mut(number).filter(|act| act.state == ActState::Intended);
         act.ok_or_else(|| Error::internal(format!("act {number} of a source is not intended any more")))?
             .what = what;
         Ok(())
@@ -204,21 +246,24 @@ impl Acts {
 
     fn change(&mut self, number: usize, change: Change) -> Result<&mut Act> {
         let refused = || Error::internal(format!("act {number} of a source cannot become {change:?}"));
-        let act = self.0.get_mut(number).ok_or_else(refused)?;
+        let act = self.get_mut(number).ok_or_else(refused)?;
         act.state = act.state.after(change).ok_or_else(refused)?;
         Ok(act)
     }
 
-    /// What is known by two who have heard of the same acts: of each, how far it is. Acts are only ever added.
+    /// What is known by two who have heard of the same acts: of each, how far it is. Acts are only ever added, and what the one who has heard of more
+    /// leaves out is undone.
     #[must_use]
     pub fn merged(&self, other: &Acts) -> Acts {
-        let (longer, shorter) = if self.0.len() < other.0.len() { (other, self) } else { (self, other) };
+        let (longer, shorter) = if self.next() < other.next() { (other, self) } else { (self, other) };
+        let heard: BTreeMap<usize, &Act> = shorter.all().collect();
         let mut all = longer.clone();
-        for (known, heard) in all.0.iter_mut().zip(&shorter.0) {
+        for (known, (number, _)) in all.0.iter_mut().zip(longer.all()) {
+            let Some(heard) = heard.get(&number) else { continue };
             let knows_more = heard.state > known.state
                 || (heard.state == known.state && known.what.is_unseen() && !heard.what.is_unseen());
             if known.intended_at == heard.intended_at && knows_more {
-                known.clone_from(heard);
+                *known = Act { left_out: known.left_out, ..(*heard).clone() };
             }
         }
         all
@@ -226,13 +271,24 @@ impl Acts {
 
     /// Each, with its number.
     pub fn all(&self) -> impl DoubleEndedIterator<Item = (usize, &Act)> {
-        self.0.iter().enumerate()
+        let mut next: usize = 0;
+        let numbered = self.0.iter().map(|act| {
+            let number = next.saturating_add(act.left_out);
+            next = number.saturating_add(1);
+            (number, act)
+        });
+        numbered.collect::<Vec<_>>().into_iter()
     }
 
     /// One.
     #[must_use]
     pub fn get(&self, number: usize) -> Option<&Act> {
-        self.0.get(number)
+        self.all().find(|(other, _)| *other == number).map(|(_, act)| act)
+    }
+
+    fn get_mut(&mut self, number: usize) -> Option<&mut Act> {
+        let at = self.all().position(|(other, _)| other == number)?;
+        self.0.get_mut(at)
     }
 
     /// Whether nothing was ever done.
@@ -249,6 +305,11 @@ impl Acts {
     /// The same, of what must not stay when the work is over. Only where its result has taken the source's place, that stays which makes room for it.
     pub fn to_undo(&self, succeeded: bool) -> impl Iterator<Item = (usize, &Act)> {
         self.outstanding().filter(move |(_, act)| !succeeded || act.what.is_for_the_work())
+    }
+
+    /// The same, while the work waits for somebody and will go on; `stays`: its result has taken the source's place already.
+    pub fn to_undo_meanwhile(&self, stays: bool) -> impl Iterator<Item = (usize, &Act)> {
+        self.to_undo(stays).filter(|(_, act)| act.what.goes_meanwhile())
     }
 
     /// Whether what was to be changed for good is not changed yet: it is tried again though the work has succeeded.

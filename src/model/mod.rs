@@ -4,6 +4,8 @@
 //! is not here: how any of it is done.
 
 pub mod acts;
+#[cfg(test)]
+mod acts_tests;
 pub mod address;
 pub mod api;
 pub mod bandwidth;

@@ -98,6 +98,9 @@ pub struct VmProgress {
     /// Of a warm migration: its passes so far; of very many the first and the newest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passes: Vec<Pass>,
+    /// Between two of them: when the next one is due, unless somebody asks for it before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_pass_at: Option<f64>,
 }
 
 /// A whole progress file.

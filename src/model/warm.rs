@@ -52,7 +52,7 @@ pub struct PlannedWarm {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PassKind {
-    /// All that is in use.
+    /// All that is in use, of one disk at least.
     Full,
     /// What has changed since the pass before.
     Changes,
@@ -120,7 +120,13 @@ impl WarmJob {
         WarmJob { planned, passes: Vec::new(), asked_at: None }
     }
 
-    /// A pass has ended. One that is told again, or was made again, is there once.
+    /// Whether this very pass is known: a worker tells the newest again if it does not know whether that was heard.
+    #[must_use]
+    pub fn knows(&self, pass: &Pass) -> bool {
+        self.passes.iter().any(|known| known == pass)
+    }
+
+    /// A pass has ended. One that was made again is there once.
     pub fn passed(&mut self, pass: Pass) {
         self.passes.retain(|known| known.number < pass.number);
         self.passes.push(pass);
@@ -292,6 +298,7 @@ mod tests {
         (3..500).for_each(|number| job.passed(pass(number, 20.0, 1)));
         assert_eq!((job.passes.len(), job.passes[0].number), (MOST_PASSES, 1));
         assert_eq!(job.passes.last().unwrap().number, 499);
+        assert!(job.knows(&pass(499, 20.0, 1)) && !job.knows(&pass(500, 20.0, 1)));
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub struct Passes {
     pub copies: BTreeMap<String, WarmCopy>,
     /// The passes so far, for the report; of very many the first and the newest.
     pub made: Vec<Pass>,
+    /// Whether the newest is complete, and its end was not: it may not have been told, and what was frozen for it may stand.
+    pub is_ending: bool,
     /// Whether the last one is made: from here on it goes on as with any other VM that is off.
     pub is_over: bool,
 }

@@ -358,5 +358,6 @@ fn vm_progress(job: &JobView) -> VmProgress {
         progress_percentage: job.progress_percentage,
         disks: BTreeMap::from([("boot".to_owned(), disk)]),
         passes: Vec::new(),
+        next_pass_at: None,
     }
 }

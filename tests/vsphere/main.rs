@@ -33,4 +33,6 @@ mod streams;
 mod transfers;
 mod vddk;
 mod warm;
+mod warm_deaths;
+mod warm_limits;
 mod ways;

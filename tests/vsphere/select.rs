@@ -191,3 +191,40 @@ fn machines_are_selected_by_their_tags_and_a_tag_that_is_not_there_is_told_with_
     let begun = begun.iter().filter(|request| request.method == "POST" && request.path.ends_with("/session"));
     assert_eq!((begun.count(), over), (5, 5), "a session was left");
 }
+
+#[test]
+fn selected_machines_are_copied_while_they_run_and_cut_over_by_the_name_of_their_batch() {
+    let mut daemon = prepared("sources: {allow_shutdown: true}\n");
+    let machine = |name: &str| json!({ "name": name, "on": true, "disks": [{ "capacity": 4 << 20 }] });
+    let vcenter = Vcenter::start(Options::vcenter().machine(machine("web-1")).machine(machine("web-2")));
+    store(&daemon, &vcenter, PASSWORD);
+    daemon.start();
+    let port = vcenter.port();
+    let batch = format!(
+        "batch_version: \"1.0\"\nshared_config: {{profile: none}}\nvms:\n  - {{select: {{names: [\"web-*\"]}}, manifest: {{source: {{vsphere: {{credential: vc, port: {port}, mode: warm, power: shutdown, warm: {{interval_s: 600}}}}}}}}}}\n"
+    );
+    daemon.drop_file("weekend.yaml", batch);
+    let between = |vm: &str| {
+        wait_for("its first pass", || {
+            let vm = daemon.progress("weekend")?["vms"][vm].clone();
+            (vm["waiting_reason"] == "cutover").then_some(vm)
+        })
+    };
+    for vm in ["web-1", "web-2"] {
+        let vm = between(vm);
+        let ended =
+            vm["passes"][0]["started_at"].as_f64().unwrap() + vm["passes"][0]["seconds"].as_f64().unwrap();
+        let next = vm["next_pass_at"].as_f64().unwrap();
+        assert!((ended + 599.0..ended + 601.0).contains(&next), "{vm}");
+        assert_eq!(vm["passes"][0]["number"], 1, "{vm}");
+    }
+    let acted = daemon.client(&["cutover", "weekend"]);
+    assert_eq!(acted["jobs"].as_array().map(Vec::len), Some(2), "{acted}");
+    let progress = daemon.wait_batch("weekend");
+    assert_eq!(progress["state"], "completed", "{progress:#}\n{}", daemon.log());
+    for vm in ["web-1", "web-2"] {
+        assert_eq!(progress["vms"][vm]["state"], "succeeded", "{progress:#}");
+        assert!(progress["vms"][vm]["next_pass_at"].is_null(), "{progress:#}");
+        assert!(daemon.state().join("output/weekend").join(vm).join("report.json").exists(), "{vm}");
+    }
+}

@@ -6,48 +6,65 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::clones::asked;
 use crate::jobs::{prepared, store};
 use crate::support::vcenter::{Options, PASSWORD, Vcenter, disk};
 use crate::support::{Daemon, disks, wait_for};
 
-const MIB: u64 = 1 << 20;
+pub const MIB: u64 = 1 << 20;
 const DISK_MIB: u64 = 32;
 /// Of these hold something at first.
 const DATA_MIB: u64 = 16;
-const ALLOWED: &str = "sources: {allow_shutdown: true}\n";
+pub const ALLOWED: &str = "sources: {allow_shutdown: true}\n";
 
-/// A machine that runs, with a disk that holds something and one that does not.
-fn running(daemon: &Daemon) -> Vcenter {
+/// A machine that runs, with a disk that holds something and one that does not. Its changes are not tracked yet.
+pub fn running(daemon: &Daemon) -> Vcenter {
+    running_and(daemon, false)
+}
+
+/// The same; `tracked`: its changes are.
+pub fn running_and(daemon: &Daemon, tracked: bool) -> Vcenter {
     let content = disks::disk(daemon.scratch(), "system", "raw", DISK_MIB, DATA_MIB, 1);
-    let machine = json!({ "name": "web", "on": true, "disks": [disk(&content), { "capacity": 4 * MIB }] });
+    let disks = json!([disk(&content), { "capacity": 4 * MIB }]);
+    let machine = json!({ "name": "web", "on": true, "change_tracking": tracked, "disks": disks });
     let vcenter = Vcenter::start(Options::vcenter().machine(machine));
     store(daemon, &vcenter, PASSWORD);
     vcenter
 }
 
-fn manifest(vcenter: &Vcenter, further: &str) -> String {
+pub fn manifest(vcenter: &Vcenter, further: &str) -> String {
     let port = vcenter.port();
     format!(
         "manifest_version: \"1.0\"\nprofile: none\nsource:\n  vsphere: {{credential: vc, port: {port}, vm_name: web, mode: warm, {further}}}\n"
     )
 }
 
-fn passes(daemon: &Daemon) -> Vec<Value> {
+pub fn passes(daemon: &Daemon) -> Vec<Value> {
     let progress = daemon.progress("web");
     let passes = progress.and_then(|progress| progress["vms"]["web"]["passes"].as_array().cloned());
     passes.unwrap_or_default()
 }
 
 #[track_caller]
-fn wait_for_pass(daemon: &Daemon, number: u64) -> Value {
+pub fn wait_for_pass(daemon: &Daemon, number: u64) -> Value {
     wait_for(&format!("pass {number}"), || {
         passes(daemon).into_iter().find(|pass| pass["number"].as_u64() >= Some(number))
     })
 }
 
+/// The same, and the job waits for the next one.
+#[track_caller]
+pub fn wait_between(daemon: &Daemon, number: u64) -> Value {
+    let pass = wait_for_pass(daemon, number);
+    wait_for("the next pass to be waited for", || {
+        (daemon.progress("web")?["vms"]["web"]["waiting_reason"] == "cutover").then_some(())
+    });
+    pass
+}
+
 /// The job has ended well, its result holds what the guest saw last, and nothing of ours is left at the source.
 #[track_caller]
-fn is_migrated(daemon: &Daemon, vcenter: &Vcenter) -> Vec<Value> {
+pub fn is_migrated(daemon: &Daemon, vcenter: &Vcenter) -> Vec<Value> {
     let progress = daemon.wait_batch("web");
     assert_eq!(progress["state"], "completed", "{progress}\n{}", daemon.log());
     for (number, name) in ["disk-0", "disk-1"].into_iter().enumerate() {
@@ -56,16 +73,20 @@ fn is_migrated(daemon: &Daemon, vcenter: &Vcenter) -> Vec<Value> {
         std::fs::write(&now, vcenter.disk_now("web", number)).unwrap();
         assert_eq!(disks::content_sha256(&result, "qcow2"), disks::content_sha256(&now, "raw"), "{name}");
     }
-    let (port, config) = (vcenter.port().to_string(), daemon.config());
-    let access = ["vsphere", "--credential", "vc", "--port", &port, "--config", config.to_str().unwrap()];
-    let shown = daemon.client(&[&access[..], &["show", "web"]].concat());
-    assert_eq!((&shown["snapshots"], &shown["change_tracking"]), (&json!([]), &json!(false)), "{shown}");
+    is_left_alone(daemon, vcenter, false);
     let left = Daemon::files_below(&daemon.state().join("output"), |name| name.contains("partial"));
     assert!(left.is_empty(), "{left:?}");
     passes(daemon)
 }
 
-fn bytes(pass: &Value) -> u64 {
+/// No snapshot is at the source, and this is whether its changes are tracked.
+#[track_caller]
+pub fn is_left_alone(daemon: &Daemon, vcenter: &Vcenter, tracked: bool) {
+    let shown = asked(daemon, vcenter, &["show", "web"]);
+    assert_eq!((&shown["snapshots"], &shown["change_tracking"]), (&json!([]), &json!(tracked)), "{shown}");
+}
+
+pub fn bytes(pass: &Value) -> u64 {
     pass["bytes"].as_u64().unwrap()
 }
 

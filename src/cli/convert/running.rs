@@ -457,9 +457,8 @@ fn begin_progress(works: &[Work]) -> BatchProgress {
     let vms = works
         .iter()
         .map(|work| {
-            let vm_id = work.order.plan.vm_id.clone();
             let vm = VmProgress {
-                vm_id: vm_id.clone(),
+                vm_id: work.order.plan.vm_id.clone(),
                 job_id: 0,
                 status: VmStatus::Pending,
                 state: JobState::Queued,
@@ -477,8 +476,9 @@ fn begin_progress(works: &[Work]) -> BatchProgress {
                 progress_percentage: 0.0,
                 disks: BTreeMap::new(),
                 passes: Vec::new(),
+                next_pass_at: None,
             };
-            (vm_id, vm)
+            (vm.vm_id.clone(), vm)
         })
         .collect();
     BatchProgress {

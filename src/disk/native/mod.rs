@@ -19,13 +19,13 @@ mod objection;
 mod pieces;
 mod places;
 mod readback;
+mod stall;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
 
 pub(crate) use begin::{Begun, begin, make_anew};
 use journal::{Record, hash};
@@ -34,6 +34,7 @@ pub(crate) use pieces::PIECE_BYTES;
 use pieces::{Piece, Pieces};
 pub use readback::Depth;
 pub(crate) use readback::{ReadBack, compare, read_back};
+pub(crate) use stall::Stall;
 
 use crate::disk::control::{Control, Interruption};
 use crate::disk::read::{Reader, Room};
@@ -44,8 +45,6 @@ use crate::model::error::{Error, Kind, Result};
 const THREADS: usize = 8;
 /// There may be more where results are packed.
 const MOST_PACKING_THREADS: usize = 32;
-/// How often progress is told.
-const TELL_EVERY: Duration = Duration::from_millis(100);
 
 /// What a copy has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,15 +143,11 @@ pub(crate) fn copy(
     drop(alive);
     let mut stall = Stall::new(manner.stall_timeout_s);
     let mut wait = |ended: &mpsc::Receiver<()>| {
-        while ended.recv_timeout(TELL_EVERY) == Err(RecvTimeoutError::Timeout) {
-            let done = copy.done.load(Ordering::Relaxed);
-            on_progress(done);
-            if stall.is_over(done, control) {
-                copy.fail(manner.stalled(target));
-                return false;
-            }
+        let is_ended = stall.see_to_the_end(ended, &copy.done, control, on_progress);
+        if !is_ended {
+            copy.fail(manner.stalled(target));
         }
-        true
+        is_ended
     };
     let is_ended = wait(&ended);
     copy.ledger.close();
@@ -270,27 +265,5 @@ impl Copy {
             Kind::DiskSpace => failed,
             _ => failed.advice("check the storage that the result lies on"),
         }
-    }
-}
-
-/// Notices when nothing is copied. While it is paused or waits for its turn to read, time stands still.
-#[derive(Debug)]
-pub(crate) struct Stall {
-    limit: Duration,
-    seen: u64,
-    since: Instant,
-}
-
-impl Stall {
-    pub(crate) fn new(limit_s: f64) -> Stall {
-        let limit = Duration::try_from_secs_f64(limit_s).unwrap_or(Duration::MAX);
-        Stall { limit, seen: 0, since: Instant::now() }
-    }
-
-    pub(crate) fn is_over(&mut self, done: u64, control: &Control) -> bool {
-        if done != self.seen || control.stands_still() {
-            (self.seen, self.since) = (done, Instant::now());
-        }
-        self.since.elapsed() > self.limit
     }
 }

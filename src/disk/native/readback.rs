@@ -10,13 +10,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use super::journal::{Record, Records, Subject, hash};
 use super::pieces::PIECE_BYTES;
-use super::{Stall, TELL_EVERY, THREADS};
+use super::{Stall, THREADS};
 use crate::disk::control::Control;
 use crate::disk::engine::Engine;
 use crate::disk::facts::SourceDisk;
@@ -173,17 +173,13 @@ fn first_difference(
     let threads: Vec<_> = threads.collect();
     drop(alive);
     let mut stall = Stall::new(stall_timeout_s);
-    while ended.recv_timeout(TELL_EVERY) == Err(RecvTimeoutError::Timeout) {
-        let done = held.done.load(Ordering::Relaxed);
-        on_progress(done);
-        if stall.is_over(done, control) {
-            // Who hangs is not waited for.
-            held.is_over.store(true, Ordering::Relaxed);
-            return Err(Error::new(Kind::Conversion, format!("no progress for {stall_timeout_s:.0} s"))
-                .advice("check the storage that the result lies on; it is not answering")
-                .transient()
-                .output(&held.result));
-        }
+    if !stall.see_to_the_end(&ended, &held.done, control, on_progress) {
+        // Who hangs is not waited for.
+        held.is_over.store(true, Ordering::Relaxed);
+        return Err(Error::new(Kind::Conversion, format!("no progress for {stall_timeout_s:.0} s"))
+            .advice("check the storage that the result lies on; it is not answering")
+            .transient()
+            .output(&held.result));
     }
     if !threads.into_iter().all(|thread| thread.join().is_ok()) {
         return Err(Error::internal("a thread that reads a result back ended badly"));

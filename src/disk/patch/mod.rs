@@ -15,10 +15,10 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::Errno;
@@ -30,11 +30,11 @@ use crate::disk::native::{PIECE_BYTES, Stall};
 use crate::disk::read::{Reader, Room};
 use crate::disk::write::{HOLE_BYTES, filled};
 use crate::model::error::{Error, Kind, Result};
+use crate::sys::extents::stored_in;
+use crate::sys::fs::free_bytes;
 
 /// As many as the copier has: each waits for a network most of its time.
 const THREADS: usize = 4;
-/// How often it is told how far it is.
-const TELL_EVERY: Duration = Duration::from_millis(100);
 
 /// What was put in.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -59,6 +59,7 @@ impl Engine {
         let begun = Instant::now();
         let size = source.facts.virtual_size;
         let areas = in_order(areas, size, &source.path)?;
+        let all = areas.clone();
         let reader = self.reader(source, control)?;
         let reader = reader.ok_or_else(|| Error::internal("only QEMU reads what is to be put in"))?;
         let file = open(target, size)?;
@@ -72,7 +73,9 @@ impl Engine {
             is_over: AtomicBool::new(false),
             error: Mutex::new(None),
         };
-        let bytes = run(&Arc::new(patch), self.stall_timeout_s, control, on_progress)?;
+        let patch = Arc::new(patch);
+        let bytes = run(&patch, self.stall_timeout_s, control, on_progress)
+            .map_err(|error| with_room(error, &patch, &all))?;
         Ok(Patched { bytes, seconds: begun.elapsed().as_secs_f64() })
     }
 }
@@ -135,14 +138,10 @@ fn run(
     }
     drop(alive);
     let mut stall = Stall::new(stall_timeout_s);
-    while ended.recv_timeout(TELL_EVERY) == Err(RecvTimeoutError::Timeout) {
-        let done = patch.done.load(Ordering::Relaxed);
-        on_progress(done);
-        if stall.is_over(done, control) {
-            // Who hangs is not waited for.
-            patch.fail(stalled(&patch.target, stall_timeout_s));
-            return Err(patch.taken_error().unwrap_or_else(|| stalled(&patch.target, stall_timeout_s)));
-        }
+    if !stall.see_to_the_end(&ended, &patch.done, control, on_progress) {
+        // Who hangs is not waited for.
+        patch.fail(stalled(&patch.target, stall_timeout_s));
+        return Err(patch.taken_error().unwrap_or_else(|| stalled(&patch.target, stall_timeout_s)));
     }
     let is_sound = threads.into_iter().all(|thread| thread.join().is_ok());
     let done = patch.done.load(Ordering::Relaxed);
@@ -156,6 +155,31 @@ fn run(
     control.may_write()?;
     patch.file.sync_all().map_err(|error| patch.failed("make durable", &error))?;
     Ok(done)
+}
+
+/// How much is needed, where there is not enough: with less it would only be begun again, and its source be frozen for nothing.
+fn with_room(error: Error, patch: &Patch, areas: &[Range<u64>]) -> Error {
+    if error.kind() != Kind::DiskSpace {
+        return error;
+    }
+    match (unstored(&patch.file, areas), free_bytes(&patch.target)) {
+        (Ok(need), Ok(space)) => error.space(need.max(PIECE_BYTES), space.free),
+        _ => error,
+    }
+}
+
+/// Bytes in these areas of a file that take no room yet.
+fn unstored(file: &File, areas: &[Range<u64>]) -> io::Result<u64> {
+    let mut bytes = 0;
+    for area in areas {
+        let mut at = area.start;
+        while at < area.end {
+            let stored = stored_in(file, at..area.end)?.unwrap_or(area.end..area.end);
+            bytes += stored.start - at;
+            at = stored.end;
+        }
+    }
+    Ok(bytes)
 }
 
 fn stalled(target: &Path, seconds: f64) -> Error {

@@ -200,3 +200,15 @@ fn who_puts_changes_in_obeys() {
     control.cancel(false);
     assert_eq!(work.join().unwrap().unwrap_err().kind(), Kind::Cancelled);
 }
+
+#[test]
+fn only_what_takes_no_room_yet_needs_some() {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = File::create_new(scratch.path().join("copy.raw")).unwrap();
+    file.set_len(SIZE).unwrap();
+    file.write_all_at(&content(1)[..2 * MIB as usize], 4 * MIB).unwrap();
+    let file = File::open(scratch.path().join("copy.raw")).unwrap();
+    assert_eq!(unstored(&file, &[3 * MIB..5 * MIB, 5 * MIB..8 * MIB]).unwrap(), 3 * MIB);
+    assert_eq!(unstored(&file, &one(4 * MIB..6 * MIB)).unwrap(), 0);
+    assert_eq!(unstored(&file, &one(SIZE - 512..SIZE)).unwrap(), 512);
+}

@@ -70,16 +70,18 @@ pub(in crate::pipeline) fn undone(book: &mut dyn Book, number: usize) -> Result<
     Ok(())
 }
 
-/// Undoes what must not stay, the newest first. What cannot be undone keeps nothing older from being tried; why it cannot is told.
-pub(in crate::pipeline) fn undo(
-    client: &Client,
-    vm: &VmRef,
-    remote: &PlannedRemote,
-    book: &mut dyn Book,
-    succeeded: bool,
-) -> Result<()> {
-    let due: Vec<(usize, Act)> =
-        book.acts().to_undo(succeeded).map(|(number, act)| (number, act.clone())).collect();
+/// Who is asked for which VM, and how.
+type From<'f> = (&'f Access, &'f PlannedRemote, &'f RemoteLimits);
+
+/// What is to be undone, the newest first.
+type Due = Vec<(usize, Act)>;
+
+fn due<'a>(acts: impl Iterator<Item = (usize, &'a Act)>) -> Due {
+    acts.map(|(number, act)| (number, act.clone())).collect()
+}
+
+/// Undoes what must not stay. What cannot be undone keeps nothing older from being tried; why it cannot is told.
+fn undo(client: &Client, vm: &VmRef, remote: &PlannedRemote, book: &mut dyn Book, due: Due) -> Result<()> {
     let mut failed = None;
     for (number, act) in due {
         let what = &act.what;
@@ -105,27 +107,53 @@ fn undo_one(client: &Client, vm: &VmRef, act: &Act, remote: &PlannedRemote) -> R
     }
 }
 
-/// The same for whoever is not logged in. The hand that ended the work does not end this.
+/// The same for whoever is not logged in, of all that must not stay when the work is over. The hand that ended the work does not end this.
 pub(in crate::pipeline) fn undo_by(
-    (access, remote, limits): (&Access, &PlannedRemote, &RemoteLimits),
+    from: From<'_>,
     control: &Control,
     book: &mut dyn Book,
     succeeded: bool,
 ) -> Result<()> {
-    if book.acts().to_undo(succeeded).next().is_none() {
+    let due = due(book.acts().to_undo(succeeded));
+    undo_those(from, control, book, due)
+}
+
+fn undo_those(
+    (access, remote, limits): From<'_>,
+    control: &Control,
+    book: &mut dyn Book,
+    due: Due,
+) -> Result<()> {
+    if due.is_empty() {
         return Ok(());
     }
     let patience = Patience::of(&limits.connection);
     let patience = Patience { max_retries: patience.max_retries.min(RETRIES), ..patience };
     let client = Client::connect(&access.endpoint, &access.login, &patience, control)?;
     let vm = VmRef { moref: find(&client, remote)?.moref };
-    undo(&client, &vm, remote, book, succeeded)
+    undo(&client, &vm, remote, book, due)
+}
+
+/// How long a source is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    ForGood,
+    Meanwhile,
 }
 
 impl Job<'_> {
     /// The work is over, or begins anew: what must not stay at the source is undone. What cannot be stays written down, for whoever tries it
     /// again.
     pub(in crate::pipeline) fn leave_source(&mut self, succeeded: bool) {
+        self.leave(Leaving::ForGood, succeeded);
+    }
+
+    /// The work will go on, and nobody knows when: the same, but for what it goes on from.
+    pub(in crate::pipeline) fn leave_source_meanwhile(&mut self) {
+        self.leave(Leaving::Meanwhile, false);
+    }
+
+    fn leave(&mut self, leaving: Leaving, succeeded: bool) {
         let (place, plan, order) = (self.place, self.plan, self.order);
         let (Some(access), Some(remote)) = (&place.access, plan.remote.as_deref()) else { return };
         let from = (access, remote, &order.limits.remote);
@@ -133,10 +161,17 @@ impl Job<'_> {
         self.watch = None;
         // Where the machine that was made of it may run, there would be two.
         let is_off = self.checkpoint.acts.is_shut_down();
-        let succeeded = succeeded || (is_off && handover::target_has_run(self));
-        if let Err(error) = undo_by(from, &Control::new(), self, succeeded) {
+        let stays = succeeded || (is_off && handover::target_has_run(self));
+        let still_due = |acts: &Acts| match leaving {
+            Leaving::ForGood => due(acts.to_undo(stays)),
+            Leaving::Meanwhile => due(acts.to_undo_meanwhile(stays)),
+        };
+        let wanted = still_due(&self.checkpoint.acts);
+        if let Err(error) = undo_those(from, &Control::new(), self, wanted) {
             let left: Vec<String> =
-                self.checkpoint.acts.to_undo(succeeded).map(|(_, act)| act.what.shown()).collect();
+                still_due(&self.checkpoint.acts).iter().map(|(_, act)| act.what.shown()).collect();
+            // What was undone is known also where it could not be written down, there being no room.
+            self.meter.tell(WorkerEvent::Acts { acts: self.checkpoint.acts.clone() });
             if !left.is_empty() {
                 let message = format!("not undone at the source: {} ({error})", left.join(", "));
                 self.meter.warn(self.reached, message);

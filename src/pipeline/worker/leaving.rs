@@ -3,7 +3,7 @@
 //! What is not here: undoing ([`crate::pipeline::remote::acts`]).
 
 use super::Job;
-use crate::model::error::{Error, Result};
+use crate::model::error::{Error, Kind, Result};
 use crate::model::protocol::WorkerEvent;
 use crate::model::remote::SNAPSHOT_RULE;
 use crate::pipeline::checkpoint::Digests;
@@ -56,13 +56,15 @@ impl Job<'_> {
         }
     }
 
-    /// The work failed: at the end, and where it was the snapshot that could not stay.
+    /// The work failed: at the end all of it. Where somebody has to make room first, or it was the snapshot that could not stay, nobody knows when it goes
+    /// on, and nothing may stand at a machine that runs.
     pub(super) fn leave_a_failure(&mut self, error: &Error) {
-        let is_over = hooks::is_the_end(error, self.order.limits.gives_up)
-            || error.details().rule.as_deref() == Some(SNAPSHOT_RULE);
-        match is_over {
-            true => self.leave_source(false),
-            false => self.leave_for_now(),
+        let is_snapshots = error.details().rule.as_deref() == Some(SNAPSHOT_RULE);
+        let wants_room = error.kind() == Kind::DiskSpace && self.order.job_id != ONE_SHOT;
+        match hooks::is_the_end(error, self.order.limits.gives_up) {
+            true if !wants_room => self.leave_source(false),
+            _ if wants_room || is_snapshots => self.leave_source_meanwhile(),
+            _ => self.leave_for_now(),
         }
     }
 }

@@ -15,14 +15,15 @@ use crate::model::window::Window;
 use crate::sys::time::now_epoch;
 
 impl Core {
-    /// A worker has completed a pass: whatever was tried before it has worked.
-    pub fn passed(&mut self, id: JobId, pass: Pass) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        let Some(warm) = &mut job.facts.warm else { return };
+    /// A worker has completed a pass: whatever was tried before it has worked, and there was room. `false`: this is known.
+    pub fn passed(&mut self, id: JobId, pass: Pass) -> bool {
+        let Some(job) = self.jobs.get_mut(&id) else { return false };
+        let Some(warm) = job.facts.warm.as_mut().filter(|warm| !warm.knows(&pass)) else { return false };
         warm.passed(pass);
         job.has_passed = true;
         let counters = &mut job.facts.counters;
-        (counters.failures, counters.first_failure_at) = (0, None);
+        (counters.failures, counters.first_failure_at, counters.exact_need) = (0, None, None);
+        true
     }
 
     /// It waits for its next pass, which may be due at once.
@@ -71,8 +72,10 @@ impl Core {
 impl Scheduler {
     /// A worker tells of a pass. It is in the VM's journal already.
     pub(super) async fn pass_told(&mut self, job: JobId, pass: Pass) {
+        if !self.core.passed(job, pass.clone()) {
+            return;
+        }
         tracing::info!(job, pass = pass.number, kind = pass.kind.name(), bytes = pass.bytes, "passed");
-        self.core.passed(job, pass.clone());
         if let Err(error) = self.parts.queue.with(move |db| db.add_pass(job, pass)).await {
             self.queue_failed(&error);
         }

@@ -98,6 +98,34 @@ fn a_worker_that_made_no_pass_and_was_stopped_is_tried_again_like_any_other() {
 }
 
 #[test]
+fn a_pass_that_is_told_again_is_no_other_and_begins_no_attempts_anew() {
+    let mut core = begun(Cutover::Manual);
+    passes(&mut core, NOON + 10.0, 1);
+    assert_eq!(started(&run(&mut core, NOON + 10.0 + HOUR)), [(1, 1)]);
+    for failures in 1..4 {
+        assert!(!core.passed(1, pass(1, NOON)), "it is known");
+        let error = Error::new(Kind::Internal, "it crashed");
+        core.worker_ended(NOON + HOUR, 1, WorkerEnd::Crashed(error));
+        assert_eq!(core.job(1).facts.counters.failures, failures);
+        run(&mut core, NOON + 2.0 * HOUR);
+    }
+    // One that the queue had not heard of counts.
+    assert!(core.passed(1, pass(2, NOON + HOUR)));
+    assert_eq!(core.job(1).facts.counters.failures, 0);
+}
+
+#[test]
+fn what_a_pass_lacked_is_not_asked_for_by_those_behind_it() {
+    let mut core = begun(Cutover::Manual);
+    let error = Error::new(Kind::DiskSpace, "no room").space(50 * GIB, 10 * GIB);
+    core.worker_ended(NOON, 1, WorkerEnd::Finished(WorkerOutcome::Failed { error }));
+    assert_eq!(waits(&run(&mut core, NOON)), [(1, WaitReason::DiskSpace, false)]);
+    assert_eq!(started(&run_with(&mut core, NOON + 10.0, |_| probe(0, 60 * GIB))).len(), 1);
+    passes(&mut core, NOON + 20.0, 1);
+    assert_eq!(started(&run_with(&mut core, NOON + 20.0 + HOUR, |_| probe(0, 20 * GIB))).len(), 1);
+}
+
+#[test]
 fn by_itself_the_last_pass_follows_when_little_is_left() {
     let mut core = begun(Cutover::Auto { max_delta_bytes: 50 * MIB });
     assert_eq!(started(&passes(&mut core, NOON + 10.0, 1)), [(1, 1)], "what a full pass leaves is not known");

@@ -62,12 +62,13 @@ pub fn batch_progress(
 
 fn vm_progress(row: &JobRow, live: Option<&Live>, now: f64) -> VmProgress {
     let is_over = row.state.is_final();
+    let waits_for = row.waiting.as_ref().map(|waiting| waiting.reason);
     VmProgress {
         vm_id: row.vm_id.clone(),
         job_id: row.job_id,
         status: VmStatus::of(row.state, row.started_at.is_some()),
         state: row.state,
-        waiting_reason: row.waiting.as_ref().map(|waiting| waiting.reason),
+        waiting_reason: waits_for,
         attempt: row.attempt,
         resumed: row.resumed,
         started_at: row.started_at,
@@ -81,6 +82,7 @@ fn vm_progress(row: &JobRow, live: Option<&Live>, now: f64) -> VmProgress {
         progress_percentage: rounded(row.progress_percentage),
         disks: live.map(|live| live.disks.clone()).unwrap_or_default(),
         passes: row.warm.as_ref().map(|warm| warm.passes.clone()).unwrap_or_default(),
+        next_pass_at: row.not_before.filter(|_| waits_for == Some(WaitReason::Cutover)),
     }
 }
 

@@ -96,6 +96,10 @@ fn look(job: &mut Job<'_>) -> Result<Source> {
 fn pass_by_pass(job: &mut Job<'_>, mut source: Source) -> Result<Run> {
     let engine = load::engine(job)?;
     announce(job, &source);
+    if made(job).is_ending {
+        // Whoever made it has died since. As of its snapshot nothing has changed: another pass over that would tell nothing of the guest.
+        end(job, &mut source)?;
+    }
     source::track(job, &source)?;
     let is_going_off = job.checkpoint.acts.shut_down().is_some();
     let ends = job.order.cuts_over || is_going_off;
@@ -146,11 +150,12 @@ fn one_pass(
     let snapshot = source::freeze(job, source)?;
     let moment = source.at(snapshot.as_deref())?;
     let mut moved = BTreeMap::new();
-    let mut is_full = true;
+    // What the first one moves says nothing of what changes, however much of it was here already.
+    let mut is_full = number == 1;
     for (at, disk) in job.plan.disks.iter().enumerate() {
         job.control.checkpoint()?;
         let (bytes, was_whole) = one_disk(job, engine, &moment, (number, at), disk)?;
-        is_full &= was_whole;
+        is_full |= was_whole;
         moved.insert(disk.id.clone(), bytes);
     }
     let pass = Pass {
@@ -163,14 +168,23 @@ fn one_pass(
         still_runs,
     };
     let passes = passes(job);
-    passes.made.push(pass.clone());
+    passes.made.push(pass);
     if passes.made.len() > MOST_PASSES {
         passes.made.remove(1);
     }
+    passes.is_ending = true;
     job.save()?;
     failpoint::hit("warm.passed");
-    job.meter.tell(WorkerEvent::Passed(pass));
-    source::thaw(job, source)
+    end(job, source)
+}
+
+/// What follows a pass that is complete: it is told, and what was frozen for it goes.
+fn end(job: &mut Job<'_>, source: &mut Source) -> Result<()> {
+    let newest = made(job).made.last().cloned();
+    newest.into_iter().for_each(|pass| job.meter.tell(WorkerEvent::Passed(pass)));
+    source::thaw(job, source)?;
+    passes(job).is_ending = false;
+    Ok(())
 }
 
 /// Brings the copy of one disk to this moment: how many bytes that took, and whether all of it was copied.
