@@ -22,7 +22,7 @@ pub struct Act {
     /// When it was done, or was found to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub done_at: Option<f64>,
-    /// When it was undone, or was found not to have happened.
+    /// When it was undone, was found not to have happened, or to be gone with its source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undone_at: Option<f64>,
 }
@@ -83,6 +83,8 @@ pub enum ActState {
     Done,
     /// The source is as if it had not been.
     Undone,
+    /// The source is not there any more: nobody can undo it, and nothing is left of it there.
+    Gone,
 }
 
 /// What can become of an act.
@@ -90,6 +92,7 @@ pub enum ActState {
 enum Change {
     Done,
     Undone,
+    Gone,
 }
 
 impl ActState {
@@ -98,8 +101,14 @@ impl ActState {
         match (self, change) {
             (ActState::Intended, Change::Done) => Some(ActState::Done),
             (ActState::Intended | ActState::Done, Change::Undone) => Some(ActState::Undone),
+            (ActState::Intended | ActState::Done, Change::Gone) => Some(ActState::Gone),
             _ => None,
         }
+    }
+
+    /// Whether it may have to be undone.
+    fn is_outstanding(self) -> bool {
+        matches!(self, ActState::Intended | ActState::Done)
     }
 }
 
@@ -202,6 +211,12 @@ impl Acts {
         Ok(())
     }
 
+    /// Its source is not there any more.
+    pub fn gone(&mut self, number: usize, at: f64) -> Result<()> {
+        self.change(number, Change::Gone)?.undone_at = Some(at);
+        Ok(())
+    }
+
     fn change(&mut self, number: usize, change: Change) -> Result<&mut Act> {
         let refused = || Error::internal(format!("act {number} of a source cannot become {change:?}"));
         let act = self.0.get_mut(number).ok_or_else(refused)?;
@@ -241,14 +256,19 @@ impl Acts {
         self.0.is_empty()
     }
 
-    /// What is not undone yet, the newest first: in this order it is to be.
+    /// What may have to be undone, the newest first: in this order it is to be.
     pub fn outstanding(&self) -> impl Iterator<Item = (usize, &Act)> {
-        self.all().rev().filter(|(_, act)| act.state != ActState::Undone)
+        self.all().rev().filter(|(_, act)| act.state.is_outstanding())
     }
 
     /// The same, of what must not stay when the work is over. Only where its result has taken the source's place, that stays which makes room for it.
     pub fn to_undo(&self, succeeded: bool) -> impl Iterator<Item = (usize, &Act)> {
         self.outstanding().filter(move |(_, act)| !succeeded || act.what.is_for_the_work())
+    }
+
+    /// What was never undone, because its source is not there any more.
+    pub fn lost(&self) -> impl Iterator<Item = &Act> {
+        self.0.iter().filter(|act| act.state == ActState::Gone)
     }
 
     /// Whether what was to be changed for good is not changed yet: it is tried again though the work has succeeded.
@@ -338,6 +358,22 @@ mod tests {
         kinds.iter().for_each(|kind| _ = acts.intend(kind.clone(), 1.0));
         assert_eq!(acts.to_undo(true).map(|(number, _)| number).collect::<Vec<_>>(), [2, 0]);
         assert_eq!(acts.to_undo(false).count(), kinds.len());
+    }
+
+    #[test]
+    fn what_is_gone_with_its_source_is_neither_undone_nor_left_to_be() {
+        let mut acts = Acts::default();
+        let made = acts.intend(snapshot("a"), 1.0);
+        let noted = acts.intend(ActKind::Annotated { before: String::new() }, 2.0);
+        acts.gone(made, 3.0).unwrap();
+        assert!(acts.undone(made, 4.0).is_err() && acts.gone(made, 4.0).is_err());
+        acts.gone(noted, 3.0).unwrap();
+        assert!(acts.outstanding().next().is_none() && !acts.is_unfinished());
+        assert_eq!((acts.oldest_snapshot_at(), acts.lost().count()), (None, 2));
+        let mut other = Acts::default();
+        other.intend(snapshot("a"), 1.0);
+        other.undone(0, 5.0).unwrap();
+        assert_eq!(other.merged(&acts).get(0).map(|act| act.state), Some(ActState::Gone));
     }
 
     #[test]

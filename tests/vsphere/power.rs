@@ -329,3 +329,32 @@ fn what_cannot_be_given_back_is_told_with_what_to_do() {
     let (refused, why) = code("slow");
     assert!(refused == Some(1) && why.contains("it has not ended"), "{why}");
 }
+
+#[test]
+fn what_was_done_at_a_machine_that_is_there_no_more_is_gone_with_it_and_not_tried_for_ever() {
+    let (mut daemon, vcenter, _) = site(ALLOWED, &json!({}));
+    vcenter.throttle(MIB);
+    daemon.start();
+    daemon.drop_file("web.yaml", manifest(&vcenter, ""));
+    wait_for("the copy to begin", || (vcenter.sent_of("-flat") > MIB).then_some(()));
+    daemon.client(&["pause"]);
+    daemon.kill9();
+    vcenter.gone("web");
+    daemon.start();
+    daemon.client(&["cancel", "web"]);
+    let shown = wait_for("its source to be settled", || {
+        let shown = daemon.client(&["show", "web"]);
+        (shown["acts"][0]["state"] == "gone").then_some(shown)
+    });
+    assert!(shown["events"].to_string().contains("is not there any more"), "{shown}");
+    assert_eq!(asked(&vcenter, "PowerOnVM_Task"), 0);
+    let refused = daemon.run_client(&["rollback", "web", "--yes"]);
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(1) && why.contains("not there any more"), "{why}");
+    // Nobody asks for it again, not even a service that was started anew.
+    daemon.stop();
+    let before = vcenter.requests().len();
+    daemon.start();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(vcenter.requests().len(), before, "{}", daemon.log());
+}

@@ -8,11 +8,11 @@
 //! Undoing is the same row: what is undone twice is undone. What is not here: when what is done (see the stages), and the transitions
 //! ([`crate::model::acts`]).
 
-use super::{Access, find, power};
+use super::{Whom, find_again, power};
 use crate::disk::Control;
 use crate::model::acts::{Act, ActKind, Acts};
 use crate::model::error::Result;
-use crate::model::protocol::{RemoteLimits, WorkerEvent};
+use crate::model::protocol::WorkerEvent;
 use crate::model::remote::PlannedRemote;
 use crate::pipeline::handover;
 use crate::pipeline::worker::Job;
@@ -70,6 +70,36 @@ pub(in crate::pipeline) fn undone(book: &mut dyn Book, number: usize) -> Result<
     Ok(())
 }
 
+/// How it ended that a source was to be made as if nothing had been done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::pipeline) enum Undoing {
+    /// Nothing is left of it there.
+    Done,
+    /// The source itself is not there any more.
+    Gone,
+}
+
+impl Undoing {
+    /// What a person should know of it, if anything.
+    pub(in crate::pipeline) fn told(self, planned: &PlannedRemote) -> Option<String> {
+        (self == Undoing::Gone).then(|| {
+            format!(
+                "{} is not there any more: what was done at it is not undone, and not tried again \
+                 (should it come back, `hyper2kvm vsphere snapshot list --orphans` finds snapshots that were left)",
+                planned.shown()
+            )
+        })
+    }
+}
+
+/// Its source is not there any more: what was to be undone there is gone with it.
+pub(in crate::pipeline) fn lose(book: &mut dyn Book, numbers: &[usize]) -> Result<()> {
+    for number in numbers {
+        book.acts().gone(*number, now_epoch())?;
+    }
+    book.keep()
+}
+
 /// Undoes what must not stay, the newest first. What cannot be undone keeps nothing older from being tried; why it cannot is told.
 pub(in crate::pipeline) fn undo(
     client: &Client,
@@ -107,19 +137,22 @@ fn undo_one(client: &Client, vm: &VmRef, act: &Act, remote: &PlannedRemote) -> R
 
 /// The same for whoever is not logged in. The hand that ended the work does not end this.
 pub(in crate::pipeline) fn undo_by(
-    (access, remote, limits): (&Access, &PlannedRemote, &RemoteLimits),
+    (access, remote, limits): Whom<'_>,
     control: &Control,
     book: &mut dyn Book,
     succeeded: bool,
-) -> Result<()> {
-    if book.acts().to_undo(succeeded).next().is_none() {
-        return Ok(());
+) -> Result<Undoing> {
+    let due: Vec<usize> = book.acts().to_undo(succeeded).map(|(number, _)| number).collect();
+    if due.is_empty() {
+        return Ok(Undoing::Done);
     }
     let patience = Patience::of(&limits.connection);
     let patience = Patience { max_retries: patience.max_retries.min(RETRIES), ..patience };
     let client = Client::connect(&access.endpoint, &access.login, &patience, control)?;
-    let vm = VmRef { moref: find(&client, remote)?.moref };
-    undo(&client, &vm, remote, book, succeeded)
+    let Some(vm) = find_again(&client, remote)? else {
+        return lose(book, &due).map(|()| Undoing::Gone);
+    };
+    undo(&client, &vm, remote, book, succeeded).map(|()| Undoing::Done)
 }
 
 impl Job<'_> {
@@ -134,7 +167,11 @@ impl Job<'_> {
         // Where the machine that was made of it may run, there would be two.
         let is_off = self.checkpoint.acts.is_shut_down();
         let succeeded = succeeded || (is_off && handover::target_has_run(self));
-        if let Err(error) = undo_by(from, &Control::new(), self, succeeded) {
+        let undone = undo_by(from, &Control::new(), self, succeeded);
+        if let Some(lost) = undone.as_ref().ok().and_then(|undoing| undoing.told(remote)) {
+            self.meter.warn(self.reached, lost);
+        }
+        if let Err(error) = undone {
             let left: Vec<String> =
                 self.checkpoint.acts.to_undo(succeeded).map(|(_, act)| act.what.shown()).collect();
             if !left.is_empty() {
