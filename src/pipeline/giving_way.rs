@@ -5,7 +5,8 @@
 //!                                 └ failed: a warning; stays intended, and is tried again when the job is over
 //! ```
 //!
-//! A failure is none of the migration's: the result is whole. What is not here: the calls ([`super::remote::power`]), and taking it back.
+//! A failure is none of the migration's: the result is whole. A source that runs again gives no way: somebody has started it, so it is no source that has
+//! moved. What is not here: the calls ([`super::remote::power`]), and taking it back.
 
 use super::publish::{self, Progress};
 use super::remote::acts::{self, Book};
@@ -21,8 +22,8 @@ use crate::model::plan::Plan;
 use crate::model::remote::PlannedAfter;
 use crate::sys::failpoint;
 use crate::sys::time::{now_epoch, rfc3339_utc};
-use crate::vsphere::Client;
-use crate::vsphere::inventory::VmRef;
+use crate::vsphere::inventory::{Power, VmRef};
+use crate::vsphere::{Client, power};
 
 /// Changes what is wanted, as far as that is possible now.
 pub(super) fn give_way(job: &mut Job<'_>) -> Result<()> {
@@ -106,6 +107,13 @@ pub(super) fn finish(
         acts::lose(book, &numbers)?;
         return Ok(Some(format!("{} is not there any more: nothing was changed there", planned.shown())));
     };
+    if power::power(&client, &vm)? == Power::On {
+        numbers.into_iter().try_for_each(|number| acts::undone(book, number))?;
+        return Ok(Some(format!(
+            "{} runs again since it was copied: nothing was changed there, and what was written to it since is not in the result",
+            planned.shown()
+        )));
+    }
     for (number, act) in due {
         let suffix = planned.after.rename_suffix.as_deref();
         let changed = one((&client, &vm), book, (number, &act), suffix, note);

@@ -23,6 +23,7 @@ use crate::model::handover::PlannedLibvirt;
 use crate::model::job::Stage;
 use crate::model::machine::MachineNic;
 use crate::model::retry::RetryPolicy;
+use crate::pipeline::still_off;
 use crate::pipeline::worker::Job;
 use crate::sys::failpoint;
 
@@ -59,7 +60,7 @@ impl Teller {
             Step::Import => import::all(self, job),
             Step::Define => self.define(job),
             Step::Snapshot => self.snapshot(job),
-            Step::Autostart => self.set_autostart(true),
+            Step::Autostart => self.start_with_host(job),
             Step::Start => self.start(job),
             Step::Move => import::remove_results(job),
         }
@@ -167,15 +168,23 @@ impl Teller {
         record(job, |handover| handover.overlays = overlays.collect())
     }
 
-    fn set_autostart(&self, on: bool) -> Result<()> {
+    fn start_with_host(&self, job: &Job<'_>) -> Result<()> {
+        if !self.planned.allow_live_clone {
+            still_off::check(job)?;
+        }
         let name = self.planned.name.clone();
-        self.ask(move |link| domains::set_autostart(link, &name, on))
+        self.ask(move |link| domains::set_autostart(link, &name, true))
     }
 
     fn start(&self, job: &Job<'_>) -> Result<()> {
-        // A source that this very work has opened is held against others until it ends.
-        if job.sources.is_empty() && !self.planned.allow_live_clone {
-            guard::source_is_off(job.plan)?;
+        // One that an earlier attempt has started is not stopped any more, whoever runs beside it by now.
+        let runs = || handover(&job.checkpoint).map_or(Ok(false), was_started);
+        if !self.planned.allow_live_clone && !runs()? {
+            still_off::check(job)?;
+            // A source that this very work has opened is held against others until it ends.
+            if job.sources.is_empty() {
+                guard::source_is_off(job.plan)?;
+            }
         }
         let name = self.planned.name.clone();
         self.ask(move |link| domains::start(link, &name))

@@ -15,6 +15,8 @@ mod moment;
 pub(super) mod power;
 mod selecting;
 pub(super) mod snapshots;
+#[cfg(feature = "libvirt")]
+mod stand;
 mod ways;
 
 use std::path::PathBuf;
@@ -24,6 +26,8 @@ pub(super) use again::{Whom, find_again, is_gone, log_in};
 pub(super) use login::Access;
 pub(super) use moment::{Changes, Moment};
 pub(super) use selecting::select;
+#[cfg(feature = "libvirt")]
+pub(super) use stand::stand;
 pub(super) use ways::Ways;
 
 use self::snapshots::Standing;
