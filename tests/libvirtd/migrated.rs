@@ -231,6 +231,51 @@ fn where_nobody_can_say_that_a_source_is_off_its_machine_waits_to_be_started() {
 }
 
 #[test]
+fn a_rollback_stops_the_machine_before_its_source_is_started_and_never_starts_it_beside_that() {
+    let mut site = Site::new(&json!({ "on": true }));
+    site.host.daemon.start();
+    let drop = |name: &str| site.drop_as(name, ", power: shutdown", "autostart: true, auto_start: true");
+    let back = |name: &str| {
+        let done = site.host.daemon.client(&["rollback", name, "--yes"]);
+        assert_eq!(done["done"], true, "{done}\n{}", site.host.daemon.log());
+        assert!(site.runs("web"));
+    };
+    drop("web");
+    site.host.completed("web");
+    // A guest that stands still hears nothing, so nobody waits for it.
+    site.host.virsh("suspend web");
+    site.host.libvirtd.hold(true);
+    site.host.libvirtd.kill();
+    let failed = site.host.daemon.run_client(&["rollback", "web", "--yes"]);
+    let told = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(failed.status.code() == Some(1) && told.contains("not given back yet"), "{told}");
+    assert!(!site.runs("web") && site.asked("PowerOnVM_Task") == 0);
+    site.host.libvirtd.hold(false);
+    site.host.libvirtd.await_up();
+    assert_eq!(site.host.virsh("domstate web"), "paused");
+    back("web");
+    assert_eq!(site.host.virsh("domstate web"), "shut off");
+    assert!(site.host.virsh("dominfo web").contains("Autostart:      disable"));
+    site.host.virsh("undefine web --nvram");
+
+    // One that is called otherwise by now is the same; one that is gone needs no stopping.
+    for (name, meanwhile, left) in [
+        ("again", "domrename again other && virsh -q start other && virsh -q suspend other", "other"),
+        ("third", "undefine third --nvram", ""),
+    ] {
+        drop(name);
+        site.host.completed(name);
+        site.host.virsh(&format!("destroy {name} && virsh -q {meanwhile}"));
+        back(name);
+        assert_eq!(site.host.virsh("list --all --name"), left);
+        assert_eq!(site.host.virsh("list --name"), "", "{name}");
+        if !left.is_empty() {
+            site.host.virsh(&format!("undefine {left} --nvram"));
+        }
+    }
+}
+
+#[test]
 fn a_machine_is_not_started_while_the_host_that_it_comes_from_holds_its_disks() {
     let (mut host, esxi) = (Host::new(), Esxi::start());
     host.store(&esxi.credential(&[esxi.port()], "key"));

@@ -227,13 +227,23 @@ pub(in crate::pipeline) fn stop(planned: &PlannedLibvirt, of: (&str, &str)) -> R
     Ok(Some(format!("the machine {name} {how}; it stays defined, and does not start with its host")))
 }
 
-/// The machine of that name, if it says itself that it was made of this VM.
+/// The machine that says itself that it was made of this VM: the one of that name, or one that somebody has called otherwise since.
 fn made_of(planned: &PlannedLibvirt, (batch_id, vm_id): (&str, &str)) -> Result<Option<Found>> {
-    let name = planned.name.clone();
-    let found = Teller::new(planned.clone()).ask(move |link| domains::find(link, &name))?;
-    Ok(found.filter(|found| {
-        found.provenance.as_ref().is_some_and(|made| made.batch_id == batch_id && made.vm_id == vm_id)
-    }))
+    let (name, batch_id, vm_id) = (planned.name.clone(), batch_id.to_owned(), vm_id.to_owned());
+    Teller::new(planned.clone()).ask(move |link| {
+        let is_it = |found: &Found| {
+            found.provenance.as_ref().is_some_and(|made| made.batch_id == batch_id && made.vm_id == vm_id)
+        };
+        if let Some(found) = domains::find(link, &name)?.filter(is_it) {
+            return Ok(Some(found));
+        }
+        for listed in domains::list(link)? {
+            if let Some(found) = domains::find(link, &listed.name)?.filter(is_it) {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    })
 }
 
 /// Takes back what was done, the last first. What is not there any more was taken back before.
