@@ -86,6 +86,9 @@ fn describe(details: &JobDetails, color: bool) -> String {
     for (_, act) in details.acts.outstanding() {
         line("at source", &act.what.shown());
     }
+    for act in details.acts.lost() {
+        line("lost", &format!("{} (the source is not there any more)", act.what.shown()));
+    }
     for event in &details.events {
         let _ = writeln!(text, "  {}  [{}] {}", moment(event.at), event.attempt, printable(&event.message));
     }

@@ -24,7 +24,7 @@ pub struct Act {
     /// When it was done, or was found to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub done_at: Option<f64>,
-    /// When it was undone, or was found not to have happened.
+    /// When it was undone, was found not to have happened, or to be gone with its source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undone_at: Option<f64>,
     /// So many between the one before it and this one are not told any more: they belonged to the work, and are undone.
@@ -95,6 +95,8 @@ pub enum ActState {
     Done,
     /// The source is as if it had not been.
     Undone,
+    /// The source is not there any more: nobody can undo it, and nothing is left of it there.
+    Gone,
 }
 
 /// What can become of an act.
@@ -102,6 +104,7 @@ pub enum ActState {
 enum Change {
     Done,
     Undone,
+    Gone,
 }
 
 impl ActState {
@@ -110,8 +113,14 @@ impl ActState {
         match (self, change) {
             (ActState::Intended, Change::Done) => Some(ActState::Done),
             (ActState::Intended | ActState::Done, Change::Undone) => Some(ActState::Undone),
+            (ActState::Intended | ActState::Done, Change::Gone) => Some(ActState::Gone),
             _ => None,
         }
+    }
+
+    /// Whether it may have to be undone.
+    fn is_outstanding(self) -> bool {
+        matches!(self, ActState::Intended | ActState::Done)
     }
 }
 
@@ -244,6 +253,12 @@ impl Acts {
         Ok(())
     }
 
+    /// Its source is not there any more.
+    pub fn gone(&mut self, number: usize, at: f64) -> Result<()> {
+        self.change(number, Change::Gone)?.undone_at = Some(at);
+        Ok(())
+    }
+
     fn change(&mut self, number: usize, change: Change) -> Result<&mut Act> {
         let refused = || Error::internal(format!("act {number} of a source cannot become {change:?}"));
         let act = self.get_mut(number).ok_or_else(refused)?;
@@ -297,9 +312,9 @@ impl Acts {
         self.0.is_empty()
     }
 
-    /// What is not undone yet, the newest first: in this order it is to be.
+    /// What may have to be undone, the newest first: in this order it is to be.
     pub fn outstanding(&self) -> impl Iterator<Item = (usize, &Act)> {
-        self.all().rev().filter(|(_, act)| act.state != ActState::Undone)
+        self.all().rev().filter(|(_, act)| act.state.is_outstanding())
     }
 
     /// The same, of what must not stay when the work is over. Only where its result has taken the source's place, that stays which makes room for it.
@@ -310,6 +325,11 @@ impl Acts {
     /// The same, while the work waits for somebody and will go on; `stays`: its result has taken the source's place already.
     pub fn to_undo_meanwhile(&self, stays: bool) -> impl Iterator<Item = (usize, &Act)> {
         self.to_undo(stays).filter(|(_, act)| act.what.goes_meanwhile())
+    }
+
+    /// What was never undone, because its source is not there any more.
+    pub fn lost(&self) -> impl Iterator<Item = &Act> {
+        self.0.iter().filter(|act| act.state == ActState::Gone)
     }
 
     /// Whether what was to be changed for good is not changed yet: it is tried again though the work has succeeded.
@@ -455,18 +475,6 @@ mod tests {
         let told = WorkerEvent::Acts { acts };
         let line = serde_json::to_string(&told).unwrap();
         assert_eq!(serde_json::from_str::<WorkerEvent>(&line).unwrap(), told);
-    }
-
-    #[test]
-    fn the_oldest_snapshot_is_one_that_may_still_be_there() {
-        let mut acts = Acts::default();
-        assert_eq!(acts.oldest_snapshot_at(), None);
-        let first = acts.intend(snapshot("a"), 1.0);
-        acts.intend(ActKind::ChangeTracking, 2.0);
-        acts.intend(snapshot("b"), 3.0);
-        assert_eq!(acts.oldest_snapshot_at(), Some(1.0));
-        acts.undone(first, 4.0).unwrap();
-        assert_eq!(acts.oldest_snapshot_at(), Some(3.0));
     }
 
     #[test]

@@ -103,3 +103,31 @@ fn while_the_work_waits_changes_go_on_being_tracked_and_nothing_else_stays() {
     assert_eq!(numbers(acts.to_undo_meanwhile(false)), [stopped, made]);
     assert_eq!(numbers(acts.to_undo_meanwhile(true)), [made]);
 }
+
+#[test]
+fn what_is_gone_with_its_source_is_neither_undone_nor_left_to_be() {
+    let mut acts = Acts::default();
+    let made = acts.intend(snapshot("a"), 1.0);
+    let noted = acts.intend(ActKind::Annotated { before: String::new() }, 2.0);
+    acts.gone(made, 3.0).unwrap();
+    assert!(acts.undone(made, 4.0).is_err() && acts.gone(made, 4.0).is_err());
+    acts.gone(noted, 3.0).unwrap();
+    assert!(acts.outstanding().next().is_none() && !acts.is_unfinished());
+    assert_eq!((acts.oldest_snapshot_at(), acts.lost().count()), (None, 2));
+    let mut other = Acts::default();
+    other.intend(snapshot("a"), 1.0);
+    other.undone(0, 5.0).unwrap();
+    assert_eq!(other.merged(&acts).get(0).map(|act| act.state), Some(ActState::Gone));
+}
+
+#[test]
+fn the_oldest_snapshot_is_one_that_may_still_be_there() {
+    let mut acts = Acts::default();
+    assert_eq!(acts.oldest_snapshot_at(), None);
+    let first = acts.intend(snapshot("a"), 1.0);
+    acts.intend(ActKind::ChangeTracking, 2.0);
+    acts.intend(snapshot("b"), 3.0);
+    assert_eq!(acts.oldest_snapshot_at(), Some(1.0));
+    acts.undone(first, 4.0).unwrap();
+    assert_eq!(acts.oldest_snapshot_at(), Some(3.0));
+}

@@ -229,6 +229,9 @@ pub struct FoundVm {
     pub host: String,
     /// By which it is known there: `vm-42`.
     pub moref: String,
+    /// The UUID that its server gave it, by which it is known again wherever it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance_uuid: Option<String>,
     /// On which ESXi host it was when it was found, as its server calls that: `host-9`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub esxi_host: Option<String>,

@@ -5,12 +5,13 @@
 //!                                 └ failed: a warning; stays intended, and is tried again when the job is over
 //! ```
 //!
-//! A failure is none of the migration's: the result is whole. What is not here: the calls ([`super::remote::power`]), and taking it back.
+//! A failure is none of the migration's: the result is whole. A source that runs again gives no way: somebody has started it, so it is no source that has
+//! moved. What is not here: the calls ([`super::remote::power`]), and taking it back.
 
 use super::publish::{self, Progress};
 use super::remote::acts::{self, Book};
 use super::remote::power as source;
-use super::remote::{self, Access};
+use super::remote::{Whom, find_again, log_in};
 use super::worker::Job;
 use super::{handover, texts};
 use crate::disk::Control;
@@ -18,12 +19,11 @@ use crate::model::acts::{Act, ActKind, ActState, Acts};
 use crate::model::error::Result;
 use crate::model::job::Stage;
 use crate::model::plan::Plan;
-use crate::model::protocol::RemoteLimits;
-use crate::model::remote::{PlannedAfter, PlannedRemote};
+use crate::model::remote::PlannedAfter;
 use crate::sys::failpoint;
 use crate::sys::time::{now_epoch, rfc3339_utc};
-use crate::vsphere::Client;
-use crate::vsphere::inventory::VmRef;
+use crate::vsphere::inventory::{Power, VmRef};
+use crate::vsphere::{Client, power};
 
 /// Changes what is wanted, as far as that is possible now.
 pub(super) fn give_way(job: &mut Job<'_>) -> Result<()> {
@@ -50,7 +50,11 @@ pub(super) fn give_way(job: &mut Job<'_>) -> Result<()> {
     let from = (access, planned.as_ref(), &order.limits.remote);
     let changed = finish(from, control, job, &note, &mut warnings);
     control.ended()?;
-    warnings.extend(changed.err().map(|error| error.to_string()));
+    match changed {
+        Ok(None) => {}
+        Ok(Some(why)) => job.warn(stage, why),
+        Err(error) => warnings.push(error.to_string()),
+    }
     for warning in warnings {
         job.warn(
             stage,
@@ -82,32 +86,44 @@ fn intend(acts: &mut Acts, after: &PlannedAfter, now: f64) -> bool {
     is_new
 }
 
-/// Does what is intended and not done. What fails is told in `warnings`, and the others are done all the same.
+/// Does what is intended and not done. What fails is told in `warnings`, and the others are done all the same. Why nothing is to be done any more comes
+/// back, if that is so.
 pub(super) fn finish(
-    (access, planned, limits): (&Access, &PlannedRemote, &RemoteLimits),
+    whom: Whom<'_>,
     control: &Control,
     book: &mut dyn Book,
     note: &dyn Fn(f64) -> String,
     warnings: &mut Vec<String>,
-) -> Result<()> {
+) -> Result<Option<String>> {
     let is_due = |act: &Act| act.state == ActState::Intended && act.what.is_for_the_result();
     let due: Vec<(usize, Act)> =
         book.acts().all().filter(|(_, act)| is_due(act)).map(|(number, act)| (number, act.clone())).collect();
     if due.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
-    let found = remote::ask(access, planned, limits, control)?;
-    let (client, vm) = (found.client()?, found.reference());
+    let numbers: Vec<usize> = due.iter().map(|(number, _)| *number).collect();
+    let (client, planned) = (log_in(whom, control)?, whom.1);
+    let Some(vm) = find_again(&client, planned)? else {
+        acts::lose(book, &numbers)?;
+        return Ok(Some(format!("{} is not there any more: nothing was changed there", planned.shown())));
+    };
+    if power::power(&client, &vm)? == Power::On {
+        numbers.into_iter().try_for_each(|number| acts::undone(book, number))?;
+        return Ok(Some(format!(
+            "{} runs again since it was copied: nothing was changed there, and what was written to it since is not in the result",
+            planned.shown()
+        )));
+    }
     for (number, act) in due {
         let suffix = planned.after.rename_suffix.as_deref();
-        let changed = one((client, &vm), book, (number, &act), suffix, note);
+        let changed = one((&client, &vm), book, (number, &act), suffix, note);
         if let Err(error) = changed {
             control.ended()?;
             tracing::warn!(%error, act = act.what.shown(), "the source was not changed");
             warnings.push(error.to_string());
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 fn one(

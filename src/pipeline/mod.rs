@@ -30,6 +30,8 @@ pub mod publish;
 mod remote;
 mod report;
 mod stages;
+#[cfg(feature = "libvirt")]
+mod still_off;
 mod target;
 mod texts;
 mod users;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::client::Client;
 use super::failure;
 use super::property::{self, Found, Wanted as Properties};
-use super::soap::MoRef;
+use super::soap::{Failure, MoRef};
 use super::tree::{self, Tree, ends_with, is_called};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::vmware::name_decoded;
@@ -158,6 +158,9 @@ const MACHINES: Properties = Properties {
     ],
 };
 
+/// What any machine has.
+const THERE: Properties = Properties { kind: "VirtualMachine", paths: &["runtime.powerState"] };
+
 /// A machine before its place is known.
 struct Unplaced {
     summary: VmSummary,
@@ -184,6 +187,30 @@ pub fn find(client: &Client, wanted: &Wanted, filters: &Filters) -> Result<VmSum
         found.retain(|summary| Some(rank(text, summary)) == best);
     }
     one(client.host(), wanted, found)
+}
+
+/// Whether the server has this machine. One that it only does not tell anything of may be there.
+pub fn is_there(client: &Client, vm: &VmRef) -> Result<bool> {
+    let what = format!("cannot see whether {} of {} is there", vm.moref, client.host());
+    let mut is_there = false;
+    let asked = property::of_objects(client, &[vm.object()], &[THERE], |_| {
+        is_there = true;
+        Ok(())
+    });
+    match asked {
+        Ok(()) if is_there => Ok(true),
+        Ok(()) => Err(Error::new(Kind::Source, format!("{what}: nothing is told of it"))
+            .advice("see whether the account may see it: `hyper2kvm vsphere list`")),
+        Err(Failure::Fault(fault)) if fault.kind == "ManagedObjectNotFound" => Ok(false),
+        Err(failure) => Err(failure::told(&what, failure)),
+    }
+}
+
+/// The machine to which the server once gave this UUID, whatever it calls it now.
+pub fn with_instance_uuid(client: &Client, uuid: &str) -> Result<Option<VmRef>> {
+    let is_it = |summary: &VmSummary| summary.instance_uuid.as_ref().is_some_and(|its| same_uuid(its, uuid));
+    let found = placed(client, |_, summary, _| is_it(summary))?;
+    Ok(found.first().map(VmSummary::reference))
 }
 
 /// All that a word may mean, the likeliest first.

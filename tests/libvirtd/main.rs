@@ -23,6 +23,7 @@ mod guest;
 mod import;
 mod import_broken;
 mod machines;
+mod migrated;
 mod networks;
 mod pooled;
 mod remote;

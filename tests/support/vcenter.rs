@@ -245,6 +245,11 @@ impl Vcenter {
         self.done(&json!({ "power": order }));
     }
 
+    /// A machine that is off is taken out of the inventory.
+    pub fn gone(&self, vm: &str) {
+        self.done(&json!({ "gone": vm }));
+    }
+
     /// How a machine is now, asked beside everything that is written down: power, notes, cards, autostart.
     #[track_caller]
     pub fn look(&self, vm: &str) -> Value {

@@ -329,3 +329,60 @@ fn what_cannot_be_given_back_is_told_with_what_to_do() {
     let (refused, why) = code("slow");
     assert!(refused == Some(1) && why.contains("it has not ended"), "{why}");
 }
+
+#[test]
+fn a_source_that_runs_again_at_the_end_is_not_changed_as_if_it_had_moved() {
+    let (mut daemon, vcenter, _) = site(ALLOWED, &json!({ "on": false }));
+    let hold = daemon.scratch().join("hold");
+    fs::write(&hold, "").unwrap();
+    // The first that is written down is what `after` wants.
+    daemon.env("HYPER2KVM_FAILPOINT", "acts.intended");
+    daemon.env("HYPER2KVM_FAILPOINT_HOLD", hold.to_str().unwrap());
+    daemon.start();
+    daemon.drop_file(
+        "web.yaml",
+        manifest(&vcenter, ", after: {annotate: true, disconnect_nics: true, rename_suffix: -migrated}"),
+    );
+    wait_for("all else to be done", || {
+        Daemon::files_below(daemon.state(), |name| name == "disk-0.qcow2").pop()
+    });
+    let before = vcenter.look("web");
+    vcenter.power(&json!({ "vm": "web", "on": true }));
+    fs::remove_file(hold).unwrap();
+    completed(&daemon);
+    let after = vcenter.look("web");
+    assert!(after["notes"] == before["notes"] && after["cards"] == before["cards"], "{after}");
+    let report = report_of(&daemon);
+    assert!(report["warnings"].to_string().contains("runs again since it was copied"), "{report}");
+    assert!(report["acts"].as_array().unwrap().iter().all(|act| act["state"] == "undone"), "{report}");
+    assert!(runs(&vcenter, "web") && asked(&vcenter, "PowerOffVM_Task") == 0);
+}
+
+#[test]
+fn what_was_done_at_a_machine_that_is_there_no_more_is_gone_with_it_and_not_tried_for_ever() {
+    let (mut daemon, vcenter, _) = site(ALLOWED, &json!({}));
+    vcenter.throttle(MIB);
+    daemon.start();
+    daemon.drop_file("web.yaml", manifest(&vcenter, ""));
+    wait_for("the copy to begin", || (vcenter.sent_of("-flat") > MIB).then_some(()));
+    daemon.client(&["pause"]);
+    daemon.kill9();
+    vcenter.gone("web");
+    daemon.start();
+    daemon.client(&["cancel", "web"]);
+    let shown = wait_for("its source to be settled", || {
+        let shown = daemon.client(&["show", "web"]);
+        (shown["acts"][0]["state"] == "gone").then_some(shown)
+    });
+    assert!(shown["events"].to_string().contains("is not there any more"), "{shown}");
+    assert_eq!(asked(&vcenter, "PowerOnVM_Task"), 0);
+    let refused = daemon.run_client(&["rollback", "web", "--yes"]);
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(1) && why.contains("not there any more"), "{why}");
+    // Nobody asks for it again, not even a service that was started anew.
+    daemon.stop();
+    let before = vcenter.requests().len();
+    daemon.start();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(vcenter.requests().len(), before, "{}", daemon.log());
+}

@@ -10,7 +10,7 @@ use crate::sys::record_lock::is_locked;
 
 /// Refuses a start while a program has a source open: two machines would be one and the same.
 pub(super) fn source_is_off(plan: &Plan) -> Result<()> {
-    // Whether a VM elsewhere is off, its server was asked.
+    // Whether a VM elsewhere is off, its server is asked.
     for disk in plan.disks.iter().filter(|_| plan.remote.is_none()) {
         // One that cannot be opened any more is no running machine's.
         let Ok(file) = File::open(&disk.source) else { continue };

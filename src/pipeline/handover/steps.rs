@@ -23,6 +23,7 @@ use crate::model::handover::PlannedLibvirt;
 use crate::model::job::Stage;
 use crate::model::machine::MachineNic;
 use crate::model::retry::RetryPolicy;
+use crate::pipeline::still_off;
 use crate::pipeline::worker::Job;
 use crate::sys::failpoint;
 
@@ -59,7 +60,7 @@ impl Teller {
             Step::Import => import::all(self, job),
             Step::Define => self.define(job),
             Step::Snapshot => self.snapshot(job),
-            Step::Autostart => self.set_autostart(true),
+            Step::Autostart => self.start_with_host(job),
             Step::Start => self.start(job),
             Step::Move => import::remove_results(job),
         }
@@ -167,15 +168,23 @@ impl Teller {
         record(job, |handover| handover.overlays = overlays.collect())
     }
 
-    fn set_autostart(&self, on: bool) -> Result<()> {
+    fn start_with_host(&self, job: &Job<'_>) -> Result<()> {
+        if !self.planned.allow_live_clone {
+            still_off::check(job)?;
+        }
         let name = self.planned.name.clone();
-        self.ask(move |link| domains::set_autostart(link, &name, on))
+        self.ask(move |link| domains::set_autostart(link, &name, true))
     }
 
     fn start(&self, job: &Job<'_>) -> Result<()> {
-        // A source that this very work has opened is held against others until it ends.
-        if job.sources.is_empty() && !self.planned.allow_live_clone {
-            guard::source_is_off(job.plan)?;
+        // One that an earlier attempt has started is not stopped any more, whoever runs beside it by now.
+        let runs = || handover(&job.checkpoint).map_or(Ok(false), was_started);
+        if !self.planned.allow_live_clone && !runs()? {
+            still_off::check(job)?;
+            // A source that this very work has opened is held against others until it ends.
+            if job.sources.is_empty() {
+                guard::source_is_off(job.plan)?;
+            }
         }
         let name = self.planned.name.clone();
         self.ask(move |link| domains::start(link, &name))
@@ -218,13 +227,23 @@ pub(in crate::pipeline) fn stop(planned: &PlannedLibvirt, of: (&str, &str)) -> R
     Ok(Some(format!("the machine {name} {how}; it stays defined, and does not start with its host")))
 }
 
-/// The machine of that name, if it says itself that it was made of this VM.
+/// The machine that says itself that it was made of this VM: the one of that name, or one that somebody has called otherwise since.
 fn made_of(planned: &PlannedLibvirt, (batch_id, vm_id): (&str, &str)) -> Result<Option<Found>> {
-    let name = planned.name.clone();
-    let found = Teller::new(planned.clone()).ask(move |link| domains::find(link, &name))?;
-    Ok(found.filter(|found| {
-        found.provenance.as_ref().is_some_and(|made| made.batch_id == batch_id && made.vm_id == vm_id)
-    }))
+    let (name, batch_id, vm_id) = (planned.name.clone(), batch_id.to_owned(), vm_id.to_owned());
+    Teller::new(planned.clone()).ask(move |link| {
+        let is_it = |found: &Found| {
+            found.provenance.as_ref().is_some_and(|made| made.batch_id == batch_id && made.vm_id == vm_id)
+        };
+        if let Some(found) = domains::find(link, &name)?.filter(is_it) {
+            return Ok(Some(found));
+        }
+        for listed in domains::list(link)? {
+            if let Some(found) = domains::find(link, &listed.name)?.filter(is_it) {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    })
 }
 
 /// Takes back what was done, the last first. What is not there any more was taken back before.

@@ -8,11 +8,11 @@
 //! Undoing is the same row: what is undone twice is undone. What is not here: when what is done (see the stages), and the transitions
 //! ([`crate::model::acts`]).
 
-use super::{Access, find, power};
+use super::{Whom, find_again, power};
 use crate::disk::Control;
 use crate::model::acts::{Act, ActKind, Acts};
 use crate::model::error::Result;
-use crate::model::protocol::{RemoteLimits, WorkerEvent};
+use crate::model::protocol::WorkerEvent;
 use crate::model::remote::PlannedRemote;
 use crate::pipeline::handover;
 use crate::pipeline::worker::Job;
@@ -70,8 +70,35 @@ pub(in crate::pipeline) fn undone(book: &mut dyn Book, number: usize) -> Result<
     Ok(())
 }
 
-/// Who is asked for which VM, and how.
-type From<'f> = (&'f Access, &'f PlannedRemote, &'f RemoteLimits);
+/// How it ended that a source was to be made as if nothing had been done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::pipeline) enum Undoing {
+    /// Nothing is left of it there.
+    Done,
+    /// The source itself is not there any more.
+    Gone,
+}
+
+impl Undoing {
+    /// What a person should know of it, if anything.
+    pub(in crate::pipeline) fn told(self, planned: &PlannedRemote) -> Option<String> {
+        (self == Undoing::Gone).then(|| {
+            format!(
+                "{} is not there any more: what was done at it is not undone, and not tried again \
+                 (should it come back, `hyper2kvm vsphere snapshot list --orphans` finds snapshots that were left)",
+                planned.shown()
+            )
+        })
+    }
+}
+
+/// Its source is not there any more: what was to be undone there is gone with it.
+pub(in crate::pipeline) fn lose(book: &mut dyn Book, numbers: &[usize]) -> Result<()> {
+    for number in numbers {
+        book.acts().gone(*number, now_epoch())?;
+    }
+    book.keep()
+}
 
 /// What is to be undone, the newest first.
 type Due = Vec<(usize, Act)>;
@@ -109,29 +136,32 @@ fn undo_one(client: &Client, vm: &VmRef, act: &Act, remote: &PlannedRemote) -> R
 
 /// The same for whoever is not logged in, of all that must not stay when the work is over. The hand that ended the work does not end this.
 pub(in crate::pipeline) fn undo_by(
-    from: From<'_>,
+    whom: Whom<'_>,
     control: &Control,
     book: &mut dyn Book,
     succeeded: bool,
-) -> Result<()> {
+) -> Result<Undoing> {
     let due = due(book.acts().to_undo(succeeded));
-    undo_those(from, control, book, due)
+    undo_those(whom, control, book, due)
 }
 
 fn undo_those(
-    (access, remote, limits): From<'_>,
+    (access, remote, limits): Whom<'_>,
     control: &Control,
     book: &mut dyn Book,
     due: Due,
-) -> Result<()> {
+) -> Result<Undoing> {
     if due.is_empty() {
-        return Ok(());
+        return Ok(Undoing::Done);
     }
     let patience = Patience::of(&limits.connection);
     let patience = Patience { max_retries: patience.max_retries.min(RETRIES), ..patience };
     let client = Client::connect(&access.endpoint, &access.login, &patience, control)?;
-    let vm = VmRef { moref: find(&client, remote)?.moref };
-    undo(&client, &vm, remote, book, due)
+    let Some(vm) = find_again(&client, remote)? else {
+        let numbers: Vec<usize> = due.iter().map(|(number, _)| *number).collect();
+        return lose(book, &numbers).map(|()| Undoing::Gone);
+    };
+    undo(&client, &vm, remote, book, due).map(|()| Undoing::Done)
 }
 
 /// How long a source is left.
@@ -167,7 +197,11 @@ impl Job<'_> {
             Leaving::Meanwhile => due(acts.to_undo_meanwhile(stays)),
         };
         let wanted = still_due(&self.checkpoint.acts);
-        if let Err(error) = undo_those(from, &Control::new(), self, wanted) {
+        let undone = undo_those(from, &Control::new(), self, wanted);
+        if let Some(lost) = undone.as_ref().ok().and_then(|undoing| undoing.told(remote)) {
+            self.meter.warn(self.reached, lost);
+        }
+        if let Err(error) = undone {
             let left: Vec<String> =
                 still_due(&self.checkpoint.acts).iter().map(|(_, act)| act.what.shown()).collect();
             // What was undone is known also where it could not be written down, there being no room.

@@ -8,20 +8,26 @@
 //! What is not here: the protocol (the room `vsphere`), and what a plan makes of a description.
 
 pub(super) mod acts;
+mod again;
 mod esxi;
 mod login;
 mod moment;
 pub(super) mod power;
 mod selecting;
 pub(super) mod snapshots;
+#[cfg(feature = "libvirt")]
+mod stand;
 mod ways;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+pub(super) use again::{Whom, find_again, is_gone, log_in};
 pub(super) use login::Access;
 pub(super) use moment::{Changes, Moment};
 pub(super) use selecting::select;
+#[cfg(feature = "libvirt")]
+pub(super) use stand::stand;
 pub(super) use ways::Ways;
 
 use self::snapshots::Standing;
@@ -164,6 +170,7 @@ impl Source {
         let vm = FoundVm {
             host: self.host.clone(),
             moref: machine.moref.clone(),
+            instance_uuid: machine.instance_uuid.clone(),
             esxi_host: machine.host.clone(),
             datastores: facts::datastores(machine),
         };

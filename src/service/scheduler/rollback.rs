@@ -35,6 +35,13 @@ impl Scheduler {
                 "a rollback undoes what `power: shutdown` and `after` of a vSphere source have done; stop the machine that was made of it by `hyper2kvm libvirt stop`",
             ));
         }
+        if row.acts.outstanding().next().is_none() && row.acts.lost().next().is_some() {
+            return Err(refused(
+                &row,
+                "it is not there any more",
+                "what was made of it is left as it is; `hyper2kvm show` says what could not be undone",
+            ));
+        }
         let (job, batch) = (row.job_id, row.batch_key);
         if self.parts.queue.with(move |db| db.flag(&released(batch))).await?.is_some() {
             return Err(refused(

@@ -232,7 +232,12 @@ impl Scheduler {
     pub(super) async fn hear_settler(&mut self, job: JobId, heard: Heard) {
         match heard {
             Heard::Event(WorkerEvent::Acts { acts }) => self.acts_told(job, acts).await,
-            Heard::Event(WorkerEvent::Warning { message, .. }) => tracing::warn!(job, "warning: {message}"),
+            Heard::Event(WorkerEvent::Warning { message, .. }) => {
+                tracing::warn!(job, "warning: {message}");
+                if let Err(error) = self.parts.queue.with(move |db| db.append_warning(job, &message)).await {
+                    self.queue_failed(&error);
+                }
+            }
             Heard::Event(_) => {}
             Heard::Ended { outcome, .. } => {
                 let now = now_epoch();

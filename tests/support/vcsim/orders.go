@@ -39,6 +39,8 @@ type Order struct {
 	Areas *string `json:"areas"`
 	// A machine's guest behaves otherwise, or its power is switched.
 	Power *PowerOrder `json:"power"`
+	// This machine, which is off, is taken out of the inventory.
+	Gone string `json:"gone"`
 	// How this machine is now: only to be told.
 	Look string `json:"look"`
 	// How much of a datastore is free.
@@ -89,6 +91,8 @@ func obey(orders *bufio.Reader, front *Front, certificates *Authority) {
 				answer = hex.EncodeToString(digest[:])
 			case order.Power != nil:
 				err = front.estate.switched(order.Power)
+			case order.Gone != "":
+				err = front.estate.lost(order.Gone)
 			case order.Look != "":
 				answer, err = looked(order.Look)
 			case order.Throttle != nil:

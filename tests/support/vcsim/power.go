@@ -169,6 +169,15 @@ func (e *Estate) switched(order *PowerOrder) error {
 	return nil
 }
 
+// lost takes a machine out of the inventory; its files stay.
+func (e *Estate) lost(name string) error {
+	vm, err := named(name)
+	if err != nil {
+		return err
+	}
+	return object.NewVirtualMachine(e.client, vm.Self).Unregister(background)
+}
+
 // looked tells how a machine is now, without any call that a test could count.
 func looked(name string) (string, error) {
 	vm, err := named(name)
