@@ -37,11 +37,11 @@ fn sha1(vcenter: &Vcenter) -> String {
     told.trim().split_once('=').unwrap().1.to_owned()
 }
 
-/// A machine with nbdkit and the library, which knows the disk of the VM `web`.
+/// A machine with nbdkit and the library, which knows the disks of the VM `web`.
 struct Site {
     daemon: Daemon,
     vcenter: Vcenter,
-    content: PathBuf,
+    content: [PathBuf; 2],
     libdir: PathBuf,
 }
 
@@ -54,8 +54,9 @@ impl Site {
     fn with(more: &Value) -> Site {
         let mut daemon = Daemon::prepare();
         let scratch = daemon.scratch().canonicalize().unwrap();
-        let content = disks::disk(&scratch, "system", "raw", DISK_MIB, DISK_MIB / 2, 1);
-        let mut machine = json!({ "name": "web", "disks": [disk(&content)] });
+        let content = [("system", DISK_MIB, 1), ("data", 8, 2)]
+            .map(|(name, mib, seed)| disks::disk(&scratch, name, "raw", mib, mib / 2, seed));
+        let mut machine = json!({ "name": "web", "disks": content.each_ref().map(|content| disk(content)) });
         machine.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let vcenter = Vcenter::start(Options::vcenter().machine(machine));
         let (bin, libdir) = (scratch.join("bin"), scratch.join("vddk"));
@@ -68,10 +69,13 @@ impl Site {
         let library = scratch.join("library.c");
         fs::write(&library, "int VixDiskLib_InitEx;\n").unwrap();
         build(&library, &libdir.join("lib64/libvixDiskLib.so.7"));
-        let here = libdir.join("disk");
-        fs::copy(&content, &here).unwrap();
-        let map =
-            format!("[ds1] web/web.vmdk|127.0.0.1|{USER}|{PASSWORD}|{}|{}\n", sha1(&vcenter), here.display());
+        let mut map = String::new();
+        for (name, content) in ["web.vmdk", "web_1.vmdk"].into_iter().zip(&content) {
+            let here = libdir.join(name);
+            fs::copy(content, &here).unwrap();
+            let (shown, sha1) = (here.display(), sha1(&vcenter));
+            map.push_str(&format!("[ds1] web/{name}|127.0.0.1|{USER}|{PASSWORD}|{sha1}|{shown}\n"));
+        }
         fs::write(libdir.join("map"), map).unwrap();
         // The real program, with the suite's plugin by the name of the other.
         let wrapper = format!(
@@ -124,8 +128,10 @@ impl Site {
         let progress = self.daemon.wait_batch("web");
         assert_eq!(progress["state"], "completed", "{progress}\n{}", self.daemon.log());
         let results = self.daemon.state().join("output/web/web");
-        let result = results.join("disk-0.qcow2");
-        assert_eq!(disks::content_sha256(&result, "qcow2"), disks::content_sha256(&self.content, "raw"));
+        for (number, content) in self.content.iter().enumerate() {
+            let result = results.join(format!("disk-{number}.qcow2"));
+            assert_eq!(disks::content_sha256(&result, "qcow2"), disks::sha256(content), "{number}");
+        }
         let report: Value = serde_json::from_slice(&fs::read(results.join("report.json")).unwrap()).unwrap();
         assert!(
             report["pipeline"]["stages"]["load"].to_string().contains("\"transport\":\"vddk\""),
@@ -135,13 +141,17 @@ impl Site {
         progress
     }
 
-    /// How many have the disk open, each over a connection of its own.
+    /// How many have a disk open, each over a connection of its own.
     fn readers(&self) -> usize {
-        let disk = self.libdir.join("disk");
         let ours = self.daemon.processes();
         let nbdkits = ours.iter().filter(|(_, command)| command.starts_with(NBDKIT));
         let open = nbdkits.flat_map(|(pid, _)| fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten());
-        open.flatten().filter(|file| fs::read_link(file.path()).is_ok_and(|to| to == disk)).count()
+        open.flatten()
+            .filter(|file| {
+                fs::read_link(file.path())
+                    .is_ok_and(|to| to.starts_with(&self.libdir) && to.extension() == Some("vmdk".as_ref()))
+            })
+            .count()
     }
 
     fn nbdkit(&self) -> Option<u32> {
