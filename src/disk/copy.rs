@@ -114,6 +114,7 @@ pub(crate) fn run(
                 stall_timeout_s: engine.stall_timeout_s,
                 looks_again: engine.looks_again,
                 is_remote: source.is_remote(),
+                is_read_once: source.is_read_once(),
             };
             let copied = native::copy(reader, begun, path, manner, control, &mut |done| {
                 on_progress(CopyProgress { bytes_total: total, bytes_done: done.min(total) });

@@ -34,7 +34,7 @@ fn converted(daemon: &mut Daemon, vcenter: &Vcenter, content: &[std::path::PathB
     daemon.drop_file(
         "web.yaml",
         format!(
-            "manifest_version: \"1.0\"\nprofile: none\nsource:\n  vsphere: {{credential: vc, port: {}, vm_name: web, transport: nfc}}\n",
+            "manifest_version: \"1.0\"\nprofile: none\npipeline: {{convert: {{enabled: true}}, validate: {{enabled: true}}}}\nsource:\n  vsphere: {{credential: vc, port: {}, vm_name: web, transport: nfc}}\n",
             vcenter.port()
         ),
     );
@@ -59,7 +59,7 @@ fn fetched(vcenter: &Vcenter, name: &str) -> usize {
 }
 
 #[test]
-fn streams_become_results_with_one_request_for_each_disk() {
+fn streams_become_results_and_are_proved_with_one_request_for_each_disk() {
     let (mut daemon, vcenter, content) = site(|options| options);
     let (progress, _) = converted(&mut daemon, &vcenter, &content);
     assert_eq!(progress["vms"]["web"]["attempt"], 1, "{progress}");

@@ -7,6 +7,7 @@
 //!                                                                    P  pieces that are in the target
 //!                                                                    D  up to which frame all that was told is durable
 //!                                                                    S  the target shares all that the source holds
+//!                                                                    W  nothing else of the source holds anything
 //! ```
 //!
 //! A frame of pieces is written as soon as their bytes are in the target, and neither waits for the medium: what a killed process has written
@@ -15,7 +16,6 @@
 //! place, so that neither half a frame nor one of another journal passes. What does not count is cut away. What is not here: who decides
 //! when a frame is written (see [`super::ledger`]).
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -40,9 +40,10 @@ const BLOCK: u64 = BLOCK_BYTES as u64;
 const RECORD_BYTES: usize = 22;
 /// What a frame tells, by its first byte.
 const RUN: u8 = b'R';
-const PIECES: u8 = b'P';
+pub(super) const PIECES: u8 = b'P';
 const DURABLE: u8 = b'D';
 const SHARED: u8 = b'S';
+const WHOLE: u8 = b'W';
 
 /// What the journal of a copy is about. It is gone on with only where all of this is still so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -182,8 +183,17 @@ impl Journal {
 
     /// Says so. Durable when it returns, as the target has to be before.
     pub(super) fn shared(&mut self) -> io::Result<()> {
-        self.append(&[SHARED])?;
         self.is_shared = true;
+        self.say_for_good(SHARED)
+    }
+
+    /// Says that all pieces of the source that hold anything are told. Likewise.
+    pub(super) fn whole(&mut self) -> io::Result<()> {
+        self.say_for_good(WHOLE)
+    }
+
+    fn say_for_good(&mut self, what: u8) -> io::Result<()> {
+        self.append(&[what])?;
         self.durable(self.end)?.sync_data()
     }
 
@@ -227,7 +237,7 @@ fn run(boot: Option<&str>) -> Vec<u8> {
 }
 
 /// Whether the first frame says that it is about this; however it was made, where that is not said.
-fn is_about<R: Read>(frames: &mut Frames<R>, subject: &Subject) -> io::Result<bool> {
+pub(super) fn is_about<R: Read>(frames: &mut Frames<R>, subject: &Subject) -> io::Result<bool> {
     let found = frames.next()?.and_then(|payload| serde_json::from_slice::<Subject>(&payload).ok());
     Ok(found.is_some_and(|found| {
         let is_same = |(before, now): (&FileIdentity, &FileIdentity)| before.is_same_elsewhere(now);
@@ -239,18 +249,20 @@ fn is_about<R: Read>(frames: &mut Frames<R>, subject: &Subject) -> io::Result<bo
 }
 
 /// Which frames count.
-struct Counting {
+pub(super) struct Counting {
     /// Those before.
     until: u64,
     /// Whether the last of them was written in this run of the kernel: then all do. Else those that were durable.
     is_this_run: bool,
     /// Whether one of them says that all is shared.
-    is_shared: bool,
+    pub(super) is_shared: bool,
+    /// Whether one of them says that no others will tell of pieces.
+    pub(super) is_whole: bool,
 }
 
 /// Reads all frames behind the first. `None` if one makes no sense.
-fn counting<R: Read>(frames: &mut Frames<R>, boot: Option<&str>) -> io::Result<Option<Counting>> {
-    let (mut is_this_run, mut durable, mut shared) = (false, frames.end, None);
+pub(super) fn counting<R: Read>(frames: &mut Frames<R>, boot: Option<&str>) -> io::Result<Option<Counting>> {
+    let (mut is_this_run, mut durable, mut shared, mut whole) = (false, frames.end, None, None);
     while let Some(payload) = frames.next()? {
         match payload.split_first() {
             Some((&RUN, name)) => is_this_run = boot.is_some_and(|boot| boot.as_bytes() == name),
@@ -259,54 +271,14 @@ fn counting<R: Read>(frames: &mut Frames<R>, boot: Option<&str>) -> io::Result<O
                 durable = durable.max(until);
             }
             Some((&SHARED, _)) => shared = Some(frames.end),
+            Some((&WHOLE, _)) => whole = Some(frames.end),
             Some((&PIECES, _)) => {}
             _ => return Ok(None),
         }
     }
     let until = if is_this_run { frames.end } else { durable.min(frames.end) };
-    let is_shared = shared.is_some_and(|end| end <= until);
-    Ok(Some(Counting { until, is_this_run, is_shared }))
-}
-
-/// The records of a journal that is only read, one after the other.
-#[derive(Debug)]
-pub(super) struct Records {
-    frames: Frames<BufReader<File>>,
-    ahead: VecDeque<Record>,
-    is_shared: bool,
-}
-
-impl Records {
-    /// Of a copy of this; `None` if the file tells of something else. As with a copy that goes on, only a file of our own is believed.
-    pub(super) fn open(path: &Path, subject: &Subject) -> io::Result<Option<Records>> {
-        let mut frames = Frames::of(BufReader::new(open_to_go_on(path)?));
-        if !is_about(&mut frames, subject)? {
-            return Ok(None);
-        }
-        let behind = frames.end;
-        // Nobody ran on without it: who finished a copy has made all of it durable.
-        let is_shared = counting(&mut frames, None)?.is_some_and(|counting| counting.is_shared);
-        frames.from.seek(SeekFrom::Start(behind))?;
-        frames.end = behind;
-        Ok(Some(Records { frames, ahead: VecDeque::new(), is_shared }))
-    }
-
-    /// Whether the target shares what the source held.
-    pub(super) fn is_shared(&self) -> bool {
-        self.is_shared
-    }
-
-    /// The next one. They end where the journal makes no sense any more.
-    pub(super) fn next(&mut self) -> io::Result<Option<Record>> {
-        while self.ahead.is_empty() {
-            let Some(payload) = self.frames.next()? else { return Ok(None) };
-            if let Some((&PIECES, records)) = payload.split_first() {
-                let Some(records) = decode(records) else { return Ok(None) };
-                self.ahead.extend(records);
-            }
-        }
-        Ok(self.ahead.pop_front())
-    }
+    let counts = |said: Option<u64>| said.is_some_and(|end| end <= until);
+    Ok(Some(Counting { until, is_this_run, is_shared: counts(shared), is_whole: counts(whole) }))
 }
 
 fn encode(record: &Record, places: &[u8], into: &mut Vec<u8>) -> io::Result<()> {
@@ -318,7 +290,7 @@ fn encode(record: &Record, places: &[u8], into: &mut Vec<u8>) -> io::Result<()> 
     Ok(())
 }
 
-fn decode(mut payload: &[u8]) -> Option<Vec<Record>> {
+pub(super) fn decode(mut payload: &[u8]) -> Option<Vec<Record>> {
     let mut records = Vec::new();
     while !payload.is_empty() {
         let (head, rest) = payload.split_at_checked(RECORD_BYTES)?;

@@ -246,6 +246,17 @@ pub(super) fn harden_once(
     Ok(said.sync_data()?)
 }
 
+/// Says that all is written down, once it is durable.
+pub(super) fn conclude(
+    target: &File,
+    journal: &Mutex<Journal>,
+    may_write: &dyn Fn() -> Result<()>,
+) -> Result<(), Stop> {
+    target.sync_data()?;
+    may_write().map_err(Stop::Refused)?;
+    Ok(locked(journal).whole()?)
+}
+
 fn locked(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {
     journal.lock().unwrap_or_else(PoisonError::into_inner)
 }

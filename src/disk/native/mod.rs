@@ -19,6 +19,7 @@ mod objection;
 mod pieces;
 mod places;
 mod readback;
+mod records;
 mod stall;
 
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ use std::thread;
 
 pub(crate) use begin::{Begun, begin, make_anew};
 use journal::{Record, hash};
-use ledger::{Ledger, harden_once};
+use ledger::{Ledger, conclude, harden_once};
 pub(crate) use pieces::PIECE_BYTES;
 use pieces::{Piece, Pieces};
 pub use readback::Depth;
@@ -64,6 +65,8 @@ pub(crate) struct Manner {
     pub(crate) looks_again: bool,
     /// Whether the source is no file of this machine.
     pub(crate) is_remote: bool,
+    /// Whether nobody can ask it afterwards what else it holds.
+    pub(crate) is_read_once: bool,
 }
 
 impl Manner {
@@ -156,9 +159,9 @@ pub(crate) fn copy(
     let is_sound = !is_ended || threads.into_iter().chain(keepers).all(|thread| thread.join().is_ok());
     on_progress(copy.done.load(Ordering::Relaxed));
     let is_kept = copy.control.interruption() == Some(Interruption::Cancel { keep_partial: true });
-    if let Some((journal, file)) = last.filter(|_| is_kept && is_ended && is_sound) {
+    if let Some((journal, file)) = last.as_ref().filter(|_| is_kept && is_ended && is_sound) {
         // Another host, and another run of this one, go on from what is durable.
-        if let Err(error) = harden_once(&file, &journal, &|| copy.control.may_write()) {
+        if let Err(error) = harden_once(file, journal, &|| copy.control.may_write()) {
             tracing::warn!(path = %target.display(), ?error, "what was copied last is not durable");
         }
     }
@@ -170,6 +173,10 @@ pub(crate) fn copy(
     }
     copy.control.may_write()?;
     copy.writer.finish().map_err(|error| copy.failed("write", &error))?;
+    if let Some((journal, file)) = last.filter(|_| manner.is_read_once) {
+        let concluded = conclude(&file, &journal, &|| copy.control.may_write());
+        concluded.map_err(|stop| stop.told(|error| copy.failed("make durable", &error)))?;
+    }
     Ok(Copied { kept_bytes, restarted })
 }
 

@@ -5,7 +5,9 @@
 //! where there was nothing. Whoever wants more has every byte read back from the medium. Either way the source need not be read again, but for
 //! what was changed since (repairs that were put into the result): there the bytes themselves are compared, and likewise wherever the journal
 //! says nothing, unless result and source both say "zeros". A journal that lost its end, or has gone, thus costs time and never lets a wrong
-//! result pass. What is not here: results that only QEMU reads, and those that it copied (see [`crate::disk::Engine::compare`]).
+//! result pass. A source that comes as a stream is not asked again: its journal says at its end that nothing else holds anything, so the result
+//! has to hold nothing there, either. Without that word the stream comes once more, and is compared in its order. What is not here: results
+//! that only QEMU reads, and those that it copied (see [`crate::disk::Engine::compare`]).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,8 +16,9 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use super::journal::{Record, Records, Subject, hash};
+use super::journal::{Record, Subject, hash};
 use super::pieces::PIECE_BYTES;
+use super::records::Records;
 use super::{Stall, THREADS};
 use crate::disk::control::Control;
 use crate::disk::engine::Engine;
@@ -91,8 +94,13 @@ fn hold(
     let opened = read::open_result(result, format, control);
     // A result whose own tables make no sense is as wrong as one with other bytes.
     let Some(shown) = opened.map_err(|error| of_result(&error.permanent(), result))? else { return Ok(None) };
+    // What is known of a part of a stream helps nobody: to be asked for the rest, all of it has to come and be taken.
+    let known = known.filter(|(records, _)| !source.is_read_once() || records.is_whole());
     let (records, depth) = known.unzip();
+    let holds_nowhere_else = source.is_read_once() && records.is_some();
     Ok(Some(Held {
+        holds_nowhere_else,
+        is_in_order: source.is_read_once() && !holds_nowhere_else,
         is_shared: depth == Some(Depth::Tables) && records.as_ref().is_some_and(Records::is_shared),
         parts: Mutex::new(Parts { records, size: shown.size(), at: 0, ahead: None }),
         shown,
@@ -163,7 +171,7 @@ fn first_difference(
     on_progress: &mut dyn FnMut(u64),
 ) -> Result<Option<u64>> {
     let (alive, ended) = mpsc::channel::<()>();
-    let threads = (0..THREADS).map(|_| {
+    let threads = (0..if held.is_in_order { 1 } else { THREADS }).map(|_| {
         let (held, alive) = (Arc::clone(held), alive.clone());
         thread::spawn(move || {
             let _alive = alive;
@@ -263,6 +271,10 @@ struct Held {
     result: PathBuf,
     /// Nothing was copied: result and source have the same blocks, but for what was changed since.
     is_shared: bool,
+    /// What the records do not tell of holds nothing, and is not asked for.
+    holds_nowhere_else: bool,
+    /// The source comes from its beginning to its end: one thread goes along.
+    is_in_order: bool,
     /// None: a piece that was copied needs no second look.
     depth: Option<Depth>,
     control: Control,
@@ -292,6 +304,7 @@ impl Held {
     fn difference(&self, part: &Part, hands: &mut Hands) -> Result<Option<u64>> {
         match part {
             Part::Gap { at, length } if self.is_shared => self.changes(*at, *length, hands),
+            Part::Gap { at, length } if self.holds_nowhere_else => self.nothing(*at, *length, hands),
             Part::Gap { at, length } => self.gap(*at, *length, hands),
             Part::Copied(record @ Record { at, length, hash: wanted, .. }) => {
                 self.control.checkpoint()?;
@@ -393,6 +406,27 @@ impl Held {
             } else {
                 self.done.fetch_add(until - from, Ordering::Relaxed);
             }
+            from = until;
+        }
+        Ok(None)
+    }
+
+    /// Where the result holds something in a stretch where it has to hold nothing.
+    fn nothing(&self, at: u64, length: u64, hands: &mut Hands) -> Result<Option<u64>> {
+        let (mut from, end) = (at, at + length);
+        while from < end {
+            self.control.checkpoint()?;
+            let shown = self.shown.next_range(from, &mut hands.of_result);
+            let shown = shown.map_err(|error| of_result(&error, &self.result))?;
+            let mut until = shown.end().min(end);
+            if shown.holds == Holds::Data {
+                until = until.min(from + PIECE_BYTES);
+                let found = self.read_shown(from, (until - from) as usize, hands)?;
+                if let Some(within) = found.iter().position(|byte| *byte != 0) {
+                    return Ok(Some(from + within as u64));
+                }
+            }
+            self.done.fetch_add(until - from, Ordering::Relaxed);
             from = until;
         }
         Ok(None)

@@ -153,4 +153,6 @@ impl FileIdentity {
 }
 
 #[cfg(test)]
+mod once_tests;
+#[cfg(test)]
 mod tests;

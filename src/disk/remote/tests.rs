@@ -15,7 +15,7 @@ use crate::disk::read::{Holds, Range, Room};
 use crate::model::plan::{Compression, OutputFormat, Preallocation};
 use crate::sys::process::Launcher;
 
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 /// More than the copier has in hand at a time, several times.
 const SIZE: u64 = 96 * MIB + 512;
 /// What may be read again after a cut: what the threads had in their hands, and what nobody had written down yet.
@@ -138,14 +138,14 @@ impl Reader for Asking {
 }
 
 /// A place to copy to, and who does it.
-struct Bench {
-    dir: tempfile::TempDir,
-    engine: Engine,
-    control: Control,
+pub(super) struct Bench {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) engine: Engine,
+    pub(super) control: Control,
 }
 
 impl Bench {
-    fn new() -> Bench {
+    pub(super) fn new() -> Bench {
         // No child has a part in this.
         let engine = Engine {
             qemu_img: PathBuf::from("/not/there"),
@@ -160,7 +160,7 @@ impl Bench {
         Bench { dir: tempfile::tempdir().unwrap(), engine, control: Control::new() }
     }
 
-    fn target(&self, format: OutputFormat) -> Target {
+    pub(super) fn target(&self, format: OutputFormat) -> Target {
         Target {
             path: self.dir.path().join("result"),
             format,
