@@ -86,7 +86,7 @@ fn grow(dir: &Path, disks: &[PathBuf], by_mib: u64) -> Result<(Vec<FixReport>, V
 /// machine too little.
 fn open() -> String {
     format!(
-        "-cryptsetup-open /dev/sdc warm\n{KEY}\n-cryptsetup-close warm\ncryptsetup-open /dev/sdc secret\n{KEY}"
+        "-cryptsetup-open /dev/sdc warm\n{KEY}\n-cryptsetup-close /dev/mapper/warm\ncryptsetup-open /dev/sdc secret\n{KEY}"
     )
 }
 
