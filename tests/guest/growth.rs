@@ -82,12 +82,10 @@ fn grow(dir: &Path, disks: &[PathBuf], by_mib: u64) -> Result<(Vec<FixReport>, V
     Ok((grown, events))
 }
 
-/// Has guestfish open the encrypted disk. The first try only has the appliance load its ciphers, for which its kernel has a minute: on a busy
-/// machine too little.
+/// Has guestfish open the encrypted disk. The first key opens nothing: for it the appliance only loads its ciphers, for which its kernel has a
+/// minute. On a busy machine that is too little.
 fn open() -> String {
-    format!(
-        "-cryptsetup-open /dev/sdc warm\n{KEY}\n-cryptsetup-close /dev/mapper/warm\ncryptsetup-open /dev/sdc secret\n{KEY}"
-    )
+    format!("-cryptsetup-open /dev/sdc wrong\nnothing's\ncryptsetup-open /dev/sdc secret\n{KEY}")
 }
 
 /// A root behind what cloud images have in front of it; a logical partition with LVM; LVM that is encrypted, on a disk without partitions;
