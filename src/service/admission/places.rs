@@ -37,6 +37,16 @@ impl Place {
         self.refusal.as_ref()
     }
 
+    /// What another host has left, as it was seen before anything of ours came to lie there.
+    pub(super) fn left(checkpoint: BatchCheckpoint) -> Place {
+        Place { refusal: None, checkpoint: Some(checkpoint) }
+    }
+
+    /// What another host has made of the batch, if it is to be taken over.
+    pub(super) fn checkpoint(&self) -> Option<&BatchCheckpoint> {
+        self.checkpoint.as_ref()
+    }
+
     /// The files that a VM of this content came to, in the directories where it would put them.
     #[must_use]
     pub fn made(&self, content_sha256: &str, plan: &Plan) -> Option<&BTreeMap<PathBuf, Option<String>>> {

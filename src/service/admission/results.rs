@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::places::Place;
 use crate::model::error::{Error, Kind, Result};
+use crate::service::view::checkpoint::BatchCheckpoint;
 use crate::sys::mounts::Mounts;
 
 /// How long one answer is waited for.
@@ -48,6 +49,19 @@ impl Known {
     /// It was seen there, or seen to be missing.
     pub fn learn(&mut self, path: PathBuf, is_there: bool) {
         self.results.insert(path, is_there);
+    }
+
+    /// What other hosts have left of a batch, to be kept: once it is ours, our own checkpoints lie where theirs did.
+    pub fn left_elsewhere(&self) -> Result<String> {
+        let left = self.places.iter().filter_map(|(directory, place)| Some((directory, place.checkpoint()?)));
+        let left: BTreeMap<&PathBuf, &BatchCheckpoint> = left.collect();
+        serde_json::to_string(&left).map_err(|error| Error::internal(error.to_string()))
+    }
+
+    /// What was kept so counts, whatever lies there by now. What an earlier version has kept says nothing.
+    pub fn remember(&mut self, kept: &str) {
+        let left: BTreeMap<PathBuf, BatchCheckpoint> = serde_json::from_str(kept).unwrap_or_default();
+        self.places.extend(left.into_iter().map(|(directory, left)| (directory, Place::left(left))));
     }
 
     /// A directory was looked at.

@@ -204,7 +204,8 @@ impl Db {
             jobs.push(self.insert_refused(batch_key, vm, at)?);
         }
         if drop.claim.is_some_and(|claim| claim.takeover) {
-            self.set_flag(&taken_over(batch_key), Some("1"))?;
+            let left = known.left_elsewhere().map_err(Stop::Refused)?;
+            self.set_flag(&taken_over(batch_key), Some(&left))?;
         }
         self.follow_batch(batch_key)?;
         self.tell_batch_end(batch_key)?;

@@ -89,8 +89,10 @@ impl Db {
         };
         let mut decided = self.decide_vms(&submission, &decision, &plans, known)?;
         self.check_outputs(&decided)?;
-        if self.flag(&taken_over(row.batch_key))?.is_some() {
-            let asked = look_at(&mut decided, &row.batch_id, Claim { takeover: true }, known)?;
+        if let Some(left) = self.flag(&taken_over(row.batch_key))? {
+            let mut known = known.clone();
+            known.remember(&left);
+            let asked = look_at(&mut decided, &row.batch_id, Claim { takeover: true }, &known)?;
             if !asked.is_empty() {
                 return Err(Stop::Asks(asked));
             }

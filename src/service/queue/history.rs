@@ -54,7 +54,7 @@ pub(in crate::service) fn released(batch_key: i64) -> String {
     format!("released:{batch_key}")
 }
 
-/// The flag of a run that may take over what another host has begun.
+/// The flag of a run that may take over what another host has begun: it holds what that had made when the run was accepted.
 pub(in crate::service) fn taken_over(batch_key: i64) -> String {
     format!("takeover:{batch_key}")
 }
