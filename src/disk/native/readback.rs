@@ -23,7 +23,7 @@ use super::{Stall, THREADS};
 use crate::disk::control::Control;
 use crate::disk::engine::Engine;
 use crate::disk::facts::SourceDisk;
-use crate::disk::read::{self, Holds, Reader, Room};
+use crate::disk::read::{self, Holds, Range, Reader, Room};
 use crate::disk::write::BLOCK_BYTES;
 use crate::model::error::{Disposition, Error, Kind, Result};
 use crate::model::plan::OutputFormat;
@@ -395,8 +395,7 @@ impl Held {
         let (mut from, end) = (at, at + length);
         while from < end {
             self.control.checkpoint()?;
-            let shown = self.shown.next_range(from, &mut hands.of_result);
-            let shown = shown.map_err(|error| of_result(&error, &self.result))?;
+            let shown = self.shown_range(from, hands)?;
             let wanted = self.content.next_range(from, &mut hands.of_content)?;
             let until = shown.end().min(wanted.end()).min(end);
             if shown.holds == Holds::Data || wanted.holds == Holds::Data {
@@ -416,8 +415,7 @@ impl Held {
         let (mut from, end) = (at, at + length);
         while from < end {
             self.control.checkpoint()?;
-            let shown = self.shown.next_range(from, &mut hands.of_result);
-            let shown = shown.map_err(|error| of_result(&error, &self.result))?;
+            let shown = self.shown_range(from, hands)?;
             let mut until = shown.end().min(end);
             if shown.holds == Holds::Data {
                 until = until.min(from + PIECE_BYTES);
@@ -447,6 +445,12 @@ impl Held {
             self.done.fetch_add(count as u64, Ordering::Relaxed);
         }
         Ok(None)
+    }
+
+    /// What the result shows from an offset on.
+    fn shown_range(&self, at: u64, hands: &mut Hands) -> Result<Range> {
+        let range = self.shown.next_range(at, &mut hands.of_result);
+        range.map_err(|error| of_result(&error, &self.result))
     }
 
     fn read_shown<'h>(&self, at: u64, count: usize, hands: &'h mut Hands) -> Result<&'h [u8]> {
