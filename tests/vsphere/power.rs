@@ -129,15 +129,20 @@ fn a_job_that_fails_for_good_starts_its_source_again_and_one_that_is_tried_again
     assert!(!runs(&vcenter, "web"));
 }
 
-#[test]
-fn what_a_killed_worker_has_shut_down_is_started_when_its_job_is_cancelled() {
-    let (mut daemon, vcenter, _) = site(ALLOWED, &json!({}));
+/// A copy begins, and everybody who has a part in it is killed; its job is not begun again by itself.
+fn dies_in_mid_copy(daemon: &mut Daemon, vcenter: &Vcenter) {
     vcenter.throttle(MIB);
     daemon.start();
-    daemon.drop_file("web.yaml", manifest(&vcenter, ""));
+    daemon.drop_file("web.yaml", manifest(vcenter, ""));
     wait_for("the copy to begin", || (vcenter.sent_of("-flat") > MIB).then_some(()));
     daemon.client(&["pause"]);
     daemon.kill9();
+}
+
+#[test]
+fn what_a_killed_worker_has_shut_down_is_started_when_its_job_is_cancelled() {
+    let (mut daemon, vcenter, _) = site(ALLOWED, &json!({}));
+    dies_in_mid_copy(&mut daemon, &vcenter);
     daemon.start();
     assert!(!runs(&vcenter, "web"));
     daemon.client(&["cancel", "web"]);
@@ -361,12 +366,7 @@ fn a_source_that_runs_again_at_the_end_is_not_changed_as_if_it_had_moved() {
 #[test]
 fn what_was_done_at_a_machine_that_is_there_no_more_is_gone_with_it_and_not_tried_for_ever() {
     let (mut daemon, vcenter, _) = site(ALLOWED, &json!({}));
-    vcenter.throttle(MIB);
-    daemon.start();
-    daemon.drop_file("web.yaml", manifest(&vcenter, ""));
-    wait_for("the copy to begin", || (vcenter.sent_of("-flat") > MIB).then_some(()));
-    daemon.client(&["pause"]);
-    daemon.kill9();
+    dies_in_mid_copy(&mut daemon, &vcenter);
     vcenter.gone("web");
     daemon.start();
     daemon.client(&["cancel", "web"]);
