@@ -60,10 +60,16 @@ impl Deaths {
         self.daemon.scratch().join(format!("once-{}", self.number)).to_str().unwrap().to_owned()
     }
 
+    /// Lets what waits begin. A job that was at work when its service died goes on by itself, and may be at its end, or have died
+    /// again, before anybody can ask: whether that was so is not what these tests are about.
+    fn hurry(&self) {
+        self.daemon.run_client(&["resume", "web"]);
+    }
+
     /// Lets what waits begin, and waits until it is dead.
     #[track_caller]
     fn dies(&self, point: &str) {
-        self.daemon.client(&["resume", "web"]);
+        self.hurry();
         wait_for(&format!("somebody to die at {point}"), || {
             (fs::read(self.once()).ok()? == b"x").then_some(())
         });
@@ -100,7 +106,7 @@ fn killed_at_every_step_of_its_first_pass_a_migration_loses_nothing_of_what_its_
     deaths.die_at(&["acts.did", "acts.done", "acts.intended", "acts.did", "acts.done"], true);
     deaths.die_at(&["warm.patched", "warm.patched:2", "warm.passed", "acts.undid", "acts.undone"], true);
     deaths.start(None);
-    deaths.daemon.client(&["resume", "web"]);
+    deaths.hurry();
     let first = wait_for_pass(&deaths.daemon, 1);
     assert_eq!((&first["number"], &first["kind"]), (&json!(1), &json!("full")), "{first}");
     wait_for_pass(&deaths.daemon, 2);
@@ -123,7 +129,7 @@ fn killed_at_every_step_of_a_pass_and_of_its_cutover_a_migration_ends_as_if_nobo
     // Whoever comes next tells of that pass, and makes the next one of what was written since.
     deaths.vcenter.guest_writes("web", 0, 28 * MIB, &vec![99; MIB as usize]);
     deaths.start(None);
-    deaths.daemon.client(&["resume", "web"]);
+    deaths.hurry();
     let next = wait_for_pass(&deaths.daemon, untold + 1);
     assert!(next["number"] == untold + 1 && bytes(&next) >= MIB, "{next}");
     assert!(passes(&deaths.daemon).iter().any(|pass| pass["number"] == untold), "it was never told");
@@ -138,7 +144,7 @@ fn killed_at_every_step_of_a_pass_and_of_its_cutover_a_migration_ends_as_if_nobo
     // Change tracking is switched off again.
     deaths.die_at(&["acts.undoing", "acts.undid", "acts.undone"], false);
     deaths.start(None);
-    deaths.daemon.client(&["resume", "web"]);
+    deaths.hurry();
     let passes = is_migrated(&deaths.daemon, &deaths.vcenter);
     assert_eq!(passes.iter().filter(|pass| pass["kind"] == "full").count(), 1, "{passes:?}");
 }
