@@ -39,7 +39,8 @@ const READY_WITHIN: Duration = Duration::from_secs(600);
 const LEFT_WITHIN: Duration = Duration::from_secs(360);
 /// How often it is asked whether that has happened.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-/// Between two looks at whether it is ready.
+/// Between two looks at whether it is ready: soon at first, for most are at once.
+const LOOK_SOON: Duration = Duration::from_millis(10);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long one lives without a word, where the server does not say.
 const USUAL_TIMEOUT: Duration = Duration::from_secs(300);
@@ -132,7 +133,7 @@ impl Lease {
     }
 
     fn await_ready(&self, what: &str, snapshot: Option<&str>, control: &Control) -> Result<Seen> {
-        let begun = Instant::now();
+        let (begun, mut pause) = (Instant::now(), LOOK_SOON);
         loop {
             control.ended()?;
             let seen = self.look().map_err(|failure| failure::told(what, failure))?;
@@ -152,7 +153,8 @@ impl Lease {
             if begun.elapsed() > READY_WITHIN {
                 return Err(failure::silent(self.client.host(), READY_WITHIN));
             }
-            thread::sleep(LOOK_EVERY);
+            thread::sleep(pause);
+            pause = (pause * 2).min(LOOK_EVERY);
         }
     }
 
