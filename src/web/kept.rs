@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 
 use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::client::conn::http1::SendRequest;
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::HOST;
 use hyper::{HeaderMap, Method, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -17,6 +17,9 @@ use tokio::task::JoinSet;
 use super::trust::Tls;
 use super::{NoAnswer, Reach, complete, connect, once, said};
 use crate::model::web_address::WebAddress;
+
+/// So much is taken of an answer at once, its head included: with more, what was decrypted has left the processor's cache before it is used.
+const READ_AT_ONCE: usize = 128 << 10;
 
 /// An open connection to one server.
 #[derive(Debug)]
@@ -72,7 +75,8 @@ impl Kept {
             true => tls.over(plain, &server.host).await?,
             false => Box::new(plain),
         };
-        let begun = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let mut http = http1::Builder::new();
+        let begun = http.max_buf_size(READ_AT_ONCE).handshake(TokioIo::new(stream)).await;
         let (sender, connection) =
             begun.map_err(|error| NoAnswer::Failed(format!("{server} broke off: {}", said(&error))))?;
         let mut driver = JoinSet::new();

@@ -12,6 +12,7 @@
 
 mod address;
 mod connection;
+mod eager;
 mod kept;
 mod trust;
 

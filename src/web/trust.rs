@@ -23,6 +23,7 @@ use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::eager::Eager;
 use super::{NoAnswer, Stream};
 use crate::model::thumbprint::Thumbprint;
 
@@ -147,7 +148,7 @@ impl Tls {
         // Of itself TLS reads 4 KiB at a time, a quarter of one of its records.
         let stream = BufReader::with_capacity(READ_AT_ONCE, stream);
         match TlsConnector::from(Arc::clone(&self.config)).connect(name, stream).await {
-            Ok(encrypted) => Ok(Box::new(encrypted)),
+            Ok(encrypted) => Ok(Box::new(Eager::new(encrypted))),
             Err(error) => Err(match refused(&error) {
                 Some(Refused(flaw, why, seen)) => NoAnswer::Untrusted(Untrusted {
                     host: host.to_owned(),
