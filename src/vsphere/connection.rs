@@ -98,7 +98,7 @@ impl Connection {
 
 impl Body<'_> {
     /// Takes all that is still to come into a buffer, and tells each part as it comes.
-    pub(super) fn fill(&mut self, buffer: &mut [u8], came: &mut dyn FnMut(usize)) -> Result<Filled> {
+    pub fn fill(&mut self, buffer: &mut [u8], came: &mut dyn FnMut(usize)) -> Result<Filled> {
         let Some(wire) = &mut self.connection.wire else { return Ok(Filled::Ended(0)) };
         let filled = wire.fill(&mut self.said, buffer, came);
         if filled.is_err() {

@@ -44,3 +44,4 @@ mod wire;
 pub use client::Client;
 pub use connection::{Body, Connection, Response};
 pub use endpoint::{Endpoint, Login, Patience, Trusted};
+pub use wire::Filled;

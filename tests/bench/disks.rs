@@ -70,7 +70,7 @@ pub fn measure(figures: &mut Figures) {
     let scratch =
         tempfile::Builder::new().prefix("h2k-bench-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let flat = scratch.path().join("flat.raw");
-    fill(&flat);
+    programs(&flat);
     for case in &CASES {
         let source = image(&flat, case);
         for is_cold in [false, true] {
@@ -151,7 +151,7 @@ fn largest_kib(of: u32) -> u64 {
 }
 
 /// Programs and libraries of this machine, with a hole behind each of some MiB.
-fn fill(path: &Path) {
+pub fn programs(path: &Path) {
     let mut file = File::create(path).unwrap();
     let mut from: Vec<PathBuf> = Vec::new();
     let listed =

@@ -4,7 +4,6 @@
 //! The server is the simulator of the tests, whose TLS takes processors of this machine, too.
 
 use std::fs;
-use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -13,10 +12,11 @@ use std::thread;
 use std::time::Instant;
 
 use hyper2kvm::disk::Control;
-use hyper2kvm::vsphere::{Client, Endpoint, Login, Patience, Trusted};
+use hyper2kvm::vsphere::{Client, Endpoint, Filled, Login, Patience, Trusted};
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::disks::programs;
 use crate::figures::{Figures, median, ms};
 use crate::published::{self, Waited};
 use crate::support::disks;
@@ -144,7 +144,7 @@ impl Site {
                 }
                 let mut answer = connection.get(target, Some(at..at + PIECE)).unwrap();
                 assert_eq!(answer.status.as_u16(), 206);
-                answer.body.read_exact(&mut piece).unwrap();
+                assert_eq!(answer.body.fill(&mut piece, &mut |_| ()).unwrap(), Filled::Ended(PIECE as usize));
             }
         };
         thread::scope(|scope| {
@@ -327,7 +327,8 @@ fn holes(figures: &mut Figures) {
 /// A disk that its host exports as a stream, half of it in use. The stream was packed before: the simulator packs slowly, on a processor of ours.
 fn streams(figures: &mut Figures) {
     let at = tempfile::tempdir().unwrap();
-    let content = disks::disk(at.path(), "system", "raw", DISK_MIB, DISK_MIB / 2, 7);
+    let content = at.path().join("system.raw");
+    programs(&content);
     let machine = json!({ "name": "web", "disks": [disk(&content)] });
     let site = Site::new(at, Options::vcenter().with("packed_before", true).machine(machine));
     let (jar, moref) = (site.cookies().display().to_string(), site.moref());
