@@ -7,7 +7,7 @@ use super::action::{Action, Network};
 use super::core::{ALL_PAUSED, Core, JobId, millis};
 use super::job::{Ending, Phase};
 use super::ledger::SpaceProbe;
-use super::policy::{SPACE_RECHECK_S, SPACE_WAITERS_MAX};
+use super::policy::SPACE_WAITERS_MAX;
 use crate::model::config::PauseScope;
 use crate::model::job::{JobState, WaitReason};
 
@@ -175,15 +175,7 @@ impl Core {
                 _ => {}
             }
         }
-        if self.next_space_check.is_some_and(|at| at <= now_ms) && self.room_is_still_asked_for() {
-            self.next_space_check = Some(millis(now + SPACE_RECHECK_S));
-        }
-        if self.next_space_check.is_some_and(|at| at <= now_ms) {
-            for id in std::mem::take(&mut self.space_waiters) {
-                self.release(id);
-            }
-            self.next_space_check = None;
-        }
+        self.ask_for_room(now);
         if let Some(since) = self.outage_since
             && !self.outage_told
             && now - since >= self.policy.max_network_wait_s
@@ -191,15 +183,6 @@ impl Core {
             self.outage_told = true;
             self.out.push(Action::OutageTooLong { seconds: now - since });
         }
-    }
-
-    /// Whether some of those that wait for room have not been asked in this round, and could be.
-    fn room_is_still_asked_for(&self) -> bool {
-        self.ready.iter().any(|(_, id)| {
-            self.jobs.get(id).is_some_and(|job| job.waits_for(WaitReason::DiskSpace))
-                && !self.batch_is_full(*id)
-                && self.network_blocks(*id).is_none()
-        })
     }
 
     pub(super) fn network_wait_is_over(&mut self, now: f64, id: JobId) {

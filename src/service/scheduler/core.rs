@@ -12,8 +12,9 @@ use super::job::{Batch, Ending, Job, Phase};
 pub use super::job::{BatchFacts, Counters, JobFacts};
 pub use super::ledger::{Ledger, SpaceProbe, Verdict};
 use super::logins::Logins;
-use super::policy::{Policy, SPACE_RECHECK_S, STOP_PATIENCE_S};
+use super::policy::{Policy, STOP_PATIENCE_S};
 use super::servers::Servers;
+use super::space::Rest;
 use super::windows::Windows;
 use crate::model::error::Error;
 use crate::model::job::{JobState, WaitReason};
@@ -116,6 +117,7 @@ impl Core {
                     has_passed: false,
                     file_system: None,
                     lacked_at: None,
+                    rest: Rest::default(),
                     timer: None,
                 },
             );
@@ -164,9 +166,8 @@ impl Core {
                     if self.is_behind_many(id) {
                         return self.release(id);
                     }
-                    self.space_waiters.insert(id);
-                    self.next_space_check.get_or_insert(millis(now + SPACE_RECHECK_S));
-                    return self.wait(now, id, WaitReason::DiskSpace, detail);
+                    self.job(id).rest = Rest::default();
+                    return self.await_room(now, id, detail);
                 }
             }
         }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::core::{ALL_PAUSED, BatchKey, JobId};
+use super::space::Rest;
 use crate::model::job::{JobState, WaitReason};
 use crate::model::remote::RemoteNeed;
 use crate::model::warm::WarmJob;
@@ -143,6 +144,8 @@ pub(super) struct Job {
     pub(super) file_system: Option<u64>,
     /// Where a worker of it lacked room.
     pub(super) lacked_at: Option<PathBuf>,
+    /// What follows of that where it happens again and again.
+    pub(super) rest: Rest,
     /// When the scheduler looks at it again.
     pub(super) timer: Option<u64>,
 }

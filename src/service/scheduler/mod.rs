@@ -36,6 +36,7 @@ mod rollback;
 mod servers;
 mod settling;
 mod sources;
+mod space;
 mod stall;
 mod warm;
 mod windows;

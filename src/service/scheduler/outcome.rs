@@ -2,9 +2,9 @@
 //! the core, so pure.
 
 use super::action::Action;
-use super::core::{BatchKey, Core, JobId, millis};
+use super::core::{BatchKey, Core, JobId};
 use super::job::{Counters, Phase};
-use super::policy::SPACE_RECHECK_S;
+use super::space::Rest;
 use crate::model::config::OnNetworkTimeout;
 use crate::model::error::{Disposition, Error, Kind};
 use crate::model::job::{JobState, WaitReason};
@@ -38,18 +38,10 @@ impl Core {
             counters.best_percentage = job.percentage;
             counters.failures = 0;
             counters.first_failure_at = None;
+            job.rest = Rest::default();
         }
         match (error.disposition(), error.kind()) {
-            (Disposition::NeedsOperator, Kind::DiskSpace) => {
-                counters.take_back();
-                let details = error.details();
-                counters.exact_need = details.need_bytes.or(counters.exact_need);
-                job.lacked_at = details.output.clone().or(job.lacked_at.take());
-                let detail = error.to_string();
-                self.space_waiters.insert(id);
-                self.next_space_check.get_or_insert(millis(now + SPACE_RECHECK_S));
-                self.wait(now, id, WaitReason::DiskSpace, detail);
-            }
+            (Disposition::NeedsOperator, Kind::DiskSpace) => self.ran_out_of_room(now, id, &error),
             (Disposition::NeedsOperator, Kind::Auth) => {
                 counters.take_back();
                 self.wait_for_login(now, id, &error);

@@ -18,6 +18,9 @@ pub(super) const STOP_PATIENCE_S: f64 = 6.0;
 /// Room on a file system is looked at again this often while a job waits for it.
 pub(super) const SPACE_RECHECK_S: f64 = 5.0;
 
+/// One that ran out of room again and again, where there is said to be some, is not begun more seldom than this.
+pub(super) const SPACE_REST_MAX_S: f64 = 300.0;
+
 /// So many jobs wait for room on one file system; those behind them stay queued.
 pub(super) const SPACE_WAITERS_MAX: usize = 64;
 

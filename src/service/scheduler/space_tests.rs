@@ -40,6 +40,49 @@ fn a_worker_that_ran_out_of_room_waits_for_what_it_measured_and_loses_no_attempt
 }
 
 #[test]
+fn one_that_runs_out_of_room_that_is_there_is_begun_ever_more_seldom_until_it_gets_further() {
+    let mut core = core(1);
+    load_each(&mut core, vec![job(1)]);
+    let plenty = |_| probe(GIB, 60 * GIB);
+    assert_eq!(started(&run_with(&mut core, 0.0, plenty)), [(1, 1)]);
+    let runs_out = |core: &mut Core, now| {
+        let error = Error::new(Kind::DiskSpace, "no room");
+        core.worker_ended(now, 1, WorkerEnd::Finished(WorkerOutcome::Failed { error }));
+        let waits = run_with(core, now, plenty);
+        let Some(Action::Wait { reason: WaitReason::DiskSpace, detail, .. }) = waits.first() else {
+            panic!("{waits:?}")
+        };
+        detail.clone()
+    };
+    assert_eq!(runs_out(&mut core, 0.0), "no room");
+    assert_eq!(started(&run_with(&mut core, 5.0, plenty)), [(1, 1)]);
+    let said = runs_out(&mut core, 10.0);
+    assert!(said.starts_with("no room; again and again") && said.ends_with("tried in 10 s"), "{said}");
+    assert_eq!(started(&run_with(&mut core, 15.0, plenty)), []);
+    assert_eq!(started(&run_with(&mut core, 20.0, plenty)), [(1, 1)]);
+    runs_out(&mut core, 20.0);
+    assert_eq!(started(&run_with(&mut core, 35.0, plenty)), []);
+    core.resume(35.0, 1).unwrap();
+    assert_eq!(started(&run_with(&mut core, 35.0, plenty)), [(1, 1)], "whoever says so is obeyed");
+    core.progressed(1, 40.0, 0);
+    assert_eq!(runs_out(&mut core, 40.0), "no room", "it got further than before");
+    assert_eq!(started(&run_with(&mut core, 45.0, plenty)), [(1, 1)]);
+}
+
+#[test]
+fn a_file_system_that_says_itself_that_it_is_full_is_believed_when_it_has_room_again() {
+    let mut core = core(1);
+    load_each(&mut core, vec![job(1)]);
+    for now in [0.0, 10.0, 20.0] {
+        assert_eq!(started(&run_with(&mut core, now, |_| probe(GIB, 60 * GIB))), [(1, 1)], "{now}");
+        let error = Error::new(Kind::DiskSpace, "no room").space(50 * GIB, 0);
+        core.worker_ended(now, 1, WorkerEnd::Finished(WorkerOutcome::Failed { error }));
+        assert_eq!(started(&run_with(&mut core, now, |_| probe(GIB, 40 * GIB))), []);
+        assert_eq!(started(&run_with(&mut core, now + 5.0, |_| probe(GIB, 40 * GIB))), []);
+    }
+}
+
+#[test]
 fn one_that_fits_is_found_behind_any_number_that_never_do() {
     let mut core = core(2);
     load_each(&mut core, (1..=9).map(job).collect());

@@ -7,6 +7,7 @@ use super::Scheduler;
 use super::commands::wrong_state;
 use super::core::{Core, JobId};
 use super::job::Phase;
+use super::space::Rest;
 use crate::model::api::{Acted, Refusal, RefusalCode};
 use crate::model::error::{Error, Kind};
 use crate::model::job::WaitReason;
@@ -20,7 +21,7 @@ impl Core {
         let Some(job) = self.jobs.get_mut(&id) else { return false };
         let Some(warm) = job.facts.warm.as_mut().filter(|warm| !warm.knows(&pass)) else { return false };
         warm.passed(pass);
-        job.has_passed = true;
+        (job.has_passed, job.rest) = (true, Rest::default());
         let counters = &mut job.facts.counters;
         (counters.failures, counters.first_failure_at, counters.exact_need) = (0, None, None);
         true
