@@ -27,6 +27,8 @@ pub(super) enum Sign {
 enum At {
     /// Anywhere in a line.
     Line(&'static str),
+    /// Anywhere in a line that has ended: what says more follows on the same one.
+    Whole(&'static str),
     /// At the start of a line.
     Start(&'static str),
     /// At the end of the line that is still being written.
@@ -40,7 +42,7 @@ enum Means {
     Passphrase,
 }
 
-use At::{Line, Prompt, Start};
+use At::{Line, Prompt, Start, Whole};
 use Means::{Failed, Passphrase, Stuck};
 
 const NO_DISK: &str = "no bootable device";
@@ -98,7 +100,7 @@ const TABLE: &[(At, Means, &str)] = &[
     (Line("No filesystem could mount root"), Failed, NO_ROOT),
     (Line("VFS: Cannot open root device"), Stuck, NO_ROOT),
     (Line("No working init found"), Failed, NO_INIT),
-    (Line("Kernel panic - not syncing"), Failed, PANIC),
+    (Whole("Kernel panic - not syncing"), Failed, PANIC),
     (Line("end Kernel panic"), Failed, PANIC),
     // initramfs-tools.
     (Line("Gave up waiting for root file system device"), Failed, ROOT_MISSING),
@@ -189,6 +191,7 @@ impl Judge {
         }
         let row = TABLE.iter().find(|(at, ..)| match at {
             Line(text) => line.contains(text),
+            Whole(text) => !unfinished && line.contains(text),
             Start(text) => line.trim_start().starts_with(text),
             Prompt(text) => unfinished && line.trim_end().ends_with(text),
         });

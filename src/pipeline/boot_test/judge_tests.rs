@@ -91,7 +91,9 @@ fn kernels_that_panic_are_told_apart() {
         NO_ROOT
     );
     assert_eq!(
-        failure("[    3.1] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100"),
+        failure(
+            "[    3.1] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100\n[    3.1] CPU: 0 PID: 1 Comm: init"
+        ),
         PANIC
     );
     assert_eq!(
@@ -100,6 +102,15 @@ fn kernels_that_panic_are_told_apart() {
         ),
         NO_INIT
     );
+}
+
+#[test]
+fn why_a_kernel_panics_is_waited_for_until_its_line_has_ended() {
+    let mut judge = Judge::new(None);
+    let begun = "[    2.3] Kernel panic - not syncing: ";
+    assert_eq!(judge.prompt(begun), None);
+    let told = judge.line(&format!("{begun}VFS: Unable to mount root fs on unknown-block(0,0)"));
+    assert!(matches!(told, Some(Sign::Failed { what: NO_ROOT, .. })), "{told:?}");
 }
 
 #[test]
