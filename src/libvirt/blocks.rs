@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use virt::domain::Domain;
+use virt::error::ErrorNumber;
 use virt::sys;
 
 use super::domains::{checked_path, child, is_active, known, parse, xml_of};
@@ -20,6 +21,8 @@ use crate::model::error::{Error, Kind, Result};
 
 /// How often a job is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// What was copied is ready within this time, if it is at all.
+const READY_WITHIN: Duration = Duration::from_secs(10);
 /// No chain of files is longer.
 const MOST_FILES: usize = 200;
 
@@ -152,20 +155,41 @@ pub fn wait(
     }
 }
 
-/// Moves the machine to what a job that is ready has made.
+/// Moves the machine to what a job that is ready has made. That all of it is copied is known a moment before QEMU says that it is ready.
 pub fn pivot(link: &Link, name: &str, disk: &str) -> Result<()> {
-    end(link, name, disk, sys::VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+    let begun = Instant::now();
+    loop {
+        match end(link, name, disk, sys::VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)? {
+            Ended::Yes => return Ok(()),
+            Ended::NotYet(error) if begun.elapsed() >= READY_WITHIN => return Err(error),
+            Ended::NotYet(_) => std::thread::sleep(LOOK_EVERY),
+        }
+    }
 }
 
 /// Ends a job; the machine stays with the files that it has. The copy that was begun stays where it is.
 pub fn abort(link: &Link, name: &str, disk: &str) -> Result<()> {
-    end(link, name, disk, 0)
+    match end(link, name, disk, 0)? {
+        Ended::Yes => Ok(()),
+        Ended::NotYet(error) => Err(error),
+    }
 }
 
-fn end(link: &Link, name: &str, disk: &str, flags: u32) -> Result<()> {
+/// Whether a job has ended that was told to.
+enum Ended {
+    Yes,
+    /// It still copies, and why that is no time to end it.
+    NotYet(Error),
+}
+
+fn end(link: &Link, name: &str, disk: &str, flags: u32) -> Result<Ended> {
     let domain = running(link, name)?;
-    let ended = foreign::abort(&domain, &c_text(disk)?, flags);
-    ended.map_err(|error| told(&format!("cannot end the job of disk {disk} of {name}"), &error))
+    let Err(error) = foreign::abort(&domain, &c_text(disk)?, flags) else { return Ok(Ended::Yes) };
+    let failure = told(&format!("cannot end the job of disk {disk} of {name}"), &error);
+    match error.code() {
+        ErrorNumber::BlockCopyActive => Ok(Ended::NotYet(failure)),
+        _ => Err(failure),
+    }
 }
 
 /// The files of a running machine's disk, the one on top first.
