@@ -45,7 +45,10 @@ pub fn submission(
 pub fn completed(plan: Plan, settings: &Settings, control: &Control) -> Result<Plan> {
     let Some(remote) = plan.remote.as_ref().filter(|remote| remote.found.is_none()) else { return Ok(plan) };
     let limits = RemoteLimits::of(settings);
-    let source = remote::ask(&remote::Access::read(remote)?, remote, &limits, control)?;
+    let mut source = remote::ask(&remote::Access::read(remote)?, remote, &limits, control)?;
+    if let Some(draft) = &remote.draft {
+        source.leave_out(&[remote::snapshots::name(&draft.batch_id, &plan.vm_id)]);
+    }
     planner::describe(&plan, &source.description(), settings)
 }
 

@@ -221,7 +221,8 @@ impl Source {
         VmRef { moref: self.machine.moref.clone() }
     }
 
-    /// These snapshots are ours: what it is, is what it was without them.
+    /// These snapshots are ours: what it is, is what it was without them. A run of the same work that was killed may have left one, which the next one goes
+    /// on with or removes.
     pub(super) fn leave_out(&mut self, ours: &[String]) {
         let Some(untouched) = snapshot::without(&self.machine, ours) else { return };
         self.facts = facts::facts(&untouched);

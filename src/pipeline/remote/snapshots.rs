@@ -43,9 +43,9 @@ pub(in crate::pipeline) struct Standing {
     pub(in crate::pipeline) quiesced: bool,
 }
 
-/// What the snapshot of a job's machine is called.
-pub(in crate::pipeline) fn name(job: &Job<'_>) -> String {
-    snapshot_name(&host_name(), &job.order.batch_id, &job.plan.vm_id)
+/// What the snapshot of a machine is called that is made for this work.
+pub(in crate::pipeline) fn name(batch_id: &str, vm_id: &str) -> String {
+    snapshot_name(&host_name(), batch_id, vm_id)
 }
 
 /// The snapshots of ours that may be at the source.
@@ -64,7 +64,7 @@ pub(in crate::pipeline) fn stand(
         Some(standing) => standing,
         None => {
             enough(&room::of(&client, &source.machine)?, planned.min_free, "no snapshot is made")?;
-            let name = name(job);
+            let name = name(&job.order.batch_id, &job.plan.vm_id);
             make(job, &client, &vm, &name, planned)?
         }
     };

@@ -11,7 +11,7 @@ use crate::model::error::{Error, Result};
 use crate::model::job::Stage;
 use crate::model::protocol::{WorkOrder, WorkerEvent, WorkerOutcome};
 use crate::model::remote::{PlannedRemote, WantedVm};
-use crate::pipeline::remote::{self, Access};
+use crate::pipeline::remote::{self, Access, snapshots};
 use crate::sys::sandbox::Rules;
 
 /// What is needed to ask; read before the sandbox closes.
@@ -74,7 +74,8 @@ fn answer(
         tracing::info!(count = vms.len(), "found");
         return Ok(WorkerEvent::Selected { vms });
     }
-    let source = remote::ask(access, planned, limits, control)?;
+    let mut source = remote::ask(access, planned, limits, control)?;
+    source.leave_out(&[snapshots::name(&order.batch_id, &order.plan.vm_id)]);
     tracing::info!(vm = source.machine.path, moref = source.machine.moref, "found");
     Ok(WorkerEvent::Described(Box::new(source.description())))
 }
