@@ -16,7 +16,7 @@ use super::handover::PlannedLibvirt;
 use super::hook::PlannedHook;
 use super::job::Stage;
 use super::machine::Machine;
-use super::manifest::{FixEngine, FstabMode, OnNoOs, OnUnsupportedGuest};
+use super::manifest::{FixEngine, FstabMode, OnNoOs, OnUnsupportedGuest, VsphereMode};
 use super::placement::Placement;
 use super::remote::PlannedRemote;
 use super::setup::Setup;
@@ -426,6 +426,15 @@ impl Plan {
     #[must_use]
     pub fn opens_guest(&self) -> bool {
         self.runs(Stage::Inspect) || self.runs(Stage::Fix)
+    }
+
+    /// Whether the guest of a source that is to be shut down is looked into while it still runs. One that is copied while it runs is not.
+    #[must_use]
+    pub fn looks_before_shutdown(&self) -> bool {
+        let is_meant = |remote: &PlannedRemote| {
+            remote.looks_first && remote.shutdown.is_some() && remote.mode == VsphereMode::Cold
+        };
+        self.opens_guest() && self.remote.as_deref().is_some_and(is_meant)
     }
 
     /// Bytes that repairs may take on the results' file system, besides the results.

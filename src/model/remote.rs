@@ -143,6 +143,12 @@ pub struct PlannedSnapshot {
     pub max_age_s: f64,
 }
 
+impl PlannedSnapshot {
+    /// As it holds where nobody says otherwise.
+    pub const USUAL: PlannedSnapshot =
+        PlannedSnapshot { quiesce: SnapshotQuiesce::Try, min_free: 20, abort_free: 10, max_age_s: 43_200.0 };
+}
+
 /// Which VM is meant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -22,6 +22,7 @@ mod jobs;
 mod links;
 mod power;
 mod preflight;
+mod preflight_running;
 mod privileges;
 mod repairs;
 mod secrets;

@@ -11,24 +11,39 @@ use crate::jobs::{prepared, store};
 use crate::support::vcenter::{Options, PASSWORD, Vcenter, disk};
 use crate::support::{Daemon, trees};
 
-const MIB: u64 = 1 << 20;
+pub const MIB: u64 = 1 << 20;
 const ROOT_MIB: u64 = 256;
 const DATA_MIB: u64 = 8;
 /// What a look at such a guest may read: tables of file systems, and a few files.
-const A_LOOK: u64 = 48 * MIB;
+pub const A_LOOK: u64 = 48 * MIB;
 /// A first byte of each file, each time that it is looked at, and its description.
 const LOOKS: u64 = 64 << 10;
+/// How swap is known to hold the memory of a guest that sleeps.
+pub const ASLEEP: &[u8; 10] = b"S1SUSPEND\0";
 
-/// A vCenter with a machine that is off, with a Debian on its first disk, swap on its second and nothing on its third; and where its results go.
-struct Scene {
-    daemon: Daemon,
-    vcenter: Vcenter,
+/// A vCenter with a machine, with a Debian on its first disk, swap on its second and nothing on its third; and where its results go.
+pub struct Scene {
+    pub daemon: Daemon,
+    pub vcenter: Vcenter,
     disks: [PathBuf; 3],
+    /// What its manifest says of the source besides where it is.
+    further: &'static str,
 }
 
 impl Scene {
+    /// A machine that is off.
     fn new(change: impl FnOnce(&mut [u8], &mut [u8])) -> Scene {
-        let daemon = prepared("");
+        Scene::with("", &json!({}), "", change)
+    }
+
+    /// A machine of which more is to be said, on a host with these settings.
+    pub fn with(
+        settings: &str,
+        machine: &Value,
+        further: &'static str,
+        change: impl FnOnce(&mut [u8], &mut [u8]),
+    ) -> Scene {
+        let daemon = prepared(settings);
         let release = "ID=debian\nVERSION_ID=\"12\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n";
         let files = [
             ("etc/os-release", release),
@@ -46,21 +61,23 @@ impl Scene {
         fs::write(&disks[1], swap).unwrap();
         fs::write(&disks[2], data).unwrap();
         let all: Vec<Value> = disks.iter().map(|content| disk(content)).collect();
-        let machine = json!({ "name": "web", "disks": all });
-        let vcenter = Vcenter::start(Options::vcenter().machine(machine));
+        let mut web = json!({ "name": "web", "disks": all });
+        web.as_object_mut().unwrap().extend(machine.as_object().unwrap().clone());
+        let vcenter = Vcenter::start(Options::vcenter().machine(web));
         store(&daemon, &vcenter, PASSWORD);
-        Scene { daemon, vcenter, disks }
+        Scene { daemon, vcenter, disks, further }
     }
 
-    fn out(&self) -> PathBuf {
+    pub fn out(&self) -> PathBuf {
         self.daemon.scratch().join("out")
     }
 
-    fn convert(&self, preflight: &str, further: &[&str], failpoint: Option<&str>) -> Output {
+    pub fn convert(&self, preflight: &str, further: &[&str], failpoint: Option<&str>) -> Output {
         let manifest = self.daemon.scratch().join("web.yaml");
         let text = format!(
-            "manifest_version: \"1.0\"\nname: web\nsource:\n  vsphere: {{credential: vc, port: {}, vm_name: web}}\npipeline: {{boot_test: {{enabled: false}}}}\n{preflight}\n",
-            self.vcenter.port()
+            "manifest_version: \"1.0\"\nname: web\nsource:\n  vsphere: {{credential: vc, port: {}, vm_name: web{}}}\npipeline: {{boot_test: {{enabled: false}}}}\n{preflight}\n",
+            self.vcenter.port(),
+            self.further
         );
         fs::write(&manifest, text).unwrap();
         let mut convert = Command::new(env!("CARGO_BIN_EXE_hyper2kvm"));
@@ -73,7 +90,7 @@ impl Scene {
     }
 
     /// What the source's files hold on the datastore is what they held.
-    fn assert_untouched(&self) {
+    pub fn assert_untouched(&self) {
         for (number, disk) in self.disks.iter().enumerate() {
             let held = fs::read(disk).unwrap();
             let flat = |name: &str| name.ends_with("-flat.vmdk");
@@ -82,16 +99,24 @@ impl Scene {
         }
     }
 
-    fn sent(&self) -> u64 {
+    pub fn sent(&self) -> u64 {
         self.vcenter.sent_of("-flat")
     }
 }
 
-fn text(bytes: &[u8]) -> String {
+/// Makes a volume one of BitLocker's, by the two places by which it is known for one.
+pub fn lock(volume: &mut [u8]) {
+    volume[..11].copy_from_slice(b"\xeb\x58\x90-FVE-FS-");
+    volume[176..184].copy_from_slice(&4096u64.to_le_bytes());
+    volume[4096..4104].copy_from_slice(b"-FVE-FS-");
+    volume[4104..4108].copy_from_slice(&[0, 4, 2, 0]);
+}
+
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn report(out: &Path) -> Value {
+pub fn report(out: &Path) -> Value {
     serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap()
 }
 
@@ -99,12 +124,8 @@ fn report(out: &Path) -> Value {
 fn a_guest_that_sleeps_or_is_locked_is_refused_before_its_copy_with_all_else_that_is_wrong_and_its_source_is_left_alone()
  {
     let scene = Scene::new(|swap, data| {
-        swap[4086..4096].copy_from_slice(b"S1SUSPEND\0");
-        // The two places by which a volume is known for one of BitLocker's.
-        data[..11].copy_from_slice(b"\xeb\x58\x90-FVE-FS-");
-        data[176..184].copy_from_slice(&4096u64.to_le_bytes());
-        data[4096..4104].copy_from_slice(b"-FVE-FS-");
-        data[4104..4108].copy_from_slice(&[0, 4, 2, 0]);
+        swap[4086..4096].copy_from_slice(ASLEEP);
+        lock(data);
     });
     let done = scene.convert(
         "preflight: {level: full, rules: {network.no_mac: error, guest.bitlocker: error}}\nnics: [{id: a}]",

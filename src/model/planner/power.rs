@@ -108,6 +108,9 @@ pub fn in_words(plan: &Plan) -> Vec<String> {
         lines.push(format!(
             "the source is SHUT DOWN before it is copied if it runs{forced}, and stays off afterwards"
         ));
+        if plan.looks_before_shutdown() {
+            lines.push("its guest is looked into before that, as of a snapshot that is made for it and removed again".to_owned());
+        }
     }
     let PlannedAfter { disconnect_nics, annotate, disable_autostart, rename_suffix } = &remote.after;
     let suffix = rename_suffix.as_ref().map(|suffix| format!("is renamed (`{suffix}` behind its name)"));

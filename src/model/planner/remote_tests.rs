@@ -269,6 +269,12 @@ fn a_source_is_shut_down_where_manifest_and_host_say_so_and_its_plan_tells() {
     assert!(remote.need().shuts_down);
     let words = power::in_words(&told).join("\n");
     assert!(words.contains("SHUT DOWN") && words.contains("CUT if it has not within 90 s"), "{words}");
+    assert!(!words.contains("looked into"), "{words}");
+    let looked = |further: &str| {
+        let told = with_power(&format!("{off}preflight: full\n{further}"), true).unwrap();
+        power::in_words(&told).join("\n").contains("its guest is looked into before that")
+    };
+    assert!(looked("") && !looked("profile: none\n"));
     let after = "    after: {annotate: true, rename_suffix: -old}\n";
     let told = with_power(after, false).unwrap();
     assert!(!told.remote.as_ref().unwrap().need().shuts_down);

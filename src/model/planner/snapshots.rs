@@ -9,13 +9,6 @@ use crate::model::manifest::{Manifest, SnapshotQuiesce, VsphereMode, VsphereSour
 use crate::model::parse::Tree;
 use crate::model::remote::PlannedSnapshot;
 
-/// So much of a datastore has to be free, if nobody says otherwise.
-const MIN_FREE: u8 = 20;
-/// The same while the copy goes on.
-const ABORT_FREE: u8 = 10;
-/// So long one may stand, in seconds.
-const MAX_AGE_S: f64 = 43_200.0;
-
 /// How they are made; none where the VM is off.
 pub(super) fn planned(vsphere: &VsphereSource) -> Option<PlannedSnapshot> {
     if vsphere.mode.unwrap_or(VsphereMode::Cold) == VsphereMode::Cold {
@@ -23,15 +16,15 @@ pub(super) fn planned(vsphere: &VsphereSource) -> Option<PlannedSnapshot> {
     }
     // What counts of a warm migration is what is on its disks when it is off.
     let usual = match vsphere.mode {
-        Some(VsphereMode::Warm) => SnapshotQuiesce::No,
-        _ => SnapshotQuiesce::Try,
+        Some(VsphereMode::Warm) => PlannedSnapshot { quiesce: SnapshotQuiesce::No, ..PlannedSnapshot::USUAL },
+        _ => PlannedSnapshot::USUAL,
     };
     let said = vsphere.snapshot.as_ref();
     Some(PlannedSnapshot {
-        quiesce: said.and_then(|said| said.quiesce).unwrap_or(usual),
-        min_free: said.and_then(|said| hundredths(said.min_free.as_ref())).unwrap_or(MIN_FREE),
-        abort_free: said.and_then(|said| hundredths(said.abort_free.as_ref())).unwrap_or(ABORT_FREE),
-        max_age_s: said.and_then(|said| said.max_age_s).map_or(MAX_AGE_S, |seconds| seconds.0),
+        quiesce: said.and_then(|said| said.quiesce).unwrap_or(usual.quiesce),
+        min_free: said.and_then(|said| hundredths(said.min_free.as_ref())).unwrap_or(usual.min_free),
+        abort_free: said.and_then(|said| hundredths(said.abort_free.as_ref())).unwrap_or(usual.abort_free),
+        max_age_s: said.and_then(|said| said.max_age_s).map_or(usual.max_age_s, |seconds| seconds.0),
     })
 }
 

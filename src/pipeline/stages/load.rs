@@ -14,6 +14,7 @@ use crate::model::job::Stage;
 use crate::model::manifest::VsphereMode;
 use crate::model::plan::{PlannedDisk, Preallocation};
 use crate::model::protocol::WorkerEvent;
+use crate::model::remote::PlannedRemote;
 use crate::model::validation::Findings;
 use crate::pipeline::meter::Pass;
 use crate::pipeline::preflight::{self, Fit, Scene};
@@ -32,7 +33,9 @@ const EMULATED_BOOT_BYTES: u64 = 16 << 30;
 pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     let mut findings = Findings::new(preflight::weights(job.plan, &job.order.limits));
     let engine = engine(job);
-    let mut remote = ask(job)?.map(|source| power::off(job, source)).transpose()?;
+    let mut remote = ask(job)?;
+    let foreseen = remote.as_mut().map_or(Ok(None), |source| looking::before_shutdown(job, source))?;
+    let mut remote = remote.map(|source| power::off(job, source)).transpose()?;
     let standing = remote.as_mut().map_or(Ok(None), |source| hold_still(job, source))?;
     let sources = open_by_any_way(job, engine.as_ref().ok(), &mut remote)?;
     let (sources, memory) = looking::remembered(job, sources);
@@ -89,8 +92,10 @@ pub(super) fn run(job: &mut Job<'_>) -> Result<Value> {
     preflight::check_fit(job.plan, &job.order.limits, &fits, fixes, &mut findings);
     tell(job, &findings)?;
     let mut told = json!({ "disks": described });
-    if let Some(looked) = looked {
-        told["look"] = looked;
+    for (name, looked) in [("look_before_shutdown", foreseen), ("look", looked)] {
+        if let Some(looked) = looked {
+            told[name] = looked;
+        }
     }
     if let (Some(planned), Some(source)) = (&job.plan.remote, &remote) {
         told["remote"] = json!({
@@ -132,12 +137,12 @@ fn open_by_any_way(
     }
 }
 
-/// A VM that runs on is read as of a snapshot, which is made when nothing stands against it but that it runs.
+/// A VM that runs on is read as of a snapshot, which is made when nothing stands against it but that it runs. One that is off is read as it is: what
+/// an attempt has left that looked into it while it ran goes.
 fn hold_still(job: &mut Job<'_>, source: &mut Source) -> Result<Option<Standing>> {
     let plan = job.plan;
-    let Some(remote) = plan.remote.as_deref().filter(|remote| remote.mode == VsphereMode::Clone) else {
-        return Ok(None);
-    };
+    let is_copied_once = |remote: &&PlannedRemote| remote.mode != VsphereMode::Warm;
+    let Some(remote) = plan.remote.as_deref().filter(is_copied_once) else { return Ok(None) };
     let Some(planned) = remote.snapshot.as_ref().filter(|_| source.runs()) else {
         return snapshots::clear(job, source).map(|()| None);
     };

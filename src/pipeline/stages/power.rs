@@ -51,13 +51,19 @@ pub(super) fn off(job: &mut Job<'_>, source: Source) -> Result<Source> {
     shut_down(job, source, planned, known.map(|(number, _)| number))
 }
 
+/// Whether a source that is to be shut down would be now, for the first time.
+pub(super) fn is_due(job: &Job<'_>, source: &Source) -> bool {
+    source.runs() && job.checkpoint.acts.shut_down().is_none()
+}
+
 /// Whatever can be known while it runs: rules that are broken, names that are taken, libvirt, networks, and room for all that it may hold.
-fn all_else_is_ready(job: &mut Job<'_>, source: &Source) -> Result<()> {
+pub(super) fn all_else_is_ready(job: &mut Job<'_>, source: &Source) -> Result<()> {
     if !job.order.limits.remote.allow_shutdown {
         return Err(Error::new(Kind::Source, "the VM runs, and this host does not allow that sources are shut down")
             .rule("source.running")
             .advice("have its administrator set `sources.allow_shutdown: true`, or shut it down by hand; then `hyper2kvm retry`"));
     }
+    in_time(job)?;
     let mut found = Findings::new(preflight::weights(job.plan, &job.order.limits));
     let scene = Scene {
         plan: job.plan,
@@ -65,7 +71,7 @@ fn all_else_is_ready(job: &mut Job<'_>, source: &Source) -> Result<()> {
         launcher: &job.bench.launcher,
         control: job.control,
         sources: &[],
-        machine: Some(&source.machine),
+        machine: Some(&source.untouched),
         transport: Some(source.ways.chosen()),
         no_engine: None,
         results: Some(job.place.dirs()),
@@ -82,6 +88,19 @@ fn all_else_is_ready(job: &mut Job<'_>, source: &Source) -> Result<()> {
     match found.failure() {
         Some(_) => load::tell(job, &found),
         None => Ok(()),
+    }
+}
+
+/// Refuses to begin with what may only begin in a window that has closed.
+fn in_time(job: &Job<'_>) -> Result<()> {
+    match job.order.limits.remote.shutdown_until {
+        Some(until) if now_epoch() >= until => {
+            Err(Error::new(Kind::Source, "the window in which the source may be shut down has closed")
+                .rule(WINDOW_RULE)
+                .advice("nothing is wrong: it goes on when the window opens again")
+                .transient())
+        }
+        _ => Ok(()),
     }
 }
 
@@ -110,12 +129,8 @@ fn shut_down(
     planned: PlannedShutdown,
     intended: Option<usize>,
 ) -> Result<Source> {
-    let is_too_late = job.order.limits.remote.shutdown_until.is_some_and(|until| now_epoch() >= until);
-    if intended.is_none() && is_too_late {
-        return Err(Error::new(Kind::Source, "the window in which the source may be shut down has closed")
-            .rule(WINDOW_RULE)
-            .advice("nothing is wrong: it goes on when the window opens again")
-            .transient());
+    if intended.is_none() {
+        in_time(job)?;
     }
     job.control.checkpoint()?;
     let number = match intended {

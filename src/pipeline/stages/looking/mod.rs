@@ -5,16 +5,21 @@
 //!        └── what was read of them is kept ──▶ the copy, which does not ask for it again
 //! ```
 //!
-//! It needs disks that hold still: of a VM that is off, or as of a snapshot, whoever has opened them. What was looked into is in the journal: another attempt looks again
+//! It needs disks that hold still: of a VM that is off, or as of a snapshot, whoever has opened them. A VM that is to be shut down is looked into before that, too
+//! ([`running`]). What was looked into is in the journal: another attempt looks again
 //! only if the disks are others by then. A read that failed is a failure of the network, and never one of the guest; a look that would take too much is given up, and
 //! the guest is judged when its disks are here, as without it. What is not here: the rules ([`preflight::judge`]), and disks of this machine, which are looked
 //! into beside their copy (see [`super::guest`]).
+
+mod running;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
+
+pub(super) use running::before_shutdown;
 
 use super::guest;
 use super::load::same_files;
@@ -33,11 +38,15 @@ const NO_LIBGUESTFS: &str = "host.libguestfs";
 
 type Opened = Vec<Result<SourceDisk>>;
 
+/// Whether somebody has asked for it, and there may be a guest.
+fn is_wanted(job: &Job<'_>) -> bool {
+    job.plan.remote.as_ref().is_some_and(|remote| remote.looks_first) && job.plan.opens_guest()
+}
+
 /// The sources so that what a look reads of them is kept for the copy, if somebody is to look.
 pub(super) fn remembered(job: &Job<'_>, sources: Opened) -> (Opened, Option<Arc<Memory>>) {
-    let wanted = job.plan.remote.as_ref().is_some_and(|remote| remote.looks_first) && job.plan.opens_guest();
     let is_whole = sources.len() == job.plan.disks.len() && sources.iter().all(Result::is_ok);
-    if !wanted || !is_whole || same_files(&job.checkpoint.looked, &identities(&sources)) {
+    if !is_wanted(job) || !is_whole || same_files(&job.checkpoint.looked, &identities(&sources)) {
         return (sources, None);
     }
     let memory = Memory::new(Bounds::default());
@@ -66,8 +75,26 @@ pub(super) fn look(
     if findings.told().any(|finding| finding.rule == NO_LIBGUESTFS) {
         return Ok(None);
     }
+    let (seen, told) = see(job, engine, &disks, memory, findings)?;
+    let Some(seen) = seen else { return Ok(Some(told)) };
+    preflight::judge(job.plan, &seen, findings);
+    if findings.failure().is_none() {
+        job.checkpoint.looked = identities(sources);
+        job.save()?;
+    }
+    Ok(Some(told))
+}
+
+/// What a look shows of the guest, and what it took for the report. It shows nothing where it was given up, which is told.
+fn see(
+    job: &mut Job<'_>,
+    engine: &Engine,
+    disks: &[SourceDisk],
+    memory: &Memory,
+    findings: &mut Findings,
+) -> Result<(Option<Seen>, Value)> {
     let begun = Instant::now();
-    let found = inside(job, engine, &disks);
+    let found = inside(job, engine, disks);
     memory.is_enough();
     // An end from outside shows as a crash of the appliance, …
     job.control.ended()?;
@@ -78,7 +105,7 @@ pub(super) fn look(
     match memory.failure() {
         Some(error) if error.details().rule.as_deref() == Some(NOT_OPENED_RULE) => {
             findings.add(NOT_OPENED_RULE, None, error);
-            return Ok(Some(told));
+            return Ok((None, told));
         }
         Some(error) => return Err(error),
         None => {}
@@ -90,12 +117,7 @@ pub(super) fn look(
         }
         Err(error) => return Err(error),
     };
-    preflight::judge(job.plan, &seen, findings);
-    if findings.failure().is_none() {
-        job.checkpoint.looked = identities(sources);
-        job.save()?;
-    }
-    Ok(Some(told))
+    Ok((Some(seen), told))
 }
 
 fn inside(job: &mut Job<'_>, engine: &Engine, disks: &[SourceDisk]) -> Result<Rehearsal> {
