@@ -1,8 +1,6 @@
 //! Guests of sources that are to be shut down, looked into while they still run: what cannot be converted is told and nobody misses it, and no snapshot is
 //! left of the look.
 
-use std::fs;
-
 use serde_json::{Value, json};
 
 use crate::preflight::{A_LOOK, ASLEEP, Scene, lock, report, text};
@@ -115,7 +113,7 @@ fn whoever_dies_over_the_look_leaves_a_snapshot_that_the_next_one_goes_on_with_o
         assert_eq!(calls(&scene, "CreateSnapshot_Task").len(), 1);
         assert_eq!(calls(&scene, "ShutdownGuest").len(), usize::from(!goes_off));
         is_as_it_was(&scene, "poweredOff");
-        let result = fs::read(scene.out().join("disk-2.qcow2")).unwrap();
+        let result = std::fs::read(scene.out().join("disk-2.qcow2")).unwrap();
         let written = result.windows(27).any(|bytes| bytes == b"written behind the snapshot");
         assert_eq!(written, goes_off);
     }
