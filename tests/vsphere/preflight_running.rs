@@ -96,6 +96,19 @@ fn where_there_is_no_room_for_a_snapshot_it_is_looked_into_when_it_is_off() {
 }
 
 #[test]
+fn an_account_that_may_not_make_snapshots_has_it_looked_into_when_it_is_off() {
+    let scene = scene(|_, _| {});
+    scene.vcenter.lacks(&["VirtualMachine.State.CreateSnapshot"]);
+    let done = scene.convert(FULL, &[], None);
+    assert!(done.status.success(), "{}{}", text(&done.stdout), text(&done.stderr));
+    assert_eq!(calls(&scene, "CreateSnapshot_Task").len(), 1, "it was refused");
+    assert_eq!(scene.vcenter.look("web")["power"], "poweredOff");
+    let report = report(&scene.out());
+    assert!(look_of(&report, "look")["bytes_read"].is_u64(), "{report}");
+    assert!(look_of(&report, "look_before_shutdown").is_null(), "{report}");
+}
+
+#[test]
 #[cfg(feature = "failpoints")]
 fn whoever_dies_over_the_look_leaves_a_snapshot_that_the_next_one_goes_on_with_or_removes() {
     for goes_off in [false, true] {

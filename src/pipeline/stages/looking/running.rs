@@ -114,9 +114,11 @@ fn seen(
     Ok(Some(told))
 }
 
-/// It is looked into when it is off. What may pass is tried again.
+/// It is looked into when it is off. What may pass is tried again; that an account may not make snapshots is no reason to wait for another one.
 fn not_opened(error: Error, findings: &mut Findings) -> Result<()> {
-    if error.disposition() != Disposition::Permanent || error.kind() == Kind::Cancelled {
+    let is_forbidden = error.kind() == Kind::Auth && error.details().rule.is_none();
+    let is_for_good = error.disposition() == Disposition::Permanent && error.kind() != Kind::Cancelled;
+    if !is_forbidden && !is_for_good {
         return Err(error);
     }
     tracing::info!(%error, "the guest cannot be looked into before its shutdown");
