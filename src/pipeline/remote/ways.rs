@@ -137,6 +137,11 @@ fn privileges(client: &Client, machine: &Machine) -> Result<Vec<Checked>> {
     }
 }
 
+/// What an account lacks to make a snapshot and to remove it again: one that can do only the first leaves it standing.
+pub(super) fn lacks_for_snapshots(client: &Client, machine: &Machine) -> Result<Vec<String>> {
+    Ok(lacking(&privileges(client, machine)?, Purpose::Snapshot))
+}
+
 fn lacking(privileges: &[Checked], purpose: Purpose) -> Vec<String> {
     let missing = privileges.iter().filter(|one| one.purpose == purpose && !one.granted);
     missing.map(|one| format!("{} on {}", one.privilege, one.on)).collect()

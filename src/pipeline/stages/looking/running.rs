@@ -80,6 +80,11 @@ fn look(job: &mut Job<'_>, source: &mut Source, findings: &mut Findings) -> Resu
 
 /// Has the source hold still, and somebody look after that.
 fn freeze(job: &mut Job<'_>, source: &mut Source) -> Result<Watch> {
+    let lacking = source.lacks_for_snapshots()?;
+    if !lacking.is_empty() {
+        let why = format!("the account lacks {}", lacking.join(", "));
+        return Err(Error::new(Kind::Unsupported, why));
+    }
     job.meter
         .detail(Stage::Load, "makes a snapshot of the VM, to look into its guest before it is shut down");
     let standing = snapshots::stand(job, source, &FOR_A_LOOK)?;
