@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use virt::event::{event_register_default_impl, event_run_default_impl};
 
-use super::failure::told;
-use crate::model::error::{Error, Kind, Result};
+use super::failure::{no_thread, told};
+use crate::model::error::Result;
 
 /// After a round that failed, so that one that always fails burns no processor.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
@@ -32,9 +32,5 @@ fn begin() -> Result<()> {
             }
         }
     });
-    spawned.map(drop).map_err(|error| {
-        Error::new(Kind::Libvirt, format!("cannot start libvirt's event loop: {error}"))
-            .advice("see how many processes and threads this user may have (`ulimit -u`)")
-            .transient()
-    })
+    spawned.map(drop).map_err(|error| no_thread(&error))
 }

@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use virt::sys;
 
-use super::event_loop;
-use super::failure::{silent, told};
+use super::failure::{no_thread, silent, told};
 use super::foreign::events::{Hears, Listening};
-use super::link::{Access, Link};
+use super::link::{Access, Link, Patience};
 use crate::model::error::{Error, Kind, Result};
 use crate::sys::time::now_epoch;
 
@@ -206,18 +205,12 @@ impl Events {
         let heard = Arc::new(Heard { uri: uri.to_owned(), state: Mutex::default(), changed: Condvar::new() });
         let asked = uri.to_owned();
         let open = move || drop(opened.send(Events::begin(&asked, heard)));
-        thread::Builder::new().name("libvirt".to_owned()).spawn(open).map_err(|error| {
-            Error::new(Kind::Libvirt, format!("cannot start a thread for libvirt: {error}"))
-                .advice("see how many processes and threads this user may have (`ulimit -u`)")
-                .transient()
-        })?;
+        thread::Builder::new().name("libvirt".to_owned()).spawn(open).map_err(|error| no_thread(&error))?;
         is_open.recv_timeout(within).unwrap_or_else(|_| Err(silent(uri, within)))
     }
 
     fn begin(uri: &str, heard: Arc<Heard>) -> Result<Events> {
-        event_loop::start()?;
-        let link = Link::open(uri, Access::Reads)?;
-        link.keep_alive();
+        let link = Link::open_watched(uri, Access::Reads, Patience::Short)?;
         let listening = Listening::begin(link, &heard)
             .map_err(|error| told(&format!("cannot follow the events of {uri}"), &error))?;
         Ok(Events { heard, listening: Some(listening) })

@@ -1,5 +1,6 @@
 //! What libvirt's errors are to us: a kind, the words of libvirt, and what to do.
 
+use std::io;
 use std::time::Duration;
 
 use virt::error::{Error as Told, ErrorDomain, ErrorNumber};
@@ -44,6 +45,13 @@ pub(super) fn told(what: &str, error: &Told) -> Error {
 pub(crate) fn silent(uri: &str, within: Duration) -> Error {
     Error::new(Kind::Libvirt, format!("{uri} did not answer for {:.0} s", within.as_secs_f64().ceil()))
         .advice("see what keeps libvirtd (or virtqemud) busy; restart it if it hangs")
+        .transient()
+}
+
+/// The thread that would wait for libvirt could not be started.
+pub(super) fn no_thread(error: &io::Error) -> Error {
+    Error::new(Kind::Libvirt, format!("cannot start a thread for libvirt: {error}"))
+        .advice("see how many processes and threads this user may have (`ulimit -u`)")
         .transient()
 }
 

@@ -10,10 +10,24 @@ use super::failure::told;
 use crate::model::error::Result;
 use crate::model::libvirt_uri::{Reach, check_form};
 
-/// How often, in seconds, one on another host is asked for a sign of life, …
-const KEEP_ALIVE_S: i32 = 5;
-/// … and how many may stay away before it counts as gone.
-const KEEP_ALIVE_COUNT: u32 = 5;
+/// How long the other end may give no sign of life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::libvirt) enum Patience {
+    /// For what lies between two hosts, and for who only listens: half a minute.
+    Short,
+    /// For bytes that are sent: libvirtd answers nothing while storage keeps it from taking more of them. Two minutes.
+    Long,
+}
+
+impl Patience {
+    /// How often, in seconds, it is asked for one, and how many may stay away before it counts as gone.
+    fn asks(self) -> (i32, u32) {
+        match self {
+            Patience::Short => (5, 5),
+            Patience::Long => (10, 11),
+        }
+    }
+}
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,11 +47,25 @@ pub struct Link {
 impl Link {
     /// Opens one. `uri` comes from whoever may name programs: libvirt runs what its query says.
     pub fn open(uri: &str, access: Access) -> Result<Link> {
-        // With the form, the NUL is out on which the crate panics.
-        let reach = check_form(uri)?;
-        if reach == Reach::Remote {
-            event_loop::start()?;
+        match check_form(uri)? {
+            Reach::Local => Link::connect(uri, access),
+            Reach::Remote => Link::open_watched(uri, access, Patience::Short),
         }
+    }
+
+    /// Opens one that notices when the other end goes away without a word: calls that wait for it fail then. Where the driver knows no such
+    /// thing, nothing is lost.
+    pub(in crate::libvirt) fn open_watched(uri: &str, access: Access, patience: Patience) -> Result<Link> {
+        event_loop::start()?;
+        let link = Link::connect(uri, access)?;
+        let (every_s, misses) = patience.asks();
+        let _ = link.connection.set_keep_alive(every_s, misses);
+        Ok(link)
+    }
+
+    fn connect(uri: &str, access: Access) -> Result<Link> {
+        // With the form, the NUL is out on which the crate panics.
+        check_form(uri)?;
         // libvirt prints errors itself unless told otherwise.
         virt::error::clear_error_callback();
         let connection = match access {
@@ -45,16 +73,7 @@ impl Link {
             Access::Changes => Connect::open(Some(uri)),
         };
         let connection = connection.map_err(|error| told(&format!("cannot connect to {uri}"), &error))?;
-        let link = Link { connection };
-        if reach == Reach::Remote {
-            link.keep_alive();
-        }
-        Ok(link)
-    }
-
-    /// Has it noticed that the other end went away without a word. Needs the event loop; where the driver knows no such thing, nothing is lost.
-    pub(in crate::libvirt) fn keep_alive(&self) {
-        let _ = self.connection.set_keep_alive(KEEP_ALIVE_S, KEEP_ALIVE_COUNT);
+        Ok(Link { connection })
     }
 
     /// Whether it is not known to have broken. Nobody is asked.

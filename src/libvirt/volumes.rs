@@ -227,8 +227,16 @@ pub(super) fn only_raw(pool: &str, format: OutputFormat) -> Error {
 pub(super) fn no_room(link: &Link, pool: &str, error: &virt::error::Error, need: u64) -> Option<Error> {
     let says_so = error.message().contains("No space left") || error.message().contains("quota exceeded");
     let now = pools::refresh(link, pool).ok();
-    let is_full = now.as_ref().is_some_and(|now| now.available < LITTLE_BYTES);
-    (says_so || is_full).then(|| full(pool, now.as_ref(), need))
+    (says_so || now.as_ref().is_some_and(has_little)).then(|| full(pool, now.as_ref(), need))
+}
+
+/// Whether there is no room to speak of in a pool.
+pub(super) fn is_full(link: &Link, pool: &str) -> bool {
+    pools::refresh(link, pool).is_ok_and(|now| has_little(&now))
+}
+
+fn has_little(pool: &pools::Pool) -> bool {
+    pool.available < LITTLE_BYTES
 }
 
 /// A pool has too little room.

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use super::Finder;
 use crate::libvirt::events::{Ender, Events, Next};
-use crate::model::error::{Error, Kind, Result};
+use crate::libvirt::failure::no_thread;
+use crate::model::error::Result;
 
 /// A stream that nothing comes out of is looked at so often: whether it is still wanted.
 const QUIET: Duration = Duration::from_secs(3600);
@@ -40,11 +41,7 @@ impl Finder {
         self.forget_all();
         let (wanted, shared, uri) = (Arc::clone(&following.0), Arc::clone(&self.shared), uri.to_owned());
         let listen = move || listen(events, &Finder { shared }, &wanted, (&uri, within));
-        thread::Builder::new().name("libvirt".to_owned()).spawn(listen).map_err(|error| {
-            Error::new(Kind::Libvirt, format!("cannot start a thread for libvirt: {error}"))
-                .advice("see how many processes and threads this user may have (`ulimit -u`)")
-                .transient()
-        })?;
+        thread::Builder::new().name("libvirt".to_owned()).spawn(listen).map_err(|error| no_thread(&error))?;
         Ok(following)
     }
 }

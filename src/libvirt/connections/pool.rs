@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Limits, Statistics, worker};
+use crate::libvirt::failure::no_thread;
 use crate::libvirt::link::{Access, Link};
 use crate::model::error::{Error, Kind, Result};
 use crate::model::progress::{LibvirtState, LibvirtStatus};
@@ -151,9 +152,7 @@ impl Pool {
         let thread = thread::Builder::new().name("libvirt".to_owned());
         thread.spawn(move || worker::run(pool, place, order)).map(drop).map_err(|error| {
             self.left(&leaving);
-            Error::new(Kind::Libvirt, format!("cannot start a thread for libvirt: {error}"))
-                .advice("see how many processes and threads this user may have (`ulimit -u`)")
-                .transient()
+            no_thread(&error)
         })
     }
 

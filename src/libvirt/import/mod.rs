@@ -7,6 +7,7 @@
 //! Whoever goes on after a kill writes down beforehand that it imports this volume, whose name was free then. It calls again with `overwrite`; if the file
 //! was to be moved and is gone, the volume of its length is the result. What is not here: the pool being there, and any machine.
 
+mod ending;
 mod in_place;
 mod marks;
 mod ready;
@@ -22,7 +23,7 @@ use self::marks::What;
 use self::ready::Ready;
 use self::upload::Broken;
 use super::failure::told;
-use super::link::{Access, Link};
+use super::link::{Access, Link, Patience};
 use super::pools::{self, Pool};
 use super::volumes::{self, Volume};
 use crate::model::error::{Error, Kind, Result};
@@ -146,23 +147,33 @@ fn uploaded(link: &Link, ready: &Ready, order: &Import<'_>, watch: &mut Watch<'_
     // Raw, whatever it will hold: libvirt would write a format's tables where the file may have holes. What it is, libvirt tells by its content.
     let xml = volumes::definition(order.volume, OutputFormat::Raw, length, ready.allocated(length));
     let named = (order.pool, order.volume, ready.need());
-    let volume = volumes::make(link, raw, &xml, 0, named).map_err(|error| match error.kind() {
+    volumes::make(link, raw, &xml, 0, named).map_err(|error| match error.kind() {
         Kind::Exists => Broken::NotOurs(error),
         _ => Broken::Ended(error),
     })?;
-    upload::send(link, &volume, &subject.file, length, watch)?;
+    // Where libvirtd cannot write, the connection may be of no use any more: no one else has this one.
+    let own = Link::open_watched(&ready.uri, Access::Changes, Patience::Long).map_err(Broken::Ended)?;
+    let volume = same(&own, order).map_err(Broken::Ended)?;
+    let is_full = || volumes::is_full(link, order.pool);
+    upload::send(&own, &volume, &subject.file, length, &is_full, watch)?;
     subject.unchanged(order).map_err(Broken::Ended)?;
     let made = check(link, raw, pool, order, length).map_err(Broken::Ended)?;
     if order.how == How::Move {
-        upload::compare(link, &volume, &subject.file, length, watch)?;
+        upload::compare(&own, &volume, &subject.file, length, watch)?;
     }
     make_durable(&made, order).map_err(Broken::Ended)?;
     Ok(made)
 }
 
+/// The volume that was made, over another connection.
+fn same(link: &Link, order: &Import<'_>) -> Result<StorageVol> {
+    volumes::look_up(&pools::raw(link, order.pool)?, order.volume)?
+        .ok_or_else(|| unfit(Kind::Libvirt, order, "libvirt does not see it"))
+}
+
 /// Removes what an upload that failed has made, and tells why it failed. What cannot be removed is marked, and goes with the next import.
 fn clear_away(link: &Link, ready: &Ready, order: &Import<'_>, broken: Broken, mark: &str) -> Error {
-    // libvirtd itself ends a connection whose bytes it cannot write.
+    // One that libvirtd did not survive is of no use any more.
     let fresh = match link.raw().is_alive() {
         Ok(true) => None,
         _ => Link::open(&ready.uri, Access::Changes).ok(),
@@ -197,6 +208,9 @@ fn explain(link: &Link, ready: &Ready, order: &Import<'_>, broken: Broken) -> Er
             volumes::no_room(link, order.pool, &error, ready.need()).unwrap_or_else(|| {
                 told(&format!("cannot upload {file} into the volume {}", order.volume), &error)
             })
+        }
+        Broken::Full => {
+            volumes::full(order.pool, pools::refresh(link, order.pool).ok().as_ref(), ready.need())
         }
         Broken::Differs(at) => Error::new(
             Kind::Validation,

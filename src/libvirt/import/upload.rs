@@ -15,7 +15,7 @@ use virt::storage_vol::StorageVol;
 use virt::stream::Stream;
 use virt::sys;
 
-use super::Watch;
+use super::{Watch, ending};
 use crate::libvirt::foreign::streams::{Received, receive, send_hole};
 use crate::libvirt::link::Link;
 use crate::model::error::Error;
@@ -37,6 +37,8 @@ pub(super) enum Broken {
     File(io::Error),
     /// libvirt failed.
     Libvirt(Told),
+    /// libvirt has no room to write them, and does not say so.
+    Full,
     /// The volume does not hold what the file holds, from this byte on.
     Differs(u64),
 }
@@ -47,15 +49,15 @@ pub(super) fn send(
     volume: &StorageVol,
     file: &File,
     length: u64,
+    is_full: &dyn Fn() -> bool,
     watch: &mut Watch<'_>,
 ) -> Result<(), Broken> {
     let stream = Stream::new(link.raw(), 0).map_err(Broken::Libvirt)?;
     volume.upload(&stream, 0, length, sys::VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM).map_err(Broken::Libvirt)?;
     match send_all(&stream, (file, length), &mut Early::of(volume), watch) {
-        Ok(()) => stream.finish().map_err(Broken::Libvirt),
+        Ok(()) => ending::finish(stream, is_full),
         Err(broken) => {
-            // Why it failed is known; that nothing more comes, libvirt learns at the latest when the connection ends.
-            let _ = stream.abort();
+            ending::abort(stream);
             Err(broken)
         }
     }
@@ -132,7 +134,7 @@ pub(super) fn compare(
     match compare_all(&stream, file, length, watch) {
         Ok(()) => stream.finish().map_err(Broken::Libvirt),
         Err(broken) => {
-            let _ = stream.abort();
+            ending::abort(stream);
             Err(broken)
         }
     }
