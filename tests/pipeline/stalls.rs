@@ -52,8 +52,8 @@ fn thaw(at: &Path) {
     let _ = Command::new("fsfreeze").arg("--unfreeze").arg(at).output();
 }
 
-/// A VM whose first attempt failed because the storage of its result did not answer any more.
-fn stalled() -> (Storage, Site) {
+/// A VM whose first attempt failed because the storage of its result did not answer any more. The storage goes before the directory it is in.
+fn stalled() -> (Site, Storage) {
     // A machine that is busy may look too late: then the copy was quicker.
     for _ in 0..5 {
         let mut site = Site::sized(&["raw"], DATA_MIB + 64, DATA_MIB);
@@ -85,7 +85,7 @@ fn stalled() -> (Storage, Site) {
                 site.assert_only(&CUT);
                 site.assert_no_process();
                 site.order.limits.stall_timeout_s = 60.0;
-                return (storage, site);
+                return (site, storage);
             }
             WorkerOutcome::Succeeded(_) => {}
             other => panic!("{other:?}\n{}", site.log_text()),
@@ -104,7 +104,7 @@ pub fn kept_bytes(published: &Published) -> u64 {
 #[test]
 fn a_copy_that_stalled_is_gone_on_with_by_the_next_attempt() {
     in_private_mounts("stalls::a_copy_that_stalled_is_gone_on_with_by_the_next_attempt", || {
-        let (_storage, site) = stalled();
+        let (site, _storage) = stalled();
         let published = site.succeed();
         let kept = kept_bytes(&published);
         assert!(kept >= 8 * MIB, "{} MiB were kept", kept / MIB);
@@ -116,12 +116,12 @@ fn a_copy_that_stalled_is_gone_on_with_by_the_next_attempt() {
 #[test]
 fn a_copy_that_stalled_is_removed_when_there_is_no_next_attempt() {
     in_private_mounts("stalls::a_copy_that_stalled_is_removed_when_there_is_no_next_attempt", || {
-        let (storage, site) = stalled();
+        let (site, storage) = stalled();
         publish::abandon(&site.order.plan, None).unwrap();
         site.assert_only(&[]);
         drop((storage, site));
 
-        let (_storage, mut site) = stalled();
+        let (mut site, _storage) = stalled();
         site.order.limits.read_roots = vec![site.root().join("elsewhere")];
         assert_eq!(site.fail().disposition(), Disposition::Permanent);
         site.assert_only(&[]);
