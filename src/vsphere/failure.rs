@@ -80,6 +80,13 @@ pub(super) fn told(what: &str, failure: Failure) -> Error {
     }
 }
 
+/// The account may not do this, for want of these privileges.
+pub(crate) fn forbidden(what: &str, privileges: &str) -> Error {
+    Error::new(Kind::Auth, format!("{what}: the account lacks {privileges}")).advice(
+        "give the account a role with that privilege; `hyper2kvm vsphere check` lists all that are missing",
+    )
+}
+
 fn of_fault(what: &str, fault: &Fault) -> Error {
     let words = if fault.words.is_empty() { &fault.kind } else { &fault.words };
     let about = fault
@@ -100,8 +107,7 @@ fn of_fault(what: &str, fault: &Fault) -> Error {
         }
         "NoPermission" => {
             let privilege = fault.privilege.as_deref().unwrap_or("a privilege");
-            Error::new(Kind::Auth, format!("{what}: the account lacks {privilege}{about}"))
-                .advice("give the account a role with that privilege; `hyper2kvm vsphere check` lists all that are missing")
+            forbidden(what, &format!("{privilege}{about}"))
         }
         "ManagedObjectNotFound" => Error::new(Kind::Source, format!("{what}: it is gone{about}"))
             .advice("see which there are: `hyper2kvm vsphere list`"),

@@ -44,4 +44,5 @@ mod wire;
 pub use client::Client;
 pub use connection::{Body, Connection, Response};
 pub use endpoint::{Endpoint, Login, Patience, Trusted};
+pub(crate) use failure::forbidden;
 pub use wire::Filled;

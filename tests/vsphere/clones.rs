@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::jobs::{prepared, store};
+use crate::privileges::waits_for;
 use crate::support::vcenter::{Options, PASSWORD, Vcenter, disk};
 use crate::support::{Daemon, disks, wait_for};
 
@@ -197,6 +198,22 @@ fn no_snapshot_is_made_where_little_is_free_and_a_copy_is_given_up_before_nothin
     let error: Value = serde_json::from_slice(&fs::read(error).unwrap()).unwrap();
     assert!(error["error"].as_str().unwrap().contains("the copy is given up"), "{error}");
     wait_for("the snapshot to be gone", || snapshots(&daemon, &vcenter).is_empty().then_some(()));
+}
+
+#[test]
+fn no_snapshot_is_made_that_the_account_could_not_remove() {
+    let mut daemon = prepared("");
+    let (vcenter, _) = vcenter(&daemon);
+    vcenter.lacks(&["VirtualMachine.State.RemoveSnapshot"]);
+    daemon.start();
+    daemon.drop_file("busy.yaml", manifest(&vcenter));
+    waits_for(&daemon, "VirtualMachine.State.RemoveSnapshot");
+    assert_eq!(calls(&vcenter, "CreateSnapshot_Task"), 0);
+    vcenter.lacks(&[]);
+    daemon.client(&["retry", "busy"]);
+    assert_eq!(daemon.wait_batch("busy")["state"], "completed", "{}", daemon.log());
+    assert_eq!(calls(&vcenter, "CreateSnapshot_Task"), 1);
+    assert_eq!(snapshots(&daemon, &vcenter), Vec::<Value>::new());
 }
 
 #[test]

@@ -26,6 +26,16 @@ fn asks(daemon: &Daemon, vcenter: &Vcenter, arguments: &[&str]) -> (Option<i32>,
     (done.status.code(), serde_json::from_str(&told[begin..]).unwrap())
 }
 
+/// The job waits until its account has this privilege.
+#[track_caller]
+pub fn waits_for(daemon: &Daemon, privilege: &str) {
+    let job = wait_for("the job to wait for the privilege", || {
+        let job = daemon.client(&["list"])["jobs"][0].clone();
+        (job["waiting_reason"] == "auth").then_some(job)
+    });
+    assert!(job["waiting_detail"].as_str().unwrap().contains(privilege), "{job}");
+}
+
 #[test]
 fn check_names_every_privilege_that_is_missing() {
     let (daemon, vcenter) = site();
@@ -74,11 +84,7 @@ fn a_job_that_lacks_a_privilege_waits_for_it_and_asks_nobody_twice() {
             vcenter.port()
         ),
     );
-    let job = wait_for("the job to wait for the privilege", || {
-        let job = daemon.client(&["list"])["jobs"][0].clone();
-        (job["waiting_reason"] == "auth").then_some(job)
-    });
-    assert!(job["waiting_detail"].as_str().unwrap().contains("Datastore.FileManagement"), "{job}");
+    waits_for(&daemon, "Datastore.FileManagement");
     let refused = || vcenter.requests().iter().filter(|request| request.status == 403).count();
     let asked = refused();
     assert_eq!(asked, 1);

@@ -230,11 +230,6 @@ impl Source {
         self.untouched = untouched;
     }
 
-    /// What its account lacks to make snapshots of it and to remove them.
-    pub(super) fn lacks_for_snapshots(&self) -> Result<Vec<String>> {
-        ways::lacks_for_snapshots(self.client()?, &self.machine)
-    }
-
     /// Nothing of ours is there any more.
     fn is_read_as_it_is(&mut self, machine: Machine) {
         self.facts = facts::facts(&machine);

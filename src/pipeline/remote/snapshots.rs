@@ -1,13 +1,13 @@
 //! The snapshot that a machine is read as of while it runs: found again, or made, and watched over while it stands.
 //!
 //! What is written to the machine meanwhile takes room on its datastores, so none is made where little is free, and the copy is given up before nothing
-//! is. What is not here: that a snapshot is written down and undone ([`super::acts`]), and reading ([`crate::vsphere::folder`]).
+//! is. Nor is one made that the account could not remove. What is not here: that a snapshot is written down and undone ([`super::acts`]), and reading ([`crate::vsphere::folder`]).
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{Source, acts};
+use super::{Source, acts, ways};
 use crate::disk::Control;
 use crate::model::acts::{ActKind, ActState, snapshot_name};
 use crate::model::error::{Error, Kind, Result};
@@ -21,12 +21,14 @@ use crate::vsphere::inventory::VmRef;
 use crate::vsphere::machine::{Machine, Snapshot, machine};
 use crate::vsphere::room::{self, Room};
 use crate::vsphere::snapshot::{self, Quiesce};
-use crate::vsphere::{Client, task};
+use crate::vsphere::{Client, forbidden, task};
 
 /// How soon it is first looked how much is free; each time twice as long after.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// From then on this often.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+const NONE_IS_MADE: &str = "no snapshot is made";
 
 /// A snapshot of ours that stands.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,7 +65,11 @@ pub(in crate::pipeline) fn stand(
     let standing = match left(job, &client, &vm, planned)? {
         Some(standing) => standing,
         None => {
-            enough(&room::of(&client, &source.machine)?, planned.min_free, "no snapshot is made")?;
+            let lacking = ways::lacks_for_snapshots(&client, &source.machine)?;
+            if !lacking.is_empty() {
+                return Err(forbidden(NONE_IS_MADE, &lacking.join(", ")));
+            }
+            enough(&room::of(&client, &source.machine)?, planned.min_free, NONE_IS_MADE)?;
             let name = name(&job.order.batch_id, &job.plan.vm_id);
             make(job, &client, &vm, &name, planned)?
         }

@@ -80,11 +80,6 @@ fn look(job: &mut Job<'_>, source: &mut Source, findings: &mut Findings) -> Resu
 
 /// Has the source hold still, and somebody look after that.
 fn freeze(job: &mut Job<'_>, source: &mut Source) -> Result<Watch> {
-    let lacking = source.lacks_for_snapshots()?;
-    if !lacking.is_empty() {
-        let why = format!("the account lacks {}", lacking.join(", "));
-        return Err(Error::new(Kind::Unsupported, why));
-    }
     job.meter
         .detail(Stage::Load, "makes a snapshot of the VM, to look into its guest before it is shut down");
     let standing = snapshots::stand(job, source, &FOR_A_LOOK)?;
@@ -119,7 +114,7 @@ fn seen(
     Ok(Some(told))
 }
 
-/// It is looked into when it is off. What may pass is tried again; that an account may not make snapshots is no reason to wait for another one.
+/// It is looked into when it is off. What may pass is tried again; that an account may not make and remove snapshots is no reason to wait for another one.
 fn not_opened(error: Error, findings: &mut Findings) -> Result<()> {
     let is_forbidden = error.kind() == Kind::Auth && error.details().rule.is_none();
     let is_for_good = error.disposition() == Disposition::Permanent && error.kind() != Kind::Cancelled;
