@@ -94,6 +94,8 @@ fn a_full_state_directory_loses_no_drop_and_breaks_no_file() {
     let state = scratch.path().join("state");
     let small = SmallDisk::mount(&state, 16);
     let mut daemon = Daemon::prepare_in(scratch, state.clone());
+    // It goes before the directory in which it is mounted, so it is declared after it.
+    let small = small;
     let target = daemon.scratch().join("target");
     daemon.configure(&format!("output_dir: {}\n", target.display()));
     daemon.start();
@@ -117,6 +119,4 @@ fn a_full_state_directory_loses_no_drop_and_breaks_no_file() {
     assert_eq!(progress["state"], "completed", "{progress:#}\n{}", daemon.log());
     daemon.wait_settled("processed", "vm.yaml");
     daemon.kill9();
-    drop(daemon);
-    drop(small);
 }

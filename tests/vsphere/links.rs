@@ -114,7 +114,7 @@ fn stands_still_and_goes_on(outage: Duration) {
         let began = Instant::now();
         ip("link set eth0 down");
         let job = site.wait_waiting();
-        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
         assert!(job["waiting_detail"].as_str().unwrap().contains("eth0"), "{job}");
         // What the server was sending ends in its own buffers.
         std::thread::sleep(SETTLED.saturating_sub(began.elapsed()));
