@@ -14,7 +14,7 @@ use virt::sys;
 
 use super::failure::{no_thread, silent, told};
 use super::foreign::events::{Hears, Listening};
-use super::link::{Access, Link, Patience};
+use super::link::{Access, Link};
 use crate::model::error::{Error, Kind, Result};
 use crate::sys::time::now_epoch;
 
@@ -210,7 +210,7 @@ impl Events {
     }
 
     fn begin(uri: &str, heard: Arc<Heard>) -> Result<Events> {
-        let link = Link::open_watched(uri, Access::Reads, Patience::Short)?;
+        let link = Link::open_watched(uri, Access::Reads)?;
         let listening = Listening::begin(link, &heard)
             .map_err(|error| told(&format!("cannot follow the events of {uri}"), &error))?;
         Ok(Events { heard, listening: Some(listening) })

@@ -10,24 +10,10 @@ use super::failure::told;
 use crate::model::error::Result;
 use crate::model::libvirt_uri::{Reach, check_form};
 
-/// How long the other end may give no sign of life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::libvirt) enum Patience {
-    /// For what lies between two hosts, and for who only listens: half a minute.
-    Short,
-    /// For bytes that are sent: libvirtd answers nothing while storage keeps it from taking more of them. Two minutes.
-    Long,
-}
-
-impl Patience {
-    /// How often, in seconds, it is asked for one, and how many may stay away before it counts as gone.
-    fn asks(self) -> (i32, u32) {
-        match self {
-            Patience::Short => (5, 5),
-            Patience::Long => (10, 11),
-        }
-    }
-}
+/// How often, in seconds, one that is watched is asked for a sign of life, …
+const KEEP_ALIVE_S: i32 = 5;
+/// … and how many may stay away before it counts as gone.
+const KEEP_ALIVE_COUNT: u32 = 5;
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,17 +35,16 @@ impl Link {
     pub fn open(uri: &str, access: Access) -> Result<Link> {
         match check_form(uri)? {
             Reach::Local => Link::connect(uri, access),
-            Reach::Remote => Link::open_watched(uri, access, Patience::Short),
+            Reach::Remote => Link::open_watched(uri, access),
         }
     }
 
     /// Opens one that notices when the other end goes away without a word: calls that wait for it fail then. Where the driver knows no such
     /// thing, nothing is lost.
-    pub(in crate::libvirt) fn open_watched(uri: &str, access: Access, patience: Patience) -> Result<Link> {
+    pub(in crate::libvirt) fn open_watched(uri: &str, access: Access) -> Result<Link> {
         event_loop::start()?;
         let link = Link::connect(uri, access)?;
-        let (every_s, misses) = patience.asks();
-        let _ = link.connection.set_keep_alive(every_s, misses);
+        let _ = link.connection.set_keep_alive(KEEP_ALIVE_S, KEEP_ALIVE_COUNT);
         Ok(link)
     }
 

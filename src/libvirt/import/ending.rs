@@ -3,7 +3,7 @@
 //! What libvirtd has to say of bytes that it cannot write bears the number of the whole stream. Where the library is just sending more of them, it takes
 //! that for an answer to these and goes on; libvirtd ignores all that still comes, the end included, and each waits for the other for ever, with a
 //! connection that shows every sign of life (libvirt 9). So a thread of its own waits for the answer, and is left behind where none can come. What is not here: streams
-//! of which libvirtd does not read on; these end with their connection, which is watched.
+//! of which libvirtd does not read on: whoever asked for the import sees that it gets no further.
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;

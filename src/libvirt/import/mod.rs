@@ -23,7 +23,7 @@ use self::marks::What;
 use self::ready::Ready;
 use self::upload::Broken;
 use super::failure::told;
-use super::link::{Access, Link, Patience};
+use super::link::{Access, Link};
 use super::pools::{self, Pool};
 use super::volumes::{self, Volume};
 use crate::model::error::{Error, Kind, Result};
@@ -152,7 +152,7 @@ fn uploaded(link: &Link, ready: &Ready, order: &Import<'_>, watch: &mut Watch<'_
         _ => Broken::Ended(error),
     })?;
     // Where libvirtd cannot write, the connection may be of no use any more: no one else has this one.
-    let own = Link::open_watched(&ready.uri, Access::Changes, Patience::Long).map_err(Broken::Ended)?;
+    let own = Link::open(&ready.uri, Access::Changes).map_err(Broken::Ended)?;
     let volume = same(&own, order).map_err(Broken::Ended)?;
     let is_full = || volumes::is_full(link, order.pool);
     upload::send(&own, &volume, &subject.file, length, &is_full, watch)?;
