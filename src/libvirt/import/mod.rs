@@ -154,7 +154,8 @@ fn uploaded(link: &Link, ready: &Ready, order: &Import<'_>, watch: &mut Watch<'_
     // Where libvirtd cannot write, the connection may be of no use any more: no one else has this one.
     let own = Link::open(&ready.uri, Access::Changes).map_err(Broken::Ended)?;
     let volume = same(&own, order).map_err(Broken::Ended)?;
-    let is_full = || volumes::is_full(link, order.pool);
+    // What is allocated beforehand cannot run out: a group of volumes with nothing left to give is no reason to end it.
+    let is_full = || pool.is_of_files() && volumes::is_full(link, order.pool);
     upload::send(&own, &volume, &subject.file, length, &is_full, watch)?;
     subject.unchanged(order).map_err(Broken::Ended)?;
     let made = check(link, raw, pool, order, length).map_err(Broken::Ended)?;
