@@ -46,6 +46,8 @@ struct Seen {
     certainty: Option<Certainty>,
     /// Since when the file has been exactly this one.
     still: Option<(FileIdentity, Instant)>,
+    /// Whether it may have been read: the kernel's notes do not tell our own opening from a writer's.
+    read: bool,
 }
 
 /// The names that have not been decided about.
@@ -64,20 +66,21 @@ impl Pending {
             Hint::Created | Hint::BeingWritten | Hint::Listed => None,
         };
         match hint {
-            Hint::RenamedIn | Hint::Closed => {
+            // Whoever wrote the file that had this name before does not matter to the one that was made.
+            Hint::RenamedIn | Hint::Closed | Hint::Created => {
                 self.being_written.remove(name);
             }
-            Hint::BeingWritten => {
+            Hint::BeingWritten if self.names.get(name).is_none_or(|seen| !seen.read) => {
                 self.being_written.insert(name.to_owned());
             }
-            Hint::Created | Hint::Listed => {}
+            Hint::BeingWritten | Hint::Listed => {}
         }
         match self.names.get_mut(name) {
             // These add nothing to what is known already.
             Some(_) if matches!(hint, Hint::Listed | Hint::BeingWritten) => {}
-            Some(seen) => *seen = Seen { due: now, certainty, still: None },
+            Some(seen) => *seen = Seen { due: now, certainty, still: None, read: false },
             None => {
-                self.names.insert(name.to_owned(), Seen { due: now, certainty, still: None });
+                self.names.insert(name.to_owned(), Seen { due: now, certainty, still: None, read: false });
             }
         }
     }
@@ -120,6 +123,7 @@ impl Pending {
     ) -> Option<Certainty> {
         let seen = self.names.get_mut(name)?;
         if seen.certainty.is_some() {
+            seen.read = true;
             return seen.certainty;
         }
         let since = match seen.still {
@@ -131,6 +135,7 @@ impl Pending {
         };
         let patience = if self.being_written.contains(name) { WRITER_PATIENCE.max(settle) } else { settle };
         if now.duration_since(since) >= patience {
+            seen.read = true;
             return Some(Certainty::HeldStill);
         }
         // While somebody writes it, it is looked at no more often than anything else that has to settle.
@@ -149,7 +154,8 @@ impl Pending {
         now: Instant,
     ) {
         if let Some(seen) = self.names.get_mut(name) {
-            *seen = Seen { due: now + settle, certainty: None, still: file.map(|file| (file, now)) };
+            let still = file.map(|file| (file, now));
+            *seen = Seen { due: now + settle, certainty: None, still, ..*seen };
         }
     }
 
@@ -253,6 +259,27 @@ mod tests {
         pending.note(name(), Hint::Created, start);
         assert_eq!(pending.may_read(name(), file(1), SETTLE, start), None);
         assert!(pending.may_read(name(), file(1), SETTLE, after(start, 2)).is_some());
+    }
+
+    #[test]
+    fn a_name_that_is_made_again_has_no_writer_until_that_file_is_opened() {
+        let (mut pending, start) = (Pending::default(), Instant::now());
+        // That it was opened by us is told late, when the first file of this name has gone its way.
+        pending.note(name(), Hint::BeingWritten, start);
+        pending.note(name(), Hint::Created, start);
+        assert_eq!(pending.may_read(name(), file(1), SETTLE, start), None);
+        assert_eq!(pending.may_read(name(), file(1), SETTLE, after(start, 2)), Some(Certainty::HeldStill));
+    }
+
+    #[test]
+    fn a_file_that_was_read_and_put_off_is_not_taken_for_one_that_somebody_writes() {
+        let (mut pending, start) = (Pending::default(), Instant::now());
+        pending.note(name(), Hint::Created, start);
+        assert_eq!(pending.may_read(name(), file(1), SETTLE, start), None);
+        assert!(pending.may_read(name(), file(1), SETTLE, after(start, 2)).is_some());
+        pending.note(name(), Hint::BeingWritten, after(start, 2));
+        pending.postpone(name(), after(start, 32));
+        assert!(pending.may_read(name(), file(1), SETTLE, after(start, 32)).is_some());
     }
 
     #[test]
