@@ -28,18 +28,28 @@ pub(super) fn directories(batch_directory: &Path, rows: &[JobRow]) -> Vec<PathBu
     all.into_iter().collect()
 }
 
-/// Takes the locks of these directories for a batch. One in which another host had the last word on it is that host's, lock or no lock:
+/// Takes the locks of these directories for a job of a batch. One in which another host had the last word on it is that host's, lock or no lock:
 /// whoever comes back after it was taken for gone may find all done, and nobody there.
-pub(super) fn take(holds: &Holds, batch_id: &str, directories: &[PathBuf], takeover: bool) -> Result<()> {
+pub(super) fn claim(holds: &Holds, batch_id: &str, directories: &[PathBuf], takeover: bool) -> Result<()> {
+    refuse_what_others_have(holds, batch_id, directories, takeover)?;
+    holds.claim(batch_id, directories, takeover)
+}
+
+fn refuse_what_others_have(
+    holds: &Holds,
+    batch_id: &str,
+    directories: &[PathBuf],
+    takeover: bool,
+) -> Result<()> {
     if !takeover {
         let held = holds.directories_of(batch_id);
         let mut new = directories.iter().filter(|directory| !held.contains(directory));
         new.try_for_each(|directory| refuse_what_is_elsewhere(holds.who(), batch_id, directory))?;
     }
-    holds.take(batch_id, directories, takeover)
+    Ok(())
 }
 
-/// Does something there under their locks, which are given up again if the batch had not got them before.
+/// Does something there under their locks, which are given up again if the batch had not got them before and no job of it has begun.
 pub(super) fn during<T>(
     holds: &Holds,
     batch_id: &str,
@@ -47,11 +57,12 @@ pub(super) fn during<T>(
     takeover: bool,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
-    let held = holds.directories_of(batch_id);
-    take(holds, batch_id, directories, takeover)?;
+    let (held, known) = (holds.directories_of(batch_id), holds.claims());
+    refuse_what_others_have(holds, batch_id, directories, takeover)?;
+    holds.take(batch_id, directories, takeover)?;
     let outcome = holds.not_ours(directories).map_or_else(work, Err);
     directories.iter().filter(|directory| !held.contains(directory)).for_each(|directory| {
-        if let Err(error) = holds.leave_one(batch_id, directory, false) {
+        if let Err(error) = holds.leave_one(batch_id, directory, false, known) {
             tracing::warn!(directory = %directory.display(), %error, "its lock stays");
         }
     });

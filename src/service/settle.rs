@@ -22,7 +22,7 @@ use crate::model::error::{Error, Kind, Result};
 use crate::model::job::{BatchState, JobState};
 use crate::model::plan::Plan;
 use crate::model::report::{BatchReport, ErrorReport, FailedVm};
-use crate::pipeline::host_lock::{Holds, directory_of};
+use crate::pipeline::host_lock::{Claims, Holds, directory_of};
 use crate::pipeline::publish::{self, DIRECTORY_MODE};
 use crate::report::{BATCH_REPORT, batch_pages, batch_report};
 use crate::sys::dir::Dir;
@@ -55,6 +55,8 @@ pub struct Settlement {
     pub output_directory: PathBuf,
     /// The locks of this host.
     pub holds: Holds,
+    /// Who had claimed them when the jobs had ended. What a retry has claimed since is its own.
+    pub claims: Claims,
     /// Another host is to go on with what is not finished.
     pub is_released: bool,
     /// It was to go on with what another host had begun.
@@ -96,11 +98,11 @@ impl Settlement {
             self.write_beside_results(report)?;
             // Nothing is left to give away where all is done.
             if self.is_released && !self.is_good() {
-                holds.leave(batch_id, true)?;
+                holds.leave(batch_id, true, self.claims)?;
             }
             Ok(())
         });
-        written.and(holds.leave(batch_id, false))
+        written.and(holds.leave(batch_id, false, self.claims))
     }
 
     fn write_checkpoints(&self, directories: &[PathBuf]) -> Result<()> {

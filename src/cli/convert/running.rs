@@ -91,7 +91,7 @@ pub(super) fn convert(understood: Understood, args: &ConvertArgs, ui: &Ui) -> Re
     let ended =
         held.and_then(|()| runtime.block_on(Party::new(works, (most as usize, caps), fail_fast, ui).go()));
     for batch_id in ids {
-        if let Err(error) = holds.leave(&batch_id, false) {
+        if let Err(error) = holds.leave(&batch_id, false, holds.claims()) {
             ui.note(&format!("its lock stays: {error}"));
         }
     }
@@ -118,7 +118,7 @@ fn hold(works: &mut [Work], holds: &Holds) -> Result<()> {
         for directory in std::iter::once(&*directory).chain(elsewhere) {
             holds.look_around(batch_id, directory, places, false)?;
         }
-        holds.take(batch_id, places, false)?;
+        holds.claim(batch_id, places, false)?;
         work.order.limits.lock = holds.lock_of(&place);
     }
     Ok(())

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
@@ -32,9 +33,19 @@ struct Shared {
     /// Directories whose locks are being taken: two VMs of one batch that begin together take one lock, not each a new one.
     taking: Mutex<BTreeSet<PathBuf>>,
     taken: Condvar,
+    claims: AtomicU64,
 }
 
-/// The turn at taking the lock of a directory; over when it is dropped.
+/// The claims up to a moment. Whoever gives a lock up says which he knows of: a batch that was begun anew meanwhile keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claims(u64);
+
+impl Claims {
+    /// Who takes a lock with it has no claim to keep it.
+    const NONE: Claims = Claims(0);
+}
+
+/// The turn at taking the lock of a directory or at giving it up; over when it is dropped.
 struct Turn<'s> {
     shared: &'s Shared,
     directory: &'s Path,
@@ -61,7 +72,8 @@ impl Drop for Turn<'_> {
 #[derive(Debug)]
 struct Held {
     token: String,
-    batches: BTreeSet<String>,
+    /// Who has it, each with the last claim.
+    batches: BTreeMap<String, Claims>,
     /// Another host has it by now.
     is_lost: bool,
 }
@@ -76,6 +88,7 @@ impl Holds {
             changed: Condvar::new(),
             taking: Mutex::default(),
             taken: Condvar::new(),
+            claims: AtomicU64::new(Claims::NONE.0),
         }))
     }
 
@@ -85,16 +98,33 @@ impl Holds {
         &self.0.who
     }
 
+    /// The claims so far.
+    #[must_use]
+    pub fn claims(&self) -> Claims {
+        Claims(self.0.claims.load(Ordering::SeqCst))
+    }
+
+    /// Takes the locks of these directories for a job of a batch: who began to give them up before that leaves them.
+    pub fn claim(&self, batch_id: &str, directories: &[PathBuf], takeover: bool) -> Result<()> {
+        let claim = Claims(self.0.claims.fetch_add(1, Ordering::SeqCst) + 1);
+        self.take_all(batch_id, directories, takeover, claim)
+    }
+
     /// Takes the locks of these directories for a batch, as far as it has not got them; makes those that are not there. All or none.
     pub fn take(&self, batch_id: &str, directories: &[PathBuf], takeover: bool) -> Result<()> {
+        self.take_all(batch_id, directories, takeover, Claims::NONE)
+    }
+
+    fn take_all(&self, batch_id: &str, directories: &[PathBuf], takeover: bool, claim: Claims) -> Result<()> {
         let mut taken = Vec::new();
         for directory in directories {
-            let _turn = Turn::at(&self.0, directory);
-            if self.has(batch_id, directory) {
+            let turn = Turn::at(&self.0, directory);
+            if self.has(batch_id, directory, claim) {
                 continue;
             }
-            if let Err(error) = self.take_one(batch_id, directory, takeover) {
-                taken.iter().for_each(|directory: &&PathBuf| self.leave_quietly(batch_id, directory));
+            if let Err(error) = self.take_one(batch_id, directory, takeover, claim) {
+                drop(turn);
+                taken.iter().for_each(|directory: &&PathBuf| self.leave_quietly(batch_id, directory, claim));
                 return Err(error);
             }
             taken.push(directory);
@@ -121,7 +151,7 @@ impl Holds {
         Ok(())
     }
 
-    fn take_one(&self, batch_id: &str, directory: &Path, takeover: bool) -> Result<()> {
+    fn take_one(&self, batch_id: &str, directory: &Path, takeover: bool, claim: Claims) -> Result<()> {
         let dir = Dir::create_all(directory, DIRECTORY_MODE).map_err(|error| {
             Error::io(Kind::Output, "use the result directory", directory, &error)
                 .output(directory)
@@ -134,10 +164,10 @@ impl Holds {
         let mut held = self.lock();
         let batches = match held.remove(directory) {
             Some(before) if before.token == token => before.batches,
-            _ => BTreeSet::new(),
+            _ => BTreeMap::new(),
         };
         let is_new = batches.is_empty();
-        let batches = batches.into_iter().chain([batch_id.to_owned()]).collect();
+        let batches = batches.into_iter().chain([(batch_id.to_owned(), claim)]).collect();
         held.insert(directory.to_owned(), Held { token: token.clone(), batches, is_lost: false });
         drop(held);
         if is_new {
@@ -168,21 +198,26 @@ impl Holds {
     /// The directories that are held for a batch, and not known to be another host's by now.
     #[must_use]
     pub fn directories_of(&self, batch_id: &str) -> Vec<PathBuf> {
-        self.directories(|held| !held.is_lost && held.batches.contains(batch_id))
+        self.directories(|held| !held.is_lost && held.batches.contains_key(batch_id))
     }
 
     fn directories(&self, is_meant: impl Fn(&Held) -> bool) -> Vec<PathBuf> {
         self.lock().iter().filter(|(_, held)| is_meant(held)).map(|(at, _)| at.clone()).collect()
     }
 
-    /// Gives up all locks of a batch; with `released` they say that another host may go on with it.
-    pub fn leave(&self, batch_id: &str, released: bool) -> Result<()> {
-        let all = self.directories(|held| held.batches.contains(batch_id));
-        all.iter().try_for_each(|directory| self.leave_one(batch_id, directory, released))
+    /// Gives up all locks of a batch, but for those that were claimed since; with `released` they say that another host may go on with it.
+    pub fn leave(&self, batch_id: &str, released: bool, known: Claims) -> Result<()> {
+        let all = self.directories(|held| held.batches.contains_key(batch_id));
+        all.iter().try_for_each(|directory| self.leave_one(batch_id, directory, released, known))
     }
 
     /// The same in one directory.
-    pub fn leave_one(&self, batch_id: &str, directory: &Path, released: bool) -> Result<()> {
+    pub fn leave_one(&self, batch_id: &str, directory: &Path, released: bool, known: Claims) -> Result<()> {
+        let _turn = Turn::at(&self.0, directory);
+        let claim = self.lock().get(directory).and_then(|held| held.batches.get(batch_id).copied());
+        if claim.is_none_or(|claim| claim > known) {
+            return Ok(());
+        }
         let Some(HeldLock { token, .. }) = self.lock_of(directory) else { return Ok(()) };
         match Dir::open(directory) {
             Ok(dir) => dir
@@ -202,8 +237,8 @@ impl Holds {
         Ok(())
     }
 
-    fn leave_quietly(&self, batch_id: &str, directory: &Path) {
-        if let Err(error) = self.leave_one(batch_id, directory, false) {
+    fn leave_quietly(&self, batch_id: &str, directory: &Path, known: Claims) {
+        if let Err(error) = self.leave_one(batch_id, directory, false, known) {
             tracing::warn!(directory = %directory.display(), %error, "its lock stays");
         }
     }
@@ -215,8 +250,13 @@ impl Holds {
         locks.map(HostFence::of).find_map(|fence| fence.check().err())
     }
 
-    fn has(&self, batch_id: &str, directory: &Path) -> bool {
-        self.lock().get(directory).is_some_and(|held| !held.is_lost && held.batches.contains(batch_id))
+    /// Whether a batch has it already. With a claim it is kept for whoever has that.
+    fn has(&self, batch_id: &str, directory: &Path, claim: Claims) -> bool {
+        let mut held = self.lock();
+        let held = held.get_mut(directory).filter(|held| !held.is_lost);
+        let Some(last) = held.and_then(|held| held.batches.get_mut(batch_id)) else { return false };
+        *last = claim.max(*last);
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Held>> {
@@ -281,6 +321,43 @@ mod tests {
         });
         assert_eq!(tokens.len(), 1, "whoever has another one may write nothing any more");
         assert!(holds.not_ours(std::slice::from_ref(&directory)).is_none());
-        holds.leave("fleet", false).unwrap();
+        holds.leave("fleet", false, holds.claims()).unwrap();
+        assert!(holds.lock_of(&directory).is_none());
+    }
+
+    #[test]
+    fn who_ends_with_a_batch_leaves_the_lock_to_those_who_have_begun_anew() {
+        let temp = tempfile::tempdir().unwrap();
+        let directories = [temp.path().join("out")];
+        let holds = Holds::new(Who::convert(60.0));
+        holds.claim("fleet", &directories, false).unwrap();
+        let ended = holds.claims();
+        // What is done there in between is no reason to keep it.
+        holds.take("fleet", &directories, false).unwrap();
+        holds.claim("fleet", &directories, false).unwrap();
+        holds.leave("fleet", false, ended).unwrap();
+        assert!(holds.not_ours(&directories).is_none() && holds.lock_of(&directories[0]).is_some());
+        holds.take("fleet", &directories, false).unwrap();
+        holds.leave("fleet", false, holds.claims()).unwrap();
+        assert!(holds.lock_of(&directories[0]).is_none());
+        assert_eq!(std::fs::read_dir(&directories[0]).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_lock_that_is_being_given_up_is_taken_by_whoever_comes_then() {
+        let temp = tempfile::tempdir().unwrap();
+        let directories = [temp.path().join("out")];
+        let holds = Holds::new(Who::convert(60.0));
+        for _ in 0..50 {
+            holds.claim("fleet", &directories, false).unwrap();
+            let known = holds.claims();
+            thread::scope(|scope| {
+                scope.spawn(|| holds.leave("fleet", false, known).unwrap());
+                holds.claim("fleet", &directories, false).unwrap();
+            });
+            let is_held = holds.lock_of(&directories[0]).is_some();
+            assert!(is_held && holds.not_ours(&directories).is_none(), "it was taken from under a job");
+            holds.leave("fleet", false, holds.claims()).unwrap();
+        }
     }
 }

@@ -18,7 +18,7 @@ use std::path::Path;
 
 pub use fence::{HostFence, is_held};
 pub use file::LOCK_NAME;
-pub use holds::Holds;
+pub use holds::{Claims, Holds};
 pub use take::{Who, look};
 
 /// Which directory's lock a VM's results are written under: its batch's, or where they lie elsewhere their own.

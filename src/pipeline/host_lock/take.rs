@@ -335,6 +335,8 @@ fn token() -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::super::file::beat;
     use super::*;
 
@@ -374,7 +376,7 @@ mod tests {
     #[test]
     fn a_host_without_a_sign_of_life_loses_it_to_who_asks_and_to_nobody_else() {
         let (temp, dir) = scratch();
-        let (first, second) = (Who::daemon("one", 5.0), Who::daemon("two", 60.0));
+        let (first, second) = (Who::daemon("one", 20.0), Who::daemon("two", 60.0));
         let token = take(&dir, &first, "web", false).unwrap();
         let age = || {
             let lock = std::fs::File::options().write(true).open(temp.path().join(LOCK_NAME)).unwrap();
@@ -383,17 +385,21 @@ mod tests {
         refused(&dir, &second, true);
         age();
         refused(&dir, &second, false);
-        thread::scope(|scope| {
+        let is_over = AtomicBool::new(false);
+        let kept = thread::scope(|scope| {
             scope.spawn(|| {
                 // The clock of the storage says otherwise, but it lives.
-                for _ in 0..40 {
+                while !is_over.load(Ordering::Relaxed) {
                     beat(&dir, &token).unwrap();
                     age();
                     thread::sleep(Duration::from_millis(50));
                 }
             });
-            assert_eq!(take(&dir, &second, "web", true).unwrap_err().kind(), Kind::Exists);
+            let kept = take(&dir, &second, "web", true);
+            is_over.store(true, Ordering::Relaxed);
+            kept
         });
+        assert_eq!(kept.unwrap_err().kind(), Kind::Exists);
         take(&dir, &second, "web", true).unwrap();
         refused(&dir, &first, false);
     }

@@ -48,7 +48,7 @@ impl Wanted {
                 within_roots(directory, &roots)?;
                 holds.look_around(&batch_id, directory, &directories, takeover)?;
             }
-            places::take(&holds, &batch_id, &directories, takeover)
+            places::claim(&holds, &batch_id, &directories, takeover)
         });
         match tokio::time::timeout(HOLD_LIMIT, taken).await {
             Ok(Ok(taken)) => taken,
@@ -96,8 +96,9 @@ impl Scheduler {
         if !self.core.knows_batch(batch) {
             // It was ended meanwhile, and nobody else will give up its locks.
             let holds = self.parts.holds.clone();
+            let known = holds.claims();
             tokio::task::spawn_blocking(move || {
-                if let Err(error) = holds.leave(&batch_id, false) {
+                if let Err(error) = holds.leave(&batch_id, false, known) {
                     tracing::warn!(batch = %batch_id, %error, "its lock stays");
                 }
             });

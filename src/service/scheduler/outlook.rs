@@ -43,6 +43,8 @@ struct Batch {
     written_at: f64,
     updated_at: f64,
     due: u64,
+    /// It is other than it was shown.
+    is_stale: bool,
     shown: Shown,
     /// Ended jobs at the last writing of the checkpoint.
     ended: usize,
@@ -98,10 +100,12 @@ impl Outlook {
             written_at: 0.0,
             updated_at: now,
             due: u64::MAX,
+            is_stale: true,
             shown: Shown::default(),
             ended: 0,
         });
         entry.updated_at = now;
+        entry.is_stale = true;
         let due = millis(now.max(entry.written_at + PACE_S));
         self.set_due(batch, due);
         self.status_changed();
@@ -119,7 +123,7 @@ impl Outlook {
         self.status_due = now;
     }
 
-    /// Its last file is written.
+    /// Nothing more is to be shown of it: see [`Scheduler::show_last`].
     pub(super) fn forget(&mut self, batch: BatchKey) {
         if let Some(old) = self.batches.remove(&batch) {
             self.due.remove(&(old.due, batch));
@@ -190,6 +194,22 @@ impl Scheduler {
     pub(super) async fn show(&mut self) {
         let now = now_epoch();
         let keys = self.outlook.take_due(now);
+        self.show_these(keys, now).await;
+        if self.outlook.status_due <= now {
+            self.show_status(now).await;
+        }
+    }
+
+    /// A batch that has ended is shown as it is, if it was not yet: many may end in one moment. Whether that is so now.
+    pub(super) async fn show_last(&mut self, batch: BatchKey) -> bool {
+        let is_stale = |batches: &HashMap<BatchKey, Batch>| batches.get(&batch).is_some_and(|b| b.is_stale);
+        if is_stale(&self.outlook.batches) {
+            self.show_these(vec![batch], now_epoch()).await;
+        }
+        !is_stale(&self.outlook.batches)
+    }
+
+    async fn show_these(&mut self, keys: Vec<BatchKey>, now: f64) {
         if !keys.is_empty() {
             let marks = self.marks_to_keep(&keys);
             let rows = self.parts.queue.with(move |db| {
@@ -211,9 +231,6 @@ impl Scheduler {
                 Err(error) => self.queue_failed(&error),
             }
         }
-        if self.outlook.status_due <= now {
-            self.show_status(now).await;
-        }
     }
 
     /// How far the workers of these batches are, as it is about to be shown: a daemon that is killed
@@ -226,6 +243,7 @@ impl Scheduler {
     fn show_batch(&mut self, batch: &BatchRow, mut rows: Vec<JobRow>, now: f64) {
         self.lay_live_over(&mut rows);
         let Some(entry) = self.outlook.batches.get_mut(&batch.batch_key) else { return };
+        entry.is_stale = false;
         let progress = batch_progress(
             (&batch.batch_id, batch.window.as_ref()),
             &rows,

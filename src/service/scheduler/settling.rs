@@ -138,6 +138,8 @@ impl Scheduler {
         self.parts
             .queue
             .with(move |db| {
+                // Before the rows: whoever claims a lock after that belongs to a later end.
+                let claims = holds.claims();
                 let Some(row) = db.batch_run(batch)?.filter(|row| row.ended_at.is_some()) else {
                     return Ok(Next::Nothing);
                 };
@@ -167,6 +169,7 @@ impl Scheduler {
                     layout,
                     output_directory,
                     holds,
+                    claims,
                     is_released,
                     takes_over,
                     now,
@@ -190,7 +193,8 @@ impl Scheduler {
                     })
                     .await;
                 match recorded {
-                    Ok(true) => self.forget_batch(batch),
+                    Ok(true) if self.show_last(batch).await => self.forget_batch(batch),
+                    Ok(true) => self.unsettled.due_at(batch, now_epoch() + SETTLE_RETRY_S),
                     // A retry came in between; its end is settled in its turn.
                     Ok(false) => {}
                     Err(error) => {
