@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -127,7 +128,11 @@ impl Notes {
         match kind {
             EventKind::Create(CreateKind::Folder) => Some(Hint::Listed),
             EventKind::Create(_) => {
-                self.made.insert(name.to_owned());
+                // Who opens a hard link is not who made it: it may be us, looking at what lies beside another file.
+                let path = self.directory.join(name);
+                if !std::fs::symlink_metadata(path).is_ok_and(|found| found.nlink() > 1) {
+                    self.made.insert(name.to_owned());
+                }
                 Some(Hint::Created)
             }
             EventKind::Access(AccessKind::Open(_)) => self.made.remove(name).then_some(Hint::BeingWritten),
@@ -197,6 +202,22 @@ mod tests {
         assert_eq!(hints(&[MADE]), [Hint::Created]);
         let gone = EventKind::Remove(RemoveKind::File);
         assert_eq!(hints(&[MADE, gone, OPENED]), [Hint::Created]);
+    }
+
+    #[test]
+    fn a_hard_link_that_is_opened_is_not_being_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let paths = ["master", "linked", "alone"].map(|name| directory.path().join(name));
+        std::fs::write(&paths[0], "").unwrap();
+        std::fs::hard_link(&paths[0], &paths[1]).unwrap();
+        std::fs::write(&paths[2], "").unwrap();
+        let mut notes = Notes { directory: directory.path().to_owned(), made: BTreeSet::new() };
+        for (path, waits) in [(&paths[1], false), (&paths[2], true)] {
+            assert_eq!(notes.wakes_of(Ok(Event::new(MADE).add_path(path.clone()))).len(), 1);
+            let opened = notes.wakes_of(Ok(Event::new(OPENED).add_path(path.clone())));
+            let is_written = matches!(opened[..], [Wake::Name(_, Hint::BeingWritten)]);
+            assert_eq!((is_written, opened.len()), (waits, usize::from(waits)), "{opened:?}");
+        }
     }
 
     #[test]
