@@ -48,7 +48,7 @@ impl Core {
             {
                 self.ready.remove(&(priority, id));
                 self.set_phase(id, Phase::Probing);
-                self.try_login(id);
+                self.try_login(now, id);
                 self.out.push(Action::Probe { job: id });
             }
         }

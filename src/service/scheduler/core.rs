@@ -118,6 +118,7 @@ impl Core {
                     file_system: None,
                     lacked_at: None,
                     rest: Rest::default(),
+                    login_tried_at: 0.0,
                     timer: None,
                 },
             );

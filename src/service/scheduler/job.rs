@@ -146,6 +146,8 @@ pub(super) struct Job {
     pub(super) lacked_at: Option<PathBuf>,
     /// What follows of that where it happens again and again.
     pub(super) rest: Rest,
+    /// When it last began with the login of its source.
+    pub(super) login_tried_at: f64,
     /// When the scheduler looks at it again.
     pub(super) timer: Option<u64>,
 }

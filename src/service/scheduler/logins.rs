@@ -24,12 +24,20 @@ const REFUSED: &str = "login refused: ";
 pub(super) struct Logins {
     /// They have worked since they were last refused.
     works: BTreeSet<String>,
-    /// They were refused, with which words.
-    refused: BTreeMap<String, String>,
+    /// They were refused.
+    refused: BTreeMap<String, Refused>,
     /// Whose trial it is.
     tried_by: BTreeMap<String, JobId>,
     /// Jobs that somebody has let go although their login was refused.
     let_go: BTreeSet<JobId>,
+}
+
+#[derive(Debug)]
+struct Refused {
+    /// What jobs wait for.
+    detail: String,
+    /// When the job began that was refused: what was changed since it may not have read.
+    tried_at: f64,
 }
 
 impl Logins {
@@ -45,7 +53,7 @@ impl Core {
 
     /// Why a job is not to try its login, if it is not.
     pub(super) fn login_blocks(&self, id: JobId) -> Option<String> {
-        let detail = self.logins.refused.get(&self.remote(id)?.login)?;
+        let detail = &self.logins.refused.get(&self.remote(id)?.login)?.detail;
         let has_worker = self.jobs.get(&id).is_some_and(|job| job.phase == Phase::Suspended);
         (!has_worker && !self.logins.let_go.contains(&id)).then(|| detail.clone())
     }
@@ -94,8 +102,9 @@ impl Core {
     }
 
     /// A job begins: it may be the one that finds out.
-    pub(super) fn try_login(&mut self, id: JobId) {
+    pub(super) fn try_login(&mut self, now: f64, id: JobId) {
         let Some(login) = self.remote(id).map(|remote| remote.login.clone()) else { return };
+        self.job(id).login_tried_at = now;
         if !self.logins.works.contains(&login) {
             self.logins.tried_by.insert(login, id);
         }
@@ -160,7 +169,8 @@ impl Core {
                 others.iter().for_each(|id| _ = self.logins.let_go.remove(id));
                 self.logins.works.remove(&login);
                 self.logins.tried_by.remove(&login);
-                self.logins.refused.insert(login, detail.clone());
+                let tried_at = self.job(id).login_tried_at;
+                self.logins.refused.insert(login, Refused { detail: detail.clone(), tried_at });
                 detail
             }
             None => error.to_string(),
@@ -171,9 +181,10 @@ impl Core {
     /// An earlier daemon has left a job waiting for its login: it is as refused as it was.
     pub(super) fn found_waiting_for_login(&mut self, id: JobId) {
         let Some(login) = self.remote(id).map(|remote| remote.login.clone()) else { return };
-        let detail = self.job(id).facts.waiting_detail.clone();
+        let facts = &self.job(id).facts;
+        let (detail, tried_at) = (facts.waiting_detail.clone(), facts.waiting_since.unwrap_or_default());
         if detail.starts_with(REFUSED) {
-            self.logins.refused.insert(login, detail);
+            self.logins.refused.insert(login, Refused { detail, tried_at });
         }
     }
 
@@ -183,6 +194,12 @@ impl Core {
         let remotes = self.jobs.values().filter_map(|job| job.facts.remote.as_ref());
         let refused = remotes.filter(|remote| self.logins.refused.contains_key(&remote.login));
         refused.filter_map(|remote| Some((remote.login.clone(), remote.login_file.clone()?))).collect()
+    }
+
+    /// When the job began to which a login was refused; none if it is not refused.
+    #[must_use]
+    pub fn refused_login_tried_at(&self, login: &str) -> Option<f64> {
+        self.logins.refused.get(login).map(|refused| refused.tried_at)
     }
 
     /// The VMs that a job stands for are jobs: it has ended, whatever it was told meanwhile.

@@ -137,7 +137,7 @@ enum Report {
     Discarded { job: JobId, batch: BatchKey, error: Option<Error> },
     Rewound { jobs: Vec<JobId>, stage: Stage, reply: Option<Reply<Acted>> },
     OutputSpace(Option<Space>),
-    Logins(Vec<(String, FileMark)>),
+    Logins(Vec<(String, Option<FileMark>)>),
     Expanded(Expanded),
     Submitted { reply: Reply<JobList>, outcome: Result<Vec<JobId>, Refusal> },
 }

@@ -19,13 +19,19 @@ use crate::sys::time::now_epoch;
 /// How often the files of logins that were refused are looked at.
 const LOOK_S: f64 = 5.0;
 
-/// What tells a file from one that somebody has changed: device, inode, size, time; none if it is not there.
-pub(super) type FileMark = Option<(u64, u64, u64, i64, i64)>;
+/// What tells a file from one that somebody has changed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FileMark {
+    /// Device, inode, size, time.
+    file: (u64, u64, u64, i64, i64),
+    /// When it became that, in epoch seconds, whatever time it says of itself.
+    changed_at: f64,
+}
 
-/// The files of refused logins, as they were when that was heard of.
+/// The files of refused logins, as they were when they were first looked at; none that is not there.
 #[derive(Debug, Default)]
 pub(super) struct LoginFiles {
-    seen: BTreeMap<String, FileMark>,
+    seen: BTreeMap<String, Option<FileMark>>,
     look_at: f64,
     is_looking: bool,
 }
@@ -106,23 +112,57 @@ impl Scheduler {
     }
 
     /// How the files are.
-    pub(super) fn logins_seen(&mut self, marks: Vec<(String, FileMark)>) {
+    pub(super) fn logins_seen(&mut self, marks: Vec<(String, Option<FileMark>)>) {
         self.logins.is_looking = false;
         for (login, mark) in marks {
-            match self.logins.seen.get(&login) {
-                None => _ = self.logins.seen.insert(login, mark),
-                Some(before) if *before == mark => {}
-                Some(_) => {
-                    tracing::info!(login, "it was changed and is tried again");
-                    self.logins.seen.remove(&login);
-                    self.core.login_changed(&login);
-                }
+            let tried_at = self.core.refused_login_tried_at(&login).unwrap_or(f64::INFINITY);
+            if is_mended(self.logins.seen.get(&login).copied(), mark, tried_at, now_epoch()) {
+                tracing::info!(login, "it was changed and is tried again");
+                self.logins.seen.remove(&login);
+                self.core.login_changed(&login);
+            } else {
+                self.logins.seen.insert(login, mark);
             }
         }
     }
 }
 
-fn mark(file: &Path) -> FileMark {
+/// Whether a file is another one than when its login was refused, to a job that began at `tried_at`. `before`: how it was found then, if it was looked at.
+fn is_mended(before: Option<Option<FileMark>>, file: Option<FileMark>, tried_at: f64, now: f64) -> bool {
+    match (before, file) {
+        (Some(before), file) => before.map(|before| before.file) != file.map(|file| file.file),
+        // Whoever was refused may have read what it was before. What lies in the future says nothing of that.
+        (None, Some(file)) => (tried_at..=now).contains(&file.changed_at),
+        (None, None) => false,
+    }
+}
+
+fn mark(file: &Path) -> Option<FileMark> {
     let file = std::fs::metadata(file).ok()?;
-    Some((file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec()))
+    let changed_at = file.ctime() as f64 + file.ctime_nsec() as f64 / 1e9;
+    Some(FileMark {
+        file: (file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec()),
+        changed_at,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(inode: u64, changed_at: f64) -> Option<FileMark> {
+        Some(FileMark { file: (1, inode, 3, 4, 5), changed_at })
+    }
+
+    #[test]
+    fn a_login_is_tried_again_when_its_file_was_changed_since_the_job_began_that_was_refused() {
+        let (tried_at, now) = (100.0, 110.0);
+        let first_look = |found| is_mended(None, found, tried_at, now);
+        assert!(!first_look(file(1, 90.0)), "that is what was read");
+        assert!(first_look(file(1, 105.0)), "mended while the login was under way");
+        assert!(!first_look(file(1, 500.0)) && !first_look(None));
+        let later = |found| is_mended(Some(file(1, 105.0)), found, tried_at, now);
+        assert!(!later(file(1, 105.0)) && !later(file(1, 108.0)), "its mode is no other login");
+        assert!(later(file(2, 108.0)) && later(None));
+    }
 }
