@@ -76,6 +76,10 @@ impl Scheduler {
         let open = jobs.into_iter().filter(|row| !row.state.is_final());
         let open: Vec<JobFacts> = open.map(|row| facts_of(used(&row), row)).collect();
         self.outlook.changed(batch.batch_key, now_epoch());
+        // Before it there may have been nothing to move.
+        if !open.is_empty() {
+            self.stall.moved(now_epoch());
+        }
         let released: Vec<_> = open.iter().filter(|_| is_released).map(|job| job.id).collect();
         let failed = jobs_failed(&facts).filter(|_| !is_retried).map(str::to_owned);
         let key = facts.key;

@@ -80,6 +80,9 @@ impl Scheduler {
         if let Err(error) = self.parts.queue.with(move |db| db.add_pass(job, pass)).await {
             self.queue_failed(&error);
         }
+        if let Some(live) = self.live.get(&job) {
+            self.outlook.changed(live.batch_key, now_epoch());
+        }
     }
 
     /// Asks for the last pass of what is named: durable before it is answered.
