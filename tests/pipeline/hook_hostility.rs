@@ -43,10 +43,10 @@ fn a_hook_that_hangs_is_killed_with_all_that_it_started() {
     );
     let path = hooks.script("hang", &lines);
     let mut planned = hook(HookStage::PreExtraction, 1, script(&path, &[]));
-    planned.timeout_s = 1.5;
+    planned.timeout_s = 4.0;
     let site = site(&hooks, vec![planned]);
     let error = failure(&site);
-    assert!(error.to_string().contains("did not end within 1.5 s"), "{error}");
+    assert!(error.to_string().contains("did not end within 4 s"), "{error}");
     assert!(!runs(&nap), "something is left when the worker has ended");
     assert!(site.log_text().contains("processes behind, which were ended"), "{}", site.log_text());
 }
@@ -164,4 +164,38 @@ fn a_program_that_is_no_script_is_run_too() {
     );
     site.succeed();
     assert!(touched.exists());
+}
+
+#[test]
+fn what_is_told_of_a_hook_that_is_about_to_start_is_not_lost() {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
+    const HOOKS: u64 = 40;
+    let hooks = Hooks::new();
+    let path = hooks.script("nap", "exec sleep 600");
+    let mut host = Command::new(env!("CARGO_BIN_EXE_hyper2kvm"))
+        .arg("hooks")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut orders = host.stdin.take().unwrap();
+    let bounds = serde_json::json!({
+        "roots": [hooks.allowed()], "timeout_s": 600.0, "memory_bytes": 1_u64 << 30,
+        "network": {"attempts": 1, "base_delay_s": 1.0, "max_delay_s": 1.0, "jitter": 0.0},
+    });
+    for id in 1..=HOOKS {
+        let call = serde_json::json!({"Script": {"file": path, "args": [], "env": [], "directory": "/"}});
+        let run = serde_json::json!({"Run": {"id": id, "call": call, "bounds": bounds}});
+        writeln!(orders, "{run}\n{}", serde_json::json!({"Kill": {"id": id}})).unwrap();
+    }
+    let begun = Instant::now();
+    let ended = BufReader::new(host.stdout.take().unwrap()).lines().take(HOOKS as usize);
+    for line in ended {
+        let line = line.unwrap();
+        assert!(line.contains("\"Ended\"") && line.contains("\"success\":false"), "{line}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(120), "{:?}", begun.elapsed());
+    drop(orders);
+    assert!(host.wait().unwrap().success());
 }

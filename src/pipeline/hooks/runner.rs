@@ -70,8 +70,36 @@ pub fn process_main() -> ExitCode {
 /// What runs now.
 #[derive(Debug)]
 enum Running {
+    /// It is about to be started; what it was told meanwhile counts.
+    Coming(Told),
     Child(Group),
     Request(CancellationToken),
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Told {
+    paused: bool,
+    killed: bool,
+}
+
+impl Running {
+    fn kill(&mut self) {
+        match self {
+            Running::Coming(told) => told.killed = true,
+            Running::Child(group) => group.kill(),
+            Running::Request(token) => token.cancel(),
+        }
+    }
+
+    fn pause(&mut self, paused: bool) {
+        match self {
+            Running::Coming(told) => told.paused = paused,
+            Running::Child(group) if paused => group.pause(),
+            Running::Child(group) => group.resume(),
+            // The other side does not stand still.
+            Running::Request(_) => {}
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -89,6 +117,7 @@ impl Runner {
             // A thread of its own, which lives as long as the hook: a child dies with the thread that started it.
             Command::Run { id, call, bounds } => {
                 let runner = self.clone();
+                self.lock().insert(id, Running::Coming(Told::default()));
                 let started = std::thread::Builder::new().name("hook".to_owned()).spawn(move || {
                     let begun = Instant::now();
                     let ended = runner.carry_out(id, *call, bounds);
@@ -98,27 +127,38 @@ impl Runner {
                     });
                 });
                 if let Err(error) = started {
+                    self.lock().remove(&id);
                     let status = format!("cannot be started: {error}");
                     tell(&Event::Ended { id, ended: Ended { status, ..Ended::default() } });
                 }
             }
-            Command::Pause { id } => self.child(id, Group::pause),
-            Command::Resume { id } => self.child(id, Group::resume),
-            Command::Kill { id } => match self.lock().get(&id) {
-                Some(Running::Child(group)) => group.kill(),
-                Some(Running::Request(token)) => token.cancel(),
-                None => {}
-            },
+            Command::Pause { id } => self.running(id, |running| running.pause(true)),
+            Command::Resume { id } => self.running(id, |running| running.pause(false)),
+            Command::Kill { id } => self.running(id, Running::kill),
         }
     }
 
-    fn child(&self, id: u64, act: impl FnOnce(&Group)) {
-        if let Some(Running::Child(group)) = self.lock().get(&id) {
-            act(group);
+    fn running(&self, id: u64, act: impl FnOnce(&mut Running)) {
+        if let Some(running) = self.lock().get_mut(&id) {
+            act(running);
+        }
+    }
+
+    /// What it was told before it was started.
+    fn told_before(running: &BTreeMap<u64, Running>, id: u64) -> Told {
+        match running.get(&id) {
+            Some(Running::Coming(told)) => *told,
+            _ => Told::default(),
         }
     }
 
     fn carry_out(&self, id: u64, call: Call, bounds: Bounds) -> Ended {
+        let ended = self.call(id, call, bounds);
+        self.lock().remove(&id);
+        ended
+    }
+
+    fn call(&self, id: u64, call: Call, bounds: Bounds) -> Ended {
         match call {
             Call::Http { url, method, headers, body } => {
                 let request = request::Request {
@@ -221,9 +261,18 @@ impl Runner {
     ) -> (Result<Output, ProcessError>, usize) {
         let started = {
             let mut running = self.lock();
+            let told = Runner::told_before(&running, id);
+            if told.killed {
+                let reason = "it was cut before it began".to_owned();
+                return (Err(ProcessError::Ended { program: spec.program.clone(), reason }), 0);
+            }
             let started = Launcher::this_program().start(spec);
             if let Ok(child) = &started {
-                running.insert(id, Running::Child(child.group()));
+                let mut child = Running::Child(child.group());
+                if told.paused {
+                    child.pause(true);
+                }
+                running.insert(id, child);
             }
             started
         };
@@ -238,7 +287,13 @@ impl Runner {
 
     fn request(&self, id: u64, request: &request::Request) -> Ended {
         let token = CancellationToken::new();
-        self.lock().insert(id, Running::Request(token.clone()));
+        {
+            let mut running = self.lock();
+            if Runner::told_before(&running, id).killed {
+                token.cancel();
+            }
+            running.insert(id, Running::Request(token.clone()));
+        }
         let told = |why: &str| tell(&Event::Said { id, line: format!("({why})") });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let answered = match runtime {
@@ -250,7 +305,6 @@ impl Runner {
             }),
             Err(error) => Err(HttpError::Failed(error.to_string())),
         };
-        self.lock().remove(&id);
         match answered {
             Ok(answer) => {
                 let mut said = Said::new(id);
@@ -274,12 +328,7 @@ impl Runner {
 
     /// Nobody hears us any more: nothing stays.
     fn end(&self) {
-        for running in self.lock().values() {
-            match running {
-                Running::Child(group) => group.kill(),
-                Running::Request(token) => token.cancel(),
-            }
-        }
+        self.lock().values_mut().for_each(Running::kill);
         let begun = Instant::now();
         while !self.lock().is_empty() && begun.elapsed() < PATIENCE {
             std::thread::sleep(Duration::from_millis(2));
