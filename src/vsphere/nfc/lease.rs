@@ -61,8 +61,22 @@ pub(crate) struct Lease {
     machine: String,
     devices: Vec<Device>,
     shared: Arc<Shared>,
-    /// Dropped, it lets the keeper go.
-    _keeper: Option<mpsc::Sender<()>>,
+    keeper: Option<Keeper>,
+}
+
+/// The thread that has the server hear of it. Without the sender it ends.
+#[derive(Debug)]
+struct Keeper {
+    over: mpsc::Sender<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+/// Waits for the keeper's end, but not for a call of its that is not answered: whoever lets go of the client after that is the one who logs out.
+fn await_end(keeper: &thread::JoinHandle<()>) {
+    let begun = Instant::now();
+    while !keeper.is_finished() && begun.elapsed() < FAREWELL {
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// What its keeper, its users and its end know of each other.
@@ -117,7 +131,7 @@ impl Lease {
             machine: machine.name.clone(),
             devices: Vec::new(),
             shared: Arc::default(),
-            _keeper: None,
+            keeper: None,
         };
         let seen = lease.await_ready(&what, snapshot, control)?;
         lease.shared = Arc::new(Shared {
@@ -176,10 +190,10 @@ impl Lease {
     /// Has the server hear of it from now on, until it ends.
     fn keep(&mut self, timeout: Duration) -> Result<()> {
         let every = (timeout / TELLS_PER_TIMEOUT).clamp(TELL_SELDOM, TELL_EVERY);
-        let (keeper, over) = mpsc::channel::<()>();
+        let (over, is_over) = mpsc::channel::<()>();
         let (client, object, shared) = (self.client.clone(), self.object.clone(), Arc::clone(&self.shared));
         let work = move || {
-            while over.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+            while is_over.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
                 let percent = Element::text("percent", shared.percent());
                 match client.call(&Call::reads("HttpNfcLeaseProgress", &object, vec![percent]), |_| Ok(())) {
                     Ok(()) => {}
@@ -196,8 +210,8 @@ impl Lease {
             }
         };
         let begun = thread::Builder::new().name("lease".to_owned()).spawn(work);
-        begun.map_err(|error| Error::internal(format!("a thread cannot begin: {error}")))?;
-        self._keeper = Some(keeper);
+        let thread = begun.map_err(|error| Error::internal(format!("a thread cannot begin: {error}")))?;
+        self.keeper = Some(Keeper { over, thread });
         Ok(())
     }
 
@@ -267,7 +281,10 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self._keeper = None;
+        let keeper = self.keeper.take().map(|Keeper { over, thread }| {
+            drop(over);
+            thread
+        });
         let begun = self.shared.begun.load(Ordering::Relaxed);
         let is_whole = begun > 0 && begun == self.shared.finished.load(Ordering::Relaxed);
         let method = if is_whole { "HttpNfcLeaseComplete" } else { "HttpNfcLeaseAbort" };
@@ -279,6 +296,9 @@ impl Drop for Lease {
             Err(Failure::Other(error)) => {
                 tracing::warn!(machine = self.machine, %error, "an export could not be ended: the server ends it by itself, within minutes");
             }
+        }
+        if let Some(keeper) = keeper {
+            await_end(&keeper);
         }
     }
 }
