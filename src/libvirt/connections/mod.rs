@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_connection_is_used_again_and_closed_when_nobody_needs_it() {
-        let limits = Limits { idle: Duration::from_millis(100), ..Limits::default() };
+        let limits = Limits { idle: Duration::from_secs(2), ..Limits::default() };
         let connections = Connections::new(limits);
         assert_eq!(connections.health(URI).state, LibvirtState::NotAsked);
         for _ in 0..3 {

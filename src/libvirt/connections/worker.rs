@@ -10,6 +10,9 @@ use crate::libvirt::link::Link;
 use crate::model::error::{Disposition, Result};
 use crate::sys::random;
 
+/// Why none could be opened has to reach whoever waits while he still does.
+const TOLD_WITHIN: Duration = Duration::from_millis(500);
+
 /// A connection, and since when.
 struct Kept {
     link: Link,
@@ -88,7 +91,8 @@ fn open(pool: &Pool, place: &Place, deadline: Instant) -> Result<Link> {
         failures += 1;
         let wait = pool.limits.retry.wait_s(failures, random::spread()).map(Duration::from_secs_f64);
         let may_pass = error.disposition() == Disposition::Transient;
-        let Some(wait) = wait.filter(|wait| may_pass && Instant::now() + *wait < deadline) else {
+        let Some(wait) = wait.filter(|wait| may_pass && Instant::now() + *wait + TOLD_WITHIN < deadline)
+        else {
             return Err(error);
         };
         tracing::info!(%error, attempt = failures, "tried again in {:.1} s", wait.as_secs_f64());
