@@ -100,7 +100,7 @@ fn an_expected_text_is_waited_for_beyond_the_login_prompt() {
     assert_eq!(found.evidence, "the expected text: app 12 is ready", "{found:?}");
     let found = verdict("web login: ", |order| {
         expect(order);
-        order.options.timeout_s = 3.0;
+        order.options.timeout_s = 12.0;
     });
     assert_eq!(found.verdict, Verdict::Undetermined);
     assert!(found.evidence.contains("login prompt, but not the expected text"), "{found:?}");
@@ -115,13 +115,16 @@ fn a_guest_that_starts_over_and_over_again_is_noticed() {
 #[test]
 fn time_that_runs_out_over_known_trouble_is_a_failure_and_over_nothing_is_not() {
     let short = |order: &mut BootTestOrder| {
-        order.options.timeout_s = 3.0;
+        order.options.timeout_s = 12.0;
         order.options.display = false;
     };
     let stuck = verdict("dracut-initqueue: timeout, still waiting for hooks\r\n", short);
     assert_eq!(stuck.verdict, Verdict::Failed, "{stuck:?}");
     assert!(stuck.error.unwrap().contains("time-out scripts"));
-    let silent = verdict("Loading\r\n", short);
+    let silent = verdict("Loading\r\n", |order| {
+        short(order);
+        order.options.timeout_s = 3.0;
+    });
     assert_eq!((silent.verdict, silent.booted), (Verdict::Undetermined, false), "{silent:?}");
     assert!(silent.evidence.contains("within 12 s") && silent.failure().is_none());
 }

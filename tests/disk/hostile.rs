@@ -112,17 +112,10 @@ fn an_image_that_qemu_has_open_is_refused_as_open_elsewhere() {
     let dir = tempfile::tempdir().unwrap();
     let disk = disks::disk(dir.path(), "disk", "qcow2", 4, 1, 1);
     // The tool's own prompt keeps the image open for writing, with QEMU's locks, until its input ends.
-    let mut holder = std::process::Command::new("qemu-io")
-        .args(["-f", "qcow2"])
-        .arg(&disk)
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    let refused = crate::support::within(Duration::from_secs(20), || open(&disk, SourceFormat::Qcow2).err());
+    let mut holder = disks::held(&disk, "qcow2");
+    let error = open(&disk, SourceFormat::Qcow2).expect_err("it was opened");
     drop(holder.stdin.take());
     holder.wait().unwrap();
-    let error = refused.expect("it was opened");
     assert_eq!(error.kind(), Kind::Source);
     assert!(error.to_string().contains("open elsewhere"), "{error}");
     open(&disk, SourceFormat::Qcow2).unwrap();

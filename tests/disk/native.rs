@@ -3,15 +3,13 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
-use std::time::Duration;
 
 use hyper2kvm::disk::{Control, Target};
 use hyper2kvm::model::error::Kind;
 use hyper2kvm::model::plan::{Compression, OutputFormat, SourceFormat};
 
-use crate::support::within;
 use crate::{engine, open, target};
 
 const KIB: u64 = 1 << 10;
@@ -255,15 +253,7 @@ fn a_disk_that_a_machine_opened_after_it_was_looked_at_is_not_copied() {
     let source = open(&disk, SourceFormat::Qcow2).unwrap();
     let target = target(dir.path().join("result"), OutputFormat::Raw);
     let measure = engine.measure(&source, &target, &control).unwrap();
-    let mut machine = Command::new("qemu-io")
-        .args(["-f", "qcow2"])
-        .arg(&disk)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let has_it = || open(&disk, SourceFormat::Qcow2).is_err().then_some(());
-    assert!(within(Duration::from_secs(20), has_it).is_some());
+    let mut machine = crate::support::disks::held(&disk, "qcow2");
     let refused = engine.copy(&source, &target, &measure, &control, &mut |_| ());
     drop(machine.stdin.take());
     machine.wait().unwrap();

@@ -1,6 +1,7 @@
 //! Connections that are kept: many callers, a libvirtd that is killed, and one that hangs.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -65,7 +66,8 @@ fn many_threads_share_few_connections_which_are_closed_when_nobody_needs_them() 
     assert_eq!((told.opened + told.reused, told.errors, told.timed_out), (640, 0, 0), "{told:?}");
     assert!(clients(&libvirtd) <= 5);
     wait_for("idle connections are closed", || (clients(&libvirtd) == 0).then_some(()));
-    assert_eq!(connections.statistics(&libvirtd.uri()).open_now, 0);
+    let seats = || (connections.statistics(&libvirtd.uri()).open_now == 0).then_some(());
+    wait_for("their seats are free", seats);
     // What is gone because nobody needed it did not break.
     list(&connections, &libvirtd.uri(), SOON).unwrap();
     let told = connections.statistics(&libvirtd.uri());
@@ -180,6 +182,12 @@ fn a_task_that_waits_for_a_libvirtd_that_hangs_holds_up_no_other() {
     libvirtd.signal(Signal::CONT);
 }
 
+/// `timeout_s`: how long a libvirt may take to answer.
+fn configure(config: &Path, libvirtd: &Libvirtd, timeout_s: u32) {
+    let text = format!("libvirt: {{uri: \"{}\", timeout_s: {timeout_s}}}\n", libvirtd.uri());
+    fs::write(config, text).unwrap();
+}
+
 fn refused(mut command: Command, code: i32) -> String {
     let output: Output = command.output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -193,13 +201,14 @@ fn a_command_tells_that_libvirtd_hangs_or_is_gone_and_what_to_do() {
     let libvirtd = Libvirtd::start();
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("hyper2kvm.yaml");
-    fs::write(&config, format!("libvirt: {{uri: \"{}\", timeout_s: 2}}\n", libvirtd.uri())).unwrap();
+    configure(&config, &libvirtd, 60);
     let command = |words: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hyper2kvm"));
         command.arg("--config").arg(&config).args(words);
         command
     };
     assert!(command(&["libvirt", "list"]).output().unwrap().status.success(), "the configured one is asked");
+    configure(&config, &libvirtd, 2);
     libvirtd.signal(Signal::STOP);
     let told = refused(command(&["libvirt", "list"]), 1);
     assert!(told.contains("did not answer for 2 s; see what keeps libvirtd"), "{told}");
@@ -224,7 +233,7 @@ fn doctor_tells_the_configured_libvirt_and_whether_it_answers() {
     let libvirtd = Libvirtd::start();
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("hyper2kvm.yaml");
-    fs::write(&config, format!("libvirt: {{uri: \"{}\", timeout_s: 2}}\n", libvirtd.uri())).unwrap();
+    configure(&config, &libvirtd, 60);
     let check = || {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hyper2kvm"));
         let output = command.arg("--config").arg(&config).args(["doctor", "--json"]).output().unwrap();
@@ -237,6 +246,7 @@ fn doctor_tells_the_configured_libvirt_and_whether_it_answers() {
     assert!(found["version"].as_str().unwrap().contains('.'), "{found}");
     let detail = found["detail"].as_str().unwrap();
     assert!(detail.starts_with("QEMU at qemu+unix:///system") && detail.ends_with(" ms"), "{found}");
+    configure(&config, &libvirtd, 2);
     libvirtd.signal(Signal::STOP);
     let found = check();
     assert_eq!(found["status"], "broken", "{found}");
@@ -283,7 +293,8 @@ fn the_service_tells_how_libvirt_stands_and_a_libvirtd_that_hangs_costs_it_nothi
         told["libvirt"].clone()
     };
     libvirtd.signal(Signal::STOP);
-    assert_eq!(status()["state"], "not_asked");
+    let told = status();
+    assert!(told["state"] == "not_asked" || told["state"] == "silent", "{told}");
     let silent = within(SOON, || Some(status()).filter(|told| told["state"] == "silent"));
     assert!(silent.is_some(), "{}", status());
     libvirtd.signal(Signal::CONT);

@@ -87,6 +87,13 @@ fn a_stream_ends_when_libvirtd_gives_no_sign_of_life_and_can_be_dropped_meanwhil
     assert!(asked.elapsed() < SOON / 4);
 }
 
+/// Waits until a command has said that it follows.
+fn follows(command: &mut std::process::Child) {
+    let mut said = [0; 9];
+    std::io::Read::read_exact(command.stderr.as_mut().unwrap(), &mut said).unwrap();
+    assert_eq!(&said, b"following");
+}
+
 #[test]
 fn the_command_prints_a_line_for_each_event_until_it_has_enough_or_is_interrupted() {
     let libvirtd = Libvirtd::start();
@@ -118,8 +125,8 @@ fn the_command_prints_a_line_for_each_event_until_it_has_enough_or_is_interrupte
     let output = follow(&["--for", "1s"]).wait_with_output().unwrap();
     assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
 
-    let until_killed = follow(&["--for", "1h"]);
-    thread::sleep(Duration::from_secs(3));
+    let mut until_killed = follow(&["--for", "1h"]);
+    follows(&mut until_killed);
     libvirtd.kill();
     let output = until_killed.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -129,11 +136,7 @@ fn the_command_prints_a_line_for_each_event_until_it_has_enough_or_is_interrupte
     let mut command = Command::new(env!("CARGO_BIN_EXE_hyper2kvm"));
     command.args(["libvirt", "--uri", &libvirtd.uri(), "events"]).stderr(Stdio::piped());
     let mut interrupted = command.spawn().unwrap();
-    wait_for("it follows", || {
-        use std::io::Read as _;
-        let mut said = [0; 9];
-        interrupted.stderr.as_mut().unwrap().read_exact(&mut said).ok().filter(|()| said == *b"following")
-    });
+    follows(&mut interrupted);
     let pid = rustix::process::Pid::from_raw(i32::try_from(interrupted.id()).unwrap()).unwrap();
     rustix::process::kill_process(pid, Signal::INT).unwrap();
     assert_eq!(interrupted.wait().unwrap().code(), Some(130));

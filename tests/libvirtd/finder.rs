@@ -31,11 +31,14 @@ fn an_address_is_found_by_lease_in_no_time_remembered_and_forgotten_when_the_mac
     });
     assert!(!fresh.cached && fresh.took_ms <= 50.0, "{fresh:?}");
     assert_eq!(fresh.addresses.len(), 1);
-    let remembered = best(by_lease);
-    assert!(remembered.cached && remembered.took_ms <= 1.0, "{remembered:?}");
+    // The best of many, over a time in which others do not need this machine all the time.
+    let at_once = || Some(by_lease()).filter(|found| found.cached && found.took_ms <= 1.0);
+    let remembered = within(PATIENCE, at_once).expect("what is remembered is told within a millisecond");
     assert_eq!(remembered.addresses, fresh.addresses);
 
     for change in ["virsh -q suspend web", "virsh -q destroy web; virsh -q start web"] {
+        // What is remembered may just have become too old.
+        by_lease();
         assert!(by_lease().cached);
         libvirtd.sh(change);
         assert!(!by_lease().cached, "{change}");

@@ -17,7 +17,7 @@ use crate::support::wait::{PATIENCE, within};
 
 const MAC: &str = "52:54:00:00:00:09";
 /// Under emulation, on a machine that does other things, too.
-const BOOTED_WITHIN: Duration = Duration::from_secs(300);
+const BOOTED_WITHIN: Duration = Duration::from_secs(1200);
 
 /// What is typed and what is seen.
 struct Console {

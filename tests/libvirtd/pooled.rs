@@ -36,7 +36,7 @@ fn convert(site: &Site, told: &str, rest: &str, failpoint: Option<&str>) -> Outp
 /// Files below a directory that hold as much as a disk does.
 fn with_data(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().map(|entry| entry.unwrap().path());
-    entries.filter(|path| path.metadata().unwrap().blocks() * 512 > DATA).collect()
+    entries.filter(|path| path.metadata().is_ok_and(|found| found.blocks() * 512 > DATA)).collect()
 }
 
 fn names(directory: &Path) -> Vec<String> {

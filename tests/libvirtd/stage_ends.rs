@@ -55,6 +55,8 @@ impl Held {
             let asked = scope.spawn(|| self.daemon.run_client(words));
             let path = format!("/v1/jobs/web/{}", words[0]);
             wait_for("it to be asked", || self.daemon.log().contains(&path).then_some(()));
+            // Whoever is answered after it was asked is answered after the worker was told.
+            self.daemon.client(&["show", "web/web"]);
             std::thread::sleep(HEARD_WITHIN);
             self.go_on();
             asked.join().unwrap()
@@ -97,6 +99,8 @@ fn a_job_that_is_cancelled_between_any_two_steps_leaves_nothing_behind() {
             held.meanwhile(&["cancel", "web"]);
             ends_as(&held.daemon, "cancelled");
             site.is_clean();
+            let is_settled = || (!site.out().join(".hyper2kvm-lock").exists()).then_some(());
+            wait_for("the batch to be put away", is_settled);
             let left =
                 fs::read_dir(site.out()).into_iter().flatten().flatten().map(|entry| entry.file_name());
             // What the batch says of itself stays.

@@ -209,7 +209,7 @@ fn a_timeout_is_not_tried_again_where_that_is_said() {
     let hooks = Hooks::new();
     let path = hooks.script("hang", "echo x >>\"$1\"; exec sleep 30");
     let mut planned = hook(HookStage::PreExtraction, 1, script(&path, &[&note(&hooks)]));
-    planned.timeout_s = 0.5;
+    planned.timeout_s = 3.0;
     planned.retry.max_retries = 1;
     let mut site = site(&hooks, vec![planned]);
     failure(&site);

@@ -12,6 +12,9 @@ use hyper2kvm::model::protocol::{WorkerEvent, WorkerOutcome};
 use crate::site::{Site, names};
 use crate::support::disks;
 
+/// Bytes a second: what is done to a copy under way is done in time.
+const SLOW: Option<std::num::NonZeroU64> = std::num::NonZeroU64::new(16 << 20);
+
 #[test]
 fn a_source_that_changes_during_the_copy_fails_the_job() {
     let mut site = Site::sized(&["raw"], 256, 192);
@@ -36,6 +39,7 @@ fn a_source_that_changes_during_the_copy_fails_the_job() {
 #[test]
 fn a_result_that_rots_before_it_is_checked_fails_validation_and_is_thrown_away() {
     let mut site = Site::sized(&["raw", "raw"], 64, 48);
+    site.order.limits.reading = SLOW;
     site.order.plan.output.format = hyper2kvm::model::plan::OutputFormat::Raw;
     let partial = site.out().join(".disk0.raw.partial");
     let told = site.run_with(|event, _| {
@@ -152,7 +156,8 @@ fn a_file_system_that_fills_up_during_the_copy_is_disk_space_and_gives_the_room_
         "hostile::a_file_system_that_fills_up_during_the_copy_is_disk_space_and_gives_the_room_back",
         || {
             let mut site = Site::sized(&["raw"], 64, 48);
-            // Packing takes long enough for somebody else to take the room meanwhile.
+            // Long enough for somebody else to take the room meanwhile.
+            site.order.limits.reading = SLOW;
             site.order.plan.output.compress = hyper2kvm::model::plan::Compression::Zlib;
             let _mounted = mount_small(&site, 64);
             let filler = site.out().join("filler");

@@ -112,7 +112,7 @@ fn a_vm_that_is_cancelled_or_fails_keeps_its_percentage_and_the_next_attempt_beg
 #[test]
 fn a_rerun_of_a_batch_does_not_write_into_the_logs_of_the_run_before() {
     let daemon = held_daemon();
-    let disk = source(&daemon, "disk", "raw", 96);
+    let disk = source(&daemon, "disk", "raw", 192);
     drop_disk(&daemon, "vm", &disk, "raw", "name: web\n");
     wait_copying(&daemon, "vm");
     let older = daemon.client(&["show", "vm"])["job_id"].to_string();

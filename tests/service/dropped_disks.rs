@@ -245,7 +245,7 @@ fn without_the_setting_a_disk_is_reported_once_and_left() {
 
 #[test]
 fn a_disk_that_is_copied_in_slowly_is_taken_when_it_has_held_still() {
-    let scene = Scene::accepting_disks(SHORT_S, 1.0);
+    let scene = Scene::accepting_disks(3.0, 1.0);
     let source = disks::disk(scene.state.path(), "source", "qcow2", 8, 4, 3);
     let whole = fs::read(&source).unwrap();
     let path = scene.incoming().join("web.qcow2");

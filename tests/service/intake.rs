@@ -91,7 +91,7 @@ fn a_writer_that_closes_often_is_waited_for() {
 
 #[test]
 fn a_writer_that_stalls_with_the_file_open_is_waited_for() {
-    let scene = Scene::started(0.05);
+    let scene = Scene::started(0.5);
     let path = scene.incoming().join("web.json");
     let whole = manifest("web");
     let mut writer = fs::File::create(&path).unwrap();
@@ -99,7 +99,7 @@ fn a_writer_that_stalls_with_the_file_open_is_waited_for() {
     writer.sync_all().unwrap();
     // Several settling times pass; a listing finds the file too.
     assert!(
-        within(Duration::from_millis(600), || {
+        within(Duration::from_millis(2500), || {
             scene.intake().look();
             (!path.exists()).then_some(())
         })

@@ -128,9 +128,10 @@ fn what_a_receiver_does_not_take_comes_again_under_its_id_and_when_it_asks_for_i
     ]);
     let daemon = notified(&failures_to(&receiver.url("/")));
     drop_bad(&daemon, "bad");
-    let asked = wait_for("the second try", || (receiver.hits().len() == 2).then(Instant::now));
-    wait_for("the third try", || (receiver.hits().len() == 3).then_some(()));
-    assert!(asked.elapsed() > Duration::from_secs_f64(2.5), "{:?}", asked.elapsed());
+    wait_for("the third try", || (receiver.hits().len() >= 3).then_some(()));
+    let tries = receiver.hits();
+    let waited = tries[2].at - tries[1].at;
+    assert!(waited > Duration::from_secs_f64(2.5), "{waited:?}");
     // It hangs: the job has ended all the same, and another one comes and goes.
     drop_bad(&daemon, "other");
     assert_eq!(daemon.wait_batch("other")["state"], "failed");
@@ -173,7 +174,8 @@ fn a_receiver_that_never_answers_holds_up_nothing_and_is_told_in_the_status() {
     // A service that ends does not wait for a receiver either.
     let asked = Instant::now();
     assert!(daemon.stop().success());
-    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    // A request that is not answered takes ten.
+    assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
     receiver.answer_all(Answer::Status(200, ""));
     daemon.start();
     wait_drained(&daemon);
@@ -214,7 +216,8 @@ fn a_receiver_that_is_away_is_told_when_it_is_there() {
     let mut daemon = notified(&failures_to(&format!("http://{address}/")));
     drop_bad(&daemon, "bad");
     daemon.wait_batch("bad");
-    wait_for("a try", || daemon.log().contains("cannot connect to 127.0.0.1").then_some(()));
+    let cannot = format!("cannot connect to {}", address.ip());
+    wait_for("a try", || daemon.log().contains(&cannot).then_some(()));
     daemon.kill9();
     let receiver = WebReceiver::at(address);
     daemon.start();
@@ -324,8 +327,12 @@ fn a_job_that_stands_still_is_told_as_a_stall() {
     let details = taken[0].json()["details"].clone();
     assert_eq!((&details["event"], &details["queue_depth"]), (&"daemon_stalled".into(), &1.into()));
     assert_eq!(daemon.wait_batch("vm")["state"], "completed");
+    daemon.wait_settled("processed", "vm.yaml");
+    wait_drained(&daemon);
+    // A disk that takes long to keep what was written may have been one more.
+    let told = receiver.hits().len();
     std::thread::sleep(Duration::from_secs(3));
-    assert_eq!(receiver.hits().len(), 1, "nothing to do is no stall: {:#?}", receiver.hits());
+    assert_eq!(receiver.hits().len(), told, "nothing to do is no stall: {:#?}", receiver.hits());
 }
 
 #[test]
@@ -344,9 +351,11 @@ fn a_reload_switches_them_on_mends_them_and_throws_away_what_nobody_gets() {
 
     // A wait that the next reload cuts short.
     let slow = "retry: {base_delay_s: 3000, max_delay_s: 3600}\n";
-    reload(&format!("{slow}{}", failures_to(&format!("http://{}/", WebReceiver::nobody()))));
+    let nobody = WebReceiver::nobody();
+    reload(&format!("{slow}{}", failures_to(&format!("http://{nobody}/"))));
     drop_bad(&daemon, "while");
-    wait_for("a try", || daemon.log().contains("cannot connect to 127.0.0.1").then_some(()));
+    let cannot = format!("cannot connect to {}", nobody.ip());
+    wait_for("a try", || daemon.log().contains(&cannot).then_some(()));
     reload(&format!("{slow}{}", failures_to(&receiver.url("/"))));
     let taken = wait_taken(&daemon, &receiver, 1);
     assert_eq!(taken[0].json()["details"]["batch_id"], "while");
@@ -367,10 +376,9 @@ fn secrets_of_receivers_are_nowhere() {
     let secret = daemon.scratch().join("signing");
     fs::write(&secret, "signingsigning\n").unwrap();
     daemon.configure(&format!(
-        "verbose: 3\n{}  webhook_secret_file: {}\n  email_enabled: true\n  email_smtp_host: localhost\n  email_smtp_port: {}\n  email_from: a@example.com\n  email_to: b@example.com\n  email_username: anna\n  email_password: mailmailmail\n",
+        "verbose: 3\n{}  webhook_secret_file: {}\n  email_enabled: true\n  email_smtp_host: localhost\n  email_smtp_port: 9\n  email_from: a@example.com\n  email_to: b@example.com\n  email_username: anna\n  email_password: mailmailmail\n",
         all_to(&receiver.url("/tokentoken")),
         secret.display(),
-        WebReceiver::nobody().port(),
     ));
     daemon.start();
     drop_bad(&daemon, "bad");

@@ -131,5 +131,5 @@ fn a_history_of_a_hundred_thousand_jobs_costs_nothing_at_the_start() {
         Target::Batch { batch_id: "old-77777".to_owned(), jobs: vec![77_778] }
     );
     jobs_of(&accept(&mut db, directory.path(), single("second", "S")));
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 }

@@ -18,11 +18,11 @@ use super::site::wait_copying;
 use super::support::{Daemon, disks, wait_for, within};
 
 const MIB: u64 = 1 << 20;
-const DATA_MIB: u64 = 24;
+const DATA_MIB: u64 = 32;
 /// A copy at this rate is caught in its midst, and seldom in the midst of a write.
-const SLOWLY: &str = "limits: {disk_reserve: 1MiB, bandwidth: [{rate: 4MiB/s}]}\n";
+const SLOWLY: &str = "limits: {disk_reserve: 1MiB, bandwidth: [{rate: 2MiB/s}]}\n";
 /// So soon a silent host counts as gone here.
-const STALE_S: u64 = 3;
+const STALE_S: u64 = 8;
 
 /// What two hosts share: a disk to convert, its manifest, and where results go.
 struct Share {

@@ -20,7 +20,7 @@ use crate::support::{Daemon, disks, wait_for};
 const SLOW: &str = "max_concurrent_jobs: 2\nlimits: {disk_reserve: 1MiB, bandwidth: [{rate: 1MiB/s}]}\n";
 
 /// What is done before the window opens has this much time.
-const AHEAD_S: i64 = 20;
+const AHEAD_S: i64 = 40;
 
 /// A batch of one disk; `head`: what `batch_metadata` says.
 fn batch(daemon: &Daemon, id: &str, data_mib: u64, head: &str) -> String {

@@ -1,9 +1,9 @@
 //! Small real disks with known content, made by qemu-img in any format.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use sha2::{Digest, Sha256};
 
@@ -102,4 +102,21 @@ pub fn manifest(disks: &[(&str, &Path, &str)], further: &str) -> String {
         ));
     }
     text
+}
+
+/// An image that somebody has open for writing, with QEMU's locks, until the input of this ends.
+pub fn held(image: &Path, format: &str) -> Child {
+    let mut holder = Command::new("qemu-io")
+        .args(["-f", format])
+        .arg(image)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It answers when it has it.
+    writeln!(holder.stdin.as_mut().unwrap(), "length").unwrap();
+    let mut line = String::new();
+    BufReader::new(holder.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(!line.is_empty(), "qemu-io has not got the image");
+    holder
 }

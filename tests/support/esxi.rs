@@ -4,7 +4,7 @@
 //! [`Esxi`].
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde_json::json;
 use tempfile::TempDir;
 
+use super::loopback::own_address;
 use super::rare_vmdks;
 use super::wait::within;
 
@@ -42,10 +43,9 @@ pub struct Esxi {
 }
 
 impl Esxi {
-    /// One that is reached at a port that nobody else has.
+    /// One that is reached at an address that nobody else has, also while its server is away.
     pub fn start() -> Esxi {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Esxi::at("127.0.0.1", port)
+        Esxi::at(&own_address().to_string(), 2222)
     }
 
     /// One at this address.
@@ -121,6 +121,11 @@ impl Esxi {
         let answers = || TcpStream::connect(&address).ok();
         let log = |name: &str| fs::read_to_string(self.at.path().join(name)).unwrap_or_default();
         assert!(within(UP_WITHIN, answers).is_some(), "sshd: {}{}", log("sshd.log"), log("unshare.log"));
+    }
+
+    /// Its address alone.
+    pub fn host(&self) -> &str {
+        &self.address
     }
 
     /// `127.0.0.1:port`.

@@ -165,8 +165,18 @@ impl Libvirtd {
 impl Drop for Libvirtd {
     fn drop(&mut self) {
         // With the first process inside all others end, and with the last one its namespaces.
+        let children = format!("/proc/{0}/task/{0}/children", self.holder.id());
+        let children = fs::read_to_string(children).unwrap_or_default();
+        let first: Option<u32> = children.split_whitespace().next().and_then(|pid| pid.parse().ok());
         let _ = self.holder.kill();
         let _ = self.holder.wait();
+        // They could still make files in what is removed next; whoever adopts the first one may not reap it.
+        let is_over = |pid: u32| {
+            fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z"))
+        };
+        if let Some(first) = first {
+            within(Duration::from_secs(20), || is_over(first).then_some(()));
+        }
     }
 }
 

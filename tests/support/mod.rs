@@ -18,6 +18,7 @@ pub mod guests;
 pub mod hive;
 pub mod hooks;
 pub mod libvirtd;
+pub mod loopback;
 pub mod netns;
 pub mod rare_vmdks;
 pub mod receiver;

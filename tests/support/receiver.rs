@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+use super::loopback::own_address;
 
 /// How it answers one request.
 #[derive(Debug, Clone)]
@@ -28,6 +30,8 @@ pub struct Hit {
     pub body: String,
     /// How it was answered.
     pub answer: Option<u16>,
+    /// When it was there.
+    pub at: Instant,
 }
 
 impl Hit {
@@ -88,9 +92,9 @@ impl WebReceiver {
         receiver
     }
 
-    /// A port of this machine at which nobody listens.
+    /// Where nobody listens but whoever is put there.
     pub fn nobody() -> SocketAddr {
-        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+        (own_address(), 8999).into()
     }
 
     /// `http://…` with this path.
@@ -159,5 +163,5 @@ fn read(stream: &TcpStream) -> Option<Hit> {
     }
     let mut body = vec![0; headers.get("content-length")?.parse().ok()?];
     reader.read_exact(&mut body).ok()?;
-    Some(Hit { target, headers, body: String::from_utf8(body).ok()?, answer: None })
+    Some(Hit { target, headers, body: String::from_utf8(body).ok()?, answer: None, at: Instant::now() })
 }

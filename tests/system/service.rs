@@ -9,10 +9,11 @@ fn a_dropped_manifest_becomes_a_result_and_systemd_is_told_of_it() {
     let installed = Installed::new();
     let machine = &installed.machine;
     assert_ne!(installed.property("StatusText"), "", "no status line");
-    installed.limit_reading(Some("20MiB/s"));
+    installed.limit_reading(Some("4MiB/s"));
     installed.drop_disk("web01", 100, "zlib");
     installed.wait_copying("web01");
     machine.wait_sh("systemctl status hyper2kvm --no-pager | grep -E 'Status: \"1 run'");
+    installed.limit_reading(None);
     installed.wait_settled("processed", "web01");
     installed.assert_result("web01");
 
@@ -62,16 +63,17 @@ fn a_service_that_hangs_is_killed_by_the_watchdog_and_its_job_goes_on() {
 fn stopping_in_the_middle_of_a_copy_is_quick_and_the_job_goes_on_later() {
     let installed = Installed::new();
     let machine = &installed.machine;
-    installed.limit_reading(Some("20MiB/s"));
+    installed.limit_reading(Some("4MiB/s"));
     installed.drop_disk("web03", 200, "zlib");
     installed.wait_copying("web03");
     let asked = Instant::now();
     machine.sh("systemctl stop hyper2kvm");
     let took = asked.elapsed();
-    assert!(took < Duration::from_secs(10), "stopping took {took:?}\n{}", installed.journal());
+    assert!(took < Duration::from_secs(30), "stopping took {took:?}\n{}", installed.journal());
     assert_eq!(machine.sh("pgrep -u hyper2kvm || true"), "");
     assert_eq!(installed.property("Result"), "success");
     machine.sh("systemctl start hyper2kvm");
+    installed.limit_reading(None);
     installed.wait_settled("processed", "web03");
     installed.assert_result("web03");
     assert_eq!(

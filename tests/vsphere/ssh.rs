@@ -273,14 +273,14 @@ fn commands_take_a_vm_by_its_file_on_a_host() {
     let plan = daemon.client(&["plan", &vmx, "--config", config]);
     let planned = &plan["plans"][0];
     assert_eq!(planned["disks"][0]["source"], "/vmfs/volumes/ds1/web/web-000002.vmdk", "{plan}");
-    assert_eq!(planned["remote"]["found"]["host"], "127.0.0.1", "{plan}");
+    assert_eq!(planned["remote"]["found"]["host"], esxi.host(), "{plan}");
     let manifest = daemon.client(&["manifest", &vmx, "--config", config]);
     assert_eq!(manifest["manifests"][0]["source"]["esxi"]["credential"], "esx", "{manifest}");
     let validated = daemon.client(&["validate", &vmx, "--config", config]);
     assert!(validated.to_string().contains("web"), "{validated}");
     // One disk by its descriptor.
     let out = daemon.scratch().join("out");
-    let lone = format!("esxi://127.0.0.1:{}/vmfs/volumes/5f3a-ds1/web/web-000002.vmdk", esxi.port());
+    let lone = format!("esxi://{}/vmfs/volumes/5f3a-ds1/web/web-000002.vmdk", esxi.address());
     let arguments = ["convert", &lone, "-o", out.to_str().unwrap(), "--profile", "none", "--config", config];
     let converted = daemon.client(&arguments);
     assert_eq!(converted["pipeline"]["success"], true, "{converted}");

@@ -163,7 +163,8 @@ impl Site {
 #[test]
 fn a_disk_comes_through_vmwares_library_and_its_password_is_shown_nowhere() {
     let mut site = Site::new().configured(true);
-    fs::write(site.libdir.join("pace"), "20000").unwrap();
+    // It is asked at each request.
+    fs::write(site.libdir.join("pace"), "200000").unwrap();
     site.drop_manifest();
     wait_for("nbdkit to read", || site.nbdkit());
     for (pid, command) in site.daemon.processes() {
@@ -172,6 +173,7 @@ fn a_disk_comes_through_vmwares_library_and_its_password_is_shown_nowhere() {
             assert!(!shown.windows(PASSWORD.len()).any(|here| here == PASSWORD.as_bytes()), "{command}");
         }
     }
+    fs::remove_file(site.libdir.join("pace")).unwrap();
     let progress = site.is_done();
     assert_eq!(progress["vms"]["web"]["attempt"], 1, "{progress}");
     let none = |_: &str| true;

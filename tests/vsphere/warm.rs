@@ -90,6 +90,15 @@ pub fn bytes(pass: &Value) -> u64 {
     pass["bytes"].as_u64().unwrap()
 }
 
+/// Whatever a test ends by, who writes for it ends.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 #[test]
 fn what_a_guest_goes_on_writing_is_in_the_result_and_passes_become_smaller() {
     let mut daemon = prepared(ALLOWED);
@@ -98,6 +107,7 @@ fn what_a_guest_goes_on_writing_is_in_the_result_and_passes_become_smaller() {
     daemon.drop_file("web.yaml", manifest(&vcenter, "power: shutdown, warm: {interval_s: 1}"));
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _over = Over(&is_over);
         // One that never stops, and whose writes are somewhere else each time.
         scope.spawn(|| {
             for round in 0_u64.. {
@@ -147,11 +157,12 @@ fn a_service_that_is_killed_in_mid_pass_goes_on_from_the_last_one() {
     let mut daemon = prepared(ALLOWED);
     let vcenter = running(&daemon);
     daemon.start();
-    daemon.drop_file("web.yaml", manifest(&vcenter, "power: shutdown, warm: {interval_s: 2}"));
-    wait_for_pass(&daemon, 1);
+    daemon.drop_file("web.yaml", manifest(&vcenter, "power: shutdown, warm: {interval_s: 600}"));
+    wait_between(&daemon, 1);
     vcenter.throttle(MIB);
     let before = vcenter.sent_of("-flat");
     vcenter.guest_writes("web", 0, 4 * MIB, &vec![9; 12 * MIB as usize]);
+    daemon.client(&["resume", "web"]);
     wait_for("a part of it to be sent", || (vcenter.sent_of("-flat") > before + 4 * MIB).then_some(()));
     daemon.kill9();
     vcenter.throttle(0);

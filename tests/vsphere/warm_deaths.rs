@@ -135,6 +135,11 @@ fn killed_at_every_step_of_a_pass_and_of_its_cutover_a_migration_ends_as_if_nobo
     assert!(passes(&deaths.daemon).iter().any(|pass| pass["number"] == untold), "it was never told");
 
     deaths.start(Some("acts.intended:2"));
+    // One that was killed over would be gone on with, and the shutdown be the first that is intended.
+    wait_for("no snapshot to stand", || {
+        let all = asked(&deaths.daemon, &deaths.vcenter, &["snapshot", "list", "web"]);
+        all["snapshots"].as_array().is_some_and(Vec::is_empty).then_some(())
+    });
     deaths.daemon.client(&["cutover", "web"]);
     deaths.dies("the shutdown that was only intended");
     deaths.writes();

@@ -251,7 +251,7 @@ fn a_disk_that_is_another_one_by_now_is_copied_from_its_beginning_and_that_is_to
 #[test]
 fn a_server_that_says_nothing_fails_the_attempt_as_the_network_does() {
     let (mut bench, server) = (Bench::new(), Server::of(SIZE));
-    bench.engine.stall_timeout_s = 0.5;
+    bench.engine.stall_timeout_s = 2.0;
     server.is_silent.store(true, Ordering::SeqCst);
     let error = bench.copy(&server, OutputFormat::Qcow2).unwrap_err();
     assert_eq!(error.kind(), Kind::Network, "{error:?}");
@@ -260,7 +260,7 @@ fn a_server_that_says_nothing_fails_the_attempt_as_the_network_does() {
     bench.control.pause();
     let paused = thread::scope(|scope| {
         let copy = scope.spawn(|| bench.copy(&server, OutputFormat::Qcow2));
-        thread::sleep(Duration::from_millis(900));
+        thread::sleep(Duration::from_millis(3000));
         server.is_silent.store(false, Ordering::SeqCst);
         let is_over = copy.is_finished();
         bench.control.resume();

@@ -236,7 +236,7 @@ mod tests {
             }
             Ok(true)
         };
-        (Results::with(look, Duration::from_millis(100)), back, looks)
+        (Results::with(look, Duration::from_secs(1)), back, looks)
     }
 
     #[test]
