@@ -4,7 +4,7 @@
 //! [`Esxi`].
 
 use std::fs;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -145,18 +145,27 @@ impl Esxi {
 
     /// A stored credential for this host, whose key is known at these ports; `key`: `key`, or `stranger`, whom nobody knows.
     pub fn credential(&self, ports: &[u16], key: &str) -> serde_json::Value {
+        self.credential_at(&self.address, ports, key)
+    }
+
+    /// The same for this host behind a relay.
+    pub fn credential_behind(&self, relay: SocketAddr, key: &str) -> serde_json::Value {
+        self.credential_at(&relay.ip().to_string(), &[relay.port()], key)
+    }
+
+    fn credential_at(&self, address: &str, ports: &[u16], key: &str) -> serde_json::Value {
         let public = fs::read_to_string(self.at.path().join("host.pub")).unwrap();
         let words: Vec<&str> = public.split_whitespace().take(2).collect();
         let lines: String = ports
             .iter()
             .map(|port| match port {
-                22 => format!("{} {}\n", self.address, words.join(" ")),
-                port => format!("[{}]:{port} {}\n", self.address, words.join(" ")),
+                22 => format!("{address} {}\n", words.join(" ")),
+                port => format!("[{address}]:{port} {}\n", words.join(" ")),
             })
             .collect();
         let known_hosts = self.at.path().join("known_hosts");
         fs::write(&known_hosts, lines).unwrap();
-        json!({ "host": self.address, "identity": self.at.path().join(key), "known_hosts": known_hosts })
+        json!({ "host": address, "identity": self.at.path().join(key), "known_hosts": known_hosts })
     }
 
     /// From the next start on it has another key, which nobody was told.

@@ -120,7 +120,7 @@ fn a_chain_of_snapshots_is_flattened_over_a_network_that_cuts_and_stalls() {
     let mut daemon = prepared(SOON);
     let esxi = Esxi::start();
     let relay = Relay::to(&esxi.address());
-    store(&daemon, &esxi.credential(&[relay.address().port()], "key"));
+    store(&daemon, &esxi.credential_behind(relay.address(), "key"));
     let content = content(&daemon, DISK_MIB);
     let path = esxi.machine("web", &content);
     esxi.snapshots("web", &content);
@@ -146,7 +146,7 @@ fn a_service_that_is_killed_in_mid_transfer_goes_on_where_it_was() {
     let mut daemon = prepared(SOON);
     let esxi = Esxi::start();
     let relay = Relay::to(&esxi.address());
-    store(&daemon, &esxi.credential(&[relay.address().port()], "key"));
+    store(&daemon, &esxi.credential_behind(relay.address(), "key"));
     let content = content(&daemon, DISK_MIB);
     let path = esxi.machine("web", &content);
     daemon.start();
@@ -175,7 +175,7 @@ fn a_host_that_goes_away_in_mid_transfer_and_comes_back_is_read_on() {
     let mut daemon = prepared(SOON);
     let mut esxi = Esxi::start();
     let relay = Relay::to(&esxi.address());
-    store(&daemon, &esxi.credential(&[relay.address().port()], "key"));
+    store(&daemon, &esxi.credential_behind(relay.address(), "key"));
     let content = content(&daemon, DISK_MIB);
     let path = esxi.machine("web", &content);
     daemon.start();
