@@ -173,8 +173,14 @@ struct Pump {
 impl Pump {
     async fn run(mut self) {
         let status = self.talk().await;
-        // What it wrote before it ended is still in the pipe. Only for that is so short a time waited: who listens may be busy for longer.
-        while let Ok(Ok(Some(line))) = tokio::time::timeout(LAST_WORDS, self.lines.next_line()).await {
+        // What it wrote before it ended is still in the pipe. Only what the pipe takes is bounded, so that nobody who has it, too, goes on for ever:
+        // who listens may be busy for longer.
+        let mut left = LAST_WORDS;
+        while !self.outcome_told && !left.is_zero() {
+            let asked = tokio::time::Instant::now();
+            let read = tokio::time::timeout(left, self.lines.next_line()).await;
+            let Ok(Ok(Some(line))) = read else { break };
+            left = left.saturating_sub(asked.elapsed());
             self.pass_on(&line).await;
         }
         boot_test::remove_leavings(&self.work_dir);

@@ -184,6 +184,9 @@ impl Core {
         let facts = &self.job(id).facts;
         let (detail, tried_at) = (facts.waiting_detail.clone(), facts.waiting_since.unwrap_or_default());
         if detail.starts_with(REFUSED) {
+            // Of several that wait for it, the last one that was refused counts: what it read need not be tried once more.
+            let before = self.logins.refused.get(&login).map_or(0.0, |refused| refused.tried_at);
+            let tried_at = tried_at.max(before);
             self.logins.refused.insert(login, Refused { detail, tried_at });
         }
     }

@@ -119,7 +119,9 @@ impl Outlook {
 
     pub(super) fn everything_changed(&mut self, now: f64) {
         self.due = self.batches.keys().map(|key| (millis(now), *key)).collect();
-        self.batches.values_mut().for_each(|batch| batch.due = millis(now));
+        for batch in self.batches.values_mut() {
+            (batch.due, batch.is_stale) = (millis(now), true);
+        }
         self.status_due = now;
     }
 
