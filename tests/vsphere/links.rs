@@ -19,8 +19,8 @@ const AGAIN: u64 = 8 * MIB;
 /// The same where the service was killed besides: what was not yet written down comes to it.
 const LOST: u64 = 12 * MIB;
 
-/// So long after a link went down no answer that was under way is still written: each has 1 MiB, at 1 MiB/s.
-const SETTLED: Duration = Duration::from_secs(3);
+/// Who is silent for so long has no answer left to write: each has 1 MiB, at 1 MiB/s.
+const SILENT: Duration = Duration::from_secs(2);
 
 /// A service that follows `eth0`, whose other end a vCenter has.
 struct Site {
@@ -89,6 +89,18 @@ impl Site {
         (requests.len(), self.vcenter.sent_of("-flat"), logins)
     }
 
+    /// What was asked by the time when the server, whose link is down, has written into its own buffers what it was sending.
+    fn settled(&self) -> (usize, u64, usize) {
+        let mut last = (self.asked(), Instant::now());
+        wait_for("the server to be silent", || {
+            let asked = self.asked();
+            if asked != last.0 {
+                last = (asked, Instant::now());
+            }
+            (last.1.elapsed() >= SILENT).then_some(asked)
+        })
+    }
+
     /// The transfer ends well, in this attempt, hardly anything was sent twice, and nobody stays logged in but whose worker was killed.
     #[track_caller]
     fn ends(&self, attempt: u32, again: u64, killed: usize) {
@@ -116,9 +128,7 @@ fn stands_still_and_goes_on(outage: Duration) {
         let job = site.wait_waiting();
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
         assert!(job["waiting_detail"].as_str().unwrap().contains("eth0"), "{job}");
-        // What the server was sending ends in its own buffers.
-        std::thread::sleep(SETTLED.saturating_sub(began.elapsed()));
-        let before = site.asked();
+        let before = site.settled();
         std::thread::sleep(outage.saturating_sub(began.elapsed()));
         assert_eq!(site.asked(), before);
         ip("link set eth0 up");
@@ -184,7 +194,7 @@ fn a_service_that_is_killed_in_an_outage_waits_when_it_is_back_and_then_goes_on(
         ip("link set eth0 down");
         site.wait_waiting();
         site.daemon.kill9();
-        let before = site.asked();
+        let before = site.settled();
         site.daemon.start();
         site.wait_waiting();
         assert_eq!(site.daemon.client(&["status"])["network"], "down");

@@ -37,6 +37,10 @@ impl Handle {
         match *self {}
     }
 
+    pub(super) fn has_begun(&self) -> bool {
+        match *self {}
+    }
+
     pub(super) fn add_drive(&self, _: &str, _: &str, _: bool) -> Answer<()> {
         match *self {}
     }

@@ -14,14 +14,16 @@ use libloading::{Library, Symbol};
 
 use super::Failure;
 use super::answers::{Room, Stat};
-use super::log::Log;
+use super::log::{Log, Speaker};
 use super::shapes::text;
 use crate::guest::GuestfsPresence;
 
 /// The name that every distribution gives it.
 const SONAME: &str = "libguestfs.so.0";
-/// `GUESTFS_EVENT_APPLIANCE | LIBRARY | TRACE | WARNING`: what goes into the log.
-const LOGGED_EVENTS: u64 = 0x0010 | 0x0020 | 0x0040 | 0x0200;
+/// `GUESTFS_EVENT_APPLIANCE`
+const APPLIANCE_EVENT: u64 = 0x0010;
+/// That, and `GUESTFS_EVENT_LIBRARY | TRACE | WARNING`: what goes into the log.
+const LOGGED_EVENTS: u64 = APPLIANCE_EVENT | 0x0020 | 0x0040 | 0x0200;
 
 unsafe extern "C" {
     /// The C library's: what libguestfs hands out belongs to the caller, who frees it with this.
@@ -192,6 +194,11 @@ impl Handle {
     /// The last lines of the log.
     pub(super) fn log_tail(&self) -> String {
         self.log.as_ref().map_or_else(String::new, |log| log.tail())
+    }
+
+    /// Whether the appliance has said anything yet.
+    pub(super) fn has_begun(&self) -> bool {
+        self.log.as_ref().is_some_and(|log| log.has_begun())
     }
 
     /// Attaches an image.
@@ -380,7 +387,7 @@ impl Drop for Handle {
 unsafe extern "C" fn on_event(
     _: Raw,
     opaque: Raw,
-    _: u64,
+    event: u64,
     _: c_int,
     _: c_int,
     buffer: *const c_char,
@@ -391,11 +398,12 @@ unsafe extern "C" fn on_event(
     if opaque.is_null() || buffer.is_null() {
         return;
     }
+    let speaker = if event == APPLIANCE_EVENT { Speaker::Appliance } else { Speaker::Library };
     // SAFETY: `opaque` is the box of `log_to`, which outlives the handle and is used by nothing else while a call runs; the buffer
     // has as many bytes as the library says. `Log::add` does not panic: nothing may unwind into C.
     unsafe {
         let bytes = std::slice::from_raw_parts(buffer.cast::<u8>(), length);
-        (*opaque.cast::<Log>()).add(bytes);
+        (*opaque.cast::<Log>()).add(speaker, bytes);
     }
 }
 

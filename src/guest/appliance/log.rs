@@ -15,11 +15,21 @@ const TAIL_LINES: usize = 20;
 /// Of one line of these.
 const TAIL_LINE_BYTES: usize = 300;
 
+/// Whose words something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Speaker {
+    /// The library's, about what it does.
+    Library,
+    /// What the appliance wrote on its console, or QEMU about it.
+    Appliance,
+}
+
 /// A bounded log.
 #[derive(Debug)]
 pub(super) struct Log {
     file: Option<File>,
     begun: Instant,
+    has_begun: bool,
     left: usize,
     tail: VecDeque<String>,
 }
@@ -28,12 +38,17 @@ impl Log {
     /// Writes into this file, or nowhere.
     #[must_use]
     pub(super) fn new(file: Option<File>) -> Log {
-        Log { file, begun: Instant::now(), left: LIMIT_BYTES, tail: VecDeque::new() }
+        Log { file, begun: Instant::now(), has_begun: false, left: LIMIT_BYTES, tail: VecDeque::new() }
     }
 
     /// The last lines.
     pub(super) fn tail(&self) -> String {
         self.tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Whether the appliance has said anything yet, be it that it cannot begin.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun
     }
 
     fn remember(&mut self, line: &[u8]) {
@@ -47,7 +62,8 @@ impl Log {
     }
 
     /// Adds what was said. Never panics and never fails: it is called from C, and a log that cannot be written stops nothing.
-    pub(super) fn add(&mut self, bytes: &[u8]) {
+    pub(super) fn add(&mut self, speaker: Speaker, bytes: &[u8]) {
+        self.has_begun |= speaker == Speaker::Appliance;
         // What took long is found by the clock.
         let mut line = format!("[{:8.3}] ", self.begun.elapsed().as_secs_f64()).into_bytes();
         for &byte in bytes.iter().take(self.left) {
@@ -82,8 +98,8 @@ mod tests {
     fn a_line_is_kept_and_what_moves_the_cursor_is_not() {
         let mut file = tempfile::tempfile().unwrap();
         let mut log = Log::new(Some(file.try_clone().unwrap()));
-        log.add(b"mounted \x1b[2J/dev/sda1\r\n");
-        log.add(b"done");
+        log.add(Speaker::Appliance, b"mounted \x1b[2J/dev/sda1\r\n");
+        log.add(Speaker::Library, b"done");
         file.rewind().unwrap();
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();
@@ -96,9 +112,9 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let mut log = Log::new(Some(file.try_clone().unwrap()));
         for _ in 0..40 {
-            log.add(&vec![b'x'; 1024 * 1024]);
+            log.add(Speaker::Library, &vec![b'x'; 1024 * 1024]);
         }
-        assert!(log.file.is_none());
+        assert!(log.file.is_none() && !log.has_begun());
         assert!(file.metadata().unwrap().len() < 18 * 1024 * 1024);
     }
 }

@@ -25,7 +25,6 @@ mod shapes;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 pub use answers::{Room, Stat};
 
@@ -40,9 +39,6 @@ pub type Failure = String;
 
 /// Memory of an appliance, MiB: what fsck of a large file system and a guest's own tools need.
 const MEMORY_MB: u32 = 1024;
-
-/// An appliance that ends within this time has not come as far as its kernel.
-const NEVER_BEGAN: Duration = Duration::from_secs(2);
 
 /// How an appliance is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,23 +80,34 @@ pub(super) fn presence() -> GuestfsPresence {
     library::presence()
 }
 
+/// A start that failed.
+struct Failed {
+    error: Error,
+    /// Neither the appliance nor QEMU has said a word of why.
+    never_began: bool,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Failed {
+        Failed { error, never_began: false }
+    }
+}
+
 impl Appliance {
     /// Starts one with these drives attached, in this order.
     ///
     /// On a machine that starts several at once, one in some hundred ends before it has begun, and a second one does not. Nothing was opened
     /// by then, so nothing is lost by trying once more.
     pub fn launch(settings: &Settings, drives: &[Drive]) -> Result<Appliance> {
-        let begun = Instant::now();
-        match Appliance::launch_once(settings, drives) {
-            Err(error) if error.kind() == Kind::Guest && begun.elapsed() < NEVER_BEGAN => {
-                tracing::warn!(%error, tail = error.details().console_tail, "the appliance is started once more");
-                Appliance::launch_once(settings, drives)
-            }
-            launched => launched,
+        let mut launched = Appliance::launch_once(settings, drives);
+        if let Err(Failed { error, never_began: true }) = &launched {
+            tracing::warn!(%error, tail = error.details().console_tail, "the appliance is started once more");
+            launched = Appliance::launch_once(settings, drives);
         }
+        launched.map_err(|failed| failed.error)
     }
 
-    fn launch_once(settings: &Settings, drives: &[Drive]) -> Result<Appliance> {
+    fn launch_once(settings: &Settings, drives: &[Drive]) -> std::result::Result<Appliance, Failed> {
         let mut handle = Handle::new().map_err(|why| missing(&why))?;
         let log = settings.log.as_deref().map(log_file).transpose()?;
         let prepare = |handle: &mut Handle| -> std::result::Result<(), Failure> {
@@ -131,10 +138,14 @@ impl Appliance {
             Err(why) => {
                 // Of several lines the first says what, and the others how to debug libguestfs.
                 let why = why.lines().next().unwrap_or_default();
-                Err(Error::new(Kind::Guest, format!("libguestfs' appliance could not be started: {why}"))
-                    .console_tail(handle.log_tail())
-                    .advice("`libguestfs-test-tool` tells what it lacks; `hyper2kvm doctor` checks it too")
-                    .transient())
+                let error =
+                    Error::new(Kind::Guest, format!("libguestfs' appliance could not be started: {why}"))
+                        .console_tail(handle.log_tail())
+                        .advice(
+                            "`libguestfs-test-tool` tells what it lacks; `hyper2kvm doctor` checks it too",
+                        )
+                        .transient();
+                Err(Failed { error, never_began: !handle.has_begun() })
             }
         }
     }
