@@ -37,6 +37,10 @@ impl Handle {
         match *self {}
     }
 
+    pub(super) fn begins(&mut self) {
+        match *self {}
+    }
+
     pub(super) fn has_begun(&self) -> bool {
         match *self {}
     }

@@ -196,6 +196,11 @@ impl Handle {
         self.log.as_ref().map_or_else(String::new, |log| log.tail())
     }
 
+    /// The appliance is about to be started.
+    pub(super) fn begins(&mut self) {
+        self.log.iter_mut().for_each(|log| log.begins());
+    }
+
     /// Whether the appliance has said anything yet.
     pub(super) fn has_begun(&self) -> bool {
         self.log.as_ref().is_some_and(|log| log.has_begun())

@@ -20,7 +20,7 @@ const TAIL_LINE_BYTES: usize = 300;
 pub(super) enum Speaker {
     /// The library's, about what it does.
     Library,
-    /// What the appliance wrote on its console, or QEMU about it.
+    /// What the appliance wrote on its console, or QEMU about it; what programs print that the library runs comes under the same name.
     Appliance,
 }
 
@@ -44,6 +44,11 @@ impl Log {
     /// The last lines.
     pub(super) fn tail(&self) -> String {
         self.tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The appliance is about to be started: whatever was said before was not it.
+    pub(super) fn begins(&mut self) {
+        self.has_begun = false;
     }
 
     /// Whether the appliance has said anything yet, be it that it cannot begin.
@@ -99,7 +104,10 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         let mut log = Log::new(Some(file.try_clone().unwrap()));
         log.add(Speaker::Appliance, b"mounted \x1b[2J/dev/sda1\r\n");
+        assert!(log.has_begun());
+        log.begins();
         log.add(Speaker::Library, b"done");
+        assert!(!log.has_begun());
         file.rewind().unwrap();
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();
@@ -114,7 +122,7 @@ mod tests {
         for _ in 0..40 {
             log.add(Speaker::Library, &vec![b'x'; 1024 * 1024]);
         }
-        assert!(log.file.is_none() && !log.has_begun());
+        assert!(log.file.is_none());
         assert!(file.metadata().unwrap().len() < 18 * 1024 * 1024);
     }
 }

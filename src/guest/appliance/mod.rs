@@ -131,6 +131,7 @@ impl Appliance {
             for drive in drives {
                 handle.add_drive(&as_text(&drive.path)?, &drive.format, drive.readonly)?;
             }
+            handle.begins();
             handle.status("guestfs_launch", &[]).map(drop)
         };
         match prepare(&mut handle) {
