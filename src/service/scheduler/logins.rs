@@ -147,6 +147,11 @@ impl Core {
         }
     }
 
+    /// Somebody brings a job back that had ended: what he may have mended is tried.
+    pub fn try_login_again(&mut self, id: JobId) {
+        self.logins.let_go.insert(id);
+    }
+
     /// Somebody lets a job go that waits for its login.
     pub(super) fn let_login_go(&mut self, id: JobId) {
         if self.jobs.get(&id).is_some_and(|job| job.waits_for(WaitReason::Auth)) {

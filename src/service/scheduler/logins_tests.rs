@@ -66,6 +66,20 @@ fn one_that_is_let_go_tries_for_all() {
 }
 
 #[test]
+fn one_that_is_brought_back_after_its_end_tries_it_too_and_once() {
+    let mut core = three();
+    run(&mut core, 0.0);
+    core.worker_ended(1.0, 1, refused());
+    run(&mut core, 1.0);
+    core.try_login_again(4);
+    core.try_login_again(5);
+    load_each(&mut core, vec![remote(4, "/c/a"), remote(5, "/c/a")]);
+    assert_eq!(started(&run(&mut core, 2.0)), [(4, 1)]);
+    core.worker_ended(3.0, 4, refused());
+    assert_eq!(started(&run(&mut core, 3.0)), [], "nor does the other that was brought back");
+}
+
+#[test]
 fn a_login_that_was_mended_is_tried_by_one() {
     let mut core = three();
     run(&mut core, 0.0);

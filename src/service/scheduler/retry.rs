@@ -166,6 +166,7 @@ impl Scheduler {
         if bring_back {
             self.parts.brought_back.send_modify(|times| *times += 1);
         }
+        all.iter().for_each(|job| self.core.try_login_again(*job));
         for run in runs {
             self.unsettled.reopened(run.batch.batch_key);
             for row in &run.jobs {
