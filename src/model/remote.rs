@@ -195,6 +195,13 @@ pub enum PlannedLogin {
         /// The file.
         file: PathBuf,
     },
+    /// With the password that its manifest held, which the service keeps in a file (absolute) until the batch has ended.
+    KeptPassword {
+        /// Whose account.
+        username: String,
+        /// The file.
+        file: PathBuf,
+    },
     /// With the password in a variable of the environment.
     PasswordEnv {
         /// Whose account.
@@ -209,7 +216,9 @@ impl PlannedLogin {
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
         match self {
-            PlannedLogin::Credential(file) | PlannedLogin::PasswordFile { file, .. } => Some(file),
+            PlannedLogin::Credential(file)
+            | PlannedLogin::PasswordFile { file, .. }
+            | PlannedLogin::KeptPassword { file, .. } => Some(file),
             PlannedLogin::PasswordEnv { .. } => None,
         }
     }
@@ -331,7 +340,9 @@ impl PlannedRemote {
                 format!("{} over SSH", file.display())
             }
             PlannedLogin::Credential(file) => file.display().to_string(),
-            PlannedLogin::PasswordFile { username, .. } | PlannedLogin::PasswordEnv { username, .. } => {
+            PlannedLogin::PasswordFile { username, .. }
+            | PlannedLogin::KeptPassword { username, .. }
+            | PlannedLogin::PasswordEnv { username, .. } => {
                 format!("{username}@{server}")
             }
         };

@@ -26,6 +26,7 @@ use super::leftovers::Leftovers;
 use super::logging;
 use super::network::NetworkMonitor;
 use super::notices::{self, Notifier};
+use super::passwords;
 use super::queue::{QueueHandle, Telling, refuse_network_file_system};
 use super::scheduler::{Scheduler, SchedulerParts};
 use super::view::metrics;
@@ -90,9 +91,11 @@ async fn serve(
     let queue = QueueHandle::open(&layout.queue_db())?;
     let (news, news_seen) = watch::channel(());
     let (telling, owner) = (Telling::by(&settings, news.clone()), lock.owner.clone());
+    let kept = layout.passwords();
     let left = queue.with(move |db| {
         let left = db.set_telling(telling)?;
         db.begin_service(&owner)?;
+        passwords::forget(db, &kept)?;
         Ok(left)
     });
     notices::thrown_away(left.await?);

@@ -5,7 +5,9 @@
 //! secret itself never lies there, not for a moment.
 
 use std::ffi::OsString;
+use std::fs::Permissions;
 use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::model::error::{Error, Kind, Result};
@@ -17,6 +19,9 @@ const REPORT_MODE: u32 = 0o640;
 
 /// A copy tells less than the drop, but who may read that is for its owner to say.
 const REDACTED_MODE: u32 = 0o600;
+
+/// Permissions of those who are not the owner.
+const FOR_OTHERS: u32 = 0o077;
 
 /// `<file><suffix>`
 pub(super) fn beside(file: &Path, suffix: &str) -> PathBuf {
@@ -50,6 +55,23 @@ pub(super) fn redact(file: &Path) -> io::Result<()> {
         Some(copy) => fs::atomic_write(file, &copy, REDACTED_MODE),
         None => Ok(()),
     }
+}
+
+/// An accepted drop that may hold a secret is for its owner alone until its job has ended. Of another user's file only the directory is a guard.
+pub(super) fn make_private(file: &Path) -> io::Result<()> {
+    let opened = fs::open_nofollow(file)?;
+    let metadata = opened.metadata()?;
+    if !metadata.is_file() || metadata.mode() & FOR_OTHERS == 0 || metadata.len() > parse::MAX_BYTES as u64 {
+        return Ok(());
+    }
+    let mut bytes = Vec::new();
+    (&opened).take(parse::MAX_BYTES as u64).read_to_end(&mut bytes)?;
+    if redaction::may_hold_secrets(&bytes)
+        && let Err(error) = opened.set_permissions(Permissions::from_mode(REDACTED_MODE))
+    {
+        tracing::warn!(file = %file.display(), "a drop with a secret in it keeps its permissions: {error}");
+    }
+    Ok(())
 }
 
 /// Puts a file, or what is kept instead of it, at a name that has to be free. The name is durable when

@@ -11,6 +11,7 @@ pub mod leftovers;
 pub mod logging;
 pub mod network;
 pub mod notices;
+mod passwords;
 mod places;
 pub mod preflight;
 pub mod queue;

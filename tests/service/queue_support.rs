@@ -36,6 +36,7 @@ pub(crate) fn submission(name: BatchName, rerun: Rerun, vms: &[(&str, &str)]) ->
                 setup: None,
                 manifest_path: None,
                 asked: None,
+                password: None,
                 rerun: None,
                 profile_says: BTreeMap::new(),
                 pool_directory: None,

@@ -18,6 +18,7 @@ mod exported_clones;
 mod exports;
 mod folder;
 mod full_disk;
+mod inline;
 mod jobs;
 mod links;
 mod power;

@@ -24,7 +24,7 @@ fn forms() -> Vec<Vec<u8>> {
 }
 
 #[track_caller]
-fn is_clean(what: &str, bytes: &[u8]) {
+pub fn is_clean(what: &str, bytes: &[u8]) {
     for form in forms() {
         assert!(!bytes.windows(form.len()).any(|here| here == form), "{what} has the password");
     }

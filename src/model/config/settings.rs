@@ -441,6 +441,16 @@ impl Layout {
     pub fn job_log(&self, batch_id: &str, vm_id: &str, attempt: u32) -> PathBuf {
         self.logs().join(batch_id).join(format!("{vm_id}.{attempt}.log"))
     }
+    /// Passwords that manifests held, by batch, until it has ended.
+    #[must_use]
+    pub fn passwords(&self) -> PathBuf {
+        self.state_dir.join("passwords")
+    }
+    /// The one of an account, by a name that is one for files.
+    #[must_use]
+    pub fn kept_password(&self, batch_id: &str, account: &str) -> PathBuf {
+        self.passwords().join(batch_id).join(account)
+    }
     /// Progress files.
     #[must_use]
     pub fn progress(&self) -> PathBuf {

@@ -46,15 +46,16 @@ use super::config::Settings;
 use super::error::{Error, Kind, Result};
 use super::facts::SourceNote;
 use super::job::Stage;
-use super::manifest::values::PathText;
+use super::manifest::values::Secret;
 use super::manifest::{BatchManifest, Manifest};
-use super::parse::{self, Node, Tree, Value};
+use super::parse::{self, Node, Tree};
 use super::plan::{Plan, Sha256Hex};
 use super::remote::Asked;
 use super::setup::Setup;
 use super::units::safe_id;
 use super::window::Window;
 pub use around::{Nowhere, Surroundings};
+pub use batch::manifests_named;
 use batch::{Batch, Given, Member};
 use effective::Effective;
 pub use effective::origin_words;
@@ -123,6 +124,9 @@ pub struct VmSubmission {
     /// What is asked for it elsewhere, or was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Asked>,
+    /// The password for that, where the manifest holds it: stored with nothing, kept apart by whoever accepts it.
+    #[serde(skip)]
+    pub password: Option<Secret>,
 }
 
 /// A VM of a batch that cannot run as it is written. The others do.
@@ -382,26 +386,6 @@ pub fn origins(
     Ok(vms.into_iter().filter_map(told).collect())
 }
 
-/// The manifests of its VMs that a file names by their paths (absolute), if it is a batch: whether they are there or not.
-#[must_use]
-pub fn manifests_named(bytes: &[u8], filename: &str, base_directory: &Path) -> Vec<PathBuf> {
-    // Nearly every file is none, and need not be parsed to know that.
-    let word = b"batch_version";
-    if !bytes.windows(word.len()).any(|here| here == word) {
-        return Vec::new();
-    }
-    let Ok(tree) = parse::parse(bytes, filename) else { return Vec::new() };
-    if tree.root.get("batch_version").is_none() {
-        return Vec::new();
-    }
-    let entries = tree.root.get("vms").map(Node::items).unwrap_or_default();
-    let is_on =
-        |entry: &&Node| entry.get("enabled").is_none_or(|enabled| enabled.value != Value::Bool(false));
-    let on = entries.iter().filter(is_on);
-    let named = on.filter_map(|entry| PathText::new(entry.get("manifest")?.text()?).ok());
-    named.map(|path| path.below(base_directory)).collect()
-}
-
 /// All that is wrong with a file's bytes: what [`Submission::read`] tells the first of, and of a batch also what is wrong with
 /// each of its VMs.
 #[must_use]
@@ -469,6 +453,7 @@ fn vm_submission(
         profile_says: effective.profile.switches(),
         pool_directory: effective.pool_directory.take(),
         asked: remote::to_be_asked(&effective),
+        password: remote::password(&effective)?,
         warnings,
         notes,
         manifest_path,

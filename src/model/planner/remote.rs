@@ -5,17 +5,20 @@
 
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest as _, Sha256};
+
 use super::check::{self, Looks, refuse_fixed, unsupported};
 use super::effective::{DEFAULT, Effective, MANIFEST, SOURCE, forget_other_unit, is_written, layers};
-use super::{Submission, VmSubmission, build, mapping, power, snapshots, warm};
-use crate::model::config::{CredentialSettings, Settings};
+use super::{Submission, VmSubmission, build, hex, mapping, power, snapshots, warm};
+use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::facts::{Facts, FoundDisk, SourceNote};
 use crate::model::job::Stage;
-use crate::model::manifest::values::Line;
+use crate::model::manifest::values::{Line, Secret};
 use crate::model::manifest::{Manifest, VsphereMode, VsphereSource, VsphereTransport};
 use crate::model::parse::{Node, Tree, merge};
 use crate::model::plan::{Plan, PlannedStage, Preflight};
+use crate::model::redaction::REDACTED;
 use crate::model::remote::{
     Asked, CONNECTIONS, Description, Draft, HTTPS_PORT, PlannedLogin, PlannedRemote, WantedVm, streams_note,
 };
@@ -45,6 +48,23 @@ pub(super) fn to_be_asked(effective: &Effective) -> Option<Asked> {
     // What is mapped for all that are selected need not be for each of them.
     let own_entries = if selecting.is_some() { Vec::new() } else { mapping::own_entries(&effective.tree) };
     Some(Asked { own_entries, found: None, selecting, looks_first: looks_first(effective) })
+}
+
+/// The password that a manifest holds for it. Whoever drops a copy that was kept has none in it.
+pub(super) fn password(effective: &Effective) -> Result<Option<Secret>> {
+    let Some(password) = asked_for(&effective.manifest).and_then(|vsphere| vsphere.password.as_ref()) else {
+        return Ok(None);
+    };
+    let why = match password.reveal() {
+        "" => "it is empty",
+        REDACTED => "it was taken out of this copy",
+        text if text.contains(['\n', '\r']) => "it has several lines",
+        _ => return Ok(Some(password.clone())),
+    };
+    Err(effective
+        .tree
+        .error(Kind::Manifest, "source.vsphere.password", why)
+        .advice("write the account's password, or name a stored credential instead"))
 }
 
 /// Whether somebody has said `preflight: full`, which holds by default and then means less.
@@ -84,7 +104,7 @@ pub(super) fn planned(
     Some(PlannedRemote {
         host: vsphere.host.as_ref().map(|host| host.as_str().to_owned()),
         port: whole(vsphere.port.map(|port| port.get())).unwrap_or(HTTPS_PORT),
-        login: login(vsphere, &settings.credentials)?,
+        login: login(vsphere, settings, batch_id)?,
         thumbprint: vsphere.thumbprint.as_ref().and_then(|text| Thumbprint::parse(text.as_str()).ok()),
         vm: selecting.map(WantedVm::Selected).or_else(|| wanted(vsphere))?,
         datacenter: text(&vsphere.datacenter),
@@ -132,11 +152,18 @@ fn transport(said: Option<VsphereTransport>, mode: VsphereMode) -> VsphereTransp
 }
 
 /// Where the login is; none where that is not said, which is refused elsewhere.
-fn login(vsphere: &VsphereSource, settings: &CredentialSettings) -> Option<PlannedLogin> {
+fn login(vsphere: &VsphereSource, settings: &Settings, batch_id: &str) -> Option<PlannedLogin> {
     if let Some(name) = &vsphere.credential {
-        return Some(PlannedLogin::Credential(settings.stored(name.as_str())));
+        return Some(PlannedLogin::Credential(settings.credentials.stored(name.as_str())));
     }
     let username = vsphere.username.as_ref()?.as_str().to_owned();
+    if vsphere.password.is_some() {
+        let port = vsphere.port.map_or(i64::from(HTTPS_PORT), |port| port.get());
+        let account = format!("{}:{port} {username}", vsphere.host.as_ref()?.as_str());
+        // A user's name may be anything, and a file's may not.
+        let file = settings.layout().kept_password(batch_id, &hex(&Sha256::digest(account)));
+        return Some(PlannedLogin::KeptPassword { username, file });
+    }
     match (&vsphere.password_file, &vsphere.password_env) {
         (Some(file), _) => Some(PlannedLogin::PasswordFile { username, file: PathBuf::from(file.as_str()) }),
         (None, Some(variable)) => {
@@ -259,15 +286,6 @@ fn check_login(tree: &Tree, vsphere: &VsphereSource) -> Result<()> {
     match (vsphere.credential.is_some(), said.as_slice()) {
         (true, []) => Ok(()),
         (true, [key, ..]) => wrong(key, "`credential` already tells who logs in", "keep one of them"),
-        (false, ["username", "password"]) => {
-            let field = "source.vsphere.password";
-            Err(unsupported(
-                tree,
-                field,
-                "jobs whose password is in their manifest, because no password is stored with a job",
-            )
-            .advice("name a stored credential, a `password_file` or a `password_env`"))
-        }
         (false, ["username", _]) => Ok(()),
         (false, ["username", _, key, ..]) => {
             wrong(key, "there are two places for one password", "keep one of them")

@@ -363,7 +363,6 @@ fn a_login_is_a_credential_or_an_account_with_one_password_elsewhere() {
     let mut allowing = settings();
     allowing.credentials.allowed_dirs = vec!["/etc/secrets".into()];
     allowing.credentials.allowed_env = vec!["VC_PASSWORD".to_owned()];
-    allowing.credentials.allow_inline = true;
     let with = |login: &str| {
         let text = format!("{HOST}    username: root\n{login}");
         let submission = Submission::read(text.as_bytes(), "web.yaml", Path::new("/in"), &allowing)?;
@@ -380,9 +379,45 @@ fn a_login_is_a_credential_or_an_account_with_one_password_elsewhere() {
     assert!(with("    password_env: HOME\n").is_err());
     assert!(with("    password_file: /etc/shadow\n").is_err());
     assert!(with("    password_file: /etc/secrets/../shadow\n").is_err());
-    let inline = with("    password: hunter2\n").unwrap_err();
-    assert_eq!(inline.kind(), Kind::Unsupported);
-    assert!(!format!("{inline:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_password_that_a_manifest_holds_is_in_no_plan_but_a_file_for_it_is() {
+    const TEXT: &str = "manifest_version: \"1.0\"\nsource:\n  vsphere:\n    host: vc.example.com\n    vm_name: web\n    username: root\n";
+    let mut allowing = settings();
+    allowing.credentials.allow_inline = true;
+    let read = |line: &str| {
+        Submission::read(format!("{TEXT}{line}").as_bytes(), "web.yaml", Path::new("/in"), &allowing)
+    };
+    let submission = read("    password: hunter2\n").unwrap();
+    assert_eq!(submission.vms[0].password.as_ref().unwrap().reveal(), "hunter2");
+    let login = |submission: &Submission, batch: &str| {
+        let plan = submission.plans(batch, "", &allowing).unwrap().remove(0);
+        assert!(!serde_json::to_string(&plan).unwrap().contains("hunter2"));
+        plan.remote.unwrap().login
+    };
+    let first = login(&submission, "web");
+    let PlannedLogin::KeptPassword { username, file } = &first else { panic!("{first:?}") };
+    assert_eq!(
+        (username.as_str(), file.parent().unwrap()),
+        ("root", &*allowing.layout().passwords().join("web"))
+    );
+    // What was stored knows it as well, and not the password.
+    let stored = serde_json::to_string(&submission).unwrap();
+    assert!(!stored.contains("hunter2") && !format!("{submission:?}").contains("hunter2"));
+    let stored: Submission = serde_json::from_str(&stored).unwrap();
+    assert_eq!((login(&stored, "web"), &stored.vms[0].password), (first.clone(), &None));
+    assert_ne!(login(&submission, "web-2"), first);
+    let other_port = read("    port: 8443\n    password: hunter2\n").unwrap();
+    assert_ne!(login(&other_port, "web"), first);
+    for line in ["    password: \"\"\n", "    password: \"[redacted]\"\n", "    password: \"a\\nb\"\n"] {
+        let error = read(line).unwrap_err();
+        assert_eq!(
+            error.details().place.field.as_deref(),
+            Some("source.vsphere.password"),
+            "{line}: {error}"
+        );
+    }
 }
 
 #[test]

@@ -77,6 +77,12 @@ impl Access {
                 let password = stored::password_in(file);
                 of_account(username, password.map_err(|error| error.field("source.vsphere.password_file"))?)?
             }
+            PlannedLogin::KeptPassword { username, file } => {
+                if !file.try_exists().unwrap_or(true) {
+                    return Err(not_kept(username));
+                }
+                of_account(username, stored::password_in(file)?)?
+            }
             PlannedLogin::PasswordEnv { username, variable } => {
                 let Some(password) = std::env::var(variable).ok().filter(|text| !text.is_empty()) else {
                     return Err(Error::new(Kind::Auth, format!("the variable {variable} holds no password"))
@@ -134,6 +140,16 @@ impl Access {
     }
 }
 
+/// It is not waited for: nobody puts it there by itself.
+fn not_kept(username: &str) -> Error {
+    Error::new(
+        Kind::Manifest,
+        format!("the password of {username}, which the manifest held, is not kept here: only the service does that, until the batch has ended"),
+    )
+    .field("source.vsphere.password")
+    .advice("drop the manifest again; for a command, or to try again what has failed, name a stored credential, a `password_file` or a `password_env`")
+}
+
 /// The key for the shells of hosts, where one is needed.
 fn key_of(remote: &PlannedRemote) -> Result<Option<Account>> {
     let Some(file) = remote.login.file() else { return Ok(None) };
@@ -156,6 +172,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::model::error::Disposition;
     use crate::model::manifest::VsphereMode;
     use crate::model::remote::{PlannedAfter, WantedVm};
     use crate::model::thumbprint::Thumbprint;
@@ -249,5 +266,20 @@ mod tests {
         let login =
             PlannedLogin::PasswordEnv { username: "root".to_owned(), variable: "H2K_NO_SUCH".to_owned() };
         assert!(Access::read(&planned(login, Some("vc.example.com"), None)).is_err());
+    }
+
+    #[test]
+    fn one_that_a_manifest_held_is_where_the_service_keeps_it_or_lost_for_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("account");
+        let read = || {
+            let login = PlannedLogin::KeptPassword { username: "root".to_owned(), file: file.clone() };
+            Access::read(&planned(login, Some("vc.example.com"), None))
+        };
+        let error = read().unwrap_err();
+        // An error of a login would be waited for.
+        assert_eq!(error.disposition(), Disposition::Permanent, "{error}");
+        fs::write(&file, "geheim\n").unwrap();
+        assert_eq!(read().unwrap().login.password.reveal(), "geheim");
     }
 }

@@ -36,7 +36,11 @@ impl Places {
         let mut gone = 0;
         for file in &row.files {
             let to = if row.is_directory() { place.join(&file.name) } else { place.clone() };
-            if !self.carry_one(row, file, &to).map_err(told)? {
+            if self.carry_one(row, file, &to).map_err(told)? {
+                if is_manifest(OsStr::new(&file.name)) {
+                    kept::make_private(&to).map_err(told)?;
+                }
+            } else {
                 gone += 1;
                 tracing::error!(name = %file.name, "a dropped disk was taken away before it could be moved");
             }

@@ -6,7 +6,7 @@
 //!
 //! Nothing here looks at a file: whether an earlier result is still there may take for ever to answer
 //! (a mount that is away), and everybody waits for this thread. What has to be known is asked back
-//! ([`Admission::Asks`]) and comes in as [`Known`] with the next offer.
+//! ([`Admission::Asks`]) and comes in as [`Known`] with the next offer. Passwords are written, beside the queue itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -28,6 +28,7 @@ use crate::model::redaction;
 use crate::service::admission::{
     BatchDecision, BatchQuestion, Known, PastSuccess, VmDecision, VmQuestion, decide_batch, decide_vm,
 };
+use crate::service::passwords;
 
 /// A file that was read and parsed and asks to be accepted.
 #[derive(Debug, Clone)]
@@ -53,8 +54,8 @@ impl NewDrop {
     #[must_use]
     pub fn new(bytes: Vec<u8>, identity: Option<FileIdentity>, submission: Submission) -> NewDrop {
         let size = bytes.len();
-        // What sets nothing up in a guest has no secret: such a drop would have been refused.
-        let may_hold_one = submission.vms.iter().any(|vm| vm.setup.is_some());
+        // What sets nothing up in a guest and has no password for its source has no secret: such a drop would have been refused.
+        let may_hold_one = submission.vms.iter().any(|vm| vm.setup.is_some() || vm.password.is_some());
         let redacted = may_hold_one.then(|| redaction::without_secrets(&bytes)).flatten();
         let bytes = redacted.unwrap_or(bytes);
         let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -193,6 +194,10 @@ impl Db {
             }
         }
 
+        // Before the rows: a job that is there without its password could not do its work.
+        let begun = decided.iter().filter(|one| one.done_by.is_none());
+        let passwords = passwords::of(begun.map(|one| (one.vm, &one.plan))).map_err(Stop::Refused)?;
+        passwords::keep(&passwords)?;
         let at = now();
         let drop_id = self.insert_drop(drop, submission, processing_name.as_deref(), at)?;
         let batch_key = self.insert_batch(&batch_id, submission, drop_id, at)?;

@@ -98,6 +98,13 @@ impl Db {
         )
     }
 
+    /// Whether anything of a batch is left to do: a run that has not ended or is not settled, or what has to be undone at a source.
+    pub fn is_at_work(&self, batch_id: &str) -> Result<bool> {
+        let query = "SELECT 1 FROM batch WHERE batch_id = ?1 AND settled_at IS NULL LIMIT 1";
+        Ok(self.first(query, [batch_id], |_| Ok(()))?.is_some()
+            || self.jobs_to_settle()?.iter().any(|row| row.batch_id == batch_id))
+    }
+
     /// The reports of an ended run are written and its drop lies at `settled_path` (if there was a file).
     ///
     /// Answers false if that end (`ended_at`) is not the batch's last any more, because it was retried

@@ -8,6 +8,7 @@ use super::core::BatchKey;
 use super::{Report, Scheduler};
 use crate::model::error::{Error, Result};
 use crate::model::job::JobState;
+use crate::service::passwords;
 use crate::service::places::batch_directory;
 use crate::service::queue::{DropState, released, taken_over};
 use crate::service::settle::Settlement;
@@ -184,12 +185,15 @@ impl Scheduler {
         self.unsettled.ended(batch);
         match outcome {
             Ok(place) => {
+                let kept = self.settings.layout().passwords();
                 let recorded = self
                     .parts
                     .queue
                     .with(move |db| {
                         db.set_flag(&taken_over(batch), None)?;
-                        db.batch_settled(batch, ended_at, place.as_deref())
+                        let is_its_end = db.batch_settled(batch, ended_at, place.as_deref())?;
+                        passwords::forget(db, &kept)?;
+                        Ok(is_its_end)
                     })
                     .await;
                 match recorded {

@@ -13,6 +13,7 @@ use crate::model::error::{Error, Kind, Result};
 use crate::model::job::JobState;
 use crate::model::plan::Plan;
 use crate::model::protocol::{RemoteLimits, Settle, WorkLimits, WorkOrder, WorkerEvent, WorkerOutcome};
+use crate::service::passwords;
 use crate::service::queue::JobRow;
 use crate::service::supervisor::{Heard, Supervisor};
 use crate::service::watchdog;
@@ -128,8 +129,12 @@ impl Scheduler {
     /// A worker tells what it has done, or is about to do. It is in the VM's journal already.
     pub(super) async fn acts_told(&mut self, job: JobId, acts: Acts) {
         self.core.source_stands(job, acts.is_shut_down());
-        let told = acts.clone();
-        match self.parts.queue.with(move |db| db.set_acts(job, &told)).await {
+        let (told, kept) = (acts.clone(), self.settings.layout().passwords());
+        let recorded = self.parts.queue.with(move |db| {
+            db.set_acts(job, &told)?;
+            passwords::forget(db, &kept)
+        });
+        match recorded.await {
             Ok(()) => _ = self.sources.unrecorded.remove(&job),
             Err(error) => {
                 self.sources.unrecorded.insert(job, acts);

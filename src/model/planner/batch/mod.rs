@@ -17,9 +17,9 @@ use super::written::{Shared, make_absolute, make_path_absolute};
 use super::{Rerun, Surroundings, mapping};
 use crate::model::config::Settings;
 use crate::model::error::{Error, Kind, Result};
-use crate::model::manifest::values::Line;
+use crate::model::manifest::values::{Line, PathText};
 use crate::model::manifest::{self, BatchManifest};
-use crate::model::parse::{Layer, Node, Tree, Value};
+use crate::model::parse::{self, Layer, Node, Tree, Value};
 use crate::model::window::Window;
 use entry::Reader;
 use relations::{check_dependencies, check_names};
@@ -52,6 +52,26 @@ pub(super) struct Member {
     pub(super) manifest_path: Option<PathBuf>,
     /// Its effective manifest, or all that is wrong with it (never empty).
     pub(super) read: Read,
+}
+
+/// The manifests of its VMs that a file names by their paths (absolute), if it is a batch: whether they are there or not.
+#[must_use]
+pub fn manifests_named(bytes: &[u8], filename: &str, base_directory: &Path) -> Vec<PathBuf> {
+    // Nearly every file is none, and need not be parsed to know that.
+    let word = b"batch_version";
+    if !bytes.windows(word.len()).any(|here| here == word) {
+        return Vec::new();
+    }
+    let Ok(tree) = parse::parse(bytes, filename) else { return Vec::new() };
+    if tree.root.get("batch_version").is_none() {
+        return Vec::new();
+    }
+    let entries = tree.root.get("vms").map(Node::items).unwrap_or_default();
+    let is_on =
+        |entry: &&Node| entry.get("enabled").is_none_or(|enabled| enabled.value != Value::Bool(false));
+    let on = entries.iter().filter(is_on);
+    let named = on.filter_map(|entry| PathText::new(entry.get("manifest")?.text()?).ok());
+    named.map(|path| path.below(base_directory)).collect()
 }
 
 /// An effective manifest, or all that is wrong with it.
