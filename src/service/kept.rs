@@ -57,8 +57,15 @@ pub(super) fn redact(file: &Path) -> io::Result<()> {
     }
 }
 
-/// An accepted drop that may hold a secret is for its owner alone until its job has ended. Of another user's file only the directory is a guard.
-pub(super) fn make_private(file: &Path) -> io::Result<()> {
+/// An accepted drop that may hold a secret is for its owner alone until its job has ended. Where that cannot be, as of another user's file, it is
+/// told, and the directory is its only guard: it was accepted.
+pub(super) fn make_private(file: &Path) {
+    if let Err(error) = try_make_private(file) {
+        tracing::warn!(file = %file.display(), "a drop that may hold a secret keeps its permissions: {error}");
+    }
+}
+
+fn try_make_private(file: &Path) -> io::Result<()> {
     let opened = fs::open_nofollow(file)?;
     let metadata = opened.metadata()?;
     if !metadata.is_file() || metadata.mode() & FOR_OTHERS == 0 || metadata.len() > parse::MAX_BYTES as u64 {
@@ -66,12 +73,10 @@ pub(super) fn make_private(file: &Path) -> io::Result<()> {
     }
     let mut bytes = Vec::new();
     (&opened).take(parse::MAX_BYTES as u64).read_to_end(&mut bytes)?;
-    if redaction::may_hold_secrets(&bytes)
-        && let Err(error) = opened.set_permissions(Permissions::from_mode(REDACTED_MODE))
-    {
-        tracing::warn!(file = %file.display(), "a drop with a secret in it keeps its permissions: {error}");
+    match redaction::may_hold_secrets(&bytes) {
+        true => opened.set_permissions(Permissions::from_mode(REDACTED_MODE)),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// Puts a file, or what is kept instead of it, at a name that has to be free. The name is durable when

@@ -38,7 +38,7 @@ impl Places {
             let to = if row.is_directory() { place.join(&file.name) } else { place.clone() };
             if self.carry_one(row, file, &to).map_err(told)? {
                 if is_manifest(OsStr::new(&file.name)) {
-                    kept::make_private(&to).map_err(told)?;
+                    kept::make_private(&to);
                 }
             } else {
                 gone += 1;

@@ -107,7 +107,7 @@ impl Places {
                 match rename_noreplace(&from, &to) {
                     Ok(()) if file::look(&to).map_err(told)?.identity() == row.identity => {
                         failpoint::hit("intake.after-move");
-                        kept::make_private(&to).map_err(told)?;
+                        kept::make_private(&to);
                         return Ok(name.to_string_lossy().into_owned());
                     }
                     Ok(()) => {
@@ -131,7 +131,7 @@ impl Places {
                 .map_err(|error| Error::io(Kind::Output, "write", &to, &error))?;
             failpoint::hit("intake.after-move");
         }
-        kept::make_private(&to).map_err(told)?;
+        kept::make_private(&to);
         Ok(wanted)
     }
 

@@ -152,6 +152,11 @@ impl Core {
         self.logins.let_go.insert(id);
     }
 
+    /// A job has ended: it tries nothing any more.
+    pub(super) fn login_is_left(&mut self, id: JobId) {
+        self.logins.let_go.remove(&id);
+    }
+
     /// Somebody lets a job go that waits for its login.
     pub(super) fn let_login_go(&mut self, id: JobId) {
         if self.jobs.get(&id).is_some_and(|job| job.waits_for(WaitReason::Auth)) {

@@ -141,6 +141,7 @@ impl Core {
 
     pub(super) fn ended(&mut self, now: f64, id: JobId, state: JobState) {
         self.leaves_its_server(now, id, state);
+        self.login_is_left(id);
         self.withdraw(id);
         self.set_timer(id, None);
         self.slots.remove(&id);
