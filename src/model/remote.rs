@@ -340,10 +340,12 @@ impl PlannedRemote {
                 format!("{} over SSH", file.display())
             }
             PlannedLogin::Credential(file) => file.display().to_string(),
-            PlannedLogin::PasswordFile { username, .. }
-            | PlannedLogin::KeptPassword { username, .. }
-            | PlannedLogin::PasswordEnv { username, .. } => {
+            PlannedLogin::PasswordFile { username, .. } | PlannedLogin::PasswordEnv { username, .. } => {
                 format!("{username}@{server}")
+            }
+            // Each batch has its own: what is wrong in one is mended in that one.
+            PlannedLogin::KeptPassword { username, file } => {
+                format!("{username}@{server} by {}", file.display())
             }
         };
         let (esxi_host, datastores) = self

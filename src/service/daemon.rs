@@ -278,6 +278,7 @@ fn prepare_directories(settings: &Settings) -> Result<()> {
         (layout.failed(), 0o750),
         (layout.logs(), 0o750),
         (layout.progress(), 0o755),
+        (layout.passwords(), 0o700),
         (settings.work_dir.clone(), 0o700),
     ] {
         make(&path, mode)?;

@@ -21,7 +21,7 @@ use crate::sys::fs::{atomic_write, parent_of, sync_dir};
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// What is to be kept for these VMs, and where. Two passwords for one account are a mistake in one of them.
+/// What is to be kept for these VMs, and where: also of those that are done, since what was done at their sources may have to be undone. Two passwords for one account are a mistake in one of them.
 pub(super) fn of<'v>(
     vms: impl Iterator<Item = (&'v VmSubmission, &'v Plan)>,
 ) -> Result<BTreeMap<&'v Path, &'v Secret>> {
@@ -54,8 +54,10 @@ pub(super) fn keep(all: &BTreeMap<&Path, &Secret>) -> Result<()> {
             sync_dir(parent_of(batch))?;
             sync_dir(parent_of(parent_of(batch)))
         };
-        write()
-            .map_err(|error| Error::io(Kind::Output, "keep the password of a manifest in", file, &error))?;
+        write().map_err(|error| {
+            Error::io(Kind::Output, "keep the password of a manifest in", file, &error)
+                .advice("let the service's user write there, or name a stored credential; then drop it again")
+        })?;
     }
     Ok(())
 }

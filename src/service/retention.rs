@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::passwords;
 use super::places::{batch_directory, where_it_lies};
 use super::queue::{BatchRow, JobRow, QueueHandle};
 use crate::model::api::Pruned;
@@ -28,6 +29,10 @@ pub async fn prune(queue: &QueueHandle, settings: &Settings, holds: &Holds, dry_
     let (count, bytes) = off_thread(move || prune_logs(&logs.0, logs.1, &busy, dry_run)).await?;
     pruned.logs += count;
     pruned.bytes += bytes;
+    if !dry_run {
+        let kept = layout.passwords();
+        queue.with(move |db| passwords::forget(db, &kept)).await?;
+    }
     let before = now - settings.retention.history_s;
     let batches = queue.with(move |db| db.prune(before, dry_run)).await?;
     pruned.batches = batches.len() as u64;

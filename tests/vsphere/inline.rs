@@ -170,5 +170,13 @@ fn a_copy_without_its_password_and_one_that_is_not_allowed_are_refused_before_an
     assert!(!planned.status.success() && said.contains("is not kept here"), "{said}");
     is_clean("what a command says", said.as_bytes());
     assert!(kept(&daemon).is_empty() && vcenter.requests().is_empty());
+    // A batch goes on without a VM that is refused, and without one that is switched off.
+    let vm = |id: &str, enabled: bool, source: Value| json!({ "id": id, "enabled": enabled, "manifest": { "source": source } });
+    let inline = || source(&vcenter, PASSWORD, &json!({ "vm_name": "web" }));
+    let stored = json!({ "vsphere": { "credential": "none-there", "vm_name": "web" } });
+    let vms = [vm("a", true, inline()), vm("b", false, inline()), vm("c", true, stored)];
+    daemon.drop_file("some.yaml", json!({ "batch_version": "1.0", "vms": vms }).to_string());
+    wait_for("the batch to be there", || daemon.progress("some"));
+    is_only_kept(&daemon);
     is_only_kept(&daemon);
 }

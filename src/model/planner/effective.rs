@@ -140,11 +140,15 @@ impl Effective {
     }
 
     /// What "the same content" is decided by: what differs from the defaults, without what only says how
-    /// to run again, and without names for what is spelled out anyway.
+    /// to run again, and without names for what is spelled out anyway. By which password a VM is fetched makes no other VM of it, and a digest of
+    /// one could be guessed at.
     pub(super) fn content(&self) -> serde_json::Value {
         let mut root = self.tree.root.clone();
         for key in ["rerun", "profile", "profiles_directory", "manifest_version"] {
             root.take(key);
+        }
+        if let Some(vsphere) = root.get_mut("source").and_then(|source| source.get_mut("vsphere")) {
+            vsphere.take("password");
         }
         match builtin("default") {
             Ok(Some(default)) => without(&root, default).canonical(),

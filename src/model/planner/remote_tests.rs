@@ -410,6 +410,9 @@ fn a_password_that_a_manifest_holds_is_in_no_plan_but_a_file_for_it_is() {
     assert_ne!(login(&submission, "web-2"), first);
     let other_port = read("    port: 8443\n    password: hunter2\n").unwrap();
     assert_ne!(login(&other_port, "web"), first);
+    // Another password makes no other VM of it, and what can be seen of it cannot be used to guess at it.
+    let mended = read("    password: hunter3\n").unwrap();
+    assert_eq!(mended.vms[0].content_sha256, submission.vms[0].content_sha256);
     for line in ["    password: \"\"\n", "    password: \"[redacted]\"\n", "    password: \"a\\nb\"\n"] {
         let error = read(line).unwrap_err();
         assert_eq!(

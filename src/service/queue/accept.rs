@@ -54,10 +54,8 @@ impl NewDrop {
     #[must_use]
     pub fn new(bytes: Vec<u8>, identity: Option<FileIdentity>, submission: Submission) -> NewDrop {
         let size = bytes.len();
-        // What sets nothing up in a guest and has no password for its source has no secret: such a drop would have been refused.
-        let may_hold_one = submission.vms.iter().any(|vm| vm.setup.is_some() || vm.password.is_some());
-        let redacted = may_hold_one.then(|| redaction::without_secrets(&bytes)).flatten();
-        let bytes = redacted.unwrap_or(bytes);
+        // A VM that is refused or switched off may hold one, too.
+        let bytes = redaction::without_secrets(&bytes).unwrap_or(bytes);
         let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         NewDrop { bytes, size, sha256, identity, submission, brought: None, claim: None }
     }
@@ -195,9 +193,13 @@ impl Db {
         }
 
         // Before the rows: a job that is there without its password could not do its work.
-        let begun = decided.iter().filter(|one| one.done_by.is_none());
-        let passwords = passwords::of(begun.map(|one| (one.vm, &one.plan))).map_err(Stop::Refused)?;
-        passwords::keep(&passwords)?;
+        let passwords =
+            passwords::of(decided.iter().map(|one| (one.vm, &one.plan))).map_err(Stop::Refused)?;
+        passwords::keep(&passwords).map_err(|error| match error.kind() {
+            // The queue has no room either.
+            Kind::DiskSpace => Stop::Broken(error),
+            _ => Stop::Refused(error),
+        })?;
         let at = now();
         let drop_id = self.insert_drop(drop, submission, processing_name.as_deref(), at)?;
         let batch_key = self.insert_batch(&batch_id, submission, drop_id, at)?;

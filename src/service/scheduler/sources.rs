@@ -146,9 +146,10 @@ impl Scheduler {
     /// Writes down what could not be when it was told.
     async fn record_acts(&mut self, now: f64) {
         while let Some((job, acts)) = self.sources.unrecorded.pop_first() {
-            let told = acts.clone();
+            let (told, kept) = (acts.clone(), self.settings.layout().passwords());
             let recorded = self.parts.queue.with(move |db| {
                 db.add_acts(job, &told)?;
+                passwords::forget(db, &kept)?;
                 db.job(job)
             });
             match recorded.await {
@@ -264,6 +265,7 @@ impl Scheduler {
             Some(error) => format!("not undone at its source: {error}"),
         };
         let is_first = before.failures == 0;
+        let kept = self.settings.layout().passwords();
         let left = self.parts.queue.with(move |db| {
             let row = db.job(job)?;
             let left = row.as_ref().map(|row| db.is_left(row)).transpose()?.unwrap_or_default();
@@ -271,6 +273,7 @@ impl Scheduler {
                 false => {
                     db.set_rolled_back(job, false)?;
                     db.append_event(job, "its source is settled")?;
+                    passwords::forget(db, &kept)?;
                 }
                 true if is_first => db.append_warning(job, &message)?,
                 true => {}
