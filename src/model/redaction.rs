@@ -60,13 +60,6 @@ pub fn names_secret(key: &str) -> bool {
         && !HARMLESS_ENDS.iter().any(|harmless| key.ends_with(harmless))
 }
 
-/// Whether a manifest may hold a secret: what looks like one in any of its lines.
-#[must_use]
-pub fn may_hold_secrets(bytes: &[u8]) -> bool {
-    let text = decoded(bytes);
-    redact(&text).trim_end() != text.trim_end()
-}
-
 /// A manifest without the secrets that it holds; none if it holds none.
 ///
 /// Lines and comments stay where they are if that can be done; else it becomes JSON of the same content.

@@ -57,23 +57,18 @@ pub(super) fn redact(file: &Path) -> io::Result<()> {
     }
 }
 
-/// An accepted drop that may hold a secret is for its owner alone until its job has ended. Where that cannot be, as of another user's file, it is
+/// An accepted drop that holds a secret is for its owner alone until its job has ended. Where that cannot be, as of another user's file, it is
 /// told, and the directory is its only guard: it was accepted.
 pub(super) fn make_private(file: &Path) {
     if let Err(error) = try_make_private(file) {
-        tracing::warn!(file = %file.display(), "a drop that may hold a secret keeps its permissions: {error}");
+        tracing::warn!(file = %file.display(), "a drop with a secret in it may be readable for others: {error}");
     }
 }
 
 fn try_make_private(file: &Path) -> io::Result<()> {
     let opened = fs::open_nofollow(file)?;
-    let metadata = opened.metadata()?;
-    if !metadata.is_file() || metadata.mode() & FOR_OTHERS == 0 || metadata.len() > parse::MAX_BYTES as u64 {
-        return Ok(());
-    }
-    let mut bytes = Vec::new();
-    (&opened).take(parse::MAX_BYTES as u64).read_to_end(&mut bytes)?;
-    match redaction::may_hold_secrets(&bytes) {
+    let is_open_to_others = opened.metadata()?.mode() & FOR_OTHERS != 0;
+    match is_open_to_others && redacted(file)?.is_some() {
         true => opened.set_permissions(Permissions::from_mode(REDACTED_MODE)),
         false => Ok(()),
     }

@@ -14,7 +14,7 @@ use super::queue::Db;
 use crate::model::error::{Error, Kind, Result};
 use crate::model::manifest::values::Secret;
 use crate::model::plan::Plan;
-use crate::model::planner::VmSubmission;
+use crate::model::planner::{Submission, VmSubmission};
 use crate::model::remote::PlannedLogin;
 use crate::sys::fs::{atomic_write, parent_of, sync_dir};
 
@@ -42,6 +42,17 @@ pub(super) fn of<'v>(
         }
     }
     Ok(all)
+}
+
+/// Whoever mends a password drops what counts as the same content.
+pub(super) fn told_of_refusal(error: Error, submission: &Submission) -> Error {
+    let holds_one = submission.vms.iter().any(|vm| vm.password.is_some());
+    match holds_one && error.kind() == Kind::Duplicate {
+        true => error.advice(
+            "another password makes no other batch: cancel that one and drop this again, or write the password into the file that `hyper2kvm show` names",
+        ),
+        false => error,
+    }
 }
 
 /// Writes them, durable on return.

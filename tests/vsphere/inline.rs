@@ -119,6 +119,51 @@ fn one_that_is_refused_is_mended_by_another_drop_and_not_by_a_retry_without_it()
 }
 
 #[test]
+fn a_wrong_one_holds_its_own_batch_alone_and_can_be_mended_where_it_is_kept() {
+    let mut daemon = allowing("");
+    let machine = |name: &str| json!({ "name": name, "disks": [{ "capacity": 4 << 20 }] });
+    let vcenter = Vcenter::start(Options::vcenter().machine(machine("web")).machine(machine("db")));
+    daemon.start();
+    daemon.drop_file("wrong.yaml", manifest(&vcenter, "wrong"));
+    let waiting = || {
+        let jobs = daemon.client(&["list"])["jobs"].clone();
+        let job = jobs.as_array()?.iter().find(|job| job["batch_id"] == "wrong")?.clone();
+        (job["waiting_reason"] == "auth").then(|| job["waiting_detail"].as_str().unwrap().to_owned())
+    };
+    let told = wait_for("the job to wait for its login", waiting);
+    let file = kept(&daemon).remove(0);
+    assert!(told.contains(&format!("when {} is changed", file.display())), "{told}");
+    daemon.drop_file("mended.yaml", manifest(&vcenter, PASSWORD));
+    let error = fs::read_to_string(daemon.wait_settled("failed", "mended.yaml.error.json")).unwrap();
+    assert!(error.contains("duplicate") && error.contains("cancel that one"), "{error}");
+    daemon.drop_file(
+        "right.yaml",
+        manifest(&vcenter, PASSWORD).replace("\"vm_name\":\"web\"", "\"vm_name\":\"db\""),
+    );
+    assert_eq!(daemon.wait_batch("right")["state"], "completed", "{}", daemon.log());
+    assert!(waiting().is_some(), "another batch's password says nothing of this one's");
+    fs::write(&file, PASSWORD).unwrap();
+    assert_eq!(daemon.wait_batch("wrong")["state"], "completed", "{}", daemon.log());
+    wait_for("the passwords to go", || kept(&daemon).is_empty().then_some(()));
+}
+
+#[test]
+fn a_drop_whose_password_cannot_be_kept_is_refused_and_holds_up_no_other() {
+    let mut daemon = allowing("");
+    let vcenter = Vcenter::start(Options::vcenter().machine(json!({ "name": "web" })));
+    daemon.start();
+    let passwords = daemon.state().join("passwords");
+    fs::remove_dir(&passwords).unwrap();
+    fs::write(&passwords, "in the way").unwrap();
+    daemon.drop_file("web.yaml", manifest(&vcenter, PASSWORD));
+    let error = fs::read_to_string(daemon.wait_settled("failed", "web.yaml.error.json")).unwrap();
+    assert!(error.contains("cannot keep the password"), "{error}");
+    daemon.drop_file("broken.yaml", "manifest_version: \"1.0\"\n");
+    daemon.wait_settled("failed", "broken.yaml.error.json");
+    assert!(vcenter.requests().is_empty());
+}
+
+#[test]
 fn machines_that_a_batch_selects_are_asked_for_with_the_one_password_that_it_holds() {
     let mut daemon = allowing("");
     let machine = |name: &str| json!({ "name": name, "disks": [{ "capacity": 4 << 20 }] });

@@ -37,7 +37,7 @@ impl Handle {
         match *self {}
     }
 
-    pub(super) fn begins(&mut self) {
+    pub(super) fn begins(&self) {
         match *self {}
     }
 

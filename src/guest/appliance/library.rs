@@ -197,8 +197,8 @@ impl Handle {
     }
 
     /// The appliance is about to be started.
-    pub(super) fn begins(&mut self) {
-        self.log.iter_mut().for_each(|log| log.begins());
+    pub(super) fn begins(&self) {
+        self.log.iter().for_each(|log| log.begins());
     }
 
     /// Whether the appliance has said anything yet.

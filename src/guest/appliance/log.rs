@@ -3,6 +3,7 @@
 //! Guests decide about part of what is written (file names, messages of their file systems), so the size is limited, and what cannot
 //! be shown is escaped. The last lines are kept for whoever is told that a start failed. What is not here: the job's own log.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
@@ -29,7 +30,8 @@ pub(super) enum Speaker {
 pub(super) struct Log {
     file: Option<File>,
     begun: Instant,
-    has_begun: bool,
+    /// A cell, since the library holds the log, too: only a call of its own may change the rest.
+    has_begun: Cell<bool>,
     left: usize,
     tail: VecDeque<String>,
 }
@@ -38,7 +40,13 @@ impl Log {
     /// Writes into this file, or nowhere.
     #[must_use]
     pub(super) fn new(file: Option<File>) -> Log {
-        Log { file, begun: Instant::now(), has_begun: false, left: LIMIT_BYTES, tail: VecDeque::new() }
+        Log {
+            file,
+            begun: Instant::now(),
+            has_begun: Cell::new(false),
+            left: LIMIT_BYTES,
+            tail: VecDeque::new(),
+        }
     }
 
     /// The last lines.
@@ -47,13 +55,13 @@ impl Log {
     }
 
     /// The appliance is about to be started: whatever was said before was not it.
-    pub(super) fn begins(&mut self) {
-        self.has_begun = false;
+    pub(super) fn begins(&self) {
+        self.has_begun.set(false);
     }
 
     /// Whether the appliance has said anything yet, be it that it cannot begin.
     pub(super) fn has_begun(&self) -> bool {
-        self.has_begun
+        self.has_begun.get()
     }
 
     fn remember(&mut self, line: &[u8]) {
@@ -68,7 +76,7 @@ impl Log {
 
     /// Adds what was said. Never panics and never fails: it is called from C, and a log that cannot be written stops nothing.
     pub(super) fn add(&mut self, speaker: Speaker, bytes: &[u8]) {
-        self.has_begun |= speaker == Speaker::Appliance;
+        self.has_begun.set(self.has_begun.get() || speaker == Speaker::Appliance);
         // What took long is found by the clock.
         let mut line = format!("[{:8.3}] ", self.begun.elapsed().as_secs_f64()).into_bytes();
         for &byte in bytes.iter().take(self.left) {

@@ -171,7 +171,10 @@ impl Db {
     }
 
     fn admit(&mut self, drop: &NewDrop, plans: &PlanFn<'_>, known: &Known) -> Result<Admission, Stop> {
-        let decision = self.decide(&drop.submission)?;
+        let decision = self.decide(&drop.submission).map_err(|stop| match stop {
+            Stop::Refused(error) => Stop::Refused(passwords::told_of_refusal(error, &drop.submission)),
+            other => other,
+        })?;
         let batch_id = decision.batch_id().to_owned();
         let processing_name = match drop.identity {
             None => None,

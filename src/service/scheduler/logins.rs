@@ -168,9 +168,11 @@ impl Core {
     pub(super) fn wait_for_login(&mut self, now: f64, id: JobId, error: &Error) {
         self.logins.let_go.remove(&id);
         let login = self.remote(id).map(|remote| remote.login.clone());
+        let file = self.remote(id).and_then(|remote| remote.login_file.as_ref());
+        let mended = file.map(|file| format!("; it is tried again when {} is changed", file.display()));
         let detail = match login.filter(|_| error.details().rule.as_deref() == Some(LOGIN_RULE)) {
             Some(login) => {
-                let detail = format!("{REFUSED}{error}");
+                let detail = format!("{REFUSED}{error}{}", mended.unwrap_or_default());
                 // Whoever was let go with it would only be refused as well.
                 let others = self.logins.let_go.iter().copied();
                 let others: Vec<JobId> = others
